@@ -1,0 +1,48 @@
+# One target per CI job, same names; `.ci/run` holds the commands.
+
+# Every job, in CI's order.
+ci:
+    .ci/run
+
+fmt:
+    .ci/run fmt
+
+clippy:
+    .ci/run clippy
+
+layers:
+    .ci/run layers
+
+deps:
+    .ci/run deps
+
+test:
+    .ci/run test
+
+features:
+    .ci/run features
+
+docs:
+    .ci/run docs
+
+examples:
+    .ci/run examples
+
+loom:
+    .ci/run loom
+
+asan:
+    .ci/run asan
+
+benches:
+    .ci/run benches
+
+miri:
+    .ci/run miri
+
+msrv:
+    .ci/run msrv
+
+# The figures in the documentation; arguments go to the bench binary.
+bench *args:
+    cargo bench --bench targets --features full -- {{args}}

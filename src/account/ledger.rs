@@ -1,0 +1,434 @@
+use std::{cell::Cell, fmt, marker::PhantomData};
+
+use super::{
+    allocator::{self, is_installed},
+    track::Tracked,
+    usage::{HeapUsage, Usage},
+};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// How many different accounts may be entered inside one another on one thread.
+const MAX_DEPTH: usize = 16;
+
+/// Collects what code that ran on its behalf has allocated and freed.
+///
+/// Code runs on behalf of an account while it is *entered*: inside [`run`](Self::run), between
+/// [`enter`](Self::enter) and the guard's drop, or in the polls and the drop of a
+/// [`Tracked`] future. Accounts nest inclusively: an outer account is also credited with what an
+/// inner one is. Entering an account that is already entered on this thread changes nothing.
+///
+/// Any number of threads may be inside at once.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::account::{Account, TrackingAllocator};
+///
+/// #[global_allocator]
+/// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+///
+/// let (outer, inner) = (Account::new(), Account::new());
+/// outer.run(|| {
+///     let kept = vec![0_u8; 10];
+///     inner.run(|| drop(vec![0_u8; 5]));
+///     kept
+/// });
+/// assert_eq!(outer.usage().expect("installed").bytes_allocated, 15);
+/// assert_eq!(inner.usage().expect("installed").bytes_allocated, 5);
+/// ```
+#[derive(Default)]
+pub struct Account {
+    /// Written by one owner at a time ([`Writer::Exclusive`]): plain stores.
+    exclusive: Tally,
+    /// Written by anybody ([`Writer::Shared`]): atomic additions.
+    shared: Tally,
+    peak: AtomicU64,
+    /// Some of what ran on this account's behalf could not be counted.
+    inexact: AtomicBool,
+}
+
+#[derive(Default)]
+struct Tally {
+    allocations: AtomicU64,
+    deallocations: AtomicU64,
+    reallocations: AtomicU64,
+    bytes_allocated: AtomicU64,
+    bytes_deallocated: AtomicU64,
+}
+
+/// Who writes to an account's figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// The one owner of the request (its future, then its body): never two at a time, and each
+    /// use happens after the former one.
+    Exclusive,
+    /// Anybody, from any thread.
+    Shared,
+}
+
+/// Whether an account was entered, to be given to [`Account::leave`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Entry {
+    /// Already entered further out, or nothing to count: leaving does nothing.
+    Inert,
+    /// The frame is on this thread's stack.
+    Counting,
+}
+
+/// An account that is entered on this thread, and the thread's counters when that began.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// Its address.
+    account: usize,
+    start: HeapUsage,
+    /// The thread's peak before, which an outer account may still want.
+    former_peak: i64,
+}
+
+/// The accounts entered on this thread, outermost first.
+struct Stack {
+    depth: Cell<usize>,
+    frames: [Cell<Frame>; MAX_DEPTH],
+}
+
+thread_local! {
+    static ENTERED: Stack = const {
+        Stack {
+            depth: Cell::new(0),
+            frames: [const { Cell::new(Frame::EMPTY) }; MAX_DEPTH],
+        }
+    };
+}
+
+impl Frame {
+    const EMPTY: Self = Self {
+        account: 0,
+        start: HeapUsage {
+            allocations: 0,
+            deallocations: 0,
+            reallocations: 0,
+            bytes_allocated: 0,
+            bytes_deallocated: 0,
+        },
+        former_peak: 0,
+    };
+}
+
+impl Stack {
+    fn entered(&self) -> &[Cell<Frame>] {
+        self.frames.get(..self.depth.get()).unwrap_or(&[])
+    }
+
+    #[inline]
+    fn find(&self, account: usize) -> Option<usize> {
+        self.entered()
+            .iter()
+            .rposition(|frame| frame.get().account == account)
+    }
+
+    /// `false` if there is no room.
+    #[inline]
+    fn push(&self, frame: Frame) -> bool {
+        let depth = self.depth.get();
+        let Some(place) = self.frames.get(depth) else {
+            return false;
+        };
+        place.set(frame);
+        self.depth.set(depth.saturating_add(1));
+        true
+    }
+
+    #[inline]
+    fn remove(&self, account: usize) -> Option<Frame> {
+        let at = self.find(account)?;
+        let entered = self.entered();
+        let frame = entered.get(at)?.get();
+        // Guards usually leave in reverse order; if not, the frames above move down.
+        for pair in entered.get(at..).unwrap_or(&[]).windows(2) {
+            if let [lower, upper] = pair {
+                lower.set(upper.get());
+            }
+        }
+        self.depth.set(self.depth.get().saturating_sub(1));
+        Some(frame)
+    }
+}
+
+impl Account {
+    /// An account with nothing on it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Enters this account until the guard is dropped.
+    ///
+    /// The guard stays on the thread that made it (it is `!Send`), so it cannot be held across an
+    /// `.await` of a spawned future; track futures with [`track`](Self::track) instead. A guard
+    /// that is forgotten leaves the account entered on this thread for ever.
+    ///
+    /// ```compile_fail
+    /// use tower_memory::Account;
+    /// fn assert_send<T: Send>(_: T) {}
+    /// assert_send(Account::new().enter());
+    /// ```
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::{Account, TrackingAllocator};
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+    ///
+    /// let account = Account::new();
+    /// let guard = account.enter();
+    /// let text = String::with_capacity(32);
+    /// drop(guard);
+    /// assert_eq!(account.usage().expect("installed").bytes_allocated, 32);
+    /// # drop(text);
+    /// ```
+    #[must_use = "the account is left when the guard is dropped"]
+    pub fn enter(&self) -> Entered<'_> {
+        Entered {
+            entry: Some(self.begin()),
+            account: self,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// Runs `f` inside this account.
+    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _entered = self.enter();
+        f()
+    }
+
+    /// Wraps `future` so that each of its polls, and its drop, run inside this account.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tower_memory::{Account, TrackingAllocator};
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    /// let account = Arc::new(Account::new());
+    /// let work = Account::track(&account, async { vec![7_u8; 24] });
+    /// let bytes = runtime.block_on(work);
+    /// assert_eq!(bytes.len(), 24);
+    /// assert_eq!(account.usage().expect("installed").bytes_allocated, 24);
+    /// ```
+    pub fn track<F>(this: &Arc<Self>, future: F) -> Tracked<F> {
+        Tracked::new(Arc::clone(this), future)
+    }
+
+    /// What has been counted so far, including the stretch this thread is in right now.
+    ///
+    /// What other threads are in the middle of is added when they leave.
+    ///
+    /// `None` without an installed [`TrackingAllocator`](super::TrackingAllocator), or if a part
+    /// could not be counted (a thread without memory for its counters, or more than 16 different
+    /// accounts inside one another): an unknown figure is absent, never too low.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        // Relaxed throughout: figures of the calling task are ordered by the program itself, and
+        // those of others are true at some moment.
+        if !is_installed() || self.inexact.load(Relaxed) {
+            return None;
+        }
+        let sum = |of: fn(&Tally) -> &AtomicU64| {
+            of(&self.exclusive)
+                .load(Relaxed)
+                .wrapping_add(of(&self.shared).load(Relaxed))
+        };
+        let mut usage = Usage {
+            allocations: sum(|t| &t.allocations),
+            deallocations: sum(|t| &t.deallocations),
+            reallocations: sum(|t| &t.reallocations),
+            bytes_allocated: sum(|t| &t.bytes_allocated),
+            bytes_deallocated: sum(|t| &t.bytes_deallocated),
+            peak_bytes: self.peak.load(Relaxed),
+        };
+        let frame = ENTERED
+            .try_with(|stack| {
+                let at = stack.find(self.address())?;
+                stack.entered().get(at).map(Cell::get)
+            })
+            .ok()
+            .flatten();
+        if let (Some(frame), Some(block)) = (frame, allocator::own_block()) {
+            let now = block.read();
+            let since = |from: u64, to: u64| to.wrapping_sub(from);
+            let (sum, start) = (&mut usage, &frame.start);
+            sum.allocations = sum
+                .allocations
+                .wrapping_add(since(start.allocations, now.allocations));
+            sum.deallocations = sum
+                .deallocations
+                .wrapping_add(since(start.deallocations, now.deallocations));
+            sum.reallocations = sum
+                .reallocations
+                .wrapping_add(since(start.reallocations, now.reallocations));
+            sum.bytes_allocated = sum
+                .bytes_allocated
+                .wrapping_add(since(start.bytes_allocated, now.bytes_allocated));
+            sum.bytes_deallocated = sum
+                .bytes_deallocated
+                .wrapping_add(since(start.bytes_deallocated, now.bytes_deallocated));
+            sum.peak_bytes = sum
+                .peak_bytes
+                .max(self.peak_with(start, &now, block.peak()));
+        }
+        Some(usage)
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Enters the account; the result must be given to [`leave`](Self::leave) on this thread.
+    #[inline]
+    pub(crate) fn begin(&self) -> Entry {
+        if !is_installed() {
+            return Entry::Inert;
+        }
+        let account = self.address();
+        let entry = ENTERED.try_with(|stack| {
+            if stack.find(account).is_some() {
+                return Some(Entry::Inert);
+            }
+            let block = allocator::own_block()?;
+            let start = block.read();
+            let former_peak = block.peak();
+            let pushed = stack.push(Frame {
+                account,
+                start,
+                former_peak,
+            });
+            pushed.then(|| {
+                block.set_peak(start.live_bytes());
+                Entry::Counting
+            })
+        });
+        entry.ok().flatten().unwrap_or_else(|| {
+            self.inexact.store(true, Relaxed);
+            Entry::Inert
+        })
+    }
+
+    /// Credits what happened since the account was entered.
+    #[inline]
+    pub(crate) fn leave(&self, entry: Entry, writer: Writer) {
+        if entry == Entry::Inert {
+            return;
+        }
+        let frame = ENTERED.try_with(|stack| stack.remove(self.address()));
+        let (Ok(Some(frame)), Some(block)) = (frame, allocator::own_block()) else {
+            self.inexact.store(true, Relaxed);
+            return;
+        };
+        let (start, now, peak) = (&frame.start, block.read(), block.peak());
+        if peak < frame.former_peak {
+            block.set_peak(frame.former_peak);
+        }
+        if now == *start {
+            // Most polls allocate nothing.
+            return;
+        }
+        let peak = self.peak_with(start, &now, peak);
+        if peak > self.peak.load(Relaxed) {
+            self.peak.fetch_max(peak, Relaxed);
+        }
+        match writer {
+            Writer::Exclusive => self.exclusive.add(start, &now, |counter, by| {
+                counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+            }),
+            Writer::Shared => self.shared.add(start, &now, |counter, by| {
+                counter.fetch_add(by, Relaxed);
+            }),
+        }
+    }
+
+    /// The highest this account has held, if a stretch from `start` to `now` reached a thread's
+    /// live heap of `peak`.
+    #[inline]
+    fn peak_with(&self, start: &HeapUsage, now: &HeapUsage, peak: i64) -> u64 {
+        if now.bytes_allocated == start.bytes_allocated {
+            // Nothing was allocated: no new height.
+            return 0;
+        }
+        let rise = peak.saturating_sub(start.live_bytes());
+        u64::try_from(self.net().saturating_add(rise)).unwrap_or(0)
+    }
+
+    /// Bytes held on this account so far.
+    fn net(&self) -> i64 {
+        let net = |tally: &Tally| {
+            tally
+                .bytes_allocated
+                .load(Relaxed)
+                .wrapping_sub(tally.bytes_deallocated.load(Relaxed)) as i64
+        };
+        net(&self.exclusive).wrapping_add(net(&self.shared))
+    }
+}
+
+impl Tally {
+    #[inline]
+    fn add(&self, from: &HeapUsage, to: &HeapUsage, add: impl Fn(&AtomicU64, u64)) {
+        // Counters that did not move are left alone: most polls allocate nothing.
+        let credit = |counter: &AtomicU64, from: u64, to: u64| {
+            if from != to {
+                add(counter, to.wrapping_sub(from));
+            }
+        };
+        credit(&self.allocations, from.allocations, to.allocations);
+        credit(&self.deallocations, from.deallocations, to.deallocations);
+        credit(&self.reallocations, from.reallocations, to.reallocations);
+        credit(
+            &self.bytes_allocated,
+            from.bytes_allocated,
+            to.bytes_allocated,
+        );
+        credit(
+            &self.bytes_deallocated,
+            from.bytes_deallocated,
+            to.bytes_deallocated,
+        );
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("usage", &self.usage())
+            .finish()
+    }
+}
+
+/// Guard of [`Account::enter`]: leaves the account when dropped.
+#[must_use = "the account is left when the guard is dropped"]
+pub struct Entered<'a> {
+    entry: Option<Entry>,
+    account: &'a Account,
+    /// The figures are this thread's: the guard may not move to another.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.account.leave(entry, Writer::Shared);
+        }
+    }
+}
+
+impl fmt::Debug for Entered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entered").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,78 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+
+use super::ledger::Account;
+use crate::sync::Arc;
+
+pin_project! {
+    /// A future whose polls and whose drop run inside an [`Account`].
+    ///
+    /// Made by [`Account::track`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As cancel safe as the future it wraps: dropping it drops that future, inside the account.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Tracked<F> {
+        account: Arc<Account>,
+        // Emptied as soon as it is ready, so that its drop is counted too.
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Tracked<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.account.enter();
+            this.future.set(None);
+        }
+    }
+}
+
+impl<F> Tracked<F> {
+    pub(super) fn new(account: Arc<Account>, future: F) -> Self {
+        Self {
+            account,
+            future: Some(future),
+        }
+    }
+
+    /// The account that is credited.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
+impl<F: Future> Future for Tracked<F> {
+    type Output = F::Output;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let _entered = this.account.enter();
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            panic!("`Tracked` polled after completion");
+        };
+        let polled = future.poll(cx);
+        if polled.is_ready() {
+            this.future.set(None);
+        }
+        polled
+    }
+}
+
+impl<F> fmt::Debug for Tracked<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracked")
+            .field("account", &self.account)
+            .finish_non_exhaustive()
+    }
+}

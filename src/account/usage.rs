@@ -1,0 +1,71 @@
+/// What an [`Account`](super::Account) has been credited with.
+///
+/// Bytes are those asked for by the program (`Layout::size`), without the allocator's rounding
+/// and bookkeeping.
+///
+/// `bytes_allocated` minus `bytes_deallocated` is **not** a leak figure: memory is often freed by
+/// somebody else than the one who allocated it (a server frees response bodies in its connection
+/// task).
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::account::{Account, TrackingAllocator};
+///
+/// #[global_allocator]
+/// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+///
+/// let account = Account::new();
+/// account.run(|| drop(Vec::<u8>::with_capacity(100)));
+///
+/// let usage = account.usage().expect("the allocator is installed");
+/// assert_eq!(usage.allocations, 1);
+/// assert_eq!(usage.bytes_allocated, 100);
+/// assert_eq!(usage.bytes_deallocated, 100);
+/// assert_eq!(usage.peak_bytes, 100);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Blocks obtained (`alloc` and `alloc_zeroed` calls that succeeded).
+    pub allocations: u64,
+    /// Blocks given back.
+    pub deallocations: u64,
+    /// Blocks resized (`realloc` calls that succeeded); not contained in `allocations`.
+    pub reallocations: u64,
+    /// Bytes obtained, by new blocks and by growing existing ones.
+    pub bytes_allocated: u64,
+    /// Bytes given back, by freeing blocks and by shrinking existing ones.
+    pub bytes_deallocated: u64,
+    /// The highest number of bytes held at once, counted while the account was entered.
+    pub peak_bytes: u64,
+}
+
+/// The heap of the whole process, or of one thread, since it started.
+///
+/// See [`process_usage`](super::process_usage) and [`thread_usage`](super::thread_usage).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeapUsage {
+    /// Blocks obtained (`alloc` and `alloc_zeroed` calls that succeeded).
+    pub allocations: u64,
+    /// Blocks given back.
+    pub deallocations: u64,
+    /// Blocks resized (`realloc` calls that succeeded); not contained in `allocations`.
+    pub reallocations: u64,
+    /// Bytes obtained, by new blocks and by growing existing ones.
+    pub bytes_allocated: u64,
+    /// Bytes given back, by freeing blocks and by shrinking existing ones.
+    pub bytes_deallocated: u64,
+}
+
+impl HeapUsage {
+    /// Bytes obtained and not given back.
+    ///
+    /// For the process this is the live heap. For one thread it may be negative: a thread may free
+    /// what others allocated.
+    #[must_use]
+    pub const fn live_bytes(&self) -> i64 {
+        self.bytes_allocated.wrapping_sub(self.bytes_deallocated) as i64
+    }
+}

@@ -1,0 +1,215 @@
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    ops::{Deref, DerefMut},
+};
+
+use bytes::Bytes;
+
+use super::{
+    error::ArenaError,
+    handle::{Arena, or_panic},
+    raw::RawBytes,
+};
+
+/// A growing byte buffer in an [`Arena`], for bodies.
+///
+/// It holds a handle of its arena, so it is `'static` and may leave the handler; frozen, it is
+/// [`Bytes`] that keep the arena alive until the server has sent them. As long as it is the last
+/// thing allocated it grows in place.
+///
+/// Write to it through [`bytes::BufMut`], [`std::io::Write`] or [`std::fmt::Write`].
+///
+/// # Panics
+///
+/// Each method without `try_` panics where its `try_` twin returns an [`ArenaError`]; so do the
+/// methods of `BufMut`. `io::Write` and `fmt::Write` return it as an error.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+///
+/// let arena = tower_memory::Arena::new();
+/// let mut body = arena.buf();
+/// write!(body, "{{\"id\":{}}}", 7)?;
+/// let bytes = body.freeze();
+/// drop(arena);
+/// assert_eq!(bytes, "{\"id\":7}");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct ArenaBuf {
+    raw: RawBytes,
+}
+
+impl ArenaBuf {
+    /// An empty buffer in `arena` with room for `capacity` bytes.
+    ///
+    /// # Errors
+    ///
+    /// If `capacity` does not fit the address space, or the allocator has no memory.
+    pub fn try_with_capacity_in(capacity: usize, arena: &Arena) -> Result<Self, ArenaError> {
+        Ok(Self {
+            raw: RawBytes::with_capacity(arena.raw().clone(), capacity)?,
+        })
+    }
+
+    pub(super) const fn raw(&self) -> &RawBytes {
+        &self.raw
+    }
+
+    pub(super) const fn raw_mut(&mut self) -> &mut RawBytes {
+        &mut self.raw
+    }
+
+    /// How many bytes fit without growing.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.raw.capacity()
+    }
+
+    /// How many bytes can be written without growing.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.raw.capacity() - self.raw.len()
+    }
+
+    /// Appends `bytes`.
+    #[inline]
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        or_panic!(self.try_extend_from_slice(bytes));
+    }
+
+    /// As [`extend_from_slice`](Self::extend_from_slice).
+    ///
+    /// # Errors
+    ///
+    /// If the buffer cannot grow; it is as before.
+    #[inline]
+    pub fn try_extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
+        self.raw.extend_from_slice(bytes)
+    }
+
+    /// Makes room for at least `additional` more bytes.
+    pub fn reserve(&mut self, additional: usize) {
+        or_panic!(self.try_reserve(additional));
+    }
+
+    /// As [`reserve`](Self::reserve).
+    ///
+    /// # Errors
+    ///
+    /// If the bytes do not fit the address space, or the allocator has no memory.
+    pub fn try_reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
+        self.raw.reserve(additional)
+    }
+
+    /// Shortens the buffer to `len` bytes, or does nothing if it is not longer.
+    pub fn truncate(&mut self, len: usize) {
+        self.raw.truncate(len);
+    }
+
+    /// Removes all bytes.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Ends writing and returns the bytes, without copying them.
+    ///
+    /// Costs one small heap allocation (none if the buffer is empty). The arena lives until the
+    /// last clone or slice of the bytes is dropped.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        self.raw.freeze()
+    }
+}
+
+impl Deref for ArenaBuf {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.raw.as_slice()
+    }
+}
+
+impl DerefMut for ArenaBuf {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.raw.as_mut_slice()
+    }
+}
+
+impl AsRef<[u8]> for ArenaBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<ArenaBuf> for Bytes {
+    fn from(buf: ArenaBuf) -> Self {
+        buf.freeze()
+    }
+}
+
+impl io::Write for ArenaBuf {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.try_extend_from_slice(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut written = 0;
+        for slice in slices {
+            self.write_all(slice)?;
+            written += slice.len();
+        }
+        Ok(written)
+    }
+
+    #[inline]
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Write for ArenaBuf {
+    #[inline]
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.try_extend_from_slice(text.as_bytes())
+            .map_err(|_| fmt::Error)
+    }
+}
+
+impl Extend<u8> for ArenaBuf {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+        let bytes = bytes.into_iter();
+        self.reserve(bytes.size_hint().0);
+        for byte in bytes {
+            self.extend_from_slice(&[byte]);
+        }
+    }
+}
+
+impl<'b> Extend<&'b u8> for ArenaBuf {
+    fn extend<I: IntoIterator<Item = &'b u8>>(&mut self, bytes: I) {
+        self.extend(bytes.into_iter().copied());
+    }
+}
+
+impl fmt::Debug for ArenaBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArenaBuf")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("arena", self.raw.arena())
+            .finish()
+    }
+}

@@ -1,0 +1,236 @@
+//! A growing byte buffer that keeps its arena alive, and what it is frozen into.
+//!
+//! # Invariants
+//!
+//! 1. `region` is of `arena`; its first `len` bytes are initialised; `len <= region.size`.
+//! 2. After `freeze` nobody writes the bytes any more: the region moved into the [`Frozen`] owner,
+//!    which gives out shared slices only.
+
+use std::{alloc::Layout, fmt, ptr::NonNull, slice};
+
+use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
+
+use super::{chunk::Region, header::RawArena};
+use crate::arena::ArenaError;
+
+pub(crate) struct RawBytes {
+    arena: RawArena,
+    region: Region,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its region alone, and a `RawArena` may go to other threads.
+unsafe impl Send for RawBytes {}
+// SAFETY: `&RawBytes` gives access to `&[u8]` only.
+unsafe impl Sync for RawBytes {}
+
+const fn layout(size: usize) -> Option<Layout> {
+    match Layout::from_size_align(size, 1) {
+        Ok(layout) => Some(layout),
+        Err(_) => None,
+    }
+}
+
+impl RawBytes {
+    const MIN_CAPACITY: usize = 64;
+
+    pub(crate) fn with_capacity(arena: RawArena, capacity: usize) -> Result<Self, ArenaError> {
+        let layout = layout(capacity)
+            .ok_or_else(|| ArenaError::capacity_overflow(capacity, arena.used()))?;
+        Ok(Self {
+            region: arena.region(layout)?,
+            arena,
+            len: 0,
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.region.size
+    }
+
+    pub(crate) fn arena(&self) -> &RawArena {
+        &self.arena
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: the first `len` bytes are initialised (invariant 1).
+        unsafe { slice::from_raw_parts(self.region.ptr.as_ptr(), self.len) }
+    }
+
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `&mut self` is the only way to the bytes.
+        unsafe { slice::from_raw_parts_mut(self.region.ptr.as_ptr(), self.len) }
+    }
+
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    #[inline]
+    pub(crate) fn reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
+        if additional <= self.region.size - self.len {
+            return Ok(());
+        }
+        self.grow(additional)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, additional: usize) -> Result<(), ArenaError> {
+        let needed = self
+            .len
+            .checked_add(additional)
+            .filter(|&needed| layout(needed).is_some())
+            .ok_or_else(|| {
+                ArenaError::capacity_overflow(
+                    self.len.saturating_add(additional),
+                    self.arena.used(),
+                )
+            })?;
+        let doubled = self.region.size.saturating_mul(2);
+        let wanted = needed.max(doubled.max(Self::MIN_CAPACITY));
+        self.arena
+            .regrow(&mut self.region, self.len, needed, wanted, 1)
+    }
+
+    #[inline]
+    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
+        self.reserve(bytes.len())?;
+        // SAFETY: `reserve` made room for them behind the first `len` bytes, and a shared slice
+        // cannot lie in this buffer's own region.
+        unsafe {
+            self.region
+                .ptr
+                .add(self.len)
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        }
+        self.len += bytes.len();
+        Ok(())
+    }
+
+    pub(crate) fn freeze(mut self) -> Bytes {
+        if self.len == 0 {
+            return Bytes::new();
+        }
+        let len = self.len;
+        // SAFETY: nothing points behind the initialised bytes.
+        unsafe { self.arena.shrink(&mut self.region, len) };
+        Bytes::from_owner(Frozen(self))
+    }
+}
+
+impl Drop for RawBytes {
+    fn drop(&mut self) {
+        // Gives the whole region back where it still is the last one of its arena, so that a
+        // buffer that came to nothing, or a body that is through, costs a streaming request no
+        // memory.
+        // SAFETY: nothing points into the region any more.
+        unsafe { self.arena.shrink(&mut self.region, 0) };
+    }
+}
+
+impl fmt::Debug for RawBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawBytes")
+            .field("len", &self.len)
+            .field("capacity", &self.region.size)
+            .finish()
+    }
+}
+
+/// Bytes that nobody writes any more (invariant 2).
+struct Frozen(RawBytes);
+
+impl AsRef<[u8]> for Frozen {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+// SAFETY: `chunk_mut` returns the bytes behind the first `len`, of which there are
+// `region.size - len`, and `advance_mut` moves `len` over bytes the caller has initialised.
+unsafe impl BufMut for RawBytes {
+    #[inline]
+    fn remaining_mut(&self) -> usize {
+        // As for `Vec<u8>`: it grows as needed.
+        isize::MAX as usize - self.len
+    }
+
+    #[inline]
+    unsafe fn advance_mut(&mut self, count: usize) {
+        let left = self.region.size - self.len;
+        assert!(
+            count <= left,
+            "advanced over {count} bytes, of which only {left} were given out"
+        );
+        self.len += count;
+    }
+
+    #[inline]
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        if self.len == self.region.size {
+            if let Err(error) = self.reserve(Self::MIN_CAPACITY) {
+                error.panic();
+            }
+        }
+        let left = self.region.size - self.len;
+        // SAFETY: within the region (invariant 1), which is ours.
+        unsafe { UninitSlice::from_raw_parts_mut(self.region.ptr.add(self.len).as_ptr(), left) }
+    }
+
+    #[inline]
+    fn put_slice(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.extend_from_slice(bytes) {
+            error.panic();
+        }
+    }
+
+    fn put<B: Buf>(&mut self, mut bytes: B)
+    where
+        Self: Sized,
+    {
+        while bytes.has_remaining() {
+            let chunk = bytes.chunk();
+            let count = chunk.len();
+            self.put_slice(chunk);
+            bytes.advance(count);
+        }
+    }
+}
+
+// SAFETY: forwards every method to `RawBytes`, whose implementation is sound.
+unsafe impl BufMut for crate::arena::ArenaBuf {
+    #[inline]
+    fn remaining_mut(&self) -> usize {
+        self.raw().remaining_mut()
+    }
+
+    #[inline]
+    unsafe fn advance_mut(&mut self, count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.raw_mut().advance_mut(count) };
+    }
+
+    #[inline]
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        self.raw_mut().chunk_mut()
+    }
+
+    #[inline]
+    fn put_slice(&mut self, bytes: &[u8]) {
+        self.raw_mut().put_slice(bytes);
+    }
+
+    fn put<B: Buf>(&mut self, bytes: B)
+    where
+        Self: Sized,
+    {
+        self.raw_mut().put(bytes);
+    }
+}

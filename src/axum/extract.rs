@@ -1,0 +1,46 @@
+use std::convert::Infallible;
+
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use http::request::Parts;
+
+use super::rejection::MissingMemoryLayer;
+use crate::{arena::Arena, http::matched_path, scope::RequestScope};
+
+/// The request's scope. Where the layer is around the router, this also names the route.
+fn scope(parts: &Parts) -> Option<RequestScope> {
+    let scope = parts.extensions.get::<RequestScope>()?;
+    if let Some(path) = matched_path(&parts.extensions) {
+        scope.set_route(path);
+    }
+    Some(scope.clone())
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestScope {
+    type Rejection = MissingMemoryLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        scope(parts).ok_or_else(|| MissingMemoryLayer::new("RequestScope"))
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for RequestScope {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _state: &S,
+    ) -> Result<Option<Self>, Self::Rejection> {
+        Ok(scope(parts))
+    }
+}
+
+/// A handle to the arena of the request's scope.
+impl<S: Sync> FromRequestParts<S> for Arena {
+    type Rejection = MissingMemoryLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        scope(parts)
+            .map(|scope| scope.arena().clone())
+            .ok_or_else(|| MissingMemoryLayer::new("Arena"))
+    }
+}

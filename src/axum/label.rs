@@ -1,0 +1,85 @@
+use std::task::{Context, Poll};
+
+use http::Request;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{http::matched_path, scope::RequestScope};
+
+/// Names the route of each request that passes, for a [`MemoryLayer`](crate::MemoryLayer) around
+/// the router.
+///
+/// A layer around a router runs before the route is known. The extractors name it then; for
+/// handlers that use none, add this one with `Router::route_layer`.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use http::Request;
+/// use tower::{Layer, ServiceExt};
+/// use tower_memory::{MemoryLayer, axum::RouteLabelLayer};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(async {
+/// let router: Router = Router::new()
+///     .route("/items/{n}", get(|| async { "item" }))
+///     .route_layer(RouteLabelLayer::new());
+/// let app = MemoryLayer::new().layer(router);
+///
+/// let request = Request::get("/items/7").body(Body::empty())?;
+/// let response = app.oneshot(request).await?;
+/// assert_eq!(response.headers()["x-alloc-route"], "/items/{n}");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use = "a layer does nothing until it is applied to a service"]
+pub struct RouteLabelLayer {
+    _private: (),
+}
+
+impl RouteLabelLayer {
+    /// The layer; it has no settings.
+    pub const fn new() -> Self {
+        Self { _private: () }
+    }
+}
+
+impl<S> Layer<S> for RouteLabelLayer {
+    type Service = RouteLabelService<S>;
+
+    fn layer(&self, inner: S) -> RouteLabelService<S> {
+        RouteLabelService { inner }
+    }
+}
+
+/// The service made by [`RouteLabelLayer`].
+#[derive(Debug, Clone)]
+pub struct RouteLabelService<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for RouteLabelService<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        let extensions = request.extensions();
+        if let (Some(scope), Some(path)) =
+            (extensions.get::<RequestScope>(), matched_path(extensions))
+        {
+            scope.set_route(path);
+        }
+        self.inner.call(request)
+    }
+}

@@ -1,0 +1,118 @@
+use std::fmt;
+
+use super::deadline::DeadlineSource;
+
+/// Why a request's token was cancelled.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::cancel::{CancelReason, DeadlineSource};
+///
+/// let reason = CancelReason::DeadlineExceeded { source: DeadlineSource::Layer };
+/// assert_eq!(reason.to_string(), "the deadline set by the layer passed");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// The response, body included, was dropped before it was complete.
+    ClientGone,
+    /// The response is complete.
+    Completed,
+    /// The deadline passed before there was a response.
+    DeadlineExceeded {
+        /// Who had set it.
+        source: DeadlineSource,
+    },
+    /// The request would have used more memory than it may.
+    MemoryExceeded,
+    /// The handler, or the response body, panicked.
+    Panicked,
+    /// The inner service, or the response body, returned an error.
+    ServiceError,
+    /// The request was refused to save memory.
+    Shed,
+    /// The server is going down.
+    Shutdown,
+}
+
+impl CancelReason {
+    /// A code that is never zero.
+    pub(crate) const fn to_code(self) -> u8 {
+        match self {
+            Self::ClientGone => 1,
+            Self::Completed => 2,
+            Self::MemoryExceeded => 3,
+            Self::Panicked => 4,
+            Self::ServiceError => 5,
+            Self::Shed => 6,
+            Self::Shutdown => 7,
+            Self::DeadlineExceeded { source } => 16 + source.to_code(),
+        }
+    }
+
+    /// The reason of a code; zero, and any other unknown code, is no reason.
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::ClientGone,
+            2 => Self::Completed,
+            3 => Self::MemoryExceeded,
+            4 => Self::Panicked,
+            5 => Self::ServiceError,
+            6 => Self::Shed,
+            7 => Self::Shutdown,
+            16.. => match DeadlineSource::from_code(code - 16) {
+                Some(source) => Self::DeadlineExceeded { source },
+                None => return None,
+            },
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for CancelReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClientGone => "the client went away",
+            Self::Completed => "the response is complete",
+            Self::DeadlineExceeded { source } => {
+                return write!(f, "the deadline set by {source} passed");
+            }
+            Self::MemoryExceeded => "the request used too much memory",
+            Self::Panicked => "the handler panicked",
+            Self::ServiceError => "the service failed",
+            Self::Shed => "the request was refused to save memory",
+            Self::Shutdown => "the server is going down",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_its_code() {
+        for reason in [
+            CancelReason::ClientGone,
+            CancelReason::Completed,
+            CancelReason::DeadlineExceeded {
+                source: DeadlineSource::Layer,
+            },
+            CancelReason::DeadlineExceeded {
+                source: DeadlineSource::Handler,
+            },
+            CancelReason::MemoryExceeded,
+            CancelReason::Panicked,
+            CancelReason::ServiceError,
+            CancelReason::Shed,
+            CancelReason::Shutdown,
+        ] {
+            assert_ne!(reason.to_code(), 0);
+            assert_eq!(CancelReason::from_code(reason.to_code()), Some(reason));
+        }
+        assert_eq!(CancelReason::from_code(0), None);
+        assert_eq!(CancelReason::from_code(15), None);
+        assert_eq!(CancelReason::from_code(255), None);
+    }
+}

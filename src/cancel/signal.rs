@@ -1,0 +1,127 @@
+use tokio_util::sync::CancellationToken;
+
+use super::reason::CancelReason;
+use crate::sync::{AtomicUsize, OnceLock, Ordering};
+
+/// A request's cancellation: its reason, and a token if anybody asked for one.
+///
+/// # Invariants
+///
+/// 1. The low byte of `state` goes from zero to a reason's code once and never changes again: the
+///    first reason is the reason.
+/// 2. [`HAS_TOKEN`] is set after `token` was filled. Both that bit and the reason are set by
+///    read-modify-write on one word, so of "token made" and "cancelled" the later one sees the
+///    earlier and cancels the token. None is missed.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    state: AtomicUsize,
+    token: OnceLock<CancellationToken>,
+}
+
+const REASON: usize = 0xff;
+const HAS_TOKEN: usize = 0x100;
+
+impl Signal {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: AtomicUsize::new(0),
+            token: OnceLock::new(),
+        }
+    }
+
+    /// Cancels, unless that was done before. Returns whether `reason` is the first.
+    pub(crate) fn cancel(&self, reason: CancelReason) -> bool {
+        // Acquire and release: a token seen through HAS_TOKEN is completely made, and who sees the
+        // reason sees what happened before.
+        let before = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                (state & REASON == 0).then_some(state | usize::from(reason.to_code()))
+            });
+        match before {
+            Ok(before) => {
+                if before & HAS_TOKEN != 0 {
+                    if let Some(token) = self.token.get() {
+                        token.cancel();
+                    }
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Why it was cancelled, if it was.
+    #[inline]
+    pub(crate) fn reason(&self) -> Option<CancelReason> {
+        // Acquire: see `cancel`.
+        CancelReason::from_code((self.state.load(Ordering::Acquire) & REASON) as u8)
+    }
+
+    /// The token, made now if it is the first time. Calls `made` if so.
+    pub(crate) fn token(&self, made: impl FnOnce()) -> &CancellationToken {
+        let token = self.token.get_or_init(|| {
+            made();
+            CancellationToken::new()
+        });
+        // Relaxed load: only to save the locked instruction once the bit is there.
+        if self.state.load(Ordering::Relaxed) & HAS_TOKEN == 0 {
+            let before = self.state.fetch_or(HAS_TOKEN, Ordering::AcqRel);
+            if before & REASON != 0 {
+                token.cancel();
+            }
+        }
+        token
+    }
+
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.get().is_some()
+    }
+
+    /// As new. `&mut`: only between two requests.
+    pub(crate) fn reset(&mut self) {
+        self.state.store(0, Ordering::Relaxed);
+        self.token.take();
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_token_made_while_cancelling_is_cancelled() {
+        loom::model(|| {
+            let signal = Arc::new(Signal::new());
+            let thread = thread::spawn({
+                let signal = Arc::clone(&signal);
+                move || signal.cancel(CancelReason::ClientGone)
+            });
+            let token = signal.token(|| {}).clone();
+            assert!(thread.join().expect("no panic"));
+            assert!(token.is_cancelled());
+        });
+    }
+
+    #[test]
+    fn the_first_of_two_reasons_stays() {
+        loom::model(|| {
+            let signal = Arc::new(Signal::new());
+            let thread = thread::spawn({
+                let signal = Arc::clone(&signal);
+                move || signal.cancel(CancelReason::ClientGone)
+            });
+            let mine = signal.cancel(CancelReason::Panicked);
+            let other = thread.join().expect("no panic");
+            assert!(mine ^ other);
+            let expected = if mine {
+                CancelReason::Panicked
+            } else {
+                CancelReason::ClientGone
+            };
+            assert_eq!(signal.reason(), Some(expected));
+        });
+    }
+}

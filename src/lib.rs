@@ -1,0 +1,97 @@
+//! Request-scoped memory control for [tower](https://docs.rs/tower) services: what did this
+//! request allocate, an arena it can use and give back whole, and a deadline with which everything
+//! it started ends.
+//!
+#![cfg_attr(feature = "axum", doc = "```no_run")]
+#![cfg_attr(not(feature = "axum"), doc = "```text")]
+//! use std::time::Duration;
+//!
+//! use axum::{Router, extract::Path, response::Response, routing::get};
+//! use tower_memory::{MemoryLayer, RequestScope, TrackingAllocator};
+//!
+//! #[global_allocator]
+//! static ALLOC: TrackingAllocator = TrackingAllocator::system();
+//!
+//! async fn items(scope: RequestScope, Path(n): Path<usize>) -> Response {
+//!     let arena = scope.arena(); // pooled; Send + Sync
+//!     let mut items = arena.vec(); // lives in the arena ...
+//!     for i in 0..n {
+//!         items.push(arena.format(format_args!("item-{i}")));
+//!     }
+//!     tokio::task::yield_now().await; // ... and across .await
+//!     arena.json(&items) // pooled buffer -> Bytes, no copy
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let app = Router::new()
+//!         .route("/items/{n}", get(items))
+//!         .layer(MemoryLayer::new().timeout(Duration::from_secs(5)));
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     axum::serve(listener, app).await
+//! }
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | the layer, its timeout, who sees the headers | [`MemoryLayer`], [`Expose`] |
+//! | what a handler is given | [`RequestScope`], [`Arena`] |
+//! | figures of the heap without any HTTP | [`account`] |
+//! | the arena and its pool without any HTTP | [`arena`], [`pool`] |
+//! | statistics, observers | [`observe`] |
+//! | the extractors | [`axum`](crate::axum) |
+//!
+//! # What it does not do
+//!
+//! - It limits no memory: it measures and recycles.
+//! - It finds no leaks. What a request allocated is exact; what it freed is not a leak figure, since
+//!   servers free response bodies elsewhere.
+//! - It does not see what happens outside of the layer (the server's own buffers), nor in tasks that
+//!   were not started with [`RequestScope::spawn`].
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `axum` | extractors for [`RequestScope`] and [`Arena`], route labels from `MatchedPath` |
+//! | `json` | `Arena::to_json`, `Arena::json`, `Serialize` for the arena's collections |
+//! | `tracing` | warnings as `tracing` events |
+//! | `full` | all of these |
+//!
+//! None is on by default, and none changes what others do.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::print_stderr,
+        clippy::print_stdout,
+        clippy::unwrap_used
+    )
+)]
+#![doc(test(attr(deny(warnings))))]
+
+mod sync;
+
+pub mod account;
+pub mod arena;
+pub mod cancel;
+pub mod pool;
+pub mod scope;
+
+pub mod observe;
+
+pub mod http;
+pub mod middleware;
+
+#[cfg(feature = "axum")]
+pub mod axum;
+
+pub use self::account::{Account, TrackingAllocator};
+pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec};
+pub use self::middleware::{Expose, MemoryLayer, MemoryService};
+pub use self::observe::MemoryHandle;
+pub use self::pool::{ArenaPool, ConfigError};
+pub use self::scope::{Outcome, RequestScope, ScopeReport};

@@ -1,0 +1,199 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{cancel::CancelReason, scope::Keeper};
+
+pin_project! {
+    /// The response body of [`MemoryService`](super::MemoryService).
+    ///
+    /// It passes the inner body on as it is: frames, trailers, size hint and end of stream, so a
+    /// server frames the response as it would without the layer. Inside, it accounts each poll
+    /// to the request and ends the scope when the body is over.
+    ///
+    /// # When a body is complete
+    ///
+    /// Servers drop many bodies without ever polling them to their end. So a dropped body counts as
+    /// complete if its end was seen, or it says that it is at its end, or all bytes it promised
+    /// were given out, or the response has no body by the rules of HTTP (`HEAD`, 1xx, 204, 304).
+    /// "Complete" means handed to the server; whether the bytes reached the client is known to the
+    /// server alone.
+    #[must_use = "a body does nothing unless polled"]
+    pub struct ResponseBody<B> {
+        // Emptied when it is over, so that its drop is accounted.
+        #[pin]
+        inner: Option<B>,
+        // The middleware's own answer, in place of an inner body.
+        own: Option<Bytes>,
+        keeper: Option<Keeper>,
+        progress: Progress,
+    }
+
+    impl<B> PinnedDrop for ResponseBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let reason = if this.progress.complete {
+                CancelReason::Completed
+            } else {
+                CancelReason::ClientGone
+            };
+            finish(this.inner, this.keeper, reason);
+        }
+    }
+}
+
+/// How much of the body was given out.
+#[derive(Debug)]
+struct Progress {
+    /// Whether a drop from here on means that all went well.
+    complete: bool,
+    given: u64,
+    /// Bytes that were promised, if that is known.
+    promised: Option<u64>,
+}
+
+impl Progress {
+    fn gave(&mut self, bytes: usize) {
+        self.given = self.given.saturating_add(bytes as u64);
+        self.complete |= self.promised.is_some_and(|promised| self.given >= promised);
+    }
+}
+
+/// The one end of every body: drops what is inside, then ends the scope.
+fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason: CancelReason) {
+    let Some(mut keeper) = keeper.take() else {
+        inner.set(None);
+        return;
+    };
+    let entered = keeper.enter();
+    inner.set(None);
+    entered.done();
+    keeper.finish(reason);
+}
+
+impl<B> ResponseBody<B> {
+    /// The body of a response whose scope this layer opened.
+    pub(super) const fn open(
+        inner: B,
+        keeper: Keeper,
+        bodiless: bool,
+        length: Option<u64>,
+    ) -> Self {
+        Self {
+            inner: Some(inner),
+            own: None,
+            keeper: Some(keeper),
+            progress: Progress {
+                complete: bodiless,
+                given: 0,
+                promised: length,
+            },
+        }
+    }
+
+    /// A body made by the middleware.
+    pub(super) fn own(bytes: Bytes, keeper: Option<Keeper>, bodiless: bool) -> Self {
+        Self {
+            inner: None,
+            own: Some(bytes),
+            keeper,
+            progress: Progress {
+                complete: bodiless,
+                given: 0,
+                promised: None,
+            },
+        }
+    }
+
+    /// The body of a response whose scope an outer layer looks after.
+    pub(super) const fn passed_through(inner: B) -> Self {
+        Self {
+            inner: Some(inner),
+            own: None,
+            keeper: None,
+            progress: Progress {
+                complete: true,
+                given: 0,
+                promised: None,
+            },
+        }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            if let Some(bytes) = this.own.take() {
+                this.progress.complete = true;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            finish(this.inner, this.keeper, CancelReason::Completed);
+            return Poll::Ready(None);
+        };
+        let Some(keeper) = this.keeper.as_mut() else {
+            return inner.poll_frame(cx);
+        };
+        let entered = keeper.enter();
+        let polled = inner.poll_frame(cx);
+        entered.done();
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => finish(this.inner, this.keeper, CancelReason::Completed),
+            Poll::Ready(Some(Err(_))) => {
+                finish(this.inner, this.keeper, CancelReason::ServiceError);
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.progress.gave(data.len());
+                }
+                // A server may stop asking after any of these, and never see the end itself.
+                this.progress.complete |= frame.is_trailers()
+                    || this
+                        .inner
+                        .as_ref()
+                        .as_pin_ref()
+                        .is_some_and(|inner| inner.is_end_stream());
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match (&self.inner, &self.own) {
+            (Some(inner), _) => inner.is_end_stream(),
+            (None, own) => own.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.inner, &self.own) {
+            (Some(inner), _) => inner.size_hint(),
+            (None, own) => SizeHint::with_exact(own.as_ref().map_or(0, |own| own.len() as u64)),
+        }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("progress", &self.progress)
+            .field("keeper", &self.keeper)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::body::ResponseBody;
+use crate::{
+    cancel::{CancelReason, DeadlineSource},
+    http as answers,
+    scope::{Keeper, RequestScope},
+};
+
+/// What of the request decides about the response.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Exchange {
+    pub(super) exposed: bool,
+    pub(super) head: bool,
+    pub(super) connect: bool,
+}
+
+pin_project! {
+    /// The future of [`MemoryService`](super::MemoryService).
+    ///
+    /// # Fairness
+    ///
+    /// The inner future is polled first, then the deadline: a response that is ready at the
+    /// deadline is given.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it is how a server says that the client has gone: the handler is dropped, the
+    /// token is cancelled, and the scope ends with
+    /// [`Outcome::ClientGone`](crate::scope::Outcome::ClientGone).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        // Emptied when it is over, so that its drop is accounted.
+        #[pin]
+        inner: Option<F>,
+        // Made when the inner future was pending for the first time.
+        #[pin]
+        timer: Option<Sleep>,
+        role: Role,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.role.run(|| this.inner.set(None));
+        }
+    }
+}
+
+enum Role {
+    /// This layer opened the scope, and ends it.
+    Opener {
+        keeper: Keeper,
+        exchange: Exchange,
+    },
+    /// An outer layer did.
+    Nested {
+        scope: RequestScope,
+    },
+    Over,
+}
+
+impl Role {
+    /// Runs a part of the request inside its scope. Nested, the outer layer has done so already.
+    fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Opener { keeper, .. } => {
+                let entered = keeper.enter();
+                let result = f();
+                entered.done();
+                result
+            }
+            // It may be polled by a task of its own, out of the outer layer's sight.
+            Self::Nested { scope } => scope.enter(f),
+            Self::Over => f(),
+        }
+    }
+
+    fn scope(&self) -> Option<&RequestScope> {
+        match self {
+            Self::Opener { keeper, .. } => keeper.scope(),
+            Self::Nested { scope } => Some(scope),
+            Self::Over => None,
+        }
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) const fn open(inner: F, keeper: Keeper, exchange: Exchange) -> Self {
+        Self {
+            inner: Some(inner),
+            timer: None,
+            role: Role::Opener { keeper, exchange },
+        }
+    }
+
+    pub(super) const fn nested(inner: F, scope: RequestScope) -> Self {
+        Self {
+            inner: Some(inner),
+            timer: None,
+            role: Role::Nested { scope },
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<ResponseBody<R>>, E>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut inner = this.inner;
+        let polled = this.role.run(|| {
+            let Some(future) = inner.as_mut().as_pin_mut() else {
+                panic!("`ResponseFuture` polled after completion");
+            };
+            let polled = future.poll(cx);
+            if polled.is_ready() {
+                inner.set(None);
+            }
+            polled
+        });
+        match polled {
+            Poll::Ready(Ok(response)) => {
+                let role = std::mem::replace(this.role, Role::Over);
+                Poll::Ready(Ok(respond(role, response.map(Payload::Inner))))
+            }
+            Poll::Ready(Err(error)) => {
+                if let Role::Opener { keeper, .. } = std::mem::replace(this.role, Role::Over) {
+                    keeper.finish(CancelReason::ServiceError);
+                }
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                let Some(scope) = this.role.scope() else {
+                    return Poll::Pending;
+                };
+                let Some(passed) = poll_deadline(scope, this.timer, cx) else {
+                    return Poll::Pending;
+                };
+                let reason = CancelReason::DeadlineExceeded {
+                    source: passed.source,
+                };
+                scope.cancel(reason);
+                let after = scope.age();
+                this.role.run(|| inner.set(None));
+                let role = std::mem::replace(this.role, Role::Over);
+                let answer = answers::deadline_exceeded(reason, after);
+                Poll::Ready(Ok(respond(role, answer.map(Payload::Own))))
+            }
+        }
+    }
+}
+
+struct Passed {
+    source: DeadlineSource,
+}
+
+/// Whether the scope's deadline has passed. Makes the timer if there is none, and moves it if the
+/// deadline has moved.
+fn poll_deadline(
+    scope: &RequestScope,
+    mut timer: Pin<&mut Option<Sleep>>,
+    cx: &mut Context<'_>,
+) -> Option<Passed> {
+    loop {
+        let (at, source) = scope.deadline_and_source()?;
+        match timer.as_mut().as_pin_mut() {
+            None => timer.set(Some(sleep_until(at))),
+            Some(sleep) if sleep.deadline() != at => sleep.reset(at),
+            Some(_) => {}
+        }
+        let sleep = timer.as_mut().as_pin_mut()?;
+        // Without tokio's cooperative budget: a handler that used it up would never time out.
+        if Pin::new(&mut tokio::task::unconstrained(sleep))
+            .poll(cx)
+            .is_pending()
+        {
+            return None;
+        }
+        if scope
+            .deadline_and_source()
+            .is_some_and(|(now, _)| now <= Instant::now())
+        {
+            return Some(Passed { source });
+        }
+    }
+}
+
+enum Payload<R> {
+    Inner(R),
+    Own(Bytes),
+}
+
+/// Turns the inner response, or our own answer, into the response that is given.
+fn respond<R>(role: Role, response: Response<Payload<R>>) -> Response<ResponseBody<R>> {
+    let (mut parts, payload) = response.into_parts();
+    let body = match role {
+        Role::Opener { keeper, exchange } => {
+            let status = parts.status;
+            let upgrade = status == StatusCode::SWITCHING_PROTOCOLS
+                || (exchange.connect && status.is_success());
+            keeper.head(upgrade);
+            if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
+                answers::write(
+                    scope,
+                    scope.usage(),
+                    scope.arena_usage(),
+                    &mut parts.headers,
+                );
+            }
+            // Responses that have no body whatever the service put there; servers drop it unread.
+            let bodiless = exchange.head
+                || status.is_informational()
+                || status == StatusCode::NO_CONTENT
+                || status == StatusCode::NOT_MODIFIED
+                || (exchange.connect && status.is_success());
+            let length = parts
+                .headers
+                .get(header::CONTENT_LENGTH)
+                .and_then(|value| value.to_str().ok()?.parse().ok());
+            match payload {
+                Payload::Inner(body) => ResponseBody::open(body, keeper, bodiless, length),
+                Payload::Own(bytes) => ResponseBody::own(bytes, Some(keeper), bodiless),
+            }
+        }
+        Role::Nested { .. } | Role::Over => match payload {
+            Payload::Inner(body) => ResponseBody::passed_through(body),
+            Payload::Own(bytes) => ResponseBody::own(bytes, None, false),
+        },
+    };
+    Response::from_parts(parts, body)
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("scope", &self.role.scope())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+use super::{
+    recorder::Recorder,
+    snapshot::{RouteSnapshot, Snapshot},
+};
+use crate::{
+    pool::ArenaPool,
+    scope::ScopeConfig,
+    sync::{Arc, Ordering},
+};
+
+/// A view of what a layer does, from outside of any request.
+///
+/// Made by [`MemoryLayer::handle`](crate::MemoryLayer::handle). Cloning is cheap.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::MemoryLayer;
+///
+/// let layer = MemoryLayer::new();
+/// let handle = layer.handle();
+/// let snapshot = handle.snapshot();
+/// assert_eq!(snapshot.in_flight, 0);
+/// assert!(snapshot.routes.is_empty());
+/// ```
+#[derive(Debug, Clone)]
+pub struct MemoryHandle {
+    config: Arc<ScopeConfig>,
+    recorder: Recorder,
+}
+
+impl MemoryHandle {
+    pub(crate) const fn new(config: Arc<ScopeConfig>, recorder: Recorder) -> Self {
+        Self { config, recorder }
+    }
+
+    /// The statistics of each route, and what is alive right now.
+    ///
+    /// While requests run the figures are taken one after the other, each true at its moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let routes: Vec<_> = self
+            .recorder
+            .stats
+            .totals()
+            .map(|(number, totals)| RouteSnapshot {
+                route: self.config.routes.label(number).clone(),
+                requests: u64::try_from(totals.opened).unwrap_or(0),
+                in_flight: usize::try_from(totals.open).unwrap_or(0),
+                outcomes: totals.outcomes,
+                bytes: totals.bytes.figures(),
+                allocations: totals.allocations.figures(),
+                arena_bytes: totals.arena_bytes.figures(),
+                total_time: totals.time.total,
+                max_time: totals.time.max,
+            })
+            // A route whose only requests were given another label since has nothing to say.
+            .filter(|route| route.requests > 0)
+            .collect();
+        let gauges = &self.config.gauges;
+        Snapshot {
+            in_flight: routes.iter().map(|route| route.in_flight).sum(),
+            routes,
+            tasks: gauges.tasks.load(Ordering::Relaxed),
+            tokens: gauges.tokens.load(Ordering::Relaxed),
+            pool: self.config.pool.stats(),
+            observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The pool that the layer's arenas come from.
+    #[must_use]
+    pub fn pool(&self) -> &ArenaPool {
+        &self.config.pool
+    }
+}

@@ -1,0 +1,65 @@
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use super::{observer::Observer, stats::Stats};
+use crate::{
+    scope::{ScopeReport, ScopeSink},
+    sync::{Arc, AtomicU64, Ordering},
+};
+
+/// Writes what scopes tell into the statistics, and passes it on to the observers.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    pub(super) stats: Arc<Stats>,
+    pub(super) observer_panics: Arc<AtomicU64>,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+impl Recorder {
+    pub(crate) fn new(routes: usize) -> Self {
+        Self {
+            stats: Arc::new(Stats::new(routes)),
+            observer_panics: Arc::new(AtomicU64::new(0)),
+            observers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, observer: impl Observer) {
+        self.observers.push(Arc::new(observer));
+    }
+}
+
+impl ScopeSink for Recorder {
+    fn opened(&self, route: usize) {
+        self.stats.opened(route);
+    }
+
+    fn relabelled(&self, from: usize, to: usize) {
+        self.stats.relabelled(from, to);
+    }
+
+    fn closed(&self, route: usize, report: &ScopeReport) {
+        self.stats.closed(route, report);
+        for observer in &self.observers {
+            // Unwind safe: the report is only read, and an observer that breaks its own state is
+            // still only told of the next request.
+            let told = catch_unwind(AssertUnwindSafe(|| observer.on_close(report)));
+            if let Err(payload) = told {
+                // A payload's own drop may panic, too: better lost than aborting the process.
+                #[expect(clippy::mem_forget, reason = "see above")]
+                std::mem::forget(payload);
+                self.observer_panics.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("observers", &self.observers.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,201 @@
+use std::{fmt, time::Duration};
+
+use crate::{
+    pool::PoolStats,
+    scope::{Outcome, RouteLabel},
+};
+
+/// What a layer has seen so far, and what is alive right now.
+///
+/// Made by [`MemoryHandle::snapshot`](super::MemoryHandle::snapshot). Its `Display` is a table.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The routes that had requests, in the order in which they were first seen.
+    pub routes: Vec<RouteSnapshot>,
+    /// Requests whose scope is open.
+    pub in_flight: usize,
+    /// Tasks of requests that exist.
+    pub tasks: usize,
+    /// Cancellation tokens of requests that exist.
+    pub tokens: usize,
+    /// The pool's figures; `pool.rented` arenas are out.
+    pub pool: PoolStats,
+    /// Observers' panics that were caught.
+    pub observer_panics: u64,
+}
+
+/// The figures of one route.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RouteSnapshot {
+    /// The route.
+    pub route: RouteLabel,
+    /// Requests so far, those in flight included.
+    pub requests: u64,
+    /// Requests whose scope is open.
+    pub in_flight: usize,
+    /// Closed requests, by how they ended.
+    pub outcomes: OutcomeCounts,
+    /// Heap bytes allocated per closed request; `None` if none was measured.
+    pub bytes: Option<Figures>,
+    /// Heap allocations per closed request; `None` if none was measured.
+    pub allocations: Option<Figures>,
+    /// Bytes taken from the arena per closed request; `None` if none has closed.
+    pub arena_bytes: Option<Figures>,
+    /// Time from the service's call to the close of the scope, over all closed requests.
+    pub total_time: Duration,
+    /// The longest such time.
+    pub max_time: Duration,
+}
+
+/// A figure over several requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Figures {
+    /// Requests it was measured for; never zero.
+    pub count: u64,
+    /// The sum.
+    pub total: u64,
+    /// The highest.
+    pub max: u64,
+}
+
+impl Figures {
+    /// The arithmetic mean.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.total as f64 / self.count as f64
+    }
+}
+
+/// How many requests ended in which way.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::{observe::OutcomeCounts, scope::Outcome};
+///
+/// let counts = OutcomeCounts::default();
+/// assert_eq!(counts.get(Outcome::Completed), 0);
+/// assert_eq!(counts.total(), 0);
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutcomeCounts {
+    counts: [u64; Outcome::ALL.len()],
+}
+
+impl OutcomeCounts {
+    /// Requests that ended with `outcome`.
+    #[must_use]
+    pub fn get(&self, outcome: Outcome) -> u64 {
+        self.counts.get(index(outcome)).copied().unwrap_or(0)
+    }
+
+    /// Requests that ended.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// The outcomes that occurred, and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        Outcome::ALL
+            .into_iter()
+            .zip(self.counts)
+            .filter(|&(_, count)| count > 0)
+    }
+
+    pub(super) fn add(&mut self, outcome: Outcome) {
+        if let Some(count) = self.counts.get_mut(index(outcome)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (count, other) in self.counts.iter_mut().zip(other.counts) {
+            *count = count.saturating_add(other);
+        }
+    }
+}
+
+/// Position in [`Outcome::ALL`], which is in the order of the variants.
+const fn index(outcome: Outcome) -> usize {
+    outcome as usize
+}
+
+impl fmt::Debug for OutcomeCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self
+            .routes
+            .iter()
+            .map(|route| route.route.as_str().chars().count())
+            .max()
+            .unwrap_or(0)
+            .max("route".len());
+        writeln!(
+            f,
+            "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  outcomes",
+            "route", "requests", "flight", "mean bytes", "max bytes", "mean count", "mean arena",
+        )?;
+        for route in &self.routes {
+            let mean = |figures: Option<Figures>| {
+                figures.map_or_else(|| "-".into(), |f| format!("{:.1}", f.mean()))
+            };
+            let max = route
+                .bytes
+                .map_or_else(|| "-".into(), |f| f.max.to_string());
+            writeln!(
+                f,
+                "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  {:?}",
+                route.route,
+                route.requests,
+                route.in_flight,
+                mean(route.bytes),
+                max,
+                mean(route.allocations),
+                mean(route.arena_bytes),
+                route.outcomes,
+            )?;
+        }
+        write!(
+            f,
+            "in flight {}, tasks {}, tokens {}, arenas out {} ({} bytes), arenas pooled {} ({} bytes)",
+            self.in_flight,
+            self.tasks,
+            self.tokens,
+            self.pool.rented,
+            self.pool.rented_bytes,
+            self.pool.pooled,
+            self.pool.pooled_bytes,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_own_place() {
+        let mut counts = OutcomeCounts::default();
+        for (at, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(index(outcome), at);
+            for _ in 0..=at {
+                counts.add(outcome);
+            }
+        }
+        for (at, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(counts.get(outcome), at as u64 + 1);
+        }
+        assert_eq!(counts.total(), 36);
+    }
+}

@@ -1,0 +1,320 @@
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    config::ScopeConfig,
+    current,
+    hold::ScopeHold,
+    inner::Inner,
+    report::ArenaUsage,
+    route::RouteLabel,
+    task::{self, TaskHandle},
+};
+use crate::{
+    account::{Usage, Writer},
+    arena::Arena,
+    cancel::{CancelReason, DeadlineSource},
+    sync::{Arc, Ordering},
+};
+
+/// A handle to the request that is being served.
+///
+/// [`MemoryLayer`](crate::MemoryLayer) puts one into each request's extensions; with the `axum`
+/// feature it is an extractor. Cloning is cheap. Holding one keeps the request's arena alive, but
+/// does not keep the request open.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::RequestScope;
+///
+/// async fn handler(scope: RequestScope) -> String {
+///     let text = scope.arena().format(format_args!("{} bytes", 3));
+///     tokio::task::yield_now().await;
+///     text.to_owned()
+/// }
+/// # let _ = handler;
+/// ```
+#[derive(Clone)]
+pub struct RequestScope {
+    /// `None` only in the middle of `drop`.
+    inner: Option<Arc<Inner>>,
+}
+
+impl RequestScope {
+    /// Opens the scope of a new request.
+    pub(super) fn open(config: &Arc<ScopeConfig>, route: usize, start: Instant) -> Self {
+        let mut inner = config
+            .take_spare()
+            .unwrap_or_else(|| Arc::new(Inner::new()));
+        // A spare, like a new one, has no other handle.
+        if Arc::get_mut(&mut inner).is_none() {
+            inner = Arc::new(Inner::new());
+        }
+        if let Some(inner) = Arc::get_mut(&mut inner) {
+            inner.open(Arc::clone(config), route, start);
+        }
+        Self { inner: Some(inner) }
+    }
+
+    #[inline]
+    pub(super) fn inner(&self) -> &Inner {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("only `drop` empties the handle"),
+        }
+    }
+
+    /// The scope in whose poll (or [`enter`](Self::enter)) the calling thread is.
+    ///
+    /// For code that has no request at hand. `None` outside of any request, and in tasks that were
+    /// not started with [`spawn`](Self::spawn).
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current::get()
+    }
+
+    /// The request's arena, taken from the pool the first time.
+    ///
+    /// It goes back when its last handle is gone: this scope's, and those of buffers and bytes
+    /// frozen from it.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        let inner = self.inner();
+        inner.arena.get_or_init(|| {
+            inner
+                .config
+                .as_ref()
+                .map_or_else(Arena::new, |config| config.pool.rent())
+        })
+    }
+
+    /// What the request has taken from its arena so far.
+    #[must_use]
+    pub fn arena_usage(&self) -> ArenaUsage {
+        self.inner().arena_usage()
+    }
+
+    /// What the request has allocated on the heap so far, the current poll included.
+    ///
+    /// `None` if that is not known, first of all if no
+    /// [`TrackingAllocator`](crate::TrackingAllocator) is installed.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.inner().account.usage()
+    }
+
+    /// A token that is cancelled when the request ends, for whatever reason, or its deadline
+    /// passes.
+    ///
+    /// Each call makes a child of the request's own token, which is made the first time: cancelling
+    /// it stops those who wait for it or a clone of it, and neither the request nor anybody else.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.own_token().child_token()
+    }
+
+    /// The request's own token, made the first time.
+    pub(super) fn own_token(&self) -> &CancellationToken {
+        let inner = self.inner();
+        inner.signal.token(|| {
+            if let Some(config) = &inner.config {
+                config.gauges.tokens.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Waits until the request ends or its deadline passes, and tells why.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping it has no effect.
+    pub async fn cancelled(&self) -> CancelReason {
+        if let Some(reason) = self.reason() {
+            return reason;
+        }
+        self.own_token().cancelled().await;
+        // The token is cancelled after the reason is set, and by nobody else.
+        self.reason().unwrap_or(CancelReason::Completed)
+    }
+
+    /// Whether the request has ended, or its deadline has passed.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.reason().is_some()
+    }
+
+    /// Why the request ended, if it has.
+    #[must_use]
+    pub fn reason(&self) -> Option<CancelReason> {
+        self.inner().signal.reason()
+    }
+
+    /// When the request must have its response head, if there is a limit.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline_and_source().map(|(at, _)| at)
+    }
+
+    /// Time left until the [`deadline`](Self::deadline); zero if it has passed.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Sets the deadline to `timeout` from now, unless there is an earlier one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) {
+    ///     scope.tighten_deadline(Duration::from_millis(200));
+    ///     assert!(scope.remaining() <= Some(Duration::from_millis(200)));
+    /// }
+    /// # let _ = handler;
+    /// ```
+    pub fn tighten_deadline(&self, timeout: Duration) {
+        self.tighten(timeout, DeadlineSource::Handler);
+    }
+
+    pub(crate) fn tighten(&self, timeout: Duration, source: DeadlineSource) {
+        let inner = self.inner();
+        let after = inner.start.elapsed().saturating_add(timeout);
+        inner.deadline.tighten(after, source);
+    }
+
+    #[inline]
+    pub(crate) fn deadline_and_source(&self) -> Option<(Instant, DeadlineSource)> {
+        let inner = self.inner();
+        inner.deadline.at(inner.start)
+    }
+
+    /// The route the request's figures are kept under.
+    #[must_use]
+    pub fn route(&self) -> RouteLabel {
+        self.with_route(RouteLabel::clone)
+            .unwrap_or_else(|| super::route::RouteRegistry::new(0).label(0).clone())
+    }
+
+    pub(crate) fn with_route<R>(&self, f: impl FnOnce(&RouteLabel) -> R) -> Option<R> {
+        let inner = self.inner();
+        let config = inner.config.as_ref()?;
+        Some(f(config.routes.label(inner.route.load(Ordering::Relaxed))))
+    }
+
+    /// Sets the route the request's figures are kept under.
+    ///
+    /// The number of routes is bounded; do not use what the client sent. Longer labels than 256
+    /// bytes are cut. After the scope has ended this does nothing.
+    pub fn set_route(&self, label: &str) {
+        let inner = self.inner();
+        let Some(config) = &inner.config else {
+            return;
+        };
+        let now = inner.route.load(Ordering::Relaxed);
+        if config.routes.is(now, label) || inner.lifecycle.is_ended() {
+            return;
+        }
+        let number = config.routes.number(label);
+        // Swapped, so that of two at once each tells the sink of its own step.
+        let before = inner.route.swap(number, Ordering::Relaxed);
+        if before != number {
+            config.sink.relabelled(before, number);
+        }
+    }
+
+    /// Runs `f` on behalf of the request: what it allocates is accounted, and
+    /// [`current`](Self::current) finds this scope.
+    ///
+    /// For closures that run elsewhere, such as those of `spawn_blocking`. Inside a poll of the
+    /// same request it changes nothing.
+    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        let mut slot = Some(self.clone());
+        let _entered = current::enter(&mut slot, Writer::Shared);
+        f()
+    }
+
+    /// Starts a task that belongs to the request.
+    ///
+    /// What it allocates is accounted to the request. When the request ends its token is
+    /// cancelled, and the task has the layer's grace (5 s unless set) to end by itself; then it is
+    /// dropped at its next await. The scope closes after its last task.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as [`tokio::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> &'static str {
+    ///     let token = scope.token();
+    ///     scope.spawn(async move {
+    ///         token.cancelled().await; // the request is over: tidy up and end
+    ///     });
+    ///     "started"
+    /// }
+    /// # let _ = handler;
+    /// ```
+    pub fn spawn<F>(&self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        task::spawn(self, future)
+    }
+
+    /// Keeps the scope of an upgraded connection open until the guard is dropped.
+    ///
+    /// When a connection is upgraded (WebSocket), the HTTP response is over at once; move the
+    /// guard into the task that serves the connection. If the response turns out not to be an
+    /// upgrade the guard has no effect.
+    #[must_use = "the scope is held until the guard is dropped"]
+    pub fn hold(&self) -> ScopeHold {
+        ScopeHold::new(self)
+    }
+
+    /// Whether the response is over (its tasks may still have their grace).
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.inner().lifecycle.is_ended()
+    }
+}
+
+impl Drop for RequestScope {
+    fn drop(&mut self) {
+        let Some(mut inner) = self.inner.take() else {
+            return;
+        };
+        if Arc::strong_count(&inner) != 1 {
+            return;
+        }
+        // Nobody else can make a handle any more. If two handles saw each other here, neither
+        // recycles, and the memory is freed instead.
+        if let Some(unique) = Arc::get_mut(&mut inner) {
+            if let Some(config) = unique.release() {
+                config.put_spare(inner);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RequestScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestScope")
+            .field("route", &self.with_route(RouteLabel::clone))
+            .field("reason", &self.reason())
+            .field("remaining", &self.remaining())
+            .field("usage", &self.usage())
+            .field("arena", &self.arena_usage())
+            .finish_non_exhaustive()
+    }
+}

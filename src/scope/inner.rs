@@ -1,0 +1,159 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    config::ScopeConfig,
+    lifecycle::{Lifecycle, Step},
+    report::{ArenaSource, ArenaUsage, Outcome, ScopeReport},
+    route::UNMATCHED,
+};
+use crate::{
+    account::Account,
+    arena::Arena,
+    cancel::{CancelReason, Deadline, Signal},
+    sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
+};
+
+/// No response head yet.
+const NO_HEAD: u64 = u64::MAX;
+
+/// The state behind all handles of one scope; used again for a later request when the last handle
+/// is dropped.
+pub(crate) struct Inner {
+    /// `None` only while this is a spare.
+    pub(super) config: Option<Arc<ScopeConfig>>,
+    pub(super) account: Account,
+    pub(super) arena: OnceLock<Arena>,
+    pub(super) deadline: Deadline,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) route: AtomicUsize,
+    pub(super) signal: Signal,
+    pub(super) start: Instant,
+    /// Nanoseconds from the start to the response head, or [`NO_HEAD`].
+    head: AtomicU64,
+    pub(super) tasks_spawned: AtomicUsize,
+    pub(super) tasks_aborted: AtomicUsize,
+}
+
+impl Inner {
+    pub(super) fn new() -> Self {
+        Self {
+            config: None,
+            account: Account::new(),
+            arena: OnceLock::new(),
+            deadline: Deadline::none(),
+            lifecycle: Lifecycle::new(),
+            route: AtomicUsize::new(UNMATCHED),
+            signal: Signal::new(),
+            start: Instant::now(),
+            head: AtomicU64::new(NO_HEAD),
+            tasks_spawned: AtomicUsize::new(0),
+            tasks_aborted: AtomicUsize::new(0),
+        }
+    }
+
+    /// Makes this the scope of a new request.
+    pub(super) fn open(&mut self, config: Arc<ScopeConfig>, route: usize, start: Instant) {
+        config.sink.opened(route);
+        self.config = Some(config);
+        self.route.store(route, Ordering::Relaxed);
+        self.start = start;
+    }
+
+    /// Lets go of everything and returns the configuration it was opened with.
+    pub(super) fn release(&mut self) -> Option<Arc<ScopeConfig>> {
+        let config = self.config.take()?;
+        if self.signal.has_token() {
+            config.gauges.tokens.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.account = Account::new();
+        self.arena.take();
+        self.deadline.clear();
+        self.lifecycle.reset();
+        self.signal.reset();
+        self.head.store(NO_HEAD, Ordering::Relaxed);
+        self.tasks_spawned.store(0, Ordering::Relaxed);
+        self.tasks_aborted.store(0, Ordering::Relaxed);
+        Some(config)
+    }
+
+    /// Notes that there is a response head.
+    pub(super) fn head(&self) {
+        let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(NO_HEAD - 1);
+        self.head.store(nanos.min(NO_HEAD - 1), Ordering::Relaxed);
+    }
+
+    pub(super) fn arena_usage(&self) -> ArenaUsage {
+        self.arena.get().map_or(
+            ArenaUsage {
+                source: ArenaSource::Unused,
+                bytes: 0,
+                capacity: 0,
+            },
+            |arena| ArenaUsage {
+                source: if arena.raw().is_reused() {
+                    ArenaSource::Pool
+                } else {
+                    ArenaSource::Fresh
+                },
+                bytes: arena.allocated_bytes(),
+                capacity: arena.capacity(),
+            },
+        )
+    }
+
+    /// The response is over, for `reason`.
+    pub(super) fn response_over(&self, reason: CancelReason) {
+        let step = if reason == CancelReason::Completed {
+            self.lifecycle.response_done()
+        } else {
+            self.lifecycle.end()
+        };
+        self.step(step, reason);
+    }
+
+    /// Does what the lifecycle asks for; `reason` is why, if it is the end and the first one.
+    pub(super) fn step(&self, step: Step, reason: CancelReason) {
+        match step {
+            Step::Nothing => {}
+            Step::End => {
+                self.signal.cancel(reason);
+                if self.lifecycle.task_ended() == Step::Close {
+                    self.close();
+                }
+            }
+            Step::Close => self.close(),
+        }
+    }
+
+    fn close(&self) {
+        let Some(config) = &self.config else {
+            return;
+        };
+        // A scope only closes after it was cancelled with a reason (see `Lifecycle`).
+        let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
+        let route = self.route.load(Ordering::Relaxed);
+        let head = self.head.load(Ordering::Relaxed);
+        config.sink.closed(
+            route,
+            &ScopeReport {
+                route: config.routes.label(route).clone(),
+                outcome: Outcome::from(reason),
+                reason,
+                usage: self.account.usage(),
+                arena: self.arena_usage(),
+                time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
+                total_time: self.start.elapsed(),
+                tasks_spawned: self.tasks_spawned.load(Ordering::Relaxed),
+                tasks_aborted: self.tasks_aborted.load(Ordering::Relaxed),
+            },
+        );
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,269 @@
+//! The steps of a scope's life, as one word.
+//!
+//! # Invariants
+//!
+//! 1. Every change is a read-modify-write of the one word, so all threads agree on their order.
+//! 2. `ENDED` is set once, and only if the response is over and, on an upgraded connection, no
+//!    hold is left; or because the request failed. Who sets it is told so ([`Step::End`]).
+//! 3. Setting `ENDED` also counts one more task, which stands for the end itself (cancelling the
+//!    token). So the count of tasks can reach zero, and the scope close, only after that.
+//! 4. `CLOSED` is set once, when the count of tasks reaches zero after `ENDED`; who sets it is told
+//!    so ([`Step::Close`]).
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// The response is over.
+const DONE: u64 = 1;
+/// The connection was upgraded: holds count.
+const UPGRADED: u64 = 1 << 1;
+const ENDED: u64 = 1 << 2;
+const CLOSED: u64 = 1 << 3;
+
+const HOLD: u64 = 1 << 8;
+const HOLDS: u64 = 0xff_ffff << 8;
+const TASK: u64 = 1 << 32;
+const TASKS: u64 = 0xffff_ffff << 32;
+
+#[derive(Debug)]
+pub(super) struct Lifecycle {
+    word: AtomicU64,
+}
+
+/// What the caller has to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Step {
+    Nothing,
+    /// Cancel the token, then call [`Lifecycle::task_ended`].
+    End,
+    /// Make the report.
+    Close,
+}
+
+impl Lifecycle {
+    pub(super) fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+        }
+    }
+
+    /// As new. `&mut`: only between two requests.
+    pub(super) fn reset(&mut self) {
+        self.word.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        // Acquire: who sees the end sees what happened before it.
+        self.word.load(Ordering::Acquire) & ENDED != 0
+    }
+
+    /// Notes that the connection leaves HTTP, so that holds keep the scope open.
+    pub(super) fn upgraded(&self) {
+        self.word.fetch_or(UPGRADED, Ordering::AcqRel);
+    }
+
+    /// Adds a hold; `false` if the scope has ended already, or has 16 million holds.
+    pub(super) fn hold(&self) -> bool {
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & ENDED == 0 && word & HOLDS != HOLDS).then_some(word.wrapping_add(HOLD))
+            })
+            .is_ok()
+    }
+
+    pub(super) fn release_hold(&self) -> Step {
+        let before = self.word.fetch_sub(HOLD, Ordering::AcqRel);
+        if before & HOLDS == HOLD && before & DONE != 0 {
+            self.end()
+        } else {
+            Step::Nothing
+        }
+    }
+
+    /// The response is complete.
+    pub(super) fn response_done(&self) -> Step {
+        let before = self.word.fetch_or(DONE, Ordering::AcqRel);
+        if before & UPGRADED != 0 && before & HOLDS != 0 {
+            Step::Nothing
+        } else {
+            self.end()
+        }
+    }
+
+    /// Ends the scope whatever holds it.
+    pub(super) fn end(&self) -> Step {
+        let ended = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & ENDED == 0).then_some((word | ENDED | DONE).wrapping_add(TASK))
+            });
+        if ended.is_ok() {
+            Step::End
+        } else {
+            Step::Nothing
+        }
+    }
+
+    pub(super) fn task_started(&self) {
+        self.word.fetch_add(TASK, Ordering::AcqRel);
+    }
+
+    pub(super) fn task_ended(&self) -> Step {
+        let before = self.word.fetch_sub(TASK, Ordering::AcqRel);
+        let last = before & TASKS == TASK && before & ENDED != 0;
+        if last && self.word.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0 {
+            Step::Close
+        } else {
+            Step::Nothing
+        }
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_without_tasks_ends_and_then_closes() {
+        let life = Lifecycle::new();
+        assert_eq!(life.response_done(), Step::End);
+        assert_eq!(life.task_ended(), Step::Close);
+        assert_eq!(life.end(), Step::Nothing);
+    }
+
+    #[test]
+    fn a_task_keeps_an_ended_scope_from_closing() {
+        let life = Lifecycle::new();
+        life.task_started();
+        assert_eq!(life.response_done(), Step::End);
+        assert_eq!(life.task_ended(), Step::Nothing);
+        assert_eq!(life.task_ended(), Step::Close);
+    }
+
+    #[test]
+    fn a_task_started_after_the_close_changes_nothing() {
+        let life = Lifecycle::new();
+        assert_eq!(life.response_done(), Step::End);
+        assert_eq!(life.task_ended(), Step::Close);
+        life.task_started();
+        assert_eq!(life.task_ended(), Step::Nothing);
+    }
+
+    #[test]
+    fn a_hold_counts_only_on_an_upgraded_connection() {
+        let plain = Lifecycle::new();
+        assert!(plain.hold());
+        assert_eq!(plain.response_done(), Step::End);
+        assert_eq!(plain.task_ended(), Step::Close);
+        assert_eq!(plain.release_hold(), Step::Nothing);
+
+        let upgraded = Lifecycle::new();
+        assert!(upgraded.hold());
+        upgraded.upgraded();
+        assert_eq!(upgraded.response_done(), Step::Nothing);
+        assert_eq!(upgraded.release_hold(), Step::End);
+        assert!(!upgraded.hold());
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        thread,
+    };
+
+    use super::*;
+
+    struct Scope {
+        life: Lifecycle,
+        ends: AtomicUsize,
+        closes: AtomicUsize,
+    }
+
+    impl Scope {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                life: Lifecycle::new(),
+                ends: AtomicUsize::new(0),
+                closes: AtomicUsize::new(0),
+            })
+        }
+
+        fn step(&self, step: Step) {
+            match step {
+                Step::Nothing => {}
+                Step::End => {
+                    assert_eq!(self.closes.load(Relaxed), 0, "closed before the end");
+                    self.ends.fetch_add(1, Relaxed);
+                    self.step(self.life.task_ended());
+                }
+                Step::Close => {
+                    self.closes.fetch_add(1, Relaxed);
+                }
+            }
+        }
+
+        fn assert_once(&self) {
+            assert_eq!(self.ends.load(Relaxed), 1);
+            assert_eq!(self.closes.load(Relaxed), 1);
+        }
+    }
+
+    #[test]
+    fn response_and_task_ending_together_close_once() {
+        loom::model(|| {
+            let scope = Scope::new();
+            scope.life.task_started();
+            let task = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || scope.step(scope.life.task_ended())
+            });
+            scope.step(scope.life.response_done());
+            task.join().expect("no panic");
+            scope.assert_once();
+        });
+    }
+
+    #[test]
+    fn response_hold_and_task_ending_together_close_once() {
+        loom::model(|| {
+            let scope = Scope::new();
+            scope.life.task_started();
+            assert!(scope.life.hold());
+            scope.life.upgraded();
+            let hold = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || scope.step(scope.life.release_hold())
+            });
+            let task = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || scope.step(scope.life.task_ended())
+            });
+            scope.step(scope.life.response_done());
+            hold.join().expect("no panic");
+            task.join().expect("no panic");
+            scope.assert_once();
+        });
+    }
+
+    #[test]
+    fn two_holds_dropped_together_end_once() {
+        loom::model(|| {
+            let scope = Scope::new();
+            assert!(scope.life.hold() && scope.life.hold());
+            scope.life.upgraded();
+            scope.step(scope.life.response_done());
+            let other = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || scope.step(scope.life.release_hold())
+            });
+            scope.step(scope.life.release_hold());
+            other.join().expect("no panic");
+            scope.assert_once();
+        });
+    }
+}

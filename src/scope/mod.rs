@@ -1,0 +1,28 @@
+//! One request: what it may use, what it has used, and when it is over.
+//!
+//! A [`RequestScope`] is opened by the middleware's `call` and ends when the response is over: its
+//! body finished or dropped, or, on an upgraded connection, the last [`ScopeHold`] dropped. Then
+//! its token is cancelled, its tasks have their grace, and when the last of them has ended the
+//! scope *closes*: one [`ScopeReport`] is made and handed to the observers. Each step happens
+//! once, whatever way the request ends.
+
+mod config;
+mod current;
+mod handle;
+mod hold;
+mod inner;
+mod keeper;
+mod lifecycle;
+mod report;
+mod route;
+mod task;
+
+pub use self::handle::RequestScope;
+pub use self::hold::ScopeHold;
+pub use self::report::{ArenaSource, ArenaUsage, Outcome, ScopeReport};
+pub use self::route::RouteLabel;
+pub use self::task::{TaskError, TaskErrorKind, TaskHandle};
+
+pub(crate) use self::config::{ScopeConfig, ScopeSink};
+pub(crate) use self::keeper::Keeper;
+pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, OTHER, RouteRegistry, UNMATCHED};

@@ -1,0 +1,153 @@
+use std::{fmt, time::Duration};
+
+use super::route::RouteLabel;
+use crate::{account::Usage, cancel::CancelReason};
+
+/// How a request ended; exactly one per request.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::scope::Outcome;
+///
+/// assert_eq!(Outcome::ClientGone.as_str(), "client_gone");
+/// assert_eq!(Outcome::ALL.len(), 8);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The response, body included, was dropped before it was complete.
+    ClientGone,
+    /// The whole response was handed to the server, whatever its status.
+    Completed,
+    /// The deadline passed before there was a response.
+    DeadlineExceeded,
+    /// The request would have used more memory than it may.
+    MemoryExceeded,
+    /// The handler, or the response body, panicked.
+    Panicked,
+    /// The inner service, or the response body, returned an error.
+    ServiceError,
+    /// The request was refused to save memory.
+    Shed,
+    /// The server was going down.
+    Shutdown,
+}
+
+impl Outcome {
+    /// All outcomes, in the order of their names.
+    pub const ALL: [Self; 8] = [
+        Self::ClientGone,
+        Self::Completed,
+        Self::DeadlineExceeded,
+        Self::MemoryExceeded,
+        Self::Panicked,
+        Self::ServiceError,
+        Self::Shed,
+        Self::Shutdown,
+    ];
+
+    /// The name as a metric label has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::Completed => "completed",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::MemoryExceeded => "memory_exceeded",
+            Self::Panicked => "panicked",
+            Self::ServiceError => "service_error",
+            Self::Shed => "shed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl From<CancelReason> for Outcome {
+    fn from(reason: CancelReason) -> Self {
+        match reason {
+            CancelReason::ClientGone => Self::ClientGone,
+            CancelReason::Completed => Self::Completed,
+            CancelReason::DeadlineExceeded { .. } => Self::DeadlineExceeded,
+            CancelReason::MemoryExceeded => Self::MemoryExceeded,
+            CancelReason::Panicked => Self::Panicked,
+            CancelReason::ServiceError => Self::ServiceError,
+            CancelReason::Shed => Self::Shed,
+            CancelReason::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where a request's arena came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ArenaSource {
+    /// Made for this request: none was waiting in the pool.
+    Fresh,
+    /// Used before, and taken from the pool.
+    Pool,
+    /// The request did not ask for one.
+    Unused,
+}
+
+impl ArenaSource {
+    /// The name as the `x-arena-source` header has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Pool => "pool",
+            Self::Unused => "unused",
+        }
+    }
+}
+
+impl fmt::Display for ArenaSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a request took from its arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArenaUsage {
+    /// Where it came from.
+    pub source: ArenaSource,
+    /// Bytes given out by it, padding included.
+    pub bytes: usize,
+    /// Bytes it has taken from the global allocator, now or for former requests.
+    pub capacity: usize,
+}
+
+/// What is known of a request when its scope has closed.
+///
+/// Observers get it; see [`Observer`](crate::observe::Observer).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ScopeReport {
+    /// The route it belonged to.
+    pub route: RouteLabel,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The same with its details: why the token was cancelled.
+    pub reason: CancelReason,
+    /// What it allocated on the heap, body and tasks included; `None` if that is not known.
+    pub usage: Option<Usage>,
+    /// What it took from its arena.
+    pub arena: ArenaUsage,
+    /// From the service's call to the response head; `None` if there was none.
+    pub time_to_head: Option<Duration>,
+    /// From the service's call to the close of the scope.
+    pub total_time: Duration,
+    /// Tasks it started with `RequestScope::spawn`.
+    pub tasks_spawned: usize,
+    /// Those of them that still ran when their grace was over.
+    pub tasks_aborted: usize,
+}
