@@ -28,7 +28,6 @@ use crate::{
 /// ```
 /// use std::{convert::Infallible, time::Duration};
 ///
-/// use bytes::Bytes;
 /// use http::{Request, Response};
 /// use http_body_util::Full;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};

@@ -8,6 +8,7 @@ use std::{error::Error, fmt};
 /// use tower_memory::{ArenaPool, ConfigError};
 ///
 /// let error = ArenaPool::builder()
+///     .initial_bytes(512)
 ///     .max_arena_bytes(2048)
 ///     .max_total_bytes(1024)
 ///     .build()

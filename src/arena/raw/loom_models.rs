@@ -57,13 +57,13 @@ fn two_threads_never_get_the_same_bytes() {
         first.copy_slice(b"x").expect("memory");
         let second = first.clone();
         let thread = thread::spawn(move || {
-            let bytes = second.copy_slice(&[2; 8]).expect("memory");
+            let bytes = second.copy_slice(&[2_u8; 8]).expect("memory");
             (bytes.as_ptr().addr(), second.clone())
         });
-        let mine = first.copy_slice(&[1; 8]).expect("memory");
+        let mine = first.copy_slice(&[1_u8; 8]).expect("memory");
         let (other, kept) = thread.join().expect("no panic");
         assert!(mine.as_ptr().addr().abs_diff(other) >= 8);
-        assert_eq!(mine, &[1; 8], "written over by the other thread");
+        assert_eq!(mine, &[1_u8; 8], "written over by the other thread");
         drop(kept);
     });
 }
@@ -78,7 +78,7 @@ fn a_tail_given_back_goes_to_one_owner() {
             .expect("memory");
         let second = first.clone();
         let thread = thread::spawn(move || {
-            let bytes = second.copy_slice(&[2; 8]).expect("memory");
+            let bytes = second.copy_slice(&[2_u8; 8]).expect("memory");
             let address = bytes.as_ptr().addr();
             (address, second.clone())
         });
@@ -87,7 +87,7 @@ fn a_tail_given_back_goes_to_one_owner() {
         unsafe {
             first.shrink(&mut region, 4);
         }
-        let mine = first.copy_slice(&[1; 8]).expect("memory").as_ptr().addr();
+        let mine = first.copy_slice(&[1_u8; 8]).expect("memory").as_ptr().addr();
         let (other, _kept) = thread.join().expect("no panic");
         assert!(mine.abs_diff(other) >= 8);
         let start = region.ptr.as_ptr().addr();
@@ -103,15 +103,15 @@ fn two_threads_that_both_find_the_chunk_full_both_get_memory() {
         let first = arena(8, &returns);
         let second = first.clone();
         let thread = thread::spawn(move || {
-            let bytes = second.copy_slice(&[2; 8]).expect("memory");
-            assert_eq!(bytes, &[2; 8]);
+            let bytes = second.copy_slice(&[2_u8; 8]).expect("memory");
+            assert_eq!(bytes, &[2_u8; 8]);
             let address = bytes.as_ptr().addr();
             (address, second.clone())
         });
-        let mine = first.copy_slice(&[1; 8]).expect("memory");
+        let mine = first.copy_slice(&[1_u8; 8]).expect("memory");
         let (other, kept) = thread.join().expect("no panic");
         assert!(mine.as_ptr().addr().abs_diff(other) >= 8);
-        assert_eq!(mine, &[1; 8]);
+        assert_eq!(mine, &[1_u8; 8]);
         assert_eq!(first.used(), 16, "both are counted");
         drop(kept);
     });
