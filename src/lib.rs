@@ -2,8 +2,8 @@
 //! request allocate, an arena it can use and give back whole, and a deadline with which everything
 //! it started ends.
 //!
-#![cfg_attr(feature = "axum", doc = "```no_run")]
-#![cfg_attr(not(feature = "axum"), doc = "```text")]
+#![cfg_attr(all(feature = "axum", feature = "json"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "axum", feature = "json")), doc = "```text")]
 //! use std::time::Duration;
 //!
 //! use axum::{Router, extract::Path, response::Response, routing::get};
@@ -41,7 +41,7 @@
 //! | figures of the heap without any HTTP | [`account`] |
 //! | the arena and its pool without any HTTP | [`arena`], [`pool`] |
 //! | statistics, observers | [`observe`] |
-//! | the extractors | [`axum`](crate::axum) |
+//! | the extractors (feature `axum`) | `tower_memory::axum` |
 //!
 //! # What it does not do
 //!
@@ -53,12 +53,11 @@
 //!
 //! # Features
 //!
-//! | feature | adds |
-//! |---|---|
-//! | `axum` | extractors for [`RequestScope`] and [`Arena`], route labels from `MatchedPath` |
-//! | `json` | `Arena::to_json`, `Arena::json`, `Serialize` for the arena's collections |
-//! | `tracing` | warnings as `tracing` events |
-//! | `full` | all of these |
+#![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
+#![cfg_attr(
+    not(feature = "document-features"),
+    doc = "`axum`, `json`, `tracing`, or `full` for all of them; `Cargo.toml` says what each adds."
+)]
 //!
 //! None is on by default, and none changes what others do.
 #![cfg_attr(docsrs, feature(doc_cfg))]

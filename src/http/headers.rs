@@ -26,7 +26,7 @@ pub const X_ARENA_BYTES: HeaderName = HeaderName::from_static("x-arena-bytes");
 /// Response header: where the arena came from: `pool`, `fresh` or `unused`.
 pub const X_ARENA_SOURCE: HeaderName = HeaderName::from_static("x-arena-source");
 
-/// How many headers [`write`] adds at most.
+/// How many headers [`write()`] adds at most.
 const COUNT: usize = 6;
 
 /// Bytes of the block that the values of several responses are cut from.

@@ -87,7 +87,11 @@ fn a_tail_given_back_goes_to_one_owner() {
         unsafe {
             first.shrink(&mut region, 4);
         }
-        let mine = first.copy_slice(&[1_u8; 8]).expect("memory").as_ptr().addr();
+        let mine = first
+            .copy_slice(&[1_u8; 8])
+            .expect("memory")
+            .as_ptr()
+            .addr();
         let (other, _kept) = thread.join().expect("no panic");
         assert!(mine.abs_diff(other) >= 8);
         let start = region.ptr.as_ptr().addr();

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! 1. A [`Header`] is alive while its count of references is not zero, and then until the one
+//! 1. A header is alive while its count of references is not zero, and then until the one
 //!    [`IdleArena`] made by the last reference is dropped. Chunks are freed or rewound only
 //!    through an `IdleArena`, that is, when nothing can point into them.
 //! 2. In each chunk, the bytes below `pos` are given out: every region that was returned and not
