@@ -78,21 +78,21 @@ fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason
 }
 
 impl<B> ResponseBody<B> {
-    /// The body of a response whose scope this layer opened.
-    pub(super) const fn open(
-        inner: B,
-        keeper: Keeper,
-        bodiless: bool,
-        length: Option<u64>,
-    ) -> Self {
+    /// The body of a response whose scope this layer opened; `length` is its `content-length`.
+    pub(super) fn open(inner: B, keeper: Keeper, bodiless: bool, length: Option<u64>) -> Self
+    where
+        B: Body,
+    {
+        let promised = inner.size_hint().exact().or(length);
+        let complete = bodiless || promised == Some(0) || inner.is_end_stream();
         Self {
             inner: Some(inner),
             own: None,
             keeper: Some(keeper),
             progress: Progress {
-                complete: bodiless,
+                complete,
                 given: 0,
-                promised: length,
+                promised,
             },
         }
     }

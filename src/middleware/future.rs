@@ -6,6 +6,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -115,6 +116,8 @@ impl<F> ResponseFuture<F> {
 impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    // Asked once, when there is a response: a body that is at its end is dropped unread.
+    R: Body,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 
@@ -207,7 +210,7 @@ enum Payload<R> {
 }
 
 /// Turns the inner response, or our own answer, into the response that is given.
-fn respond<R>(role: Role, response: Response<Payload<R>>) -> Response<ResponseBody<R>> {
+fn respond<R: Body>(role: Role, response: Response<Payload<R>>) -> Response<ResponseBody<R>> {
     let (mut parts, payload) = response.into_parts();
     let body = match role {
         Role::Opener { keeper, exchange } => {

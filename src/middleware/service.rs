@@ -1,6 +1,7 @@
 use std::task::{Context, Poll};
 
 use http::{Extensions, Method, Request, Response};
+use http_body::Body;
 use tower_service::Service;
 
 use super::{
@@ -96,6 +97,7 @@ fn is_exposed<B>(expose: &Expose, request: Request<B>) -> (bool, Request<B>) {
 impl<S, B, R> Service<Request<B>> for MemoryService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

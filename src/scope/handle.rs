@@ -7,7 +7,7 @@ use super::{
     config::ScopeConfig,
     current,
     hold::ScopeHold,
-    inner::Inner,
+    inner::{Inner, ROUTE_FIXED},
     report::ArenaUsage,
     route::RouteLabel,
     task::{self, TaskHandle},
@@ -205,27 +205,37 @@ impl RequestScope {
     pub(crate) fn with_route<R>(&self, f: impl FnOnce(&RouteLabel) -> R) -> Option<R> {
         let inner = self.inner();
         let config = inner.config.as_ref()?;
-        Some(f(config.routes.label(inner.route.load(Ordering::Relaxed))))
+        let number = inner.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
+        Some(f(config.routes.label(number)))
     }
 
     /// Sets the route the request's figures are kept under.
     ///
     /// The number of routes is bounded; do not use what the client sent. Longer labels than 256
-    /// bytes are cut. After the scope has ended this does nothing.
+    /// bytes are cut. After the scope has closed this does nothing.
     pub fn set_route(&self, label: &str) {
         let inner = self.inner();
         let Some(config) = &inner.config else {
             return;
         };
-        let now = inner.route.load(Ordering::Relaxed);
-        if config.routes.is(now, label) || inner.lifecycle.is_ended() {
+        let mut now = inner.route.load(Ordering::Relaxed);
+        if now & ROUTE_FIXED != 0 || config.routes.is(now, label) {
             return;
         }
         let number = config.routes.number(label);
-        // Swapped, so that of two at once each tells the sink of its own step.
-        let before = inner.route.swap(number, Ordering::Relaxed);
-        if before != number {
-            config.sink.relabelled(before, number);
+        // Compare and swap, so that of two at once each tells the sink of its own step, and none
+        // comes after the close.
+        while now & ROUTE_FIXED == 0 && now != number {
+            match inner
+                .route
+                .compare_exchange(now, number, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => {
+                    config.sink.relabelled(now, number);
+                    return;
+                }
+                Err(changed) => now = changed,
+            }
         }
     }
 

@@ -15,6 +15,9 @@ use crate::{
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
 };
 
+/// Bit of the route's number that is set when the scope has closed: the route stays as it is.
+pub(super) const ROUTE_FIXED: usize = 1 << (usize::BITS - 1);
+
 /// No response head yet.
 const NO_HEAD: u64 = u64::MAX;
 
@@ -133,7 +136,7 @@ impl Inner {
         };
         // A scope only closes after it was cancelled with a reason (see `Lifecycle`).
         let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
-        let route = self.route.load(Ordering::Relaxed);
+        let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let head = self.head.load(Ordering::Relaxed);
         config.sink.closed(
             route,
