@@ -94,3 +94,8 @@ pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::{ArenaPool, ConfigError};
 pub use self::scope::{Outcome, RequestScope, ScopeReport};
+
+/// Compiles the examples of the README.
+#[cfg(all(doctest, feature = "axum", feature = "json"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

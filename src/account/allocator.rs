@@ -425,29 +425,50 @@ impl fmt::Debug for Node {
 
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models {
-    use loom::{sync::Arc, thread};
+    use loom::{
+        sync::{Arc, atomic::AtomicUsize},
+        thread,
+    };
 
     use super::*;
 
     #[test]
-    fn a_block_has_one_owner_and_is_handed_on_with_its_values() {
+    fn a_block_that_was_left_has_one_new_owner() {
         loom::model(|| {
             let registry = Arc::new(Registry::new());
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
-                    let registry = Arc::clone(&registry);
-                    thread::spawn(move || {
-                        let node = registry.claim().expect("memory");
-                        node.block.allocated(1);
-                        node.claimed.store(false, Ordering::Release);
-                    })
-                })
-                .collect();
-            for thread in threads {
-                thread.join().expect("no panic");
-            }
-            let total: u64 = registry.nodes().map(|n| n.block.read().allocations).sum();
-            assert_eq!(total, 2, "two owners at once would have lost a count");
+            let left = registry.claim().expect("memory");
+            left.claimed.store(false, Ordering::Release);
+
+            let owners = Arc::new(AtomicUsize::new(0));
+            let claim = {
+                let (registry, owners) = (Arc::clone(&registry), Arc::clone(&owners));
+                move || {
+                    let node = registry.claim().expect("memory");
+                    if ptr::eq(node, left) {
+                        let others = owners.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(others, 0, "two owners at once");
+                        owners.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    node.claimed.store(false, Ordering::Release);
+                }
+            };
+            let other = thread::spawn(claim.clone());
+            claim();
+            other.join().expect("no panic");
+        });
+    }
+
+    #[test]
+    fn no_block_is_lost_when_two_threads_add_one() {
+        loom::model(|| {
+            let registry = Arc::new(Registry::new());
+            let other = thread::spawn({
+                let registry = Arc::clone(&registry);
+                move || registry.add().is_some()
+            });
+            assert!(registry.add().is_some());
+            assert!(other.join().expect("no panic"));
+            assert_eq!(registry.nodes().count(), 2);
         });
     }
 }
