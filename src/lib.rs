@@ -82,7 +82,7 @@ pub mod scope;
 
 pub mod observe;
 
-pub mod http;
+mod http;
 pub mod middleware;
 
 #[cfg(feature = "axum")]
@@ -90,6 +90,7 @@ pub mod axum;
 
 pub use self::account::{Account, TrackingAllocator};
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec};
+pub use self::http::header;
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::{ArenaPool, ConfigError};

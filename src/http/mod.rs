@@ -1,6 +1,6 @@
 //! What is said in HTTP: header names and values, and the answers the middleware gives itself.
 
-mod headers;
+pub mod header;
 #[cfg(feature = "json")]
 mod json;
 #[cfg_attr(feature = "axum", path = "matched_path/enabled.rs")]
@@ -8,10 +8,5 @@ mod json;
 mod matched_path;
 mod problem;
 
-pub use self::headers::{
-    X_ALLOC_BYTES, X_ALLOC_COUNT, X_ALLOC_PEAK, X_ALLOC_ROUTE, X_ARENA_BYTES, X_ARENA_SOURCE,
-};
-
-pub(crate) use self::headers::write;
 pub(crate) use self::matched_path::matched_path;
 pub(crate) use self::problem::deadline_exceeded;

@@ -219,7 +219,7 @@ fn respond<R: Body>(role: Role, response: Response<Payload<R>>) -> Response<Resp
                 || (exchange.connect && status.is_success());
             keeper.head(upgrade);
             if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
-                answers::write(
+                answers::header::write(
                     scope,
                     scope.usage(),
                     scope.arena_usage(),

@@ -57,15 +57,13 @@ pub struct MemoryLayer {
     routes: Arc<RouteRegistry>,
     recorder: Recorder,
     grace: Duration,
-    timeout: Option<Duration>,
-    expose: Expose,
-    route: usize,
-    /// Made from the above; made anew by each setter.
-    scope: Arc<ScopeConfig>,
+    /// All that services need; made anew by setters, so that making a service is one reference:
+    /// axum makes them for each connection, and in places for each request.
+    config: Arc<Config>,
 }
 
 /// What all services of one layer share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) scope: Arc<ScopeConfig>,
     pub(super) timeout: Option<Duration>,
@@ -101,10 +99,12 @@ impl MemoryLayer {
             routes,
             recorder,
             grace,
-            timeout: None,
-            expose: Expose::default(),
-            route: UNMATCHED,
-            scope,
+            config: Arc::new(Config {
+                scope,
+                timeout: None,
+                expose: Expose::default(),
+                route: UNMATCHED,
+            }),
         }
     }
 
@@ -144,14 +144,14 @@ impl MemoryLayer {
     ///
     /// The response future needs a tokio runtime with its time driver when the handler has to
     /// wait, as everything in `tokio::time`, and panics without one.
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        Arc::make_mut(&mut self.config).timeout = Some(timeout);
         self
     }
 
     /// Who sees the response headers ([`Expose::Always`] unless set).
     pub fn expose(mut self, expose: Expose) -> Self {
-        self.expose = expose;
+        Arc::make_mut(&mut self.config).expose = expose;
         self
     }
 
@@ -191,7 +191,7 @@ impl MemoryLayer {
                 limit: MAX_LABEL_BYTES,
             });
         }
-        self.route = self.routes.number(label);
+        Arc::make_mut(&mut self.config).route = self.routes.number(label);
         Ok(self)
     }
 
@@ -200,17 +200,18 @@ impl MemoryLayer {
     /// Take it after the last setter: a pool, grace or observer set later is not seen through it.
     #[must_use]
     pub fn handle(&self) -> MemoryHandle {
-        MemoryHandle::new(Arc::clone(&self.scope), self.recorder.clone())
+        MemoryHandle::new(Arc::clone(&self.config.scope), self.recorder.clone())
     }
 
     /// Makes what the scopes share anew, with the same statistics.
     fn rebuilt(mut self) -> Self {
-        self.scope = Arc::new(ScopeConfig::new(
+        let gauges = Arc::clone(&self.config.scope.gauges);
+        Arc::make_mut(&mut self.config).scope = Arc::new(ScopeConfig::new(
             self.pool.clone(),
             Arc::clone(&self.routes),
             Arc::new(self.recorder.clone()),
             self.grace,
-            Arc::clone(&self.scope.gauges),
+            gauges,
         ));
         self
     }
@@ -226,15 +227,9 @@ impl<S> Layer<S> for MemoryLayer {
     type Service = MemoryService<S>;
 
     fn layer(&self, inner: S) -> MemoryService<S> {
-        if !is_installed() && !matches!(self.expose, Expose::Never) {
+        if !is_installed() && !matches!(self.config.expose, Expose::Never) {
             warn_not_installed();
         }
-        let config = Config {
-            scope: Arc::clone(&self.scope),
-            timeout: self.timeout,
-            expose: self.expose.clone(),
-            route: self.route,
-        };
-        MemoryService::new(inner, config)
+        MemoryService::new(inner, Arc::clone(&self.config))
     }
 }

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     cancel::DeadlineSource,
     http::matched_path,
-    scope::{Keeper, OTHER, RequestScope},
-    sync::{Arc, AtomicUsize, Ordering},
+    scope::{Keeper, RequestScope, UNMATCHED},
+    sync::Arc,
 };
 
 /// The service made by [`MemoryLayer`](crate::MemoryLayer).
@@ -25,24 +25,12 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct MemoryService<S> {
     inner: S,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    config: Config,
-    /// The number of the last route seen. axum makes a service for each route, so this saves the
-    /// look-up of nearly every request.
-    last_route: AtomicUsize,
+    config: Arc<Config>,
 }
 
 impl<S> MemoryService<S> {
-    pub(super) fn new(inner: S, config: Config) -> Self {
-        let last_route = AtomicUsize::new(config.route);
-        Self {
-            inner,
-            shared: Arc::new(Shared { config, last_route }),
-        }
+    pub(super) const fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
     }
 
     /// The service inside.
@@ -52,32 +40,21 @@ impl<S> MemoryService<S> {
     }
 }
 
-impl Shared {
+impl Config {
     /// The number of the route that a router has named, or of the layer's own.
-    fn route(&self, extensions: &Extensions) -> usize {
-        let Some(path) = matched_path(extensions) else {
-            return self.config.route;
-        };
-        let routes = &self.config.scope.routes;
-        // Relaxed: a number stands for its label whoever wrote it.
-        let last = self.last_route.load(Ordering::Relaxed);
-        if last != OTHER && routes.is(last, path) {
-            return last;
-        }
-        let number = routes.number(path);
-        self.last_route.store(number, Ordering::Relaxed);
-        number
+    fn number(&self, extensions: &Extensions) -> usize {
+        matched_path(extensions).map_or(self.route, |path| self.scope.routes.number(path))
     }
 
     /// What an outer layer's scope takes over from this layer.
     fn tighten(&self, scope: &RequestScope, extensions: &Extensions) {
-        if let Some(timeout) = self.config.timeout {
+        if let Some(timeout) = self.timeout {
             scope.tighten(timeout, DeadlineSource::Layer);
         }
         if let Some(path) = matched_path(extensions) {
             scope.set_route(path);
-        } else if self.config.route != crate::scope::UNMATCHED {
-            scope.set_route(self.config.scope.routes.label(self.config.route).as_str());
+        } else if self.route != UNMATCHED {
+            scope.set_route(self.scope.routes.label(self.route).as_str());
         }
     }
 }
@@ -112,12 +89,12 @@ where
         // A scope that has ended belongs to a request whose extensions were used again.
         if let Some(scope) = outer.filter(|scope| !scope.is_ended()) {
             let scope = scope.clone();
-            self.shared.tighten(&scope, request.extensions());
+            self.config.tighten(&scope, request.extensions());
             return ResponseFuture::nested(self.inner.call(request), scope);
         }
 
-        let config = &self.shared.config;
-        let route = self.shared.route(request.extensions());
+        let config = &self.config;
+        let route = config.number(request.extensions());
         let (exposed, mut request) = is_exposed(&config.expose, request);
         let exchange = Exchange {
             exposed,

@@ -25,4 +25,4 @@ pub use self::task::{TaskError, TaskErrorKind, TaskHandle};
 
 pub(crate) use self::config::{ScopeConfig, ScopeSink};
 pub(crate) use self::keeper::Keeper;
-pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, OTHER, RouteRegistry, UNMATCHED};
+pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED};

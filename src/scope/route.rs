@@ -2,7 +2,7 @@ use std::{collections::HashMap, fmt};
 
 use bytes::Bytes;
 
-use crate::sync::{Arc, Mutex, OnceLock, lock};
+use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering, lock};
 
 /// Index of the label of requests that matched no route, or whose route nobody named.
 pub(crate) const UNMATCHED: usize = 0;
@@ -75,11 +75,17 @@ impl fmt::Debug for RouteLabel {
     }
 }
 
+/// Places for numbers found lately.
+const RECENT: usize = 128;
+
 /// All labels there are, by number. Reading one by its number takes no lock and no reference count;
-/// a new one takes a lock once.
+/// finding a label's number takes a lock once, and seldom afterwards.
 pub(crate) struct RouteRegistry {
     labels: Box<[OnceLock<RouteLabel>]>,
     numbers: Mutex<HashMap<Arc<str>, usize>>,
+    /// Numbers by the address of the text they were found for. A router keeps the text of a route in
+    /// one place, so this finds the number of nearly every request. An entry is only a guess.
+    recent: Box<[AtomicUsize]>,
     unmatched: RouteLabel,
 }
 
@@ -99,6 +105,9 @@ impl RouteRegistry {
         Self {
             labels,
             numbers: Mutex::new(numbers),
+            recent: std::iter::repeat_with(|| AtomicUsize::new(OTHER))
+                .take(RECENT)
+                .collect(),
             unmatched,
         }
     }
@@ -110,6 +119,23 @@ impl RouteRegistry {
 
     /// The number of `label`: its own, or that of `{other}` if there are too many.
     pub(crate) fn number(&self, label: &str) -> usize {
+        let address = label.as_ptr().addr() ^ label.len();
+        // The upper bits of a product depend on all bits of the address.
+        let spread = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let Some(recent) = self.recent.get(spread as usize % RECENT) else {
+            return self.find(label);
+        };
+        // Relaxed: whatever number is there, its label is compared.
+        let guess = recent.load(Ordering::Relaxed);
+        if guess != OTHER && self.is(guess, label) {
+            return guess;
+        }
+        let number = self.find(label);
+        recent.store(number, Ordering::Relaxed);
+        number
+    }
+
+    fn find(&self, label: &str) -> usize {
         let label = cut(label);
         let mut numbers = lock(&self.numbers);
         if let Some(&number) = numbers.get(label) {
@@ -139,6 +165,9 @@ impl RouteRegistry {
 }
 
 fn cut(label: &str) -> &str {
+    if label.len() <= MAX_LABEL_BYTES {
+        return label;
+    }
     let end = (0..=MAX_LABEL_BYTES.min(label.len()))
         .rev()
         .find(|&end| label.is_char_boundary(end))

@@ -1,3 +1,5 @@
+//! The names of the response headers, and their values.
+
 use std::cell::RefCell;
 
 use bytes::{BufMut, BytesMut};
