@@ -2,6 +2,7 @@ use std::{cell::Cell, fmt, marker::PhantomData};
 
 use super::{
     allocator::{self, is_installed},
+    counters::Block,
     track::Tracked,
     usage::{HeapUsage, Usage},
 };
@@ -82,7 +83,7 @@ struct Frame {
     /// Its address.
     account: usize,
     start: HeapUsage,
-    /// The thread's peak before, which an outer account may still want.
+    /// The thread's peak before, which the accounts further out still want.
     former_peak: i64,
 }
 
@@ -139,19 +140,40 @@ impl Stack {
         true
     }
 
+    /// The highest live figure since the frame at `at` was pushed, if the thread's peak is now
+    /// `peak`: each frame above it began a peak of its own.
     #[inline]
-    fn remove(&self, account: usize) -> Option<Frame> {
+    fn peak_since(&self, at: usize, peak: i64) -> i64 {
+        let above = self.entered().get(at..).unwrap_or(&[]).iter().skip(1);
+        above.fold(peak, |peak, frame| peak.max(frame.get().former_peak))
+    }
+
+    /// Takes the account's frame out, and the peak since it was pushed.
+    #[inline]
+    fn remove(&self, account: usize, block: &Block) -> Option<(Frame, i64)> {
         let at = self.find(account)?;
         let entered = self.entered();
         let frame = entered.get(at)?.get();
-        // Guards usually leave in reverse order; if not, the frames above move down.
-        for pair in entered.get(at..).unwrap_or(&[]).windows(2) {
-            if let [lower, upper] = pair {
-                lower.set(upper.get());
+        let peak = self.peak_since(at, block.peak());
+        match entered.get(at..)? {
+            // Guards usually leave in reverse order.
+            [_] => block.set_peak(peak.max(frame.former_peak)),
+            // If not, the frames above move down, and the next one keeps the former peak.
+            moved => {
+                for pair in moved.windows(2) {
+                    if let [lower, upper] = pair {
+                        lower.set(upper.get());
+                    }
+                }
+                if let [next, ..] = moved {
+                    let mut above = next.get();
+                    above.former_peak = above.former_peak.max(frame.former_peak);
+                    next.set(above);
+                }
             }
         }
         self.depth.set(self.depth.get().saturating_sub(1));
-        Some(frame)
+        Some((frame, peak))
     }
 }
 
@@ -255,13 +277,14 @@ impl Account {
         };
         let frame = ENTERED
             .try_with(|stack| {
+                let block = allocator::own_block()?;
                 let at = stack.find(self.address())?;
-                stack.entered().get(at).map(Cell::get)
+                let frame = stack.entered().get(at)?.get();
+                Some((frame, block.read(), stack.peak_since(at, block.peak())))
             })
             .ok()
             .flatten();
-        if let (Some(frame), Some(block)) = (frame, allocator::own_block()) {
-            let now = block.read();
+        if let Some((frame, now, peak)) = frame {
             let since = |from: u64, to: u64| to.wrapping_sub(from);
             let (sum, start) = (&mut usage, &frame.start);
             sum.allocations = sum
@@ -279,9 +302,7 @@ impl Account {
             sum.bytes_deallocated = sum
                 .bytes_deallocated
                 .wrapping_add(since(start.bytes_deallocated, now.bytes_deallocated));
-            sum.peak_bytes = sum
-                .peak_bytes
-                .max(self.peak_with(start, &now, block.peak()));
+            sum.peak_bytes = sum.peak_bytes.max(self.peak_with(start, &now, peak));
         }
         Some(usage)
     }
@@ -326,15 +347,16 @@ impl Account {
         if entry == Entry::Inert {
             return;
         }
-        let frame = ENTERED.try_with(|stack| stack.remove(self.address()));
-        let (Ok(Some(frame)), Some(block)) = (frame, allocator::own_block()) else {
+        let left = ENTERED.try_with(|stack| {
+            let block = allocator::own_block()?;
+            let (frame, peak) = stack.remove(self.address(), block)?;
+            Some((frame, block.read(), peak))
+        });
+        let Ok(Some((frame, now, peak))) = left else {
             self.inexact.store(true, Relaxed);
             return;
         };
-        let (start, now, peak) = (&frame.start, block.read(), block.peak());
-        if peak < frame.former_peak {
-            block.set_peak(frame.former_peak);
-        }
+        let start = &frame.start;
         if now == *start {
             // Most polls allocate nothing.
             return;

@@ -71,9 +71,11 @@ fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason
         inner.set(None);
         return;
     };
-    let entered = keeper.enter();
-    inner.set(None);
-    entered.done();
+    if inner.is_some() {
+        let entered = keeper.enter();
+        inner.set(None);
+        entered.done();
+    }
     keeper.finish(reason);
 }
 
@@ -151,25 +153,30 @@ where
         };
         let entered = keeper.enter();
         let polled = inner.poll_frame(cx);
-        entered.done();
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(None) => finish(this.inner, this.keeper, CancelReason::Completed),
-            Poll::Ready(Some(Err(_))) => {
-                finish(this.inner, this.keeper, CancelReason::ServiceError);
-            }
+        let over = match &polled {
+            Poll::Pending => None,
+            Poll::Ready(None) => Some(CancelReason::Completed),
+            Poll::Ready(Some(Err(_))) => Some(CancelReason::ServiceError),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     this.progress.gave(data.len());
                 }
-                // A server may stop asking after any of these, and never see the end itself.
-                this.progress.complete |= frame.is_trailers()
+                // A server may stop asking after either, and never see the end itself.
+                let last = frame.is_trailers()
                     || this
                         .inner
                         .as_ref()
                         .as_pin_ref()
                         .is_some_and(|inner| inner.is_end_stream());
+                last.then_some(CancelReason::Completed)
             }
+        };
+        if over.is_some() {
+            this.inner.set(None);
+        }
+        entered.done();
+        if let Some(reason) = over {
+            finish(this.inner, this.keeper, reason);
         }
         polled
     }

@@ -33,7 +33,12 @@ pub(crate) const MAX_LABEL_BYTES: usize = 256;
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RouteLabel {
-    text: Arc<str>,
+    label: Arc<Label>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Label {
+    text: Box<str>,
     /// The same text, ready to be a header value.
     bytes: Bytes,
 }
@@ -41,19 +46,21 @@ pub struct RouteLabel {
 impl RouteLabel {
     fn new(text: &str) -> Self {
         Self {
-            text: text.into(),
-            bytes: Bytes::copy_from_slice(text.as_bytes()),
+            label: Arc::new(Label {
+                text: text.into(),
+                bytes: Bytes::copy_from_slice(text.as_bytes()),
+            }),
         }
     }
 
     /// The label.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.label.text
     }
 
-    pub(crate) const fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.label.bytes
     }
 }
 
@@ -82,7 +89,7 @@ const RECENT: usize = 128;
 /// finding a label's number takes a lock once, and seldom afterwards.
 pub(crate) struct RouteRegistry {
     labels: Box<[OnceLock<RouteLabel>]>,
-    numbers: Mutex<HashMap<Arc<str>, usize>>,
+    numbers: Mutex<HashMap<Box<str>, usize>>,
     /// Numbers by the address of the text they were found for. A router keeps the text of a route in
     /// one place, so this finds the number of nearly every request. An entry is only a guess.
     recent: Box<[AtomicUsize]>,
@@ -100,7 +107,7 @@ impl RouteRegistry {
             .collect();
         let numbers = [UNMATCHED, OTHER]
             .into_iter()
-            .filter_map(|number| Some((Arc::clone(&labels.get(number)?.get()?.text), number)))
+            .filter_map(|number| Some((labels.get(number)?.get()?.as_str().into(), number)))
             .collect();
         Self {
             labels,
@@ -146,7 +153,7 @@ impl RouteRegistry {
             return OTHER;
         };
         let label = place.get_or_init(|| RouteLabel::new(label));
-        numbers.insert(Arc::clone(&label.text), number);
+        numbers.insert(label.as_str().into(), number);
         number
     }
 
