@@ -149,6 +149,23 @@ impl Block {
         }
     }
 
+    /// Allocations, deallocations and reallocations, in this order.
+    #[inline]
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        (
+            self.allocations.load(Relaxed),
+            self.deallocations.load(Relaxed),
+            self.reallocations.load(Relaxed),
+        )
+    }
+
+    /// Bytes obtained and not given back, by the owner's own sum.
+    #[inline]
+    pub(super) fn live_bytes(&self) -> i64 {
+        let freed = self.bytes_deallocated.load(Relaxed);
+        self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64
+    }
+
     /// Starts a new peak at `live`. Owner only.
     #[inline]
     pub(super) fn set_peak(&self, live: i64) {

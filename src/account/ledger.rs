@@ -2,7 +2,7 @@ use std::{cell::Cell, fmt, marker::PhantomData};
 
 use super::{
     allocator::{self, is_installed},
-    counters::Block,
+    counters::{self, Block},
     track::Tracked,
     usage::{HeapUsage, Usage},
 };
@@ -78,102 +78,162 @@ pub(crate) enum Entry {
 }
 
 /// An account that is entered on this thread, and the thread's counters when that began.
-#[derive(Clone, Copy)]
+///
+/// A cell for each word: copied as a whole, a frame would be read in larger pieces than it was
+/// just written in, and processors wait for that.
+#[repr(align(64))]
 struct Frame {
     /// Its address.
-    account: usize,
-    start: HeapUsage,
-    /// The thread's peak before, which the accounts further out still want.
-    former_peak: i64,
+    account: Cell<usize>,
+    allocations: Cell<u64>,
+    deallocations: Cell<u64>,
+    reallocations: Cell<u64>,
+    bytes_allocated: Cell<u64>,
+    bytes_deallocated: Cell<u64>,
+    /// The thread's peak before, which an outer account may still want.
+    former_peak: Cell<i64>,
 }
 
 /// The accounts entered on this thread, outermost first.
 struct Stack {
     depth: Cell<usize>,
-    frames: [Cell<Frame>; MAX_DEPTH],
+    frames: [Frame; MAX_DEPTH],
 }
 
 thread_local! {
     static ENTERED: Stack = const {
         Stack {
             depth: Cell::new(0),
-            frames: [const { Cell::new(Frame::EMPTY) }; MAX_DEPTH],
+            frames: [const { Frame::new() }; MAX_DEPTH],
         }
     };
 }
 
 impl Frame {
-    const EMPTY: Self = Self {
-        account: 0,
-        start: HeapUsage {
-            allocations: 0,
-            deallocations: 0,
-            reallocations: 0,
-            bytes_allocated: 0,
-            bytes_deallocated: 0,
-        },
-        former_peak: 0,
-    };
+    const fn new() -> Self {
+        Self {
+            account: Cell::new(0),
+            allocations: Cell::new(0),
+            deallocations: Cell::new(0),
+            reallocations: Cell::new(0),
+            bytes_allocated: Cell::new(0),
+            bytes_deallocated: Cell::new(0),
+            former_peak: Cell::new(0),
+        }
+    }
+
+    /// Takes down the thread's counters.
+    #[inline]
+    fn begin(&self, account: usize, block: &Block) {
+        let start = block.read();
+        self.account.set(account);
+        self.allocations.set(start.allocations);
+        self.deallocations.set(start.deallocations);
+        self.reallocations.set(start.reallocations);
+        self.bytes_allocated.set(start.bytes_allocated);
+        self.bytes_deallocated.set(start.bytes_deallocated);
+        self.former_peak.set(block.peak());
+    }
+
+    /// Swaps two frames.
+    fn swap(&self, other: &Self) {
+        self.account.swap(&other.account);
+        self.allocations.swap(&other.allocations);
+        self.deallocations.swap(&other.deallocations);
+        self.reallocations.swap(&other.reallocations);
+        self.bytes_allocated.swap(&other.bytes_allocated);
+        self.bytes_deallocated.swap(&other.bytes_deallocated);
+        self.former_peak.swap(&other.former_peak);
+    }
+
+    /// The counts taken down, as [`Block::counts`] has them. Bytes never move without a count.
+    #[inline]
+    fn counts(&self) -> (u64, u64, u64) {
+        (
+            self.allocations.get(),
+            self.deallocations.get(),
+            self.reallocations.get(),
+        )
+    }
+
+    #[inline]
+    fn start(&self) -> HeapUsage {
+        HeapUsage {
+            allocations: self.allocations.get(),
+            deallocations: self.deallocations.get(),
+            reallocations: self.reallocations.get(),
+            bytes_allocated: self.bytes_allocated.get(),
+            bytes_deallocated: self.bytes_deallocated.get(),
+        }
+    }
 }
 
 impl Stack {
-    fn entered(&self) -> &[Cell<Frame>] {
+    #[inline]
+    fn entered(&self) -> &[Frame] {
         self.frames.get(..self.depth.get()).unwrap_or(&[])
     }
 
     #[inline]
-    fn find(&self, account: usize) -> Option<usize> {
+    fn find(&self, account: usize) -> Option<&Frame> {
         self.entered()
             .iter()
-            .rposition(|frame| frame.get().account == account)
+            .rev()
+            .find(|frame| frame.account.get() == account)
     }
 
     /// `false` if there is no room.
     #[inline]
-    fn push(&self, frame: Frame) -> bool {
+    fn push(&self, account: usize, block: &Block) -> bool {
         let depth = self.depth.get();
         let Some(place) = self.frames.get(depth) else {
             return false;
         };
-        place.set(frame);
-        self.depth.set(depth.saturating_add(1));
+        place.begin(account, block);
+        self.depth.set(depth.wrapping_add(1));
         true
+    }
+
+    /// Takes the account's frame away if it is the top one. What it returns is valid until the next
+    /// [`push`](Self::push).
+    #[inline]
+    fn pop(&self, account: usize) -> Option<&Frame> {
+        let top = self.depth.get().checked_sub(1)?;
+        let frame = self.frames.get(top)?;
+        if frame.account.get() != account {
+            return None;
+        }
+        self.depth.set(top);
+        Some(frame)
+    }
+
+    /// Where the account's frame is.
+    fn position(&self, account: usize) -> Option<usize> {
+        self.entered()
+            .iter()
+            .rposition(|frame| frame.account.get() == account)
     }
 
     /// The highest live figure since the frame at `at` was pushed, if the thread's peak is now
     /// `peak`: each frame above it began a peak of its own.
-    #[inline]
     fn peak_since(&self, at: usize, peak: i64) -> i64 {
         let above = self.entered().get(at..).unwrap_or(&[]).iter().skip(1);
-        above.fold(peak, |peak, frame| peak.max(frame.get().former_peak))
+        above.fold(peak, |peak, frame| peak.max(frame.former_peak.get()))
     }
 
-    /// Takes the account's frame out, and the peak since it was pushed.
-    #[inline]
-    fn remove(&self, account: usize, block: &Block) -> Option<(Frame, i64)> {
-        let at = self.find(account)?;
-        let entered = self.entered();
-        let frame = entered.get(at)?.get();
-        let peak = self.peak_since(at, block.peak());
-        match entered.get(at..)? {
-            // Guards usually leave in reverse order.
-            [_] => block.set_peak(peak.max(frame.former_peak)),
-            // If not, the frames above move down, and the next one keeps the former peak.
-            moved => {
-                for pair in moved.windows(2) {
-                    if let [lower, upper] = pair {
-                        lower.set(upper.get());
-                    }
-                }
-                if let [next, ..] = moved {
-                    let mut above = next.get();
-                    above.former_peak = above.former_peak.max(frame.former_peak);
-                    next.set(above);
-                }
+    /// Brings the frame at `at` to the top, for guards that do not leave in reverse order. The next
+    /// one keeps the former peak for the accounts further out.
+    fn raise(&self, at: usize) {
+        let moved = self.entered().get(at..).unwrap_or(&[]);
+        if let [frame, next, ..] = moved {
+            let former = next.former_peak.get().max(frame.former_peak.get());
+            next.former_peak.set(former);
+        }
+        for pair in moved.windows(2) {
+            if let [lower, upper] = pair {
+                lower.swap(upper);
             }
         }
-        self.depth.set(self.depth.get().saturating_sub(1));
-        Some((frame, peak))
     }
 }
 
@@ -211,10 +271,11 @@ impl Account {
     /// assert_eq!(account.usage().expect("installed").bytes_allocated, 32);
     /// # drop(text);
     /// ```
+    #[inline]
     #[must_use = "the account is left when the guard is dropped"]
     pub fn enter(&self) -> Entered<'_> {
         Entered {
-            entry: Some(self.begin()),
+            entry: self.begin(),
             account: self,
             _not_send: PhantomData,
         }
@@ -275,18 +336,18 @@ impl Account {
             bytes_deallocated: sum(|t| &t.bytes_deallocated),
             peak_bytes: self.peak.load(Relaxed),
         };
-        let frame = ENTERED
+        let current = ENTERED
             .try_with(|stack| {
                 let block = allocator::own_block()?;
-                let at = stack.find(self.address())?;
-                let frame = stack.entered().get(at)?.get();
-                Some((frame, block.read(), stack.peak_since(at, block.peak())))
+                let at = stack.position(self.address())?;
+                let start = stack.entered().get(at)?.start();
+                Some((start, block.read(), stack.peak_since(at, block.peak())))
             })
             .ok()
             .flatten();
-        if let Some((frame, now, peak)) = frame {
+        if let Some((start, now, peak)) = current {
             let since = |from: u64, to: u64| to.wrapping_sub(from);
-            let (sum, start) = (&mut usage, &frame.start);
+            let (sum, start) = (&mut usage, &start);
             sum.allocations = sum
                 .allocations
                 .wrapping_add(since(start.allocations, now.allocations));
@@ -323,20 +384,13 @@ impl Account {
                 return Some(Entry::Inert);
             }
             let block = allocator::own_block()?;
-            let start = block.read();
-            let former_peak = block.peak();
-            let pushed = stack.push(Frame {
-                account,
-                start,
-                former_peak,
-            });
-            pushed.then(|| {
-                block.set_peak(start.live_bytes());
+            stack.push(account, block).then(|| {
+                block.set_peak(block.live_bytes());
                 Entry::Counting
             })
         });
         entry.ok().flatten().unwrap_or_else(|| {
-            self.inexact.store(true, Relaxed);
+            self.missed();
             Entry::Inert
         })
     }
@@ -347,29 +401,71 @@ impl Account {
         if entry == Entry::Inert {
             return;
         }
-        let left = ENTERED.try_with(|stack| {
-            let block = allocator::own_block()?;
-            let (frame, peak) = stack.remove(self.address(), block)?;
-            Some((frame, block.read(), peak))
+        let left = ENTERED.try_with(|stack| match stack.pop(self.address()) {
+            Some(frame) => self.leave_frame(frame, writer),
+            None => self.leave_below(stack, writer),
         });
-        let Ok(Some((frame, now, peak))) = left else {
-            self.inexact.store(true, Relaxed);
-            return;
-        };
-        let start = &frame.start;
-        if now == *start {
-            // Most polls allocate nothing.
-            return;
+        if left.is_err() {
+            self.missed();
         }
-        let peak = self.peak_with(start, &now, peak);
+    }
+
+    #[inline]
+    fn leave_frame(&self, frame: &Frame, writer: Writer) {
+        // Not claimed here: a thread that has none any more has lost count.
+        let Some(block) = counters::own() else {
+            return self.missed();
+        };
+        let peak = block.peak();
+        if peak < frame.former_peak.get() {
+            block.set_peak(frame.former_peak.get());
+        }
+        // Most polls allocate nothing.
+        if block.counts() != frame.counts() {
+            self.credit(frame, block, peak, writer);
+        }
+    }
+
+    /// As [`leave`](Self::leave), for guards that do not leave in reverse order.
+    #[cold]
+    #[inline(never)]
+    fn leave_below(&self, stack: &Stack, writer: Writer) {
+        let account = self.address();
+        let (Some(block), Some(at)) = (counters::own(), stack.position(account)) else {
+            return self.missed();
+        };
+        // The thread's peak goes on for the accounts that are still entered.
+        let peak = stack.peak_since(at, block.peak());
+        stack.raise(at);
+        match stack.pop(account) {
+            Some(frame) if block.counts() != frame.counts() => {
+                self.credit(frame, block, peak, writer);
+            }
+            Some(_) => {}
+            None => self.missed(),
+        }
+    }
+
+    /// Something could not be counted.
+    #[cold]
+    #[inline(never)]
+    fn missed(&self) {
+        self.inexact.store(true, Relaxed);
+    }
+
+    /// Adds a stretch in which the thread's counters moved.
+    #[inline(never)]
+    fn credit(&self, frame: &Frame, block: &Block, peak: i64, writer: Writer) {
+        let (start, now) = (&frame.start(), &block.read());
+        let peak = self.peak_with(start, now, peak);
         if peak > self.peak.load(Relaxed) {
             self.peak.fetch_max(peak, Relaxed);
         }
         match writer {
-            Writer::Exclusive => self.exclusive.add(start, &now, |counter, by| {
+            Writer::Exclusive => self.exclusive.add(start, now, |counter, by| {
                 counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
             }),
-            Writer::Shared => self.shared.add(start, &now, |counter, by| {
+            Writer::Shared => self.shared.add(start, now, |counter, by| {
                 counter.fetch_add(by, Relaxed);
             }),
         }
@@ -435,17 +531,16 @@ impl fmt::Debug for Account {
 /// Guard of [`Account::enter`]: leaves the account when dropped.
 #[must_use = "the account is left when the guard is dropped"]
 pub struct Entered<'a> {
-    entry: Option<Entry>,
+    entry: Entry,
     account: &'a Account,
     /// The figures are this thread's: the guard may not move to another.
     _not_send: PhantomData<*const ()>,
 }
 
 impl Drop for Entered<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
-            self.account.leave(entry, Writer::Shared);
-        }
+        self.account.leave(self.entry, Writer::Shared);
     }
 }
 

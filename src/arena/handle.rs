@@ -257,7 +257,8 @@ impl Arena {
 
     /// A slice of the iterator's values.
     ///
-    /// The iterator's `size_hint` is only a hint: a wrong one costs memory, nothing else.
+    /// The iterator's `size_hint` says how much memory is taken in advance. A wrong one costs memory
+    /// (or panics, if there is not that much), and changes no value.
     pub fn alloc_slice_fill_iter<T>(&self, values: impl IntoIterator<Item = T>) -> &mut [T] {
         or_panic!(self.try_alloc_slice_fill_iter(values))
     }

@@ -65,11 +65,13 @@ impl Deadline {
     ///
     /// A time that does not fit (beyond 500 years) is no deadline.
     pub(crate) fn tighten(&self, after: Duration, source: DeadlineSource) {
-        let Ok(nanos) = u64::try_from(after.as_nanos()) else {
+        // Rounded up: a request is never ended before its time.
+        let Some(units) = u64::try_from(after.as_nanos())
+            .ok()
+            .and_then(|nanos| nanos.checked_next_multiple_of(1 << SOURCE_BITS))
+        else {
             return;
         };
-        // Rounded up: a request is never ended before its time.
-        let units = nanos.div_ceil(1 << SOURCE_BITS) << SOURCE_BITS;
         // Relaxed: the word is complete in itself.
         self.packed
             .fetch_min(units | u64::from(source.to_code()), Ordering::Relaxed);
@@ -126,9 +128,11 @@ mod tests {
 
     #[test]
     fn an_endless_timeout_is_no_deadline() {
-        let deadline = Deadline::none();
-        deadline.tighten(Duration::MAX, DeadlineSource::Layer);
-        assert_eq!(deadline.at(Instant::now()), None);
+        for endless in [Duration::MAX, Duration::from_nanos(u64::MAX)] {
+            let deadline = Deadline::none();
+            deadline.tighten(endless, DeadlineSource::Layer);
+            assert_eq!(deadline.at(Instant::now()), None);
+        }
     }
 
     #[test]

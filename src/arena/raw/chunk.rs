@@ -119,7 +119,12 @@ impl Chunk {
     pub(super) unsafe fn bump(chunk: NonNull<Self>, layout: Layout) -> Option<NonNull<u8>> {
         // SAFETY: the caller keeps the chunk alive.
         let this = unsafe { chunk.as_ref() };
-        let base = Self::data(chunk).addr().get();
+        // Data begins at `CHUNK_ALIGN`: up to that, offsets are as aligned as addresses.
+        let base = if layout.align() <= CHUNK_ALIGN {
+            0
+        } else {
+            Self::data(chunk).addr().get()
+        };
         let mask = layout.align() - 1;
         // Relaxed: only a first guess, the compare-and-swap decides.
         let mut pos = this.pos.load(Ordering::Relaxed);
@@ -209,15 +214,16 @@ impl Chunk {
 }
 
 impl Chunk {
-    /// Overwrites all bytes ever given out, so that a stale pointer shows in debug builds.
+    /// Overwrites all bytes, so that a stale pointer shows in debug builds; also those that were
+    /// given back in the meantime.
     ///
     /// # Safety
     ///
     /// `chunk` is alive and nothing points into it.
     pub(super) unsafe fn poison(chunk: NonNull<Self>, byte: u8) {
         // SAFETY: the caller keeps the chunk alive.
-        let used = unsafe { chunk.as_ref() }.used();
-        // SAFETY: `used <= capacity`, and nobody else reaches the bytes.
-        unsafe { Self::data(chunk).write_bytes(byte, used) };
+        let capacity = unsafe { chunk.as_ref() }.capacity();
+        // SAFETY: a chunk has `capacity` bytes of data, and nobody else reaches them.
+        unsafe { Self::data(chunk).write_bytes(byte, capacity) };
     }
 }

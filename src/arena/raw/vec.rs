@@ -98,7 +98,8 @@ impl<'a, T> RawVec<'a, T> {
         let needed = self
             .len
             .checked_add(additional)
-            .ok_or_else(|| Self::overflow(self.arena, usize::MAX))?;
+            // Not a number of bytes that could be named, not even for values of size zero.
+            .ok_or_else(|| ArenaError::capacity_overflow(usize::MAX, self.arena.used()))?;
         let at_least =
             Layout::array::<T>(needed).map_err(|_| Self::overflow(self.arena, needed))?;
         let wanted = Layout::array::<T>(needed.max(preferred)).unwrap_or(at_least);
