@@ -1,1 +1,92 @@
-fn main() {}
+//! The layer in a tonic server, around the health service.
+//!
+//! ```sh
+//! cargo run --example tonic             # serves
+//! cargo run --example tonic -- --check  # tries it itself
+//! ```
+
+#[path = "check/args.rs"]
+mod args;
+#[path = "check/tonic.rs"]
+mod check;
+
+use std::{error::Error, future::Future, process::ExitCode, time::Duration};
+
+use http::Request;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic_health::server::health_reporter;
+use tower::util::MapRequestLayer;
+use tower_memory::{MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator};
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+const SERVED: &str = "example.Greeter";
+
+/// The methods there are. A client may send any path, so it must not name a route by itself.
+const METHODS: [&str; 2] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+];
+
+/// Names the route of a request: here no router does.
+fn name_route<B>(request: Request<B>) -> Request<B> {
+    let method = METHODS.iter().find(|path| **path == request.uri().path());
+    if let (Some(method), Some(scope)) = (method, request.extensions().get::<RequestScope>()) {
+        scope.set_route(method);
+    }
+    request
+}
+
+async fn serve(
+    listener: TcpListener,
+    layer: MemoryLayer,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let (reporter, health) = health_reporter();
+    reporter
+        .set_service_status(SERVED, tonic_health::ServingStatus::Serving)
+        .await;
+    Server::builder()
+        .layer(layer)
+        .layer(MapRequestLayer::new(name_route)) // inside, where the scope is
+        .add_service(health)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = args::Args::parse("tonic", 50051);
+    match run(&args).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tonic: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    let layer = MemoryLayer::new().timeout(Duration::from_secs(5));
+    let handle: MemoryHandle = layer.handle();
+    let listener = TcpListener::bind(args.addr)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}; try --port", args.addr))?;
+    let addr = listener.local_addr()?;
+    if args.check {
+        tokio::spawn(serve(listener, layer, std::future::pending()));
+        return check::run(addr, &handle).await;
+    }
+    println!(
+        "Listening on http://{addr}; Ctrl-C ends it. If you have grpcurl and health.proto:\n\n\
+         grpcurl -v -plaintext -proto health.proto -d '{{\"service\":\"{SERVED}\"}}' {addr} \
+         grpc.health.v1.Health/Check\n"
+    );
+    let stop = async { _ = tokio::signal::ctrl_c().await };
+    serve(listener, layer, stop).await?;
+    println!("\n{}", handle.snapshot());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,324 @@
+//! Turns, rounds, medians and lines.
+
+use std::{cell::Cell, rc::Rc, sync::Barrier, time::Instant};
+
+use crate::{clock, machine};
+
+/// Rounds that count.
+const ROUNDS: usize = 25;
+
+/// How long one side runs in one round, in nanoseconds.
+const TURN: f64 = 8e6;
+
+/// Some rows that are measured together.
+pub(crate) struct Contest {
+    pub(crate) rows: Vec<String>,
+    run: Box<dyn FnOnce(&mut Report)>,
+}
+
+impl Contest {
+    pub(crate) fn new<const N: usize>(
+        rows: [String; N],
+        run: impl FnOnce(&mut Report, [&str; N]) + 'static,
+    ) -> Self {
+        Self {
+            rows: rows.to_vec(),
+            run: Box::new(move |report| run(report, rows.each_ref().map(String::as_str))),
+        }
+    }
+}
+
+/// One way to do the work: does it `n` times and returns the processor time it took.
+pub(crate) struct Side<'a> {
+    label: &'static str,
+    /// Of the time its threads should have run side by side, how much each got a processor.
+    parallel: Rc<Cell<f64>>,
+    run: Box<dyn FnMut(u64) -> f64 + 'a>,
+}
+
+impl<'a> Side<'a> {
+    pub(crate) fn new(label: &'static str, run: impl FnMut(u64) -> f64 + 'a) -> Self {
+        Self {
+            label,
+            parallel: Rc::new(Cell::new(1.0)),
+            run: Box::new(run),
+        }
+    }
+
+    /// `op` again and again on the calling thread.
+    pub(crate) fn single(label: &'static str, mut op: impl FnMut() + 'a) -> Self {
+        Self::new(label, move |n| repeat(n, &mut op))
+    }
+
+    /// The operations that `make` makes, on one thread or on two at once; per operation of a thread.
+    pub(crate) fn on<O: FnMut()>(
+        threads: usize,
+        label: &'static str,
+        make: impl Fn() -> O + Sync + 'a,
+    ) -> Self {
+        let parallel = Rc::new(Cell::new(1.0_f64));
+        let lowest = Rc::clone(&parallel);
+        let run = move |n| {
+            let (barrier, make) = (&Barrier::new(threads), &make);
+            let work = move || {
+                let mut op = make();
+                repeat(100, &mut op);
+                barrier.wait();
+                let start = Instant::now();
+                let used = repeat(n, &mut op);
+                (used, start.elapsed().as_nanos() as f64)
+            };
+            if threads == 1 {
+                return work().0;
+            }
+            let (used, passed) = std::thread::scope(|scope| {
+                let running: Vec<_> = (0..threads)
+                    .map(|nth| {
+                        scope.spawn(move || {
+                            machine::pin(nth);
+                            work()
+                        })
+                    })
+                    .collect();
+                running
+                    .into_iter()
+                    .map(|thread| thread.join().expect("no panic"))
+                    .fold((0.0, 0.0), |sum, (used, passed)| {
+                        (sum.0 + used, sum.1 + passed)
+                    })
+            });
+            // Short turns while calibrating say nothing.
+            if used > TURN {
+                lowest.set(lowest.get() * 0.9 + used / passed * 0.1);
+            }
+            used / threads as f64
+        };
+        Self {
+            label,
+            parallel,
+            run: Box::new(run),
+        }
+    }
+}
+
+#[inline(never)]
+fn repeat(n: u64, op: &mut impl FnMut()) -> f64 {
+    let start = clock::thread();
+    for _ in 0..n {
+        op();
+    }
+    clock::thread() - start
+}
+
+/// Nanoseconds per operation, one for each round.
+pub(crate) struct Samples {
+    pub(crate) label: &'static str,
+    parallel: f64,
+    pub(crate) rounds: Vec<f64>,
+}
+
+impl Samples {
+    pub(crate) fn median(&self) -> f64 {
+        Spread::of(self.rounds.iter().copied()).median
+    }
+
+    /// The same figures for `parts` times smaller operations.
+    pub(crate) fn split(mut self, parts: u32) -> Self {
+        self.rounds
+            .iter_mut()
+            .for_each(|ns| *ns /= f64::from(parts));
+        self
+    }
+
+    /// What this side costs more than `base`, round by round.
+    pub(crate) fn above(&self, base: &Self) -> Self {
+        Self {
+            label: self.label,
+            parallel: self.parallel,
+            rounds: self.with(base, |ours, base| ours - base).collect(),
+        }
+    }
+
+    fn with(&self, other: &Self, f: fn(f64, f64) -> f64) -> impl Iterator<Item = f64> {
+        self.rounds
+            .iter()
+            .zip(&other.rounds)
+            .map(move |(&a, &b)| f(a, b))
+    }
+
+    pub(crate) fn ratio(&self, peer: &Self) -> Spread {
+        Spread::of(self.with(peer, |ours, peer| ours / peer))
+    }
+}
+
+/// A median with its quartiles.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |part: usize| values[(values.len() - 1) * part / 4];
+        Self {
+            median: at(2),
+            low: at(1),
+            high: at(3),
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2} [{:.2}-{:.2}]", self.median, self.low, self.high)
+    }
+}
+
+/// Lets the sides take turns.
+pub(crate) fn measure<const N: usize>(mut sides: [Side<'_>; N]) -> [Samples; N] {
+    let turns = sides.each_mut().map(|side| {
+        let mut n = 1;
+        loop {
+            let took = (side.run)(n);
+            if took >= TURN / 2.0 {
+                break ((n as f64 * TURN / took) as u64).max(1);
+            }
+            n = if took < TURN / 50.0 { n * 10 } else { n * 2 };
+        }
+    });
+    let mut samples = sides.each_ref().map(|side| Samples {
+        label: side.label,
+        parallel: 1.0,
+        rounds: Vec::with_capacity(ROUNDS),
+    });
+    for round in 0..ROUNDS {
+        // Each round begins with another side, so that none always follows the same one.
+        for turn in 0..N {
+            let at = (round + turn) % N;
+            let n = turns[at];
+            samples[at].rounds.push((sides[at].run)(n) / n as f64);
+        }
+    }
+    for (samples, side) in samples.iter_mut().zip(&sides) {
+        samples.parallel = side.parallel.get();
+    }
+    samples
+}
+
+/// What a ratio should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    AtMost(f64),
+    Below(f64),
+    None,
+}
+
+impl Target {
+    fn meets(self, value: f64) -> Option<bool> {
+        match self {
+            Self::AtMost(most) => Some(value <= most),
+            Self::Below(limit) => Some(value < limit),
+            Self::None => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "<= {most:.2}"),
+            Self::Below(limit) => write!(f, "< {limit:.2}"),
+            Self::None => f.write_str("-"),
+        }
+    }
+}
+
+/// Prints the rows that were asked for.
+pub(crate) struct Report {
+    prefix: String,
+}
+
+impl Report {
+    pub(crate) const fn new(prefix: String) -> Self {
+        Self { prefix }
+    }
+
+    /// Runs a contest if one of its rows was asked for.
+    pub(crate) fn run(&mut self, contest: Contest) {
+        if contest.rows.iter().any(|row| row.starts_with(&self.prefix)) {
+            (contest.run)(self);
+        }
+    }
+
+    pub(crate) fn line(
+        &mut self,
+        row: &str,
+        ours: &str,
+        peer: &str,
+        ratio: &str,
+        target: &str,
+        met: Option<bool>,
+    ) {
+        if !row.starts_with(&self.prefix) {
+            return;
+        }
+        let met = match met {
+            Some(true) => "met",
+            Some(false) => "missed",
+            None => "info",
+        };
+        println!("{row} | {ours} | {peer} | {ratio} | {target} | {met}");
+    }
+
+    /// Ours beside a peer.
+    pub(crate) fn compare(&mut self, row: &str, ours: &Samples, peer: &Samples, target: Target) {
+        let ratio = ours.ratio(peer);
+        let mut shown = ratio.to_string();
+        let parallel = ours.parallel.min(peer.parallel);
+        if parallel < 0.9 {
+            // The machine was busy: threads that do not run at once do not get in each other's way.
+            shown = format!("{shown} (only {:.0} % in parallel)", parallel * 100.0);
+        }
+        self.line(
+            row,
+            &nanos(ours.median()),
+            &format!("{} ({})", nanos(peer.median()), peer.label),
+            &shown,
+            &target.to_string(),
+            target.meets(ratio.median),
+        );
+    }
+
+    /// What ours adds to a base, beside what a peer adds to it.
+    pub(crate) fn compare_added(
+        &mut self,
+        row: &str,
+        (ours, peer, base): (&Samples, &Samples, &Samples),
+        target: Target,
+    ) {
+        let (ours, peer) = (ours.above(base), peer.above(base));
+        let ratio = ours.ratio(&peer);
+        self.line(
+            row,
+            &format!("+{}", nanos(ours.median())),
+            &format!("+{} ({})", nanos(peer.median()), peer.label),
+            &ratio.to_string(),
+            &target.to_string(),
+            target.meets(ratio.median),
+        );
+    }
+}
+
+pub(crate) fn nanos(ns: f64) -> String {
+    if ns.abs() < 100.0 {
+        format!("{ns:.2} ns")
+    } else if ns.abs() < 10_000.0 {
+        format!("{ns:.0} ns")
+    } else {
+        format!("{:.1} us", ns / 1000.0)
+    }
+}

@@ -1,0 +1,83 @@
+//! The arguments that the examples share.
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process,
+};
+
+pub(crate) struct Args {
+    pub(crate) check: bool,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Args {
+    /// Reads the command line; ends the process if it asks for help or cannot be understood.
+    pub(crate) fn parse(example: &str, default_port: u16) -> Self {
+        let usage = format!(
+            "usage: {example} [--check | --port PORT | --addr IP:PORT]\n\n  \
+             --check         serve on a free port, send requests, compare, and exit\n  \
+             --port PORT     listen on 127.0.0.1:PORT (default: $PORT, or {default_port})\n  \
+             --addr IP:PORT  listen on this address\n  \
+             --help          print this"
+        );
+        match Self::read(env::args().skip(1), default_port) {
+            Ok(Some(args)) => args,
+            Ok(None) => {
+                println!("{usage}");
+                process::exit(0);
+            }
+            Err(error) => {
+                eprintln!("{example}: {error}\n\n{usage}");
+                process::exit(2);
+            }
+        }
+    }
+
+    /// `None` if help is wanted.
+    fn read(
+        mut words: impl Iterator<Item = String>,
+        default_port: u16,
+    ) -> Result<Option<Self>, String> {
+        let mut check = false;
+        let mut addr = None;
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--check" => check = true,
+                "--port" => addr = Some(local(port("--port", &value()?)?)),
+                "--addr" => {
+                    let text = value()?;
+                    let parsed = text.parse();
+                    addr = Some(parsed.map_err(|_| {
+                        format!("--addr is {text:?}, and must be like 127.0.0.1:{default_port}")
+                    })?);
+                }
+                "--help" | "-h" => return Ok(None),
+                _ => return Err(format!("unknown argument {word:?}")),
+            }
+        }
+        let addr = match addr {
+            Some(addr) => addr,
+            None if check => local(0),
+            None => local(match env::var("PORT") {
+                Ok(text) => port("PORT", &text)?,
+                Err(_) => default_port,
+            }),
+        };
+        Ok(Some(Self { check, addr }))
+    }
+}
+
+fn port(name: &str, text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{name} is {text:?}, and must be a number from 0 to {}",
+            u16::MAX
+        )
+    })
+}
+
+const fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

@@ -1,0 +1,165 @@
+//! `ArenaBuf` and what it is frozen into.
+
+#![expect(unsafe_code, reason = "BufMut::advance_mut is unsafe to call")]
+
+use std::{
+    fmt::Write as _,
+    io::{IoSlice, Write as _},
+    thread,
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use tower_memory::{Arena, ArenaPool};
+
+use super::panic_text;
+
+#[test]
+fn buf_mut_writes_what_a_vec_would() {
+    let arena = Arena::new();
+    let mut buf = arena.buf();
+    let mut model = Vec::new();
+    fn write(out: &mut impl BufMut) {
+        for i in 0..100 {
+            out.put_u8(1);
+            out.put_u16_le(i);
+            out.put_i64(-7);
+            out.put_bytes(9, usize::from(i));
+            out.put_slice(b"slice");
+            out.put(&b"buf"[..]);
+            out.put(Buf::chain(&b"first"[..], Bytes::from_static(b"second")));
+        }
+    }
+    write(&mut buf);
+    write(&mut model);
+    assert_eq!(*buf, *model);
+    assert_eq!(buf.remaining_mut(), isize::MAX as usize - model.len());
+    assert_eq!(buf.freeze(), model);
+}
+
+#[test]
+fn bytes_are_written_in_place_through_chunk_mut() {
+    let arena = Arena::new();
+    let mut buf = arena.buf();
+    assert_eq!((buf.len(), buf.capacity()), (0, 0));
+    for round in 0..200_u8 {
+        let chunk = buf.chunk_mut();
+        assert!(chunk.len() > 0, "there is always room for more");
+        chunk.write_byte(0, round);
+        // SAFETY: one byte was written.
+        unsafe { buf.advance_mut(1) };
+    }
+    assert!(buf.iter().copied().eq(0..200));
+    assert_eq!(buf.remaining(), buf.capacity() - 200);
+}
+
+#[test]
+fn advancing_past_the_end_panics() {
+    let arena = Arena::new();
+    let mut buf = arena.buf_with_capacity(10);
+    buf.put_slice(b"1234");
+    // SAFETY: it does not return, so no byte counts as written.
+    let text = panic_text(|| unsafe { buf.advance_mut(7) });
+    assert_eq!(
+        text,
+        "advanced over 7 bytes, of which only 6 were given out"
+    );
+    // SAFETY: as above.
+    panic_text(|| unsafe { buf.advance_mut(usize::MAX) });
+    assert_eq!(*buf, *b"1234");
+}
+
+#[test]
+fn the_write_traits_of_std_append() {
+    let arena = Arena::new();
+    let mut buf = arena.buf();
+    assert_eq!(std::io::Write::write(&mut buf, b"ab").unwrap(), 2);
+    buf.write_all(b"cd").unwrap();
+    let slices = [IoSlice::new(b"e"), IoSlice::new(b""), IoSlice::new(b"fg")];
+    assert_eq!(buf.write_vectored(&slices).unwrap(), 3);
+    buf.flush().unwrap();
+    buf.write_str("-é-").unwrap();
+    buf.write_char('h').unwrap();
+    buf.extend(&[b'!', b'?']);
+    assert_eq!(&*buf, "abcdefg-é-h!?".as_bytes());
+    buf[0] = b'A';
+    assert_eq!(buf.as_ref()[0], b'A');
+    buf.clear();
+    assert_eq!(buf.freeze(), Bytes::new());
+}
+
+#[test]
+fn frozen_bytes_keep_the_arena_alive_and_give_it_back_last() {
+    let pool = ArenaPool::new();
+    let arena = pool.rent();
+    let mut buf = arena.buf();
+    buf.put_slice(&[7; 1000]);
+    let bytes: Bytes = buf.into();
+    let clone = bytes.clone();
+    let slice = bytes.slice(100..200);
+    drop(arena);
+    drop(bytes);
+    // Another arena is not this one.
+    let other = pool.rent();
+    other.alloc_slice_fill_with(4000, |_| 1_u8);
+    assert_eq!(pool.stats().rented, 2);
+    thread::spawn(move || {
+        assert_eq!(clone, [7; 1000].as_slice());
+        drop(clone);
+        slice
+    })
+    .join()
+    .map(|slice| {
+        assert_eq!(slice, [7; 100].as_slice());
+        assert_eq!(pool.stats().rented, 2, "a slice is enough");
+        drop(slice);
+    })
+    .unwrap();
+    assert_eq!(pool.stats().rented, 1);
+    drop(other);
+    assert_eq!((pool.stats().rented, pool.stats().pooled), (0, 2));
+}
+
+#[test]
+fn an_empty_buffer_freezes_to_bytes_that_hold_nothing() {
+    let arena = Arena::new();
+    let buf = arena.buf_with_capacity(100);
+    assert_eq!((arena.handles(), arena.allocated_bytes()), (2, 100));
+    let bytes = buf.freeze();
+    assert!(bytes.is_empty());
+    assert_eq!((arena.handles(), arena.allocated_bytes()), (1, 0));
+}
+
+#[test]
+fn a_stream_of_bodies_takes_the_memory_of_one() {
+    let arena = Arena::new();
+    for round in 0..100_u8 {
+        let mut buf = arena.buf();
+        buf.put_bytes(round, 1000);
+        assert_eq!(buf.freeze(), [round; 1000].as_slice());
+    }
+    assert_eq!(
+        arena.allocated_bytes(),
+        0,
+        "each was the last one when it went"
+    );
+    assert!(arena.capacity() < 10_000);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn recycled_memory_is_overwritten_in_debug_builds() {
+    let pool = ArenaPool::new();
+    let mut buf = pool.rent().buf();
+    buf.put_slice(b"a secret of 24 bytes ...");
+    let place = buf.as_ptr();
+    drop(buf.freeze());
+    let mut again = pool.rent().buf_with_capacity(24);
+    assert_eq!(again.as_ptr(), place, "the same memory");
+    assert!(again.is_empty(), "of which no safe code sees anything");
+    let chunk = again.chunk_mut();
+    for at in 0..24 {
+        // SAFETY: within the chunk, and written before, by the former user or since.
+        let byte = unsafe { chunk.as_mut_ptr().add(at).read() };
+        assert_eq!(byte, 0xdd);
+    }
+}

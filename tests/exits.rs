@@ -1,0 +1,25 @@
+//! Every way a request can end: each ends its scope once, with the right outcome, and gives back
+//! arenas, tokens, tasks and places in flight.
+#![cfg(feature = "axum")]
+#![forbid(unsafe_code)]
+
+#[path = "exits/body.rs"]
+mod body;
+#[path = "exits/deadline.rs"]
+mod deadline;
+#[path = "exits/framing.rs"]
+mod framing;
+#[path = "exits/future.rs"]
+mod future;
+#[path = "exits/router.rs"]
+mod router;
+#[path = "exits/routes.rs"]
+mod routes;
+#[path = "exits/support.rs"]
+mod support;
+#[path = "exits/tasks.rs"]
+mod tasks;
+#[path = "exits/upgrade.rs"]
+mod upgrade;
+#[path = "exits/wire.rs"]
+mod wire;
