@@ -80,8 +80,14 @@ fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason
 }
 
 impl<B> ResponseBody<B> {
-    /// The body of a response whose scope this layer opened; `length` is its `content-length`.
-    pub(super) fn open(inner: B, keeper: Keeper, bodiless: bool, length: Option<u64>) -> Self
+    /// The inner service's body. Without a keeper an outer layer looks after the scope; `length` is
+    /// what `content-length` says.
+    pub(super) fn open(
+        inner: B,
+        keeper: Option<Keeper>,
+        bodiless: bool,
+        length: Option<u64>,
+    ) -> Self
     where
         B: Body,
     {
@@ -90,7 +96,7 @@ impl<B> ResponseBody<B> {
         Self {
             inner: Some(inner),
             own: None,
-            keeper: Some(keeper),
+            keeper,
             progress: Progress {
                 complete,
                 given: 0,
@@ -100,27 +106,18 @@ impl<B> ResponseBody<B> {
     }
 
     /// A body made by the middleware.
-    pub(super) fn own(bytes: Bytes, keeper: Option<Keeper>, bodiless: bool) -> Self {
+    pub(super) const fn own(
+        bytes: Bytes,
+        keeper: Option<Keeper>,
+        bodiless: bool,
+        _length: Option<u64>,
+    ) -> Self {
         Self {
             inner: None,
             own: Some(bytes),
             keeper,
             progress: Progress {
                 complete: bodiless,
-                given: 0,
-                promised: None,
-            },
-        }
-    }
-
-    /// The body of a response whose scope an outer layer looks after.
-    pub(super) const fn passed_through(inner: B) -> Self {
-        Self {
-            inner: Some(inner),
-            own: None,
-            keeper: None,
-            progress: Progress {
-                complete: true,
                 given: 0,
                 promised: None,
             },

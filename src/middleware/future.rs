@@ -4,7 +4,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -95,6 +94,42 @@ impl Role {
     }
 }
 
+impl Role {
+    /// Turns the inner response, or our own answer, into the response that is given; `wrap` makes
+    /// its body.
+    fn respond<T, R>(
+        self,
+        response: Response<T>,
+        wrap: impl FnOnce(T, Option<Keeper>, bool, Option<u64>) -> ResponseBody<R>,
+    ) -> Response<ResponseBody<R>> {
+        let (mut parts, body) = response.into_parts();
+        let Self::Opener { keeper, exchange } = self else {
+            return Response::from_parts(parts, wrap(body, None, false, None));
+        };
+        let tunnel = exchange.connect && parts.status.is_success();
+        keeper.head(tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS);
+        if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
+            answers::header::write(
+                scope,
+                scope.usage(),
+                scope.arena_usage(),
+                &mut parts.headers,
+            );
+        }
+        // Responses that have no body whatever the service put there; servers drop it unread.
+        let bodiless = exchange.head
+            || tunnel
+            || parts.status.is_informational()
+            || parts.status == StatusCode::NO_CONTENT
+            || parts.status == StatusCode::NOT_MODIFIED;
+        let length = parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Response::from_parts(parts, wrap(body, Some(keeper), bodiless, length))
+    }
+}
+
 impl<F> ResponseFuture<F> {
     pub(super) const fn open(inner: F, keeper: Keeper, exchange: Exchange) -> Self {
         Self {
@@ -140,7 +175,7 @@ where
         match polled {
             Poll::Ready(Ok(response)) => {
                 let role = std::mem::replace(this.role, Role::Over);
-                Poll::Ready(Ok(respond(role, response.map(Payload::Inner))))
+                Poll::Ready(Ok(role.respond(response, ResponseBody::open)))
             }
             Poll::Ready(Err(error)) => {
                 if let Role::Opener { keeper, .. } = std::mem::replace(this.role, Role::Over) {
@@ -163,7 +198,7 @@ where
                 this.role.run(|| inner.set(None));
                 let role = std::mem::replace(this.role, Role::Over);
                 let answer = answers::deadline_exceeded(reason, after);
-                Poll::Ready(Ok(respond(role, answer.map(Payload::Own))))
+                Poll::Ready(Ok(role.respond(answer, ResponseBody::own)))
             }
         }
     }
@@ -202,51 +237,6 @@ fn poll_deadline(
             return Some(Passed { source });
         }
     }
-}
-
-enum Payload<R> {
-    Inner(R),
-    Own(Bytes),
-}
-
-/// Turns the inner response, or our own answer, into the response that is given.
-fn respond<R: Body>(role: Role, response: Response<Payload<R>>) -> Response<ResponseBody<R>> {
-    let (mut parts, payload) = response.into_parts();
-    let body = match role {
-        Role::Opener { keeper, exchange } => {
-            let status = parts.status;
-            let upgrade = status == StatusCode::SWITCHING_PROTOCOLS
-                || (exchange.connect && status.is_success());
-            keeper.head(upgrade);
-            if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
-                answers::header::write(
-                    scope,
-                    scope.usage(),
-                    scope.arena_usage(),
-                    &mut parts.headers,
-                );
-            }
-            // Responses that have no body whatever the service put there; servers drop it unread.
-            let bodiless = exchange.head
-                || status.is_informational()
-                || status == StatusCode::NO_CONTENT
-                || status == StatusCode::NOT_MODIFIED
-                || (exchange.connect && status.is_success());
-            let length = parts
-                .headers
-                .get(header::CONTENT_LENGTH)
-                .and_then(|value| value.to_str().ok()?.parse().ok());
-            match payload {
-                Payload::Inner(body) => ResponseBody::open(body, keeper, bodiless, length),
-                Payload::Own(bytes) => ResponseBody::own(bytes, Some(keeper), bodiless),
-            }
-        }
-        Role::Nested { .. } | Role::Over => match payload {
-            Payload::Inner(body) => ResponseBody::passed_through(body),
-            Payload::Own(bytes) => ResponseBody::own(bytes, None, false),
-        },
-    };
-    Response::from_parts(parts, body)
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

@@ -43,10 +43,11 @@ impl MemoryHandle {
             .recorder
             .stats
             .totals()
-            .map(|(number, totals)| RouteSnapshot {
+            .map(|(number, opened, totals)| RouteSnapshot {
                 route: self.config.routes.label(number).clone(),
-                requests: u64::try_from(totals.opened).unwrap_or(0),
-                in_flight: usize::try_from(totals.open).unwrap_or(0),
+                requests: opened,
+                in_flight: usize::try_from(opened.saturating_sub(totals.outcomes.total()))
+                    .unwrap_or(usize::MAX),
                 outcomes: totals.outcomes,
                 bytes: totals.bytes.figures(),
                 allocations: totals.allocations.figures(),

@@ -5,7 +5,7 @@ use std::{
 
 use super::{observer::Observer, stats::Stats};
 use crate::{
-    scope::{ScopeReport, ScopeSink},
+    scope::{Closed, ScopeSink},
     sync::{Arc, AtomicU64, Ordering},
 };
 
@@ -40,8 +40,12 @@ impl ScopeSink for Recorder {
         self.stats.relabelled(from, to);
     }
 
-    fn closed(&self, route: usize, report: &ScopeReport) {
-        self.stats.closed(route, report);
+    fn closed(&self, closed: &Closed<'_>) {
+        self.stats.closed(closed);
+        if self.observers.is_empty() {
+            return;
+        }
+        let report = &closed.report();
         for observer in &self.observers {
             // Unwind safe: the report is only read, and an observer that breaks its own state is
             // still only told of the next request.

@@ -2,8 +2,8 @@ use std::{array, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::snapshot::{Figures, OutcomeCounts};
 use crate::{
-    scope::ScopeReport,
-    sync::{Mutex, OnceLock, lock},
+    scope::Closed,
+    sync::{AtomicU64, Mutex, OnceLock, lock},
 };
 
 /// Figures are kept in this many parts, each with its own lock, so that threads seldom meet.
@@ -25,16 +25,15 @@ struct RouteStats {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
+    /// Requests opened on this route or moved here, minus those moved away. Not behind the lock: it
+    /// is all that opening a request does. Wrapping: a request may come and go in different parts.
+    opened: AtomicU64,
     totals: Mutex<Totals>,
 }
 
-/// Sums over requests. A request may be opened in one part and closed in another, so in one part
-/// alone `opened` and `open` may be negative.
+/// Sums over closed requests.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Totals {
-    pub(super) opened: i64,
-    /// Opened here or moved here, minus closed here or moved away.
-    pub(super) open: i64,
     pub(super) outcomes: OutcomeCounts,
     pub(super) bytes: Sum,
     pub(super) allocations: Sum,
@@ -79,9 +78,8 @@ impl Sum {
 }
 
 impl Totals {
-    fn close(&mut self, report: &ScopeReport) {
-        self.open = self.open.saturating_sub(1);
-        self.outcomes.add(report.outcome);
+    fn close(&mut self, report: &Closed<'_>) {
+        self.outcomes.add(report.outcome());
         if let Some(usage) = &report.usage {
             self.bytes.add(usage.bytes_allocated);
             self.allocations.add(usage.allocations);
@@ -92,8 +90,6 @@ impl Totals {
     }
 
     fn merge(&mut self, other: &Self) {
-        self.opened = self.opened.saturating_add(other.opened);
-        self.open = self.open.saturating_add(other.open);
         self.outcomes.merge(&other.outcomes);
         self.bytes.merge(&other.bytes);
         self.allocations.merge(&other.allocations);
@@ -127,18 +123,23 @@ impl RouteStats {
         }
     }
 
-    fn update(&self, f: impl FnOnce(&mut Totals)) {
-        if let Some(shard) = self.shards.get(thread_shard()) {
-            f(&mut lock(&shard.totals));
-        }
+    fn shard(&self) -> &Shard {
+        let [first, ..] = &self.shards;
+        self.shards.get(thread_shard()).unwrap_or(first)
     }
 
-    fn totals(&self) -> Totals {
+    /// Requests opened so far, and the sums of those that have closed.
+    fn totals(&self) -> (u64, Totals) {
         let mut sum = Totals::default();
         for shard in &self.shards {
             sum.merge(&lock(&shard.totals));
         }
-        sum
+        // After the closed ones, so that a request is never closed before it was opened.
+        let opened = self.shards.iter().fold(0_u64, |sum, shard| {
+            // Relaxed: each value is true at some moment.
+            sum.wrapping_add(shard.opened.load(Relaxed))
+        });
+        (opened, sum)
     }
 }
 
@@ -149,39 +150,42 @@ impl Stats {
         }
     }
 
-    fn update(&self, route: usize, f: impl FnOnce(&mut Totals)) {
-        if let Some(place) = self.routes.get(route) {
-            place.get_or_init(|| Box::new(RouteStats::new())).update(f);
+    fn route(&self, route: usize) -> Option<&RouteStats> {
+        let place = self.routes.get(route)?;
+        Some(place.get_or_init(|| Box::new(RouteStats::new())))
+    }
+
+    /// Adds `by` to the requests opened on a route; wrapping, so that `u64::MAX` takes one away.
+    fn open(&self, route: usize, by: u64) {
+        if let Some(route) = self.route(route) {
+            route.shard().opened.fetch_add(by, Relaxed);
         }
     }
 
     pub(super) fn opened(&self, route: usize) {
-        self.update(route, |totals| {
-            totals.opened = totals.opened.saturating_add(1);
-            totals.open = totals.open.saturating_add(1);
-        });
+        self.open(route, 1);
     }
 
     pub(super) fn relabelled(&self, from: usize, to: usize) {
-        self.update(from, |totals| {
-            totals.opened = totals.opened.saturating_sub(1);
-            totals.open = totals.open.saturating_sub(1);
-        });
-        self.update(to, |totals| {
-            totals.opened = totals.opened.saturating_add(1);
-            totals.open = totals.open.saturating_add(1);
-        });
+        self.open(from, u64::MAX);
+        self.open(to, 1);
     }
 
-    pub(super) fn closed(&self, route: usize, report: &ScopeReport) {
-        self.update(route, |totals| totals.close(report));
+    pub(super) fn closed(&self, closed: &Closed<'_>) {
+        if let Some(route) = self.route(closed.route) {
+            lock(&route.shard().totals).close(closed);
+        }
     }
 
-    /// The sums of each route that was ever used, with the route's number.
-    pub(super) fn totals(&self) -> impl Iterator<Item = (usize, Totals)> {
+    /// Of each route that was ever used: its number, requests opened, and the sums of those that
+    /// have closed.
+    pub(super) fn totals(&self) -> impl Iterator<Item = (usize, u64, Totals)> {
         self.routes
             .iter()
             .enumerate()
-            .filter_map(|(number, route)| Some((number, route.get()?.totals())))
+            .filter_map(|(number, route)| {
+                let (opened, totals) = route.get()?.totals();
+                Some((number, opened, totals))
+            })
     }
 }

@@ -1,13 +1,10 @@
 use std::{fmt, time::Duration};
 
-use super::{inner::Inner, report::ScopeReport, route::RouteRegistry};
+use super::{report::Closed, route::RouteRegistry};
 use crate::{
     pool::ArenaPool,
-    sync::{Arc, AtomicUsize, Mutex, Ordering, lock},
+    sync::{Arc, AtomicUsize, Ordering},
 };
-
-/// Most spare scopes kept; room for them is taken in advance.
-const MAX_SPARES: usize = 256;
 
 /// Who is told of scopes. Called from `call` and from `Drop`: must not panic.
 pub(crate) trait ScopeSink: Send + Sync {
@@ -17,8 +14,8 @@ pub(crate) trait ScopeSink: Send + Sync {
     /// An open scope got another route.
     fn relabelled(&self, from: usize, to: usize);
 
-    /// A scope of this route has closed.
-    fn closed(&self, route: usize, report: &ScopeReport);
+    /// A scope has closed.
+    fn closed(&self, closed: &Closed<'_>);
 }
 
 /// What all scopes of one layer have in common.
@@ -28,8 +25,6 @@ pub(crate) struct ScopeConfig {
     pub(crate) sink: Arc<dyn ScopeSink>,
     pub(crate) grace: Duration,
     pub(crate) gauges: Arc<Gauges>,
-    /// Scopes to be used again. They hold no reference to this configuration, so that it can end.
-    spares: Mutex<Vec<Arc<Inner>>>,
 }
 
 /// What is alive right now.
@@ -53,18 +48,6 @@ impl ScopeConfig {
             sink,
             grace,
             gauges,
-            spares: Mutex::new(Vec::with_capacity(MAX_SPARES)),
-        }
-    }
-
-    pub(super) fn take_spare(&self) -> Option<Arc<Inner>> {
-        lock(&self.spares).pop()
-    }
-
-    pub(super) fn put_spare(&self, spare: Arc<Inner>) {
-        let mut spares = lock(&self.spares);
-        if spares.len() < MAX_SPARES {
-            spares.push(spare);
         }
     }
 }

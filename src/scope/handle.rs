@@ -10,6 +10,7 @@ use super::{
     inner::{Inner, ROUTE_FIXED},
     report::ArenaUsage,
     route::RouteLabel,
+    spare,
     task::{self, TaskHandle},
 };
 use crate::{
@@ -46,15 +47,15 @@ pub struct RequestScope {
 impl RequestScope {
     /// Opens the scope of a new request.
     pub(super) fn open(config: &Arc<ScopeConfig>, route: usize, start: Instant) -> Self {
-        let mut inner = config
-            .take_spare()
-            .unwrap_or_else(|| Arc::new(Inner::new()));
-        // A spare, like a new one, has no other handle.
-        if Arc::get_mut(&mut inner).is_none() {
-            inner = Arc::new(Inner::new());
-        }
-        if let Some(inner) = Arc::get_mut(&mut inner) {
-            inner.open(Arc::clone(config), route, start);
+        let mut inner = spare::take();
+        match Arc::get_mut(&mut inner) {
+            Some(inner) => inner.open(Arc::clone(config), route, start),
+            // Not reached: a spare, like a new one, has no other handle.
+            None => {
+                let mut new = Inner::new();
+                new.open(Arc::clone(config), route, start);
+                inner = Arc::new(new);
+            }
         }
         Self { inner: Some(inner) }
     }
@@ -166,6 +167,9 @@ impl RequestScope {
     }
 
     /// Sets the deadline to `timeout` from now, unless there is an earlier one.
+    ///
+    /// It does not wake the handler: set elsewhere than in its own poll (in a task), it is noticed
+    /// when the handler is polled next, or the former deadline passes.
     ///
     /// # Examples
     ///
@@ -310,9 +314,8 @@ impl Drop for RequestScope {
         // Nobody else can make a handle any more. If two handles saw each other here, neither
         // recycles, and the memory is freed instead.
         if let Some(unique) = Arc::get_mut(&mut inner) {
-            if let Some(config) = unique.release() {
-                config.put_spare(inner);
-            }
+            unique.release();
+            spare::put(inner);
         }
     }
 }

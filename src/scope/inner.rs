@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{
     config::ScopeConfig,
     lifecycle::{Lifecycle, Step},
-    report::{ArenaSource, ArenaUsage, Outcome, ScopeReport},
+    report::{ArenaSource, ArenaUsage, Closed},
     route::UNMATCHED,
 };
 use crate::{
@@ -64,9 +64,11 @@ impl Inner {
         self.start = start;
     }
 
-    /// Lets go of everything and returns the configuration it was opened with.
-    pub(super) fn release(&mut self) -> Option<Arc<ScopeConfig>> {
-        let config = self.config.take()?;
+    /// Lets go of everything, and is as new.
+    pub(super) fn release(&mut self) {
+        let Some(config) = self.config.take() else {
+            return;
+        };
         if self.signal.has_token() {
             config.gauges.tokens.fetch_sub(1, Ordering::Relaxed);
         }
@@ -78,7 +80,6 @@ impl Inner {
         self.head.store(NO_HEAD, Ordering::Relaxed);
         self.tasks_spawned.store(0, Ordering::Relaxed);
         self.tasks_aborted.store(0, Ordering::Relaxed);
-        Some(config)
     }
 
     /// Notes that there is a response head.
@@ -126,6 +127,10 @@ impl Inner {
                     self.close();
                 }
             }
+            Step::EndAndClose => {
+                self.signal.cancel(reason);
+                self.close();
+            }
             Step::Close => self.close(),
         }
     }
@@ -138,20 +143,17 @@ impl Inner {
         let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let head = self.head.load(Ordering::Relaxed);
-        config.sink.closed(
+        config.sink.closed(&Closed {
             route,
-            &ScopeReport {
-                route: config.routes.label(route).clone(),
-                outcome: Outcome::from(reason),
-                reason,
-                usage: self.account.usage(),
-                arena: self.arena_usage(),
-                time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
-                total_time: self.start.elapsed(),
-                tasks_spawned: self.tasks_spawned.load(Ordering::Relaxed),
-                tasks_aborted: self.tasks_aborted.load(Ordering::Relaxed),
-            },
-        );
+            label: config.routes.label(route),
+            reason,
+            usage: self.account.usage(),
+            arena: self.arena_usage(),
+            time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
+            total_time: self.start.elapsed(),
+            tasks_spawned: self.tasks_spawned.load(Ordering::Relaxed),
+            tasks_aborted: self.tasks_aborted.load(Ordering::Relaxed),
+        });
     }
 }
 

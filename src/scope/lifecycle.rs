@@ -8,7 +8,8 @@
 //! 3. Setting `ENDED` also counts one more task, which stands for the end itself (cancelling the
 //!    token). So the count of tasks can reach zero, and the scope close, only after that.
 //! 4. `CLOSED` is set once, when the count of tasks reaches zero after `ENDED`; who sets it is told
-//!    so ([`Step::Close`]).
+//!    so ([`Step::Close`]). Without tasks it may be set together with `ENDED`
+//!    ([`Step::EndAndClose`]): then nobody else can be told.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -36,6 +37,8 @@ pub(super) enum Step {
     Nothing,
     /// Cancel the token, then call [`Lifecycle::task_ended`].
     End,
+    /// Cancel the token, then make the report: there was no task.
+    EndAndClose,
     /// Make the report.
     Close,
 }
@@ -82,6 +85,16 @@ impl Lifecycle {
 
     /// The response is complete.
     pub(super) fn response_done(&self) -> Step {
+        // Most requests have neither tasks nor holds: all steps in one.
+        let quiet = self.word.compare_exchange(
+            0,
+            DONE | ENDED | CLOSED,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if quiet.is_ok() {
+            return Step::EndAndClose;
+        }
         let before = self.word.fetch_or(DONE, Ordering::AcqRel);
         if before & UPGRADED != 0 && before & HOLDS != 0 {
             Step::Nothing
@@ -126,9 +139,9 @@ mod tests {
     #[test]
     fn a_response_without_tasks_ends_and_then_closes() {
         let life = Lifecycle::new();
-        assert_eq!(life.response_done(), Step::End);
-        assert_eq!(life.task_ended(), Step::Close);
+        assert_eq!(life.response_done(), Step::EndAndClose);
         assert_eq!(life.end(), Step::Nothing);
+        assert_eq!(life.response_done(), Step::Nothing);
     }
 
     #[test]
@@ -143,8 +156,7 @@ mod tests {
     #[test]
     fn a_task_started_after_the_close_changes_nothing() {
         let life = Lifecycle::new();
-        assert_eq!(life.response_done(), Step::End);
-        assert_eq!(life.task_ended(), Step::Close);
+        assert_eq!(life.response_done(), Step::EndAndClose);
         life.task_started();
         assert_eq!(life.task_ended(), Step::Nothing);
     }
@@ -201,6 +213,10 @@ mod loom_models {
                     self.ends.fetch_add(1, Relaxed);
                     self.step(self.life.task_ended());
                 }
+                Step::EndAndClose => {
+                    self.ends.fetch_add(1, Relaxed);
+                    self.closes.fetch_add(1, Relaxed);
+                }
                 Step::Close => {
                     self.closes.fetch_add(1, Relaxed);
                 }
@@ -245,6 +261,23 @@ mod loom_models {
             });
             scope.step(scope.life.response_done());
             hold.join().expect("no panic");
+            task.join().expect("no panic");
+            scope.assert_once();
+        });
+    }
+
+    #[test]
+    fn a_task_started_while_the_response_ends_is_harmless() {
+        loom::model(|| {
+            let scope = Scope::new();
+            let task = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || {
+                    scope.life.task_started();
+                    scope.step(scope.life.task_ended());
+                }
+            });
+            scope.step(scope.life.response_done());
             task.join().expect("no panic");
             scope.assert_once();
         });

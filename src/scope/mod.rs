@@ -15,6 +15,7 @@ mod keeper;
 mod lifecycle;
 mod report;
 mod route;
+mod spare;
 mod task;
 
 pub use self::handle::RequestScope;
@@ -25,4 +26,5 @@ pub use self::task::{TaskError, TaskErrorKind, TaskHandle};
 
 pub(crate) use self::config::{ScopeConfig, ScopeSink};
 pub(crate) use self::keeper::Keeper;
+pub(crate) use self::report::Closed;
 pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED};

@@ -151,3 +151,38 @@ pub struct ScopeReport {
     /// Those of them that still ran when their grace was over.
     pub tasks_aborted: usize,
 }
+
+/// The figures of a scope that has closed, as they are passed on inside the crate: a report costs a
+/// reference to its label, which is saved where nobody wants one.
+#[derive(Debug)]
+pub(crate) struct Closed<'a> {
+    pub(crate) route: usize,
+    pub(crate) label: &'a RouteLabel,
+    pub(crate) reason: CancelReason,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) arena: ArenaUsage,
+    pub(crate) time_to_head: Option<Duration>,
+    pub(crate) total_time: Duration,
+    pub(crate) tasks_spawned: usize,
+    pub(crate) tasks_aborted: usize,
+}
+
+impl Closed<'_> {
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.reason.into()
+    }
+
+    pub(crate) fn report(&self) -> ScopeReport {
+        ScopeReport {
+            route: self.label.clone(),
+            outcome: self.outcome(),
+            reason: self.reason,
+            usage: self.usage,
+            arena: self.arena,
+            time_to_head: self.time_to_head,
+            total_time: self.total_time,
+            tasks_spawned: self.tasks_spawned,
+            tasks_aborted: self.tasks_aborted,
+        }
+    }
+}
