@@ -429,30 +429,33 @@ fn each_of_200_concurrent_requests_is_counted_to_the_byte() {
     );
 }
 
+/// What each request is to do.
+type Plans = Arc<Mutex<HashMap<usize, Arc<Plan>>>>;
+
 struct Axum {
     router: Router,
-    plan: Arc<Mutex<HashMap<usize, Arc<Plan>>>>,
+    plans: Plans,
     reports: Reports,
 }
 
 impl Axum {
     fn new() -> Self {
-        let plan = Arc::<Mutex<HashMap<_, _>>>::default();
+        let plans = Plans::default();
         let (layer, reports) = layer_with_reports();
         let router = Router::new()
             .route("/{request}", get(planned))
             .layer(layer)
-            .with_state(Arc::clone(&plan));
+            .with_state(Arc::clone(&plans));
         Self {
             router,
-            plan,
+            plans,
             reports,
         }
     }
 
     /// What each of [`REQUESTS`] concurrent requests used.
     fn usages(&self, runtime: &Runtime, plan: impl Fn(usize) -> Plan) -> Vec<Usage> {
-        *self.plan.lock().unwrap() = (0..REQUESTS).map(|i| (i, Arc::new(plan(i)))).collect();
+        *self.plans.lock().unwrap() = (0..REQUESTS).map(|i| (i, Arc::new(plan(i)))).collect();
         self.reports.lock().unwrap().clear();
         runtime.block_on(async {
             let tasks: Vec<_> = (0..REQUESTS)
@@ -481,7 +484,7 @@ impl Axum {
 async fn planned(
     scope: RequestScope,
     Path(i): Path<usize>,
-    State(plans): State<Arc<Mutex<HashMap<usize, Arc<Plan>>>>>,
+    State(plans): State<Plans>,
 ) -> Response<axum::body::Body> {
     scope.set_route(&format!("request-{i}"));
     let plan = Arc::clone(&plans.lock().unwrap()[&i]);

@@ -208,9 +208,8 @@ fn fails<'a, R>(
     let slice = arena.alloc_slice_fill_with(10, |i| i as u64);
     let (used, capacity) = (arena.allocated_bytes(), arena.capacity());
 
-    let error = match refusing_chunks(|| f(arena)) {
-        Ok(_) => panic!("there was no memory for it"),
-        Err(error) => error,
+    let Err(error) = refusing_chunks(|| f(arena)) else {
+        panic!("there was no memory for it");
     };
     assert_eq!(error.kind(), ArenaErrorKind::OutOfMemory);
     assert_eq!(error.asked(), asked);

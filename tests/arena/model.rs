@@ -85,8 +85,8 @@ macro_rules! aligned {
                     list.extend([$name(mark), $name(mark)]);
                     assert_eq!(*list, [*value, *value]);
                     let list = list.into_slice();
-                    assert_eq!(span.start % $align, 0);
-                    assert_eq!(list.as_ptr().addr() % $align, 0);
+                    assert_eq!(span.start & ($align - 1), 0);
+                    assert_eq!(list.as_ptr().addr() & ($align - 1), 0);
                     vec![span, span_of(list)]
                 })*
                 _ => unreachable!(),

@@ -187,7 +187,7 @@ fn user_code_that_panics_midway_leaves_the_arena_usable() {
         }
     };
     let clones = Cell::new(0);
-    let source = [const { () }; 8].map(|()| Clones(&clones));
+    let source = std::array::from_fn::<_, 8, _>(|_| Clones(&clones));
     let mut list = arena.vec_with_capacity(2);
     let mut buf = arena.buf();
     let mut text = arena.string();

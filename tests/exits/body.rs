@@ -146,6 +146,8 @@ fn a_body_that_tells_its_end_with_the_last_data_is_completed() {
     assert!(!body.is_end_stream());
     next_data(&mut body);
     assert!(body.is_end_stream());
+    // Before the drop.
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
     drop(body);
     assert_eq!(watch.outcome_now(), Outcome::Completed);
 
@@ -163,6 +165,7 @@ fn a_body_dropped_after_its_trailers_is_completed() {
         panic!("no trailers");
     };
     assert_eq!(frame.into_trailers().unwrap()["x-sum"], "42");
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
     drop(body);
     assert_eq!(watch.outcome_now(), Outcome::Completed);
 }

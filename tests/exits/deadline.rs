@@ -41,18 +41,24 @@ async fn timed_out() -> (Response<ResponseBody<Steps>>, Watch) {
     (response, watch)
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_deadline_comes_on_time_and_drops_the_handler() {
-    struct Tell(Arc<Mutex<Option<Instant>>>);
-    impl Drop for Tell {
-        fn drop(&mut self) {
-            *self.0.lock().unwrap() = Some(Instant::now());
-        }
+type Noted = Arc<Mutex<Option<(Instant, Option<CancelReason>)>>>;
+
+/// Notes when it is dropped, and why the scope it is dropped in was cancelled.
+struct Tell(Noted);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        let reason = RequestScope::current().and_then(|scope| scope.reason());
+        *self.0.lock().unwrap() = Some((Instant::now(), reason));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_comes_on_time_and_drops_the_handler_in_its_scope() {
     let start = Instant::now();
-    let dropped = Arc::new(Mutex::new(None));
+    let dropped = Noted::default();
     let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
-    let service = layer.layer(service_fn({
+    let mut service = layer.layer(service_fn({
         let dropped = Arc::clone(&dropped);
         move |_: Request<Empty<Bytes>>| {
             let tell = Tell(Arc::clone(&dropped));
@@ -62,18 +68,20 @@ async fn the_deadline_comes_on_time_and_drops_the_handler() {
             }
         }
     }));
-    let response = service.oneshot(get("/")).await.unwrap();
+    let mut future = Box::pin(service.call(get("/")));
+    let response = (&mut future).await.unwrap();
     let after = start.elapsed();
     assert!(
         (SECOND..SECOND + Duration::from_millis(2)).contains(&after),
         "{after:?}"
     );
     assert_eq!(response.status(), 504);
-    assert_eq!(*dropped.lock().unwrap(), Some(Instant::now()));
-    assert_eq!(
-        response.extensions().get::<CancelReason>(),
-        Some(&exceeded(DeadlineSource::Layer))
-    );
+    // The future is still there.
+    let reason = exceeded(DeadlineSource::Layer);
+    let noted = dropped.lock().unwrap().take();
+    assert_eq!(noted, Some((Instant::now(), Some(reason))));
+    drop(future);
+    assert_eq!(response.extensions().get::<CancelReason>(), Some(&reason));
     watch.assert_open();
     drop(response);
     assert_eq!(watch.outcome_now(), Outcome::DeadlineExceeded);
@@ -375,4 +383,51 @@ fn a_scope_that_is_over_is_not_taken_for_an_outer_one() {
     kept.lock().unwrap().take();
     let requests = watch.handle.snapshot().routes[0].requests;
     assert_eq!(requests, 2, "the second request got a scope of its own");
+}
+
+#[tokio::test]
+async fn an_inner_layer_polled_by_a_task_of_its_own_works_for_the_outer_scope() {
+    let (outer, watch) = watched(MemoryLayer::new().route("outer").unwrap());
+    let handler = MemoryLayer::new().layer(service_fn(async |_: Request<Empty<Bytes>>| {
+        tokio::task::yield_now().await;
+        let route = RequestScope::current().map(|scope| scope.route().to_string());
+        Ok::<_, Refused>(Response::new(Full::new(Bytes::from(
+            route.unwrap_or_default(),
+        ))))
+    }));
+    let service = outer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
+        let answer = tokio::spawn(handler.clone().oneshot(request));
+        async move { answer.await.unwrap() }
+    }));
+    let response = service.oneshot(get("/")).await.unwrap();
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "outer");
+    assert_eq!(watch.outcome().await, Outcome::Completed);
+}
+
+/// Never ends, and uses up what tokio lets a task do in one poll.
+async fn greedy<T>() -> T {
+    loop {
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// In real time, since paused time goes on only when nobody has anything to do.
+#[tokio::test]
+async fn a_greedy_handler_has_its_deadline_and_greedy_tasks_their_grace() {
+    let layer = MemoryLayer::new()
+        .timeout(Duration::from_millis(20))
+        .grace(Duration::from_millis(20));
+    let (layer, watch) = watched(layer);
+    let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
+        scope_of(&request).spawn(greedy::<()>());
+        greedy::<Result<Response<Steps>, Refused>>().await
+    }));
+    let answered = tokio::time::timeout(Duration::from_secs(30), service.oneshot(get("/")));
+    let response = answered.await.expect("the deadline").unwrap();
+    assert_eq!(response.status(), 504);
+    drop(response);
+    let report = watch.report().await;
+    assert_eq!(report.outcome, Outcome::DeadlineExceeded);
+    assert_eq!((report.tasks_spawned, report.tasks_aborted), (1, 1));
 }
