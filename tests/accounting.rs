@@ -925,3 +925,15 @@ fn a_threads_figures_never_go_backwards() {
         (last, process) = (now, total);
     }
 }
+
+#[test]
+fn freeing_what_others_allocated_does_not_lower_later_peaks() {
+    let foreign = Vec::<u8>::with_capacity(10_000);
+    let account = Account::new();
+    account.run(|| drop(foreign));
+    let kept = account.run(|| Vec::<u8>::with_capacity(500));
+    let usage = account.usage().expect("installed");
+    assert_eq!(usage.bytes_deallocated, 10_000);
+    assert_eq!(usage.peak_bytes, 500);
+    drop(kept);
+}

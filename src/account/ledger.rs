@@ -480,7 +480,9 @@ impl Account {
             return 0;
         }
         let rise = peak.saturating_sub(start.live_bytes());
-        u64::try_from(self.net().saturating_add(rise)).unwrap_or(0)
+        // Below zero the account has freed what others allocated; that is no room to fill first.
+        let held = self.net().max(0);
+        u64::try_from(held.saturating_add(rise)).unwrap_or(0)
     }
 
     /// Bytes held on this account so far.
