@@ -91,7 +91,8 @@ async fn slow(scope: RequestScope) {
     std::future::pending().await
 }
 
-/// The timeout is for the head; a body may take its time. Chunks stay in the arena until the end.
+/// The timeout is for the head; a body may take its time. A chunk that was sent leaves its place in
+/// the arena to the next one.
 async fn stream(arena: Arena) -> Body {
     Body::from_stream(stream::unfold(0, move |i| {
         let arena = arena.clone();

@@ -17,7 +17,7 @@ const COUNT: u32 = 1000;
 
 /// `value` in a `SyncBlinkAlloc`, which has no typed method of its own without its `Blink`.
 #[inline(always)]
-fn blink_put<T>(blink: &SyncBlinkAlloc, value: T) -> &mut T {
+fn blink_put<T>(blink: &SyncBlinkAlloc, value: T) -> &T {
     let ptr = blink
         .allocate(Layout::new::<T>())
         .expect("memory")
@@ -25,7 +25,7 @@ fn blink_put<T>(blink: &SyncBlinkAlloc, value: T) -> &mut T {
     // SAFETY: fresh memory of the layout of a `T`, valid until the allocator is borrowed again.
     unsafe {
         ptr.write(value);
-        &mut *ptr.as_ptr()
+        &*ptr.as_ptr()
     }
 }
 

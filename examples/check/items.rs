@@ -109,8 +109,8 @@ pub(crate) async fn run(
         "HEAD gives the head alone",
     );
 
-    let ended = SLOW_TASKS_ENDED.load(Ordering::Relaxed);
     let slow_tasks = settled(handle, |snapshot| snapshot.tasks == 0).await.tasks;
+    let ended = SLOW_TASKS_ENDED.load(Ordering::Relaxed);
     report.expect(slow.status == 504, "/slow: 504");
     report.expect(
         text(&slow.headers, "content-type") == "application/problem+json"

@@ -32,7 +32,7 @@ impl Report {
         self.expectations.push((holds, what.into()));
     }
 
-    /// Expects that nothing of any request is left, within a second.
+    /// Expects that nothing of any request is left, within five seconds.
     pub(crate) async fn expect_nothing_left(&mut self, handle: &MemoryHandle) {
         let left = |snapshot: &Snapshot| {
             [
@@ -102,10 +102,10 @@ pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
         .map_or("-", |value| value.to_str().unwrap_or("?"))
 }
 
-/// A snapshot for which `done` holds, or the last one after a second: a server may still hold the
+/// A snapshot for which `done` holds, or the last one after five seconds: a server may still hold the
 /// bytes of a response that the client has already read.
 pub(crate) async fn settled(handle: &MemoryHandle, done: impl Fn(&Snapshot) -> bool) -> Snapshot {
-    for _ in 0..100 {
+    for _ in 0..500 {
         let snapshot = handle.snapshot();
         if done(&snapshot) {
             return snapshot;

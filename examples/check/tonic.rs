@@ -70,8 +70,9 @@ pub(crate) async fn run(
         first.status() == ServingStatus::Serving && text(&metadata, ROUTE) == watch,
         format!("Watch gives a message: {}", first.status().as_str_name()),
     );
+    let watching = settled(handle, |snapshot| snapshot.in_flight == 1).await;
     report.expect(
-        handle.snapshot().in_flight == 1,
+        watching.in_flight == 1,
         "while it is watched it is in flight",
     );
     drop(messages); // the client goes away
@@ -91,7 +92,7 @@ pub(crate) async fn run(
     );
 
     report.expect_nothing_left(handle).await;
-    let snapshot = settled(handle, |_| true).await;
+    let snapshot = handle.snapshot();
     let outcomes: Vec<_> = snapshot
         .routes
         .iter()

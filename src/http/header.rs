@@ -22,7 +22,8 @@ pub const X_ALLOC_PEAK: HeaderName = HeaderName::from_static("x-alloc-peak");
 /// Response header: the route the figures are kept under.
 pub const X_ALLOC_ROUTE: HeaderName = HeaderName::from_static("x-alloc-route");
 
-/// Response header: bytes the request has taken from its arena up to the response head.
+/// Response header: bytes of its arena that the request has in use at the response head, padding
+/// included.
 pub const X_ARENA_BYTES: HeaderName = HeaderName::from_static("x-arena-bytes");
 
 /// Response header: where the arena came from: `pool`, `fresh` or `unused`.

@@ -120,7 +120,8 @@ impl fmt::Display for ArenaSource {
 pub struct ArenaUsage {
     /// Where it came from.
     pub source: ArenaSource,
-    /// Bytes given out by it, padding included.
+    /// Bytes of it in use, padding included. What is given back (a buffer that was sent, and was the
+    /// last thing allocated) counts no more.
     pub bytes: usize,
     /// Bytes it has taken from the global allocator, now or for former requests.
     pub capacity: usize,
