@@ -375,16 +375,7 @@ pub fn process_usage() -> Option<HeapUsage> {
         return None;
     }
     let blocks = REGISTRY.nodes().map(|node| &node.block);
-    let mut sum = SHARED.read();
-    for block in blocks {
-        let read = block.read();
-        // Wrapping, as the counters themselves are.
-        sum.allocations = sum.allocations.wrapping_add(read.allocations);
-        sum.deallocations = sum.deallocations.wrapping_add(read.deallocations);
-        sum.reallocations = sum.reallocations.wrapping_add(read.reallocations);
-        sum.bytes_allocated = sum.bytes_allocated.wrapping_add(read.bytes_allocated);
-        sum.bytes_deallocated = sum.bytes_deallocated.wrapping_add(read.bytes_deallocated);
-    }
+    let sum = blocks.fold(SHARED.read(), |sum, block| sum.plus(&block.read()));
     Some(sum)
 }
 

@@ -1,15 +1,13 @@
-use std::{cell::Cell, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
 use super::{
     allocator::{self, is_installed},
     counters::{self, Block},
+    frames::{ENTERED, Frame, Stack},
     track::Tracked,
     usage::{HeapUsage, Usage},
 };
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering::Relaxed};
-
-/// How many different accounts may be entered inside one another on one thread.
-const MAX_DEPTH: usize = 16;
 
 /// Collects what code that ran on its behalf has allocated and freed.
 ///
@@ -75,166 +73,6 @@ pub(crate) enum Entry {
     Inert,
     /// The frame is on this thread's stack.
     Counting,
-}
-
-/// An account that is entered on this thread, and the thread's counters when that began.
-///
-/// A cell for each word: copied as a whole, a frame would be read in larger pieces than it was
-/// just written in, and processors wait for that.
-#[repr(align(64))]
-struct Frame {
-    /// Its address.
-    account: Cell<usize>,
-    allocations: Cell<u64>,
-    deallocations: Cell<u64>,
-    reallocations: Cell<u64>,
-    bytes_allocated: Cell<u64>,
-    bytes_deallocated: Cell<u64>,
-    /// The thread's peak before, which an outer account may still want.
-    former_peak: Cell<i64>,
-}
-
-/// The accounts entered on this thread, outermost first.
-struct Stack {
-    depth: Cell<usize>,
-    frames: [Frame; MAX_DEPTH],
-}
-
-thread_local! {
-    static ENTERED: Stack = const {
-        Stack {
-            depth: Cell::new(0),
-            frames: [const { Frame::new() }; MAX_DEPTH],
-        }
-    };
-}
-
-impl Frame {
-    const fn new() -> Self {
-        Self {
-            account: Cell::new(0),
-            allocations: Cell::new(0),
-            deallocations: Cell::new(0),
-            reallocations: Cell::new(0),
-            bytes_allocated: Cell::new(0),
-            bytes_deallocated: Cell::new(0),
-            former_peak: Cell::new(0),
-        }
-    }
-
-    /// Takes down the thread's counters.
-    #[inline]
-    fn begin(&self, account: usize, block: &Block) {
-        let start = block.read();
-        self.account.set(account);
-        self.allocations.set(start.allocations);
-        self.deallocations.set(start.deallocations);
-        self.reallocations.set(start.reallocations);
-        self.bytes_allocated.set(start.bytes_allocated);
-        self.bytes_deallocated.set(start.bytes_deallocated);
-        self.former_peak.set(block.peak());
-    }
-
-    /// Swaps two frames.
-    fn swap(&self, other: &Self) {
-        self.account.swap(&other.account);
-        self.allocations.swap(&other.allocations);
-        self.deallocations.swap(&other.deallocations);
-        self.reallocations.swap(&other.reallocations);
-        self.bytes_allocated.swap(&other.bytes_allocated);
-        self.bytes_deallocated.swap(&other.bytes_deallocated);
-        self.former_peak.swap(&other.former_peak);
-    }
-
-    /// The counts taken down, as [`Block::counts`] has them. Bytes never move without a count.
-    #[inline]
-    fn counts(&self) -> (u64, u64, u64) {
-        (
-            self.allocations.get(),
-            self.deallocations.get(),
-            self.reallocations.get(),
-        )
-    }
-
-    #[inline]
-    fn start(&self) -> HeapUsage {
-        HeapUsage {
-            allocations: self.allocations.get(),
-            deallocations: self.deallocations.get(),
-            reallocations: self.reallocations.get(),
-            bytes_allocated: self.bytes_allocated.get(),
-            bytes_deallocated: self.bytes_deallocated.get(),
-        }
-    }
-}
-
-impl Stack {
-    #[inline]
-    fn entered(&self) -> &[Frame] {
-        self.frames.get(..self.depth.get()).unwrap_or(&[])
-    }
-
-    #[inline]
-    fn find(&self, account: usize) -> Option<&Frame> {
-        self.entered()
-            .iter()
-            .rev()
-            .find(|frame| frame.account.get() == account)
-    }
-
-    /// `false` if there is no room.
-    #[inline]
-    fn push(&self, account: usize, block: &Block) -> bool {
-        let depth = self.depth.get();
-        let Some(place) = self.frames.get(depth) else {
-            return false;
-        };
-        place.begin(account, block);
-        self.depth.set(depth.wrapping_add(1));
-        true
-    }
-
-    /// Takes the account's frame away if it is the top one. What it returns is valid until the next
-    /// [`push`](Self::push).
-    #[inline]
-    fn pop(&self, account: usize) -> Option<&Frame> {
-        let top = self.depth.get().checked_sub(1)?;
-        let frame = self.frames.get(top)?;
-        if frame.account.get() != account {
-            return None;
-        }
-        self.depth.set(top);
-        Some(frame)
-    }
-
-    /// Where the account's frame is.
-    fn position(&self, account: usize) -> Option<usize> {
-        self.entered()
-            .iter()
-            .rposition(|frame| frame.account.get() == account)
-    }
-
-    /// The highest live figure since the frame at `at` was pushed, if the thread's peak is now
-    /// `peak`: each frame above it began a peak of its own.
-    fn peak_since(&self, at: usize, peak: i64) -> i64 {
-        let above = self.entered().get(at..).unwrap_or(&[]).iter().skip(1);
-        above.fold(peak, |peak, frame| peak.max(frame.former_peak.get()))
-    }
-
-    /// Brings the frame at `at` to the top, for guards that do not leave in reverse order. The next
-    /// one keeps the former peak for the accounts further out.
-    fn raise(&self, at: usize) {
-        let moved = self.entered().get(at..).unwrap_or(&[]);
-        if let [frame, next, ..] = moved {
-            let former = next.former_peak.get().max(frame.former_peak.get());
-            next.former_peak.set(former);
-        }
-        for pair in moved.windows(2) {
-            if let [lower, upper] = pair {
-                lower.swap(upper);
-            }
-        }
-    }
 }
 
 impl Account {
@@ -323,49 +161,25 @@ impl Account {
         if !is_installed() || self.inexact.load(Relaxed) {
             return None;
         }
-        let sum = |of: fn(&Tally) -> &AtomicU64| {
-            of(&self.exclusive)
-                .load(Relaxed)
-                .wrapping_add(of(&self.shared).load(Relaxed))
-        };
-        let mut usage = Usage {
-            allocations: sum(|t| &t.allocations),
-            deallocations: sum(|t| &t.deallocations),
-            reallocations: sum(|t| &t.reallocations),
-            bytes_allocated: sum(|t| &t.bytes_allocated),
-            bytes_deallocated: sum(|t| &t.bytes_deallocated),
-            peak_bytes: self.peak.load(Relaxed),
-        };
-        let current = ENTERED
-            .try_with(|stack| {
-                let block = allocator::own_block()?;
-                let at = stack.position(self.address())?;
-                let start = stack.entered().get(at)?.start();
-                Some((start, block.read(), stack.peak_since(at, block.peak())))
-            })
-            .ok()
-            .flatten();
-        if let Some((start, now, peak)) = current {
-            let since = |from: u64, to: u64| to.wrapping_sub(from);
-            let (sum, start) = (&mut usage, &start);
-            sum.allocations = sum
-                .allocations
-                .wrapping_add(since(start.allocations, now.allocations));
-            sum.deallocations = sum
-                .deallocations
-                .wrapping_add(since(start.deallocations, now.deallocations));
-            sum.reallocations = sum
-                .reallocations
-                .wrapping_add(since(start.reallocations, now.reallocations));
-            sum.bytes_allocated = sum
-                .bytes_allocated
-                .wrapping_add(since(start.bytes_allocated, now.bytes_allocated));
-            sum.bytes_deallocated = sum
-                .bytes_deallocated
-                .wrapping_add(since(start.bytes_deallocated, now.bytes_deallocated));
-            sum.peak_bytes = sum.peak_bytes.max(self.peak_with(start, &now, peak));
+        let mut sum = self.exclusive.read().plus(&self.shared.read());
+        let mut peak_bytes = self.peak.load(Relaxed);
+        let current = ENTERED.try_with(|stack| {
+            let block = allocator::own_block()?;
+            let (start, peak) = stack.current(self.address(), block)?;
+            Some((start, block.read(), peak))
+        });
+        if let Ok(Some((start, now, peak))) = current {
+            sum = sum.plus(&now.since(&start));
+            peak_bytes = peak_bytes.max(self.peak_with(&start, &now, peak));
         }
-        Some(usage)
+        Some(Usage {
+            allocations: sum.allocations,
+            deallocations: sum.deallocations,
+            reallocations: sum.reallocations,
+            bytes_allocated: sum.bytes_allocated,
+            bytes_deallocated: sum.bytes_deallocated,
+            peak_bytes,
+        })
     }
 
     fn address(&self) -> usize {
@@ -461,11 +275,12 @@ impl Account {
         if peak > self.peak.load(Relaxed) {
             self.peak.fetch_max(peak, Relaxed);
         }
+        let moved = now.since(start);
         match writer {
-            Writer::Exclusive => self.exclusive.add(start, now, |counter, by| {
+            Writer::Exclusive => self.exclusive.add(&moved, |counter, by| {
                 counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
             }),
-            Writer::Shared => self.shared.add(start, now, |counter, by| {
+            Writer::Shared => self.shared.add(&moved, |counter, by| {
                 counter.fetch_add(by, Relaxed);
             }),
         }
@@ -487,38 +302,35 @@ impl Account {
 
     /// Bytes held on this account so far.
     fn net(&self) -> i64 {
-        let net = |tally: &Tally| {
-            tally
-                .bytes_allocated
-                .load(Relaxed)
-                .wrapping_sub(tally.bytes_deallocated.load(Relaxed)) as i64
-        };
-        net(&self.exclusive).wrapping_add(net(&self.shared))
+        self.exclusive.read().plus(&self.shared.read()).live_bytes()
     }
 }
 
 impl Tally {
     #[inline]
-    fn add(&self, from: &HeapUsage, to: &HeapUsage, add: impl Fn(&AtomicU64, u64)) {
-        // Counters that did not move are left alone: most polls allocate nothing.
-        let credit = |counter: &AtomicU64, from: u64, to: u64| {
-            if from != to {
-                add(counter, to.wrapping_sub(from));
+    fn read(&self) -> HeapUsage {
+        HeapUsage {
+            allocations: self.allocations.load(Relaxed),
+            deallocations: self.deallocations.load(Relaxed),
+            reallocations: self.reallocations.load(Relaxed),
+            bytes_allocated: self.bytes_allocated.load(Relaxed),
+            bytes_deallocated: self.bytes_deallocated.load(Relaxed),
+        }
+    }
+
+    #[inline]
+    fn add(&self, moved: &HeapUsage, add: impl Fn(&AtomicU64, u64)) {
+        // Counters that did not move are left alone.
+        let credit = |counter: &AtomicU64, by: u64| {
+            if by != 0 {
+                add(counter, by);
             }
         };
-        credit(&self.allocations, from.allocations, to.allocations);
-        credit(&self.deallocations, from.deallocations, to.deallocations);
-        credit(&self.reallocations, from.reallocations, to.reallocations);
-        credit(
-            &self.bytes_allocated,
-            from.bytes_allocated,
-            to.bytes_allocated,
-        );
-        credit(
-            &self.bytes_deallocated,
-            from.bytes_deallocated,
-            to.bytes_deallocated,
-        );
+        credit(&self.allocations, moved.allocations);
+        credit(&self.deallocations, moved.deallocations);
+        credit(&self.reallocations, moved.reallocations);
+        credit(&self.bytes_allocated, moved.bytes_allocated);
+        credit(&self.bytes_deallocated, moved.bytes_deallocated);
     }
 }
 

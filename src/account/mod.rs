@@ -7,6 +7,7 @@
 
 mod allocator;
 mod counters;
+mod frames;
 mod ledger;
 mod track;
 mod usage;

@@ -68,4 +68,28 @@ impl HeapUsage {
     pub const fn live_bytes(&self) -> i64 {
         self.bytes_allocated.wrapping_sub(self.bytes_deallocated) as i64
     }
+
+    /// What happened between `start` and this. Wrapping, as the counters are.
+    #[inline]
+    pub(super) const fn since(&self, start: &Self) -> Self {
+        Self {
+            allocations: self.allocations.wrapping_sub(start.allocations),
+            deallocations: self.deallocations.wrapping_sub(start.deallocations),
+            reallocations: self.reallocations.wrapping_sub(start.reallocations),
+            bytes_allocated: self.bytes_allocated.wrapping_sub(start.bytes_allocated),
+            bytes_deallocated: self.bytes_deallocated.wrapping_sub(start.bytes_deallocated),
+        }
+    }
+
+    /// Both together.
+    #[inline]
+    pub(super) const fn plus(&self, other: &Self) -> Self {
+        Self {
+            allocations: self.allocations.wrapping_add(other.allocations),
+            deallocations: self.deallocations.wrapping_add(other.deallocations),
+            reallocations: self.reallocations.wrapping_add(other.reallocations),
+            bytes_allocated: self.bytes_allocated.wrapping_add(other.bytes_allocated),
+            bytes_deallocated: self.bytes_deallocated.wrapping_add(other.bytes_deallocated),
+        }
+    }
 }

@@ -1,0 +1,175 @@
+//! The accounts that are entered on the calling thread.
+
+use std::cell::Cell;
+
+use super::{counters::Block, usage::HeapUsage};
+
+/// How many different accounts may be entered inside one another on one thread.
+const MAX_DEPTH: usize = 16;
+
+/// An account that is entered on this thread, and the thread's counters when that began.
+///
+/// A cell for each word: copied as a whole, a frame would be read in larger pieces than it was
+/// just written in, and processors wait for that.
+#[repr(align(64))]
+pub(super) struct Frame {
+    /// Its address.
+    account: Cell<usize>,
+    allocations: Cell<u64>,
+    deallocations: Cell<u64>,
+    reallocations: Cell<u64>,
+    bytes_allocated: Cell<u64>,
+    bytes_deallocated: Cell<u64>,
+    /// The thread's peak before, which an outer account may still want.
+    pub(super) former_peak: Cell<i64>,
+}
+
+/// The accounts entered on this thread, outermost first.
+pub(super) struct Stack {
+    depth: Cell<usize>,
+    frames: [Frame; MAX_DEPTH],
+}
+
+thread_local! {
+    pub(super) static ENTERED: Stack = const {
+        Stack {
+            depth: Cell::new(0),
+            frames: [const { Frame::new() }; MAX_DEPTH],
+        }
+    };
+}
+
+impl Frame {
+    const fn new() -> Self {
+        Self {
+            account: Cell::new(0),
+            allocations: Cell::new(0),
+            deallocations: Cell::new(0),
+            reallocations: Cell::new(0),
+            bytes_allocated: Cell::new(0),
+            bytes_deallocated: Cell::new(0),
+            former_peak: Cell::new(0),
+        }
+    }
+
+    /// Takes down the thread's counters.
+    #[inline]
+    fn begin(&self, account: usize, block: &Block) {
+        let start = block.read();
+        self.account.set(account);
+        self.allocations.set(start.allocations);
+        self.deallocations.set(start.deallocations);
+        self.reallocations.set(start.reallocations);
+        self.bytes_allocated.set(start.bytes_allocated);
+        self.bytes_deallocated.set(start.bytes_deallocated);
+        self.former_peak.set(block.peak());
+    }
+
+    /// Swaps two frames.
+    fn swap(&self, other: &Self) {
+        self.account.swap(&other.account);
+        self.allocations.swap(&other.allocations);
+        self.deallocations.swap(&other.deallocations);
+        self.reallocations.swap(&other.reallocations);
+        self.bytes_allocated.swap(&other.bytes_allocated);
+        self.bytes_deallocated.swap(&other.bytes_deallocated);
+        self.former_peak.swap(&other.former_peak);
+    }
+
+    /// The counts taken down, as [`Block::counts`] has them. Bytes never move without a count.
+    #[inline]
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        (
+            self.allocations.get(),
+            self.deallocations.get(),
+            self.reallocations.get(),
+        )
+    }
+
+    #[inline]
+    pub(super) fn start(&self) -> HeapUsage {
+        HeapUsage {
+            allocations: self.allocations.get(),
+            deallocations: self.deallocations.get(),
+            reallocations: self.reallocations.get(),
+            bytes_allocated: self.bytes_allocated.get(),
+            bytes_deallocated: self.bytes_deallocated.get(),
+        }
+    }
+}
+
+impl Stack {
+    #[inline]
+    fn entered(&self) -> &[Frame] {
+        self.frames.get(..self.depth.get()).unwrap_or(&[])
+    }
+
+    #[inline]
+    pub(super) fn find(&self, account: usize) -> Option<&Frame> {
+        self.entered()
+            .iter()
+            .rev()
+            .find(|frame| frame.account.get() == account)
+    }
+
+    /// `false` if there is no room.
+    #[inline]
+    pub(super) fn push(&self, account: usize, block: &Block) -> bool {
+        let depth = self.depth.get();
+        let Some(place) = self.frames.get(depth) else {
+            return false;
+        };
+        place.begin(account, block);
+        self.depth.set(depth.wrapping_add(1));
+        true
+    }
+
+    /// Takes the account's frame away if it is the top one. What it returns is valid until the next
+    /// [`push`](Self::push).
+    #[inline]
+    pub(super) fn pop(&self, account: usize) -> Option<&Frame> {
+        let top = self.depth.get().checked_sub(1)?;
+        let frame = self.frames.get(top)?;
+        if frame.account.get() != account {
+            return None;
+        }
+        self.depth.set(top);
+        Some(frame)
+    }
+
+    /// Where the account's frame is.
+    pub(super) fn position(&self, account: usize) -> Option<usize> {
+        self.entered()
+            .iter()
+            .rposition(|frame| frame.account.get() == account)
+    }
+
+    /// The counters when the account was entered, if it is, and the highest live figure since.
+    pub(super) fn current(&self, account: usize, block: &Block) -> Option<(HeapUsage, i64)> {
+        let at = self.position(account)?;
+        let start = self.entered().get(at)?.start();
+        Some((start, self.peak_since(at, block.peak())))
+    }
+
+    /// The highest live figure since the frame at `at` was pushed, if the thread's peak is now
+    /// `peak`: each frame above it began a peak of its own.
+    pub(super) fn peak_since(&self, at: usize, peak: i64) -> i64 {
+        let above = self.entered().get(at..).unwrap_or(&[]).iter().skip(1);
+        above.fold(peak, |peak, frame| peak.max(frame.former_peak.get()))
+    }
+
+    /// Brings the frame at `at` to the top, for guards that do not leave in reverse order. The next
+    /// one keeps the former peak for the accounts further out.
+    pub(super) fn raise(&self, at: usize) {
+        let moved = self.entered().get(at..).unwrap_or(&[]);
+        if let [frame, next, ..] = moved {
+            let former = next.former_peak.get().max(frame.former_peak.get());
+            next.former_peak.set(former);
+        }
+        for pair in moved.windows(2) {
+            if let [lower, upper] = pair {
+                lower.swap(upper);
+            }
+        }
+    }
+}
