@@ -51,9 +51,10 @@ impl ScopeSink for Recorder {
             // still only told of the next request.
             let told = catch_unwind(AssertUnwindSafe(|| observer.on_close(report)));
             if let Err(payload) = told {
-                // A payload's own drop may panic, too: better lost than aborting the process.
-                #[expect(clippy::mem_forget, reason = "see above")]
-                std::mem::forget(payload);
+                // A payload's own drop may panic, too. What that one throws is lost rather than
+                // dropped in turn.
+                let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+                let _ = dropped.map_err(std::mem::forget);
                 self.observer_panics.fetch_add(1, Ordering::Relaxed);
             }
         }
