@@ -10,7 +10,9 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_memory::{Expose, MemoryLayer, Outcome, ScopeReport, middleware::ResponseBody};
+use tower_memory::{
+    ConfigError, Expose, MemoryLayer, Outcome, ScopeReport, middleware::ResponseBody,
+};
 
 use super::support::{Refused, answering, get, poll_once, scope_of, watched};
 
@@ -249,4 +251,33 @@ fn asking_whom_to_expose_to_leaves_the_request_as_it_was() {
     let request = Request::put("/path").header("x-debug", "1").extension(7_u8);
     let response = at_once(&service, request.body(Empty::new()).unwrap());
     assert_eq!(response.status(), 200);
+}
+
+#[test]
+fn a_route_label_that_no_header_can_carry_is_refused_with_the_label() {
+    let long = "x".repeat(257);
+    for label in ["", "two\nlines", long.as_str()] {
+        let error = MemoryLayer::new().route(label).unwrap_err();
+        let expected = ConfigError::RouteLabel {
+            label: label.to_owned(),
+            limit: 256,
+        };
+        assert_eq!(error, expected);
+        let text = error.to_string();
+        assert!(text.contains(&label.len().to_string()) && text.contains("256"));
+    }
+    assert!(MemoryLayer::new().route(&"x".repeat(256)).is_ok());
+}
+
+#[test]
+fn a_number_of_routes_out_of_bounds_is_refused_with_the_numbers() {
+    for asked in [0, 65_537, usize::MAX] {
+        let error = MemoryLayer::with_max_routes(asked).unwrap_err();
+        let expected = ConfigError::MaxRoutes {
+            asked,
+            limit: 65_536,
+        };
+        assert_eq!(error, expected);
+    }
+    assert!(MemoryLayer::with_max_routes(1).is_ok());
 }
