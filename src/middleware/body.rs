@@ -48,9 +48,40 @@ pin_project! {
     }
 }
 
+/// What a body says of itself when it is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    at_end: bool,
+    bytes: Option<u64>,
+}
+
+impl Extent {
+    pub(super) fn of<B: Body>(body: &B) -> Self {
+        Self {
+            at_end: body.is_end_stream(),
+            bytes: body.size_hint().exact(),
+        }
+    }
+
+    pub(super) const fn of_bytes(bytes: &Bytes) -> Self {
+        Self {
+            at_end: false,
+            bytes: Some(bytes.len() as u64),
+        }
+    }
+
+    /// With the length that the response's header says, if the body does not know its own.
+    pub(super) fn or_length(self, length: impl FnOnce() -> Option<u64>) -> Self {
+        Self {
+            bytes: self.bytes.or_else(length),
+            ..self
+        }
+    }
+}
+
 /// How much of the body was given out.
 #[derive(Debug)]
-struct Progress {
+pub(super) struct Progress {
     /// Whether a drop from here on means that all went well.
     complete: bool,
     given: u64,
@@ -59,6 +90,15 @@ struct Progress {
 }
 
 impl Progress {
+    /// Nothing given out yet; `bodiless` if by the rules of HTTP nothing will be.
+    pub(super) fn new(extent: Extent, bodiless: bool) -> Self {
+        Self {
+            complete: bodiless || extent.at_end || extent.bytes == Some(0),
+            given: 0,
+            promised: extent.bytes,
+        }
+    }
+
     fn gave(&mut self, bytes: usize) {
         self.given = self.given.saturating_add(bytes as u64);
         self.complete |= self.promised.is_some_and(|promised| self.given >= promised);
@@ -80,47 +120,23 @@ fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason
 }
 
 impl<B> ResponseBody<B> {
-    /// The inner service's body. Without a keeper an outer layer looks after the scope; `length` is
-    /// what `content-length` says.
-    pub(super) fn open(
-        inner: B,
-        keeper: Option<Keeper>,
-        bodiless: bool,
-        length: Option<u64>,
-    ) -> Self
-    where
-        B: Body,
-    {
-        let promised = inner.size_hint().exact().or(length);
-        let complete = bodiless || promised == Some(0) || inner.is_end_stream();
+    /// The inner service's body. Without a keeper an outer layer looks after the scope.
+    pub(super) const fn open(inner: B, keeper: Option<Keeper>, progress: Progress) -> Self {
         Self {
             inner: Some(inner),
             own: None,
             keeper,
-            progress: Progress {
-                complete,
-                given: 0,
-                promised,
-            },
+            progress,
         }
     }
 
     /// A body made by the middleware.
-    pub(super) const fn own(
-        bytes: Bytes,
-        keeper: Option<Keeper>,
-        bodiless: bool,
-        _length: Option<u64>,
-    ) -> Self {
+    pub(super) const fn own(bytes: Bytes, keeper: Option<Keeper>, progress: Progress) -> Self {
         Self {
             inner: None,
             own: Some(bytes),
             keeper,
-            progress: Progress {
-                complete: bodiless,
-                given: 0,
-                promised: None,
-            },
+            progress,
         }
     }
 }

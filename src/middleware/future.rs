@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::body::ResponseBody;
+use super::body::{Extent, Progress, ResponseBody};
 use crate::{
     cancel::{CancelReason, DeadlineSource},
     http as answers,
@@ -100,11 +100,12 @@ impl Role {
     fn respond<T, R>(
         self,
         response: Response<T>,
-        wrap: impl FnOnce(T, Option<Keeper>, bool, Option<u64>) -> ResponseBody<R>,
+        extent: Extent,
+        wrap: impl FnOnce(T, Option<Keeper>, Progress) -> ResponseBody<R>,
     ) -> Response<ResponseBody<R>> {
         let (mut parts, body) = response.into_parts();
         let Self::Opener { keeper, exchange } = self else {
-            return Response::from_parts(parts, wrap(body, None, false, None));
+            return Response::from_parts(parts, wrap(body, None, Progress::new(extent, false)));
         };
         let tunnel = exchange.connect && parts.status.is_success();
         keeper.head(tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS);
@@ -122,11 +123,12 @@ impl Role {
             || parts.status.is_informational()
             || parts.status == StatusCode::NO_CONTENT
             || parts.status == StatusCode::NOT_MODIFIED;
-        let length = parts
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        Response::from_parts(parts, wrap(body, Some(keeper), bodiless, length))
+        let extent = extent.or_length(|| {
+            let length = parts.headers.get(header::CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        });
+        let body = wrap(body, Some(keeper), Progress::new(extent, bodiless));
+        Response::from_parts(parts, body)
     }
 }
 
@@ -170,12 +172,13 @@ where
             if polled.is_ready() {
                 inner.set(None);
             }
-            polled
+            // Asked in here, since a body may panic when asked.
+            polled.map_ok(|response| (Extent::of(response.body()), response))
         });
         match polled {
-            Poll::Ready(Ok(response)) => {
+            Poll::Ready(Ok((extent, response))) => {
                 let role = std::mem::replace(this.role, Role::Over);
-                Poll::Ready(Ok(role.respond(response, ResponseBody::open)))
+                Poll::Ready(Ok(role.respond(response, extent, ResponseBody::open)))
             }
             Poll::Ready(Err(error)) => {
                 if let Role::Opener { keeper, .. } = std::mem::replace(this.role, Role::Over) {
@@ -198,7 +201,8 @@ where
                 this.role.run(|| inner.set(None));
                 let role = std::mem::replace(this.role, Role::Over);
                 let answer = answers::deadline_exceeded(reason, after);
-                Poll::Ready(Ok(role.respond(answer, ResponseBody::own)))
+                let extent = Extent::of_bytes(answer.body());
+                Poll::Ready(Ok(role.respond(answer, extent, ResponseBody::own)))
             }
         }
     }

@@ -222,6 +222,32 @@ fn a_panic_in_the_drop_of_a_body_is_panicked() {
 }
 
 #[test]
+fn a_body_that_panics_when_it_is_asked_for_its_size_is_panicked() {
+    #[derive(Clone)]
+    struct Unsure;
+    impl Body for Unsure {
+        type Data = Bytes;
+        type Error = Refused;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _cx: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Refused>>> {
+            Poll::Ready(None)
+        }
+        fn size_hint(&self) -> http_body::SizeHint {
+            panic!("the size hint panics")
+        }
+    }
+    let (layer, watch) = watched(MemoryLayer::new());
+    let service = layer.layer(answering(Unsure));
+    let asked = catch_unwind(AssertUnwindSafe(|| {
+        service.oneshot(get("/")).now_or_never()
+    }));
+    assert!(asked.is_err());
+    assert_eq!(watch.outcome_now(), Outcome::Panicked);
+}
+
+#[test]
 fn a_stalled_body_that_is_dropped_means_that_the_client_is_gone() {
     let (mut body, watch) = open(Steps::new([data("data"), Step::Stall]));
     next_data(&mut body);
