@@ -54,6 +54,12 @@ impl ArenaBuf {
         })
     }
 
+    pub(super) fn from_arena(arena: Arena, capacity: usize) -> Result<Self, ArenaError> {
+        Ok(Self {
+            raw: RawBytes::with_capacity(arena.into_raw(), capacity)?,
+        })
+    }
+
     pub(super) const fn raw(&self) -> &RawBytes {
         &self.raw
     }
@@ -112,6 +118,29 @@ impl ArenaBuf {
     /// Removes all bytes.
     pub fn clear(&mut self) {
         self.truncate(0);
+    }
+
+    /// Cuts off what was written so far, without copying it; the room behind it stays here.
+    ///
+    /// For bodies that are sent in parts: write, [`split`](Self::split), [`freeze`](Self::freeze) the
+    /// part, and go on writing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let arena = tower_memory::Arena::new();
+    /// let mut body = arena.buf_with_capacity(1024);
+    /// body.extend_from_slice(b"first");
+    /// let first = body.split().freeze();
+    /// body.extend_from_slice(b"second");
+    /// assert_eq!((&first[..], &body[..]), (&b"first"[..], &b"second"[..]));
+    /// assert_eq!(body.capacity(), 1024 - 5);
+    /// ```
+    #[must_use = "what was written so far is in the buffer that is returned"]
+    pub fn split(&mut self) -> Self {
+        Self {
+            raw: self.raw.split(),
+        }
     }
 
     /// Ends writing and returns the bytes, without copying them.

@@ -3,8 +3,10 @@ use std::fmt;
 use super::{
     boxed::ArenaBox,
     buffer::ArenaBuf,
+    cursor::Cursor,
+    cursor_string::CursorString,
     error::ArenaError,
-    raw::{IdleArena, RawArena},
+    raw::{IdleArena, RawArena, RawCursor},
     string::ArenaString,
     vec::ArenaVec,
 };
@@ -92,7 +94,7 @@ impl Arena {
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
-            raw: IdleArena::new(bytes).wake(None),
+            raw: IdleArena::new(bytes).wake(),
         }
     }
 
@@ -102,6 +104,14 @@ impl Arena {
 
     pub(crate) const fn raw(&self) -> &RawArena {
         &self.raw
+    }
+
+    pub(super) const fn raw_mut(&mut self) -> &mut RawArena {
+        &mut self.raw
+    }
+
+    pub(super) fn into_raw(self) -> RawArena {
+        self.raw
     }
 
     /// Bytes given out so far, padding included.
@@ -313,9 +323,37 @@ impl Arena {
         if let Some(text) = args.as_str() {
             return self.try_alloc_str(text);
         }
-        let mut text = self.string();
+        // One step up with more than most texts need, one back down to what this one does.
+        let mut cursor = RawCursor::new(&self.raw, 128);
+        let mut text = CursorString::new(&mut cursor);
         text.try_push_fmt(args)?;
         Ok(text.into_str())
+    }
+
+    /// A cursor: it allocates without atomic operations, for one user at a time.
+    ///
+    /// It takes no memory before its first allocation.
+    #[must_use]
+    #[inline]
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor::new(self)
+    }
+
+    /// As [`cursor`](Self::cursor); if this is the arena's only handle, taking and giving back
+    /// segments needs no atomic operations, either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut arena = tower_memory::ArenaPool::new().rent();
+    /// let mut cursor = arena.cursor_mut();
+    /// let (a, b) = (cursor.alloc(1), cursor.alloc(2));
+    /// assert_eq!(*a + *b, 3);
+    /// ```
+    #[must_use]
+    #[inline]
+    pub fn cursor_mut(&mut self) -> Cursor<'_> {
+        Cursor::new_alone(self)
     }
 
     /// An empty list, which takes memory with its first value.
@@ -380,9 +418,42 @@ impl Arena {
     pub fn buf(&self) -> ArenaBuf {
         or_panic!(self.try_buf_with_capacity(0))
     }
+
+    /// Turns this handle into an empty byte buffer with room for `capacity` bytes.
+    ///
+    /// As [`buf_with_capacity`](Self::buf_with_capacity), for an arena that is rented for one buffer:
+    /// if this is its only handle, the buffer grows without atomic operations.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// let pool = tower_memory::ArenaPool::new();
+    /// let mut body = pool.rent().into_buf(16 * 1024);
+    /// write!(body, "hello")?;
+    /// let bytes = body.freeze();
+    /// assert_eq!((&bytes[..], pool.stats().rented), (&b"hello"[..], 1));
+    /// drop(bytes);
+    /// assert_eq!(pool.stats().rented, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn into_buf(self, capacity: usize) -> ArenaBuf {
+        or_panic!(self.try_into_buf(capacity))
+    }
+
+    /// As [`into_buf`](Self::into_buf).
+    ///
+    /// # Errors
+    ///
+    /// If `capacity` does not fit the address space, or the allocator has no memory.
+    pub fn try_into_buf(self, capacity: usize) -> Result<ArenaBuf, ArenaError> {
+        ArenaBuf::from_arena(self, capacity)
+    }
 }
 
-const fn refuse_drop_glue<T>() {
+pub(super) const fn refuse_drop_glue<T>() {
     assert!(
         !std::mem::needs_drop::<T>(),
         "an arena does not drop its values: use `alloc_box` or an `ArenaVec`"

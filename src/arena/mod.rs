@@ -8,13 +8,19 @@
 //! | you need | take |
 //! |---|---|
 //! | a value, a string, a slice for the length of a borrow | [`Arena::alloc`], [`Arena::alloc_str`], [`Arena::format`], ... |
+//! | many small things in a row | a [`Cursor`]: a segment for one user, without atomic operations |
 //! | a list, a text that grows | [`ArenaVec`], [`ArenaString`] |
 //! | a value that must be dropped | [`ArenaBox`], or an [`ArenaVec`] |
 //! | bytes for a response body | [`ArenaBuf`], frozen into [`Bytes`](bytes::Bytes) without a copy |
+//! | maps, sets, boxed trait objects | the feature `allocator-api2`: `&Arena` and `Arena` are allocators |
 
 mod boxed;
 mod buffer;
+mod cursor;
+mod cursor_string;
+mod cursor_vec;
 mod error;
+mod format;
 mod handle;
 #[cfg(feature = "json")]
 mod json;
@@ -24,6 +30,9 @@ mod vec;
 
 pub use self::boxed::ArenaBox;
 pub use self::buffer::ArenaBuf;
+pub use self::cursor::Cursor;
+pub use self::cursor_string::CursorString;
+pub use self::cursor_vec::CursorVec;
 pub use self::error::{ArenaError, ArenaErrorKind};
 pub use self::handle::Arena;
 #[cfg(feature = "json")]
@@ -31,4 +40,4 @@ pub use self::json::JsonError;
 pub use self::string::ArenaString;
 pub use self::vec::{ArenaVec, IntoIter};
 
-pub(crate) use self::raw::{Home, IdleArena};
+pub(crate) use self::raw::{Home, IdleArena, Place, Rewind};

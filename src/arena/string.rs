@@ -5,6 +5,7 @@ use std::{
 
 use super::{
     error::ArenaError,
+    format::{PushStr, push_fmt},
     handle::{Arena, or_panic},
     raw::RawString,
 };
@@ -90,17 +91,7 @@ impl<'a> ArenaString<'a> {
     ///
     /// If a `Display` or `Debug` implementation returns an error.
     pub fn try_push_fmt(&mut self, args: fmt::Arguments<'_>) -> Result<(), ArenaError> {
-        let mut writer = Writer {
-            text: self,
-            error: None,
-        };
-        match (fmt::write(&mut writer, args), writer.error) {
-            (Ok(()), None) => Ok(()),
-            (_, Some(error)) => Err(error),
-            (Err(fmt::Error), None) => {
-                panic!("a formatting trait implementation returned an error")
-            }
-        }
+        push_fmt(self, args)
     }
 
     /// Makes room for at least `additional` more bytes.
@@ -142,19 +133,10 @@ impl<'a> ArenaString<'a> {
     }
 }
 
-/// Keeps the arena's error, which `fmt::Error` cannot carry.
-struct Writer<'w, 'a> {
-    text: &'w mut ArenaString<'a>,
-    error: Option<ArenaError>,
-}
-
-impl fmt::Write for Writer<'_, '_> {
+impl PushStr for ArenaString<'_> {
     #[inline]
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text.try_push_str(text).map_err(|error| {
-            self.error = Some(error);
-            fmt::Error
-        })
+    fn push(&mut self, text: &str) -> Result<(), ArenaError> {
+        self.try_push_str(text)
     }
 }
 

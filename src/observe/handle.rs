@@ -52,6 +52,7 @@ impl MemoryHandle {
                 bytes: totals.bytes.figures(),
                 allocations: totals.allocations.figures(),
                 arena_bytes: totals.arena_bytes.figures(),
+                learned_arena_bytes: self.config.routes.sizes.bytes(number),
                 total_time: totals.time.total,
                 max_time: totals.time.max,
             })

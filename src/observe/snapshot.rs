@@ -43,6 +43,10 @@ pub struct RouteSnapshot {
     pub allocations: Option<Figures>,
     /// Bytes taken from the arena per closed request; `None` if none has closed.
     pub arena_bytes: Option<Figures>,
+    /// Bytes the arenas of the route's next requests have room for from the start: what 95 % of its
+    /// recent requests did not exceed, rounded up by an eighth at most. `None` if none has used an
+    /// arena. It is a good capacity for a buffer that holds all of the response.
+    pub learned_arena_bytes: Option<usize>,
     /// Time from the service's call to the close of the scope, over all closed requests.
     pub total_time: Duration,
     /// The longest such time.
@@ -143,8 +147,15 @@ impl fmt::Display for Snapshot {
             .max("route".len());
         writeln!(
             f,
-            "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  outcomes",
-            "route", "requests", "flight", "mean bytes", "max bytes", "mean count", "mean arena",
+            "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  {:>12}  outcomes",
+            "route",
+            "requests",
+            "flight",
+            "mean bytes",
+            "max bytes",
+            "mean count",
+            "mean arena",
+            "learned",
         )?;
         for route in &self.routes {
             let mean = |figures: Option<Figures>| {
@@ -155,7 +166,7 @@ impl fmt::Display for Snapshot {
                 .map_or_else(|| "-".into(), |f| f.max.to_string());
             writeln!(
                 f,
-                "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  {:?}",
+                "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  {:>12}  {:?}",
                 route.route,
                 route.requests,
                 route.in_flight,
@@ -163,6 +174,9 @@ impl fmt::Display for Snapshot {
                 max,
                 mean(route.allocations),
                 mean(route.arena_bytes),
+                route
+                    .learned_arena_bytes
+                    .map_or_else(|| "-".into(), |bytes| bytes.to_string()),
                 route.outcomes,
             )?;
         }

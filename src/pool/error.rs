@@ -60,6 +60,8 @@ pub enum ConfigError {
         /// The most that is possible, in bytes.
         limit: usize,
     },
+    /// Arenas would be freed the moment they come back; `enabled(false)` does that.
+    TrimIntervalZero,
 }
 
 impl fmt::Display for ConfigError {
@@ -93,6 +95,9 @@ impl fmt::Display for ConfigError {
                     f,
                     "{name} is {asked} bytes, more than is possible ({limit})"
                 )
+            }
+            Self::TrimIntervalZero => {
+                f.write_str("trim_interval is 0, and must be longer (or `None`)")
             }
         }
     }

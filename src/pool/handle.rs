@@ -1,18 +1,20 @@
 use super::{
     retention::{PoolBuilder, Retention},
-    shelf::{PoolStats, Shelf},
+    shared::Shared,
+    stats::PoolStats,
 };
-use crate::{
-    arena::{Arena, Home},
-    sync::Arc,
-};
+use crate::{arena::Arena, sync::Arc};
 
 /// A pool of [`Arena`]s.
 ///
 /// Cloning makes another handle to the same pool. Renting never fails: if no arena waits, a new one
 /// is made. An arena comes back when its last handle is dropped, on whatever thread that happens,
-/// and is rewound at once; the pool needs no runtime. When the last handle of the pool is gone, the
-/// waiting arenas are freed, and those still out when they come back.
+/// and is rewound at once; nothing is allocated for that, and no thread waits for another. When the
+/// last handle of the pool is gone, the waiting arenas are freed, and those still out when they come
+/// back.
+///
+/// Each thread keeps a few arenas for itself; the others wait on a shelf that all share. An arena that
+/// nobody needed for a while is freed: see [`PoolBuilder::trim_interval`].
 ///
 /// # Examples
 ///
@@ -32,7 +34,19 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct ArenaPool {
-    shelf: Arc<Shelf>,
+    handle: Arc<Handle>,
+}
+
+/// Closes the pool when it is dropped.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
 }
 
 impl ArenaPool {
@@ -49,29 +63,60 @@ impl ArenaPool {
 
     pub(super) fn with_retention(retention: Retention) -> Self {
         Self {
-            shelf: Arc::new(Shelf::new(retention)),
+            handle: Arc::new(Handle {
+                shared: Arc::new(Shared::new(retention)),
+            }),
         }
     }
 
-    /// An arena: one that was used before, or a new one.
+    /// An arena: one that was used before, or a new one of the pool's initial size.
     #[must_use]
+    #[inline]
     pub fn rent(&self) -> Arena {
-        let home: Arc<dyn Home> = Arc::<Shelf>::clone(&self.shelf);
-        Arena::from_raw(self.shelf.take().wake(Some(home)))
+        let shared = &self.handle.shared;
+        Arena::from_raw(shared.rent(shared.classes().any()).wake())
+    }
+
+    /// An arena with room for `bytes` bytes, as far as the pool keeps arenas of that size: such a one
+    /// that was used before, or a new one, which takes its memory at once with its first allocation.
+    ///
+    /// Sizes are told apart in steps of two; one up to four times larger than needed will do, or one of
+    /// the initial size.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = tower_memory::ArenaPool::new();
+    /// let arena = pool.rent_with_capacity(100_000);
+    /// arena.alloc_str("first");
+    /// assert!(arena.capacity() >= 100_000);
+    /// drop(arena);
+    /// // Who needs little does not take it away.
+    /// assert_eq!(pool.rent_with_capacity(1000).capacity(), 0);
+    /// assert!(pool.rent_with_capacity(100_000).capacity() >= 100_000);
+    /// ```
+    #[must_use]
+    pub fn rent_with_capacity(&self, bytes: usize) -> Arena {
+        let shared = &self.handle.shared;
+        Arena::from_raw(shared.rent(shared.classes().holding(bytes)).wake())
     }
 
     /// What is in use, what waits, and what was given back so far.
+    ///
+    /// Figures are kept by each thread and added up here. While others rent and return, each is true
+    /// at some moment of the call, and they need not fit each other.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        self.shelf.stats()
+        self.handle.shared.stats()
     }
 
-    /// Frees all waiting arenas now and returns how many bytes that were.
+    /// Frees all waiting arenas now, those of other threads included, and returns how many bytes
+    /// that were.
     ///
     /// Arenas in use are not touched.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn trim(&self) -> usize {
-        self.shelf.clear()
+        self.handle.shared.trim()
     }
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::{error::ConfigError, handle::ArenaPool};
 
 /// Settings of an [`ArenaPool`]: how much memory it may keep.
@@ -29,6 +31,9 @@ pub(super) struct Retention {
     pub(super) initial_bytes: usize,
     pub(super) max_arena_bytes: usize,
     pub(super) max_total_bytes: usize,
+    pub(super) enabled: bool,
+    pub(super) wipe: bool,
+    pub(super) trim_interval: Option<Duration>,
 }
 
 impl Retention {
@@ -36,6 +41,9 @@ impl Retention {
         initial_bytes: 16 * 1024,
         max_arena_bytes: 1024 * 1024,
         max_total_bytes: 64 * 1024 * 1024,
+        enabled: true,
+        wipe: false,
+        trim_interval: Some(Duration::from_secs(10)),
     };
 }
 
@@ -66,17 +74,76 @@ impl PoolBuilder {
         self
     }
 
+    /// Whether arenas are kept at all (they are, unless set).
+    ///
+    /// Switched off, each arena is new and is freed when it comes back: for finding out whether
+    /// something has to do with pooling.
+    pub const fn enabled(mut self, enabled: bool) -> Self {
+        self.retention.enabled = enabled;
+        self
+    }
+
+    /// Whether what was written to an arena is overwritten with zeros before it is kept or freed (it
+    /// is not, unless set).
+    ///
+    /// No request can read what a former one left, with or without this. It is for services whose
+    /// secrets should not stay in memory for longer than needed, and costs writing all that a request
+    /// wrote once more. Bytes that a growing list or buffer was copied from are included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::ArenaPool;
+    ///
+    /// let pool = ArenaPool::builder().zero_on_recycle(true).build()?;
+    /// pool.rent().alloc_str("secret");
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    pub const fn zero_on_recycle(mut self, wipe: bool) -> Self {
+        self.retention.wipe = wipe;
+        self
+    }
+
+    /// How long an arena may wait unused before it is freed, at least; at most it is twice that (10 s
+    /// unless set, `None` for ever).
+    ///
+    /// As `sync.Pool` of Go does with two generations: at each interval's end the arenas that nobody
+    /// took since the end before are freed. A tokio task sees to it as long as the pool has arenas,
+    /// with or without traffic; the first rent within a runtime starts it, and it ends with the pool.
+    /// The runtime needs its timers enabled. In a program without tokio, call
+    /// [`trim`](ArenaPool::trim).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::ArenaPool;
+    ///
+    /// let pool = ArenaPool::builder()
+    ///     .trim_interval(Duration::from_secs(60))
+    ///     .build()?;
+    /// let kept_for_ever = ArenaPool::builder().trim_interval(None).build()?;
+    /// # let _ = (pool, kept_for_ever);
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    pub fn trim_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.retention.trim_interval = interval.into();
+        self
+    }
+
     /// The pool.
     ///
     /// # Errors
     ///
-    /// If a size is zero where that makes no sense, above `isize::MAX`, or if
-    /// `initial_bytes <= max_arena_bytes <= max_total_bytes` does not hold.
+    /// If a size or the trim interval is zero where that makes no sense, a size is above
+    /// `isize::MAX`, or `initial_bytes <= max_arena_bytes <= max_total_bytes` does not hold.
     pub fn build(self) -> Result<ArenaPool, ConfigError> {
         let Retention {
             initial_bytes,
             max_arena_bytes,
             max_total_bytes,
+            trim_interval,
+            ..
         } = self.retention;
         let limit = isize::MAX as usize;
         for (name, asked) in [
@@ -102,6 +169,9 @@ impl PoolBuilder {
                 max_arena_bytes,
                 max_total_bytes,
             });
+        }
+        if trim_interval == Some(Duration::ZERO) {
+            return Err(ConfigError::TrimIntervalZero);
         }
         Ok(ArenaPool::with_retention(self.retention))
     }

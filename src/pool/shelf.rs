@@ -1,150 +1,249 @@
-use std::fmt;
+//! Waiting arenas that belong to no thread.
+//!
+//! # Invariants
+//!
+//! 1. Each place is free, full, or claimed by one thread, which took its bit out of `free` or out of
+//!    the `full` of one class by compare-and-swap, and puts a bit back when it is done.
+//! 2. A bit is put back by a release and taken by an acquire, so a claim sees the place as the one
+//!    before left it: empty if the bit was free, with an arena if it was full.
+//!
+//! Nothing here waits for another thread: one that stops between claim and return keeps one place.
 
-use super::retention::Retention;
+use super::{
+    class::{CLASSES, Wanted},
+    slots::Tag,
+};
 use crate::{
-    arena::{Home, IdleArena},
-    sync::{Mutex, lock},
+    arena::{IdleArena, Place},
+    sync::{AtomicU64, Ordering},
 };
 
-/// Most arenas that wait at once, whatever their size; room for them is taken in advance, so that
-/// putting one back never allocates.
-const MAX_WAITING: usize = 1024;
+const WORDS: usize = if cfg!(tower_memory_loom) { 1 } else { 16 };
+const BITS: usize = if cfg!(tower_memory_loom) { 2 } else { 64 };
 
-/// The waiting arenas and the figures, behind one lock that is held for a few instructions: memory
-/// is taken and freed outside.
-pub(super) struct Shelf {
-    retention: Retention,
-    state: Mutex<State>,
+/// A bit for each place.
+#[derive(Debug)]
+struct Bits {
+    words: [AtomicU64; WORDS],
 }
 
-struct State {
-    waiting: Vec<IdleArena>,
-    stats: PoolStats,
-}
-
-/// Figures of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PoolStats {
-    /// Arenas that wait to be used again.
-    pub pooled: usize,
-    /// Bytes they keep.
-    pub pooled_bytes: usize,
-    /// Arenas in use.
-    pub rented: usize,
-    /// Bytes those have taken from the system.
-    pub rented_bytes: usize,
-    /// Bytes given back to the system so far, because they were above what may be kept.
-    pub evicted_bytes: u64,
-    /// How often an arena was taken from those waiting.
-    pub hits: u64,
-    /// How often none was waiting and a new one was made.
-    pub misses: u64,
-}
-
-impl PoolStats {
-    /// Bytes taken from the system, in use or waiting.
-    #[must_use]
-    pub const fn allocated_bytes(&self) -> usize {
-        self.pooled_bytes.saturating_add(self.rented_bytes)
+impl Bits {
+    fn new(word: u64) -> Self {
+        Self {
+            words: std::array::from_fn(|_| AtomicU64::new(word)),
+        }
     }
+
+    /// Takes up to `most` bits out of one word; the word's index and the bits.
+    fn claim(&self, most: u32) -> Option<(usize, u64)> {
+        self.words.iter().enumerate().find_map(|(index, word)| {
+            // Relaxed: a guess, which the compare-and-swap checks.
+            let mut now = word.load(Ordering::Relaxed);
+            loop {
+                let bits = lowest(now, most);
+                if bits == 0 {
+                    return None;
+                }
+                // Acquire: see invariant 2.
+                match word.compare_exchange_weak(
+                    now,
+                    now & !bits,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => return Some((index, bits)),
+                    Err(changed) => now = changed,
+                }
+            }
+        })
+    }
+
+    /// Takes one given bit, if it is there.
+    fn claim_one(&self, index: usize, bit: u64) -> bool {
+        // Acquire: see invariant 2.
+        self.words
+            .get(index)
+            .is_some_and(|word| word.fetch_and(!bit, Ordering::Acquire) & bit != 0)
+    }
+
+    fn give(&self, index: usize, bits: u64) {
+        if let Some(word) = self.words.get(index) {
+            // Release: see invariant 2.
+            word.fetch_or(bits, Ordering::Release);
+        }
+    }
+
+    fn count(&self) -> usize {
+        let ones = |word: &AtomicU64| word.load(Ordering::Relaxed).count_ones() as usize;
+        self.words.iter().map(ones).sum()
+    }
+}
+
+/// The lowest `most` bits that are set in `word`.
+const fn lowest(word: u64, most: u32) -> u64 {
+    if word.count_ones() <= most {
+        return word;
+    }
+    let (mut rest, mut left) = (word, most);
+    while left > 0 {
+        rest &= rest - 1;
+        left -= 1;
+    }
+    word & !rest
+}
+
+/// The bits that are set in `word`, one by one.
+fn each(mut word: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        let bit = word & word.wrapping_neg();
+        word &= !bit;
+        (bit != 0).then_some(bit)
+    })
+}
+
+#[derive(Debug)]
+pub(super) struct Shelf {
+    places: Box<[Place]>,
+    free: Bits,
+    full: Box<[Bits]>,
 }
 
 impl Shelf {
-    pub(super) fn new(retention: Retention) -> Self {
+    pub(super) fn new() -> Self {
+        let all = if BITS == 64 {
+            u64::MAX
+        } else {
+            (1 << BITS) - 1
+        };
         Self {
-            retention,
-            state: Mutex::new(State {
-                waiting: Vec::with_capacity(MAX_WAITING),
-                stats: PoolStats::default(),
-            }),
+            places: std::iter::repeat_with(Place::new)
+                .take(WORDS * BITS)
+                .collect(),
+            free: Bits::new(all),
+            full: std::iter::repeat_with(|| Bits::new(0))
+                .take(CLASSES)
+                .collect(),
         }
     }
 
-    pub(super) fn take(&self) -> IdleArena {
-        let taken = {
-            let mut state = lock(&self.state);
-            let taken = state.waiting.pop();
-            let stats = &mut state.stats;
-            stats.rented += 1;
-            match &taken {
-                Some(arena) => {
-                    stats.hits += 1;
-                    stats.pooled -= 1;
-                    stats.pooled_bytes -= arena.capacity();
-                    stats.rented_bytes += arena.capacity();
+    fn place(&self, index: usize, bit: u64) -> Option<&Place> {
+        self.places
+            .get(index * BITS + bit.trailing_zeros() as usize)
+    }
+
+    /// Keeps `arena`, or returns it if the shelf is full.
+    pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
+        let Some((index, bit)) = self.free.claim(1) else {
+            return Some(arena);
+        };
+        self.fill(arena, tag, index, bit)
+    }
+
+    /// Puts `arena` into a place that this thread has claimed.
+    fn fill(&self, arena: IdleArena, tag: Tag, index: usize, bit: u64) -> Option<IdleArena> {
+        match (self.place(index, bit), self.full.get(tag.class())) {
+            (Some(place), Some(full)) => {
+                let refused = place.put(arena, tag.bits());
+                full.give(index, bit);
+                refused
+            }
+            _ => Some(arena),
+        }
+    }
+
+    /// Takes up to `most` arenas of one class that will do, and gives them to `taken`.
+    pub(super) fn take(&self, wanted: Wanted, most: u32, mut taken: impl FnMut(IdleArena, Tag)) {
+        let Some(((index, bits), class)) = self
+            .full
+            .iter()
+            .enumerate()
+            .take(wanted.last + 1)
+            .skip(wanted.class)
+            .find_map(|(class, full)| Some((full.claim(most)?, class)))
+        else {
+            return;
+        };
+        for bit in each(bits) {
+            let Some(place) = self.place(index, bit) else {
+                continue;
+            };
+            let tag = place.tag().map_or(Tag::new(class, 0), Tag::from_bits);
+            let arena = place.take();
+            // Given back before the arena is passed on, which may want the place again.
+            self.free.give(index, bit);
+            if let Some(arena) = arena {
+                taken(arena, tag);
+            }
+        }
+    }
+
+    /// Takes all arenas for which `stale` is true, one by one.
+    pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool, mut taken: impl FnMut(IdleArena)) {
+        for full in &self.full {
+            for (index, word) in full.words.iter().enumerate() {
+                for bit in each(word.load(Ordering::Relaxed)) {
+                    let Some(place) = self.place(index, bit) else {
+                        continue;
+                    };
+                    // A guess, which spares most places from being claimed.
+                    if !place.tag().is_some_and(|tag| stale(Tag::from_bits(tag)))
+                        || !full.claim_one(index, bit)
+                    {
+                        continue;
+                    }
+                    // Now it is this thread's. Another arena may have come in between.
+                    let tag = place.tag().map(Tag::from_bits);
+                    if tag.is_some_and(&stale) {
+                        let arena = place.take();
+                        self.free.give(index, bit);
+                        if let Some(arena) = arena {
+                            taken(arena);
+                        }
+                    } else {
+                        full.give(index, bit);
+                    }
                 }
-                None => stats.misses += 1,
             }
-            taken
-        };
-        match taken {
-            Some(mut arena) => {
-                arena.reused();
-                arena
-            }
-            None => IdleArena::new(self.retention.initial_bytes),
         }
     }
 
-    pub(super) fn stats(&self) -> PoolStats {
-        lock(&self.state).stats
-    }
-
-    /// Frees all waiting arenas and returns how many bytes that were.
-    pub(super) fn clear(&self) -> usize {
-        let (freed, bytes) = {
-            let mut state = lock(&self.state);
-            // Room for the arenas to come is taken here, so that putting one back does not.
-            let freed = std::mem::replace(&mut state.waiting, Vec::with_capacity(MAX_WAITING));
-            let stats = &mut state.stats;
-            let bytes = std::mem::take(&mut stats.pooled_bytes);
-            stats.pooled = 0;
-            stats.evicted_bytes += bytes as u64;
-            (freed, bytes)
-        };
-        drop(freed);
-        bytes
+    /// How many arenas wait here.
+    pub(super) fn waiting(&self) -> usize {
+        self.full.iter().map(Bits::count).sum()
     }
 }
 
-impl Home for Shelf {
-    fn take_back(&self, mut arena: IdleArena) {
-        let before = arena.capacity();
-        arena.rewind(self.retention.max_arena_bytes);
-        let kept = arena.capacity();
-        // Dropped behind the lock if there is no room for it.
-        let _refused = {
-            let mut state = lock(&self.state);
-            let room = self.retention.max_total_bytes - state.stats.pooled_bytes;
-            // An arena without memory is not worth a place.
-            let keeps = kept > 0 && kept <= room && state.waiting.len() < MAX_WAITING;
-            let stats = &mut state.stats;
-            stats.rented -= 1;
-            stats.rented_bytes -= before;
-            let kept = if keeps { kept } else { 0 };
-            stats.evicted_bytes += (before - kept) as u64;
-            if keeps {
-                stats.pooled += 1;
-                stats.pooled_bytes += kept;
-                state.waiting.push(arena);
-                None
-            } else {
-                Some(arena)
-            }
-        };
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_bits_are_taken_first() {
+        assert_eq!(lowest(0b1011_0100, 0), 0);
+        assert_eq!(lowest(0b1011_0100, 2), 0b0001_0100);
+        assert_eq!(lowest(0b1011_0100, 9), 0b1011_0100);
+        assert_eq!(lowest(u64::MAX, 64), u64::MAX);
+        assert_eq!(each(0b1010).collect::<Vec<_>>(), [0b10, 0b1000]);
     }
 
-    fn grew(&self, bytes: usize) {
-        lock(&self.state).stats.rented_bytes += bytes;
-    }
-}
-
-impl fmt::Debug for Shelf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shelf")
-            .field("retention", &self.retention)
-            .field("stats", &self.stats())
-            .finish()
+    #[test]
+    fn a_full_shelf_refuses_and_an_emptied_one_does_not() {
+        let shelf = Shelf::new();
+        for _ in 0..WORDS * BITS {
+            assert!(shelf.put(IdleArena::new(0), Tag::new(3, 0)).is_none());
+        }
+        assert!(shelf.put(IdleArena::new(0), Tag::new(3, 0)).is_some());
+        assert_eq!(shelf.waiting(), WORDS * BITS);
+        let mut taken = 0;
+        shelf.take(Wanted { class: 1, last: 2 }, 4, |_, _| taken += 1);
+        assert_eq!(taken, 0, "of another class");
+        shelf.take(Wanted { class: 2, last: 4 }, 4, |_, tag| {
+            assert_eq!(tag.class(), 3);
+            taken += 1;
+        });
+        assert_eq!((taken, shelf.waiting()), (4, WORDS * BITS - 4));
+        assert!(shelf.put(IdleArena::new(0), Tag::new(31, 1)).is_none());
+        shelf.sweep(|tag| tag.class() == 3, |_| taken += 1);
+        assert_eq!((taken, shelf.waiting()), (WORDS * BITS, 1));
     }
 }

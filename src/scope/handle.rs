@@ -79,16 +79,21 @@ impl RequestScope {
 
     /// The request's arena, taken from the pool the first time.
     ///
-    /// It goes back when its last handle is gone: this scope's, and those of buffers and bytes
+    /// It has room for what 95 % of the route's recent requests used, so that most requests take no
+    /// memory from the system. It goes back when its last handle is gone: this scope's, and those of buffers and bytes
     /// frozen from it.
     #[must_use]
     pub fn arena(&self) -> &Arena {
         let inner = self.inner();
         inner.arena.get_or_init(|| {
-            inner
-                .config
-                .as_ref()
-                .map_or_else(Arena::new, |config| config.pool.rent())
+            let Some(config) = &inner.config else {
+                return Arena::new();
+            };
+            let route = inner.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
+            match config.routes.sizes.bytes(route) {
+                Some(bytes) => config.pool.rent_with_capacity(bytes),
+                None => config.pool.rent(),
+            }
         })
     }
 

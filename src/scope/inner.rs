@@ -143,6 +143,16 @@ impl Inner {
         let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let head = self.head.load(Ordering::Relaxed);
+        let total_time = self.start.elapsed();
+        if let Some(used) = self.arena.get().map(|arena| arena.raw().high_water()) {
+            if used > 0 {
+                // The last digits of a duration are as good as a random number, and cost nothing.
+                config
+                    .routes
+                    .sizes
+                    .record(route, used, total_time.as_nanos() as u64);
+            }
+        }
         config.sink.closed(&Closed {
             route,
             label: config.routes.label(route),
@@ -150,7 +160,7 @@ impl Inner {
             usage: self.account.usage(),
             arena: self.arena_usage(),
             time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
-            total_time: self.start.elapsed(),
+            total_time,
             tasks_spawned: self.tasks_spawned.load(Ordering::Relaxed),
             tasks_aborted: self.tasks_aborted.load(Ordering::Relaxed),
         });

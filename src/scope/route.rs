@@ -2,7 +2,10 @@ use std::{collections::HashMap, fmt};
 
 use bytes::Bytes;
 
-use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering, lock};
+use crate::{
+    pool::LearnedSizes,
+    sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering, lock},
+};
 
 /// Index of the label of requests that matched no route, or whose route nobody named.
 pub(crate) const UNMATCHED: usize = 0;
@@ -94,6 +97,8 @@ pub(crate) struct RouteRegistry {
     /// one place, so this finds the number of nearly every request. An entry is only a guess.
     recent: Box<[AtomicUsize]>,
     unmatched: RouteLabel,
+    /// What the requests of each route use of their arena.
+    pub(crate) sizes: LearnedSizes,
 }
 
 impl RouteRegistry {
@@ -110,6 +115,7 @@ impl RouteRegistry {
             .filter_map(|number| Some((labels.get(number)?.get()?.as_str().into(), number)))
             .collect();
         Self {
+            sizes: LearnedSizes::new(labels.len()),
             labels,
             numbers: Mutex::new(numbers),
             recent: std::iter::repeat_with(|| AtomicUsize::new(OTHER))

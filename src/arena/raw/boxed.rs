@@ -7,7 +7,7 @@
 
 use std::{marker::PhantomData, ptr::NonNull};
 
-use super::header::RawArena;
+use super::reference::RawArena;
 use crate::arena::ArenaError;
 
 pub(in crate::arena) struct RawBox<'a, T> {

@@ -6,11 +6,15 @@
 //! 2. After `freeze` nobody writes the bytes any more: the region moved into the [`Frozen`] owner,
 //!    which gives out shared slices only.
 
-use std::{alloc::Layout, fmt, ptr::NonNull, slice};
+use std::{alloc::Layout, fmt, mem, ptr::NonNull, slice};
 
 use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
 
-use super::{chunk::Region, header::RawArena};
+use super::{
+    chunk::{Access, Region},
+    copy::copy,
+    reference::{RawArena, dangling},
+};
 use crate::arena::ArenaError;
 
 pub(crate) struct RawBytes {
@@ -34,11 +38,20 @@ const fn layout(size: usize) -> Option<Layout> {
 impl RawBytes {
     const MIN_CAPACITY: usize = 64;
 
-    pub(crate) fn with_capacity(arena: RawArena, capacity: usize) -> Result<Self, ArenaError> {
-        let layout = layout(capacity)
-            .ok_or_else(|| ArenaError::capacity_overflow(capacity, arena.used()))?;
+    pub(crate) fn with_capacity(mut arena: RawArena, capacity: usize) -> Result<Self, ArenaError> {
+        let region = if capacity == 0 {
+            Region {
+                ptr: dangling(Layout::new::<u8>()),
+                size: 0,
+                chunk: None,
+            }
+        } else {
+            let access = arena.access();
+            // SAFETY: this reference is held exclusively, so `access` is true.
+            unsafe { arena.claim(capacity, capacity, access)? }
+        };
         Ok(Self {
-            region: arena.region(layout)?,
+            region,
             arena,
             len: 0,
         })
@@ -52,7 +65,7 @@ impl RawBytes {
         self.region.size
     }
 
-    pub(crate) fn arena(&self) -> &RawArena {
+    pub(crate) const fn arena(&self) -> &RawArena {
         &self.arena
     }
 
@@ -95,8 +108,12 @@ impl RawBytes {
             })?;
         let doubled = self.region.size.saturating_mul(2);
         let wanted = needed.max(doubled.max(Self::MIN_CAPACITY));
-        self.arena
-            .regrow(&mut self.region, self.len, needed, wanted, 1)
+        let access = self.arena.access();
+        // SAFETY: `&mut self` holds this reference exclusively, so `access` is true.
+        unsafe {
+            self.arena
+                .regrow(&mut self.region, self.len, (needed, wanted), 1, access)
+        }
     }
 
     #[inline]
@@ -105,22 +122,39 @@ impl RawBytes {
         // SAFETY: `reserve` made room for them behind the first `len` bytes, and a shared slice
         // cannot lie in this buffer's own region.
         unsafe {
-            self.region
-                .ptr
-                .add(self.len)
-                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+            let end = self.region.ptr.add(self.len);
+            copy(NonNull::from(bytes).cast(), end, bytes.len());
         }
         self.len += bytes.len();
         Ok(())
+    }
+
+    /// Cuts off what was written so far; what is free stays here.
+    pub(crate) fn split(&mut self) -> Self {
+        let len = mem::take(&mut self.len);
+        let written = Region {
+            ptr: self.region.ptr,
+            size: len,
+            chunk: self.region.chunk,
+        };
+        // SAFETY: `len <= region.size` (invariant 1), so this is within the region or at its end.
+        self.region.ptr = unsafe { self.region.ptr.add(len) };
+        self.region.size -= len;
+        Self {
+            arena: self.arena.clone(),
+            region: written,
+            len,
+        }
     }
 
     pub(crate) fn freeze(mut self) -> Bytes {
         if self.len == 0 {
             return Bytes::new();
         }
-        let len = self.len;
-        // SAFETY: nothing points behind the initialised bytes.
-        unsafe { self.arena.shrink(&mut self.region, len) };
+        let (len, access) = (self.len, self.arena.access());
+        // SAFETY: nothing points behind the initialised bytes; this reference is held exclusively,
+        // so `access` is true.
+        unsafe { self.arena.shrink(&mut self.region, len, access) };
         Bytes::from_owner(Frozen(self))
     }
 }
@@ -130,8 +164,11 @@ impl Drop for RawBytes {
         // Gives the whole region back where it still is the last one of its arena, so that a
         // buffer that came to nothing, or a body that is through, costs a streaming request no
         // memory.
-        // SAFETY: nothing points into the region any more.
-        unsafe { self.arena.shrink(&mut self.region, 0) };
+        // The only reference takes the whole arena with it.
+        if self.arena.access() == Access::Shared {
+            // SAFETY: nothing points into the region any more.
+            unsafe { self.arena.shrink(&mut self.region, 0, Access::Shared) };
+        }
     }
 }
 

@@ -16,6 +16,18 @@ pub(super) struct Chunk {
     capacity: usize,
     /// Offset of the first free byte. See invariants 2 and 3 of the module.
     pos: AtomicUsize,
+    /// The highest `pos` from which something was given back.
+    peak: AtomicUsize,
+}
+
+/// Whether others may reach an arena at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// The caller has the only reference to the arena, and holds it exclusively: `pos` is moved by
+    /// a load and a store (invariant 6 of the module).
+    Alone,
+    /// They may: `pos` is moved by compare-and-swap.
+    Shared,
 }
 
 /// A stretch of a chunk that has one owner.
@@ -53,6 +65,7 @@ impl Chunk {
                 prev,
                 capacity,
                 pos: AtomicUsize::new(0),
+                peak: AtomicUsize::new(0),
             });
         }
         Some(ptr)
@@ -95,16 +108,51 @@ impl Chunk {
         self.pos.load(Ordering::Relaxed)
     }
 
+    /// The most bytes that were given out at once, padding included.
+    pub(super) fn high_water(&self) -> usize {
+        // Relaxed: as `used`.
+        self.used().max(self.peak.load(Ordering::Relaxed))
+    }
+
     /// Makes all bytes free again. `&mut`: nothing points into the chunk (invariant 1).
     pub(super) fn rewind(&mut self) {
         self.pos.store(0, Ordering::Relaxed);
+        self.peak.store(0, Ordering::Relaxed);
+    }
+
+    /// Moves `pos` from `from` to `to`, if it is there; `success` orders a shared move.
+    #[inline]
+    fn step(&self, from: usize, to: usize, access: Access, success: Ordering) -> bool {
+        match access {
+            Access::Shared => self
+                .pos
+                .compare_exchange(from, to, success, Ordering::Relaxed)
+                .is_ok(),
+            // Relaxed: nobody else is there to see it (invariant 6).
+            Access::Alone => {
+                let found = self.pos.load(Ordering::Relaxed) == from;
+                if found {
+                    self.pos.store(to, Ordering::Relaxed);
+                }
+                found
+            }
+        }
+    }
+
+    /// Notes how far `pos` had come, before it goes down from `end`.
+    #[inline]
+    fn note_peak(&self, end: usize) {
+        // Relaxed: a figure. The load spares the usual case the locked instruction.
+        if self.peak.load(Ordering::Relaxed) < end {
+            self.peak.fetch_max(end, Ordering::Relaxed);
+        }
     }
 
     /// Address of the data of `chunk`.
     ///
     /// Takes the pointer and not a reference, since a reference to the header would not be allowed
     /// to reach the bytes behind it.
-    fn data(chunk: NonNull<Self>) -> NonNull<u8> {
+    pub(super) fn data(chunk: NonNull<Self>) -> NonNull<u8> {
         // SAFETY: every chunk is followed by its data (`new`), so this is in or one past the end
         // of the same allocation.
         unsafe { chunk.cast::<u8>().add(Self::OVERHEAD) }
@@ -114,9 +162,13 @@ impl Chunk {
     ///
     /// # Safety
     ///
-    /// `chunk` is alive.
+    /// `chunk` is alive, and `access` is true.
     #[inline]
-    pub(super) unsafe fn bump(chunk: NonNull<Self>, layout: Layout) -> Option<NonNull<u8>> {
+    pub(super) unsafe fn bump(
+        chunk: NonNull<Self>,
+        layout: Layout,
+        access: Access,
+    ) -> Option<NonNull<u8>> {
         // SAFETY: the caller keeps the chunk alive.
         let this = unsafe { chunk.as_ref() };
         // Data begins at `CHUNK_ALIGN`: up to that, offsets are as aligned as addresses.
@@ -126,7 +178,7 @@ impl Chunk {
             Self::data(chunk).addr().get()
         };
         let mask = layout.align() - 1;
-        // Relaxed: only a first guess, the compare-and-swap decides.
+        // Relaxed: only a first guess, the step decides.
         let mut pos = this.pos.load(Ordering::Relaxed);
         loop {
             // A free position is an address inside an allocation, which ends below isize::MAX:
@@ -138,13 +190,43 @@ impl Chunk {
                 return None;
             }
             // Acquire: writes of a former owner of these bytes happened before (invariant 3).
-            match this
-                .pos
-                .compare_exchange_weak(pos, end, Ordering::Acquire, Ordering::Relaxed)
-            {
+            if this.step(pos, end, access, Ordering::Acquire) {
                 // SAFETY: `start <= end <= capacity`, so it stays within the chunk.
-                Ok(_) => return Some(unsafe { Self::data(chunk).add(start) }),
-                Err(now) => pos = now,
+                return Some(unsafe { Self::data(chunk).add(start) });
+            }
+            pos = this.pos.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Takes `wanted` of the chunk's free bytes, or as many as there are if they are at least
+    /// `at_least`; not aligned.
+    ///
+    /// # Safety
+    ///
+    /// `chunk` is alive, and `access` is true.
+    pub(super) unsafe fn claim(
+        chunk: NonNull<Self>,
+        at_least: usize,
+        wanted: usize,
+        access: Access,
+    ) -> Option<Region> {
+        // SAFETY: the caller keeps the chunk alive.
+        let this = unsafe { chunk.as_ref() };
+        loop {
+            let pos = this.pos.load(Ordering::Relaxed);
+            let room = this.capacity - pos;
+            if room < at_least {
+                return None;
+            }
+            let size = wanted.min(room);
+            // Acquire: as in `bump`.
+            if this.step(pos, pos + size, access, Ordering::Acquire) {
+                return Some(Region {
+                    // SAFETY: `pos <= capacity`, so it stays within the chunk.
+                    ptr: unsafe { Self::data(chunk).add(pos) },
+                    size,
+                    chunk: Some(chunk),
+                });
             }
         }
     }
@@ -154,9 +236,14 @@ impl Chunk {
     ///
     /// # Safety
     ///
-    /// The region's chunk is alive.
+    /// The region's chunk is alive, and `access` is true.
     #[inline]
-    pub(super) unsafe fn extend(region: &mut Region, at_least: usize, wanted: usize) -> bool {
+    pub(super) unsafe fn extend(
+        region: &mut Region,
+        at_least: usize,
+        wanted: usize,
+        access: Access,
+    ) -> bool {
         let Some(chunk) = region.chunk else {
             return false;
         };
@@ -168,12 +255,8 @@ impl Chunk {
             return false;
         }
         let size = wanted.min(room);
-        let end = start + region.size;
         // Acquire: as in `bump`.
-        let moved = this
-            .pos
-            .compare_exchange(end, start + size, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok();
+        let moved = this.step(start + region.size, start + size, access, Ordering::Acquire);
         if moved {
             region.size = size;
         }
@@ -184,9 +267,9 @@ impl Chunk {
     ///
     /// # Safety
     ///
-    /// The region's chunk is alive, and nothing points to the bytes given back.
+    /// The region's chunk is alive, nothing points to the bytes given back, and `access` is true.
     #[inline]
-    pub(super) unsafe fn shrink(region: &mut Region, size: usize) {
+    pub(super) unsafe fn shrink(region: &mut Region, size: usize, access: Access) {
         let Some(chunk) = region.chunk else {
             return;
         };
@@ -196,34 +279,30 @@ impl Chunk {
         // SAFETY: the caller keeps the chunk alive.
         let this = unsafe { chunk.as_ref() };
         let start = region.ptr.addr().get() - Self::data(chunk).addr().get();
+        let end = start + region.size;
+        // Relaxed: only spares a region that is not the last one the locked instruction.
+        if this.pos.load(Ordering::Relaxed) != end {
+            return;
+        }
+        this.note_peak(end);
         // Release: this owner's accesses to the bytes happened before the next owner's
         // (invariant 3).
-        let moved = this
-            .pos
-            .compare_exchange(
-                start + region.size,
-                start + size,
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
-            .is_ok();
-        if moved {
+        if this.step(end, start + size, access, Ordering::Release) {
             region.size = size;
         }
     }
 }
 
 impl Chunk {
-    /// Overwrites all bytes, so that a stale pointer shows in debug builds; also those that were
-    /// given back in the meantime.
+    /// Overwrites the first `count` bytes, whether or not they are in use.
     ///
     /// # Safety
     ///
-    /// `chunk` is alive and nothing points into it.
-    pub(super) unsafe fn poison(chunk: NonNull<Self>, byte: u8) {
-        // SAFETY: the caller keeps the chunk alive.
-        let capacity = unsafe { chunk.as_ref() }.capacity();
+    /// `chunk` is alive, nothing points into it, and it has at least `count` bytes.
+    pub(super) unsafe fn fill(chunk: NonNull<Self>, byte: u8, count: usize) {
         // SAFETY: a chunk has `capacity` bytes of data, and nobody else reaches them.
-        unsafe { Self::data(chunk).write_bytes(byte, capacity) };
+        unsafe { Self::data(chunk).write_bytes(byte, count) };
+        // The chunk may be freed next, which would allow the compiler to leave the writing out.
+        std::hint::black_box(chunk);
     }
 }

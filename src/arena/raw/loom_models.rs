@@ -11,15 +11,18 @@ use loom::{
     thread,
 };
 
-use super::{Home, IdleArena, RawArena};
+use super::{Home, IdleArena, RawArena, Rewind, chunk::Access};
 use crate::sync::Arc;
 
 /// Counts arenas that came back; a plain loom atomic, so that a double return shows.
 struct Counter(LoomArc<AtomicUsize>);
 
 impl Home for Counter {
-    fn take_back(&self, mut arena: IdleArena) {
-        arena.rewind(usize::MAX);
+    fn take_back(self: Arc<Self>, mut arena: IdleArena) {
+        arena.rewind(Rewind {
+            keep: usize::MAX,
+            wipe: false,
+        });
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -28,7 +31,9 @@ impl Home for Counter {
 
 fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> RawArena {
     let home: Arc<dyn Home> = Arc::new(Counter(LoomArc::clone(returns)));
-    IdleArena::new(first_chunk).wake(Some(home))
+    let mut arena = IdleArena::new(first_chunk);
+    arena.settle(home);
+    arena.wake()
 }
 
 #[test]
@@ -85,7 +90,7 @@ fn a_tail_given_back_goes_to_one_owner() {
         // SAFETY: nothing points into the region.
         #[expect(unsafe_code, reason = "the model drives the raw operation")]
         unsafe {
-            first.shrink(&mut region, 4);
+            first.shrink(&mut region, 4, Access::Shared);
         }
         let mine = first
             .copy_slice(&[1_u8; 8])

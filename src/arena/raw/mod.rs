@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! 1. A header is alive while its count of references is not zero, and then until the one
+//! 1. A header is alive while it has references, which it counts, and then until the one
 //!    [`IdleArena`] made by the last reference is dropped. Chunks are freed or rewound only
 //!    through an `IdleArena`, that is, when nothing can point into them.
 //! 2. In each chunk, the bytes below `pos` are given out: every region that was returned and not
@@ -15,26 +15,39 @@
 //!    current chunk is replaced only under the `grow` lock.
 //! 5. A region's bytes count as uninitialised until its owner has written them: no safe function
 //!    reads a byte that was not written through the same region.
+//! 6. [`Access::Alone`](chunk::Access) is claimed only by who holds the one reference there is
+//!    exclusively. Every region and every other reference comes from a borrow of a reference, so
+//!    nobody else can reach `pos`, and it needs no compare-and-swap.
 //!
-//! The typed wrappers ([`RawVec`], [`RawString`], [`RawBytes`]) state their own invariants.
+//! The typed wrappers ([`RawVec`], [`RawString`], [`RawBytes`], [`RawCursor`]) and [`Place`] state
+//! their own invariants.
 #![expect(unsafe_code, reason = "hands out memory by pointer, behind safe types")]
 
+#[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
+mod allocator_api;
 mod boxed;
 mod bytes;
 mod chunk;
+mod copy;
+mod cursor;
 mod header;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
+mod place;
+mod reference;
 mod string;
 mod typed;
 mod vec;
 
 pub(super) use self::{
     boxed::RawBox,
+    cursor::{RawCursor, RawCursorString, RawCursorVec},
     string::RawString,
     vec::{RawIntoIter, RawVec},
 };
 pub(crate) use self::{
     bytes::RawBytes,
-    header::{Home, IdleArena, RawArena},
+    header::{Home, IdleArena, Rewind},
+    place::Place,
+    reference::RawArena,
 };

@@ -4,7 +4,7 @@
 //!
 //! 1. The bytes are valid UTF-8: only whole `str`s are appended, and cut only at their boundaries.
 
-use super::{header::RawArena, vec::RawVec};
+use super::{reference::RawArena, vec::RawVec};
 use crate::arena::ArenaError;
 
 #[derive(Debug)]

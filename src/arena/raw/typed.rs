@@ -1,6 +1,6 @@
-use std::{alloc::Layout, mem::MaybeUninit};
+use std::{alloc::Layout, mem::MaybeUninit, ptr::NonNull, slice};
 
-use super::header::RawArena;
+use super::{copy::copy, reference::RawArena};
 use crate::arena::ArenaError;
 
 impl RawArena {
@@ -21,12 +21,13 @@ impl RawArena {
         &self,
         values: &[T],
     ) -> Result<&mut [T], ArenaError> {
-        let ptr = self.alloc(Layout::for_value(values))?.cast::<T>();
+        let layout = Layout::for_value(values);
+        let ptr = self.alloc(layout)?;
         // SAFETY: new memory of the layout of `values`, so the two do not overlap (invariant 2);
         // all of it is written before it is handed out (invariant 5).
         unsafe {
-            ptr.copy_from_nonoverlapping(std::ptr::NonNull::from(values).cast(), values.len());
-            Ok(std::slice::from_raw_parts_mut(ptr.as_ptr(), values.len()))
+            copy(NonNull::from(values).cast(), ptr, layout.size());
+            Ok(slice::from_raw_parts_mut(ptr.cast().as_ptr(), values.len()))
         }
     }
 

@@ -7,7 +7,11 @@
 
 use std::{alloc::Layout, fmt, marker::PhantomData, mem, ptr::NonNull, slice};
 
-use super::{chunk::Region, header::RawArena};
+use super::{
+    chunk::{Access, Region},
+    copy::copy,
+    reference::RawArena,
+};
 use crate::arena::ArenaError;
 
 pub(in crate::arena) struct RawVec<'a, T> {
@@ -103,13 +107,16 @@ impl<'a, T> RawVec<'a, T> {
         let at_least =
             Layout::array::<T>(needed).map_err(|_| Self::overflow(self.arena, needed))?;
         let wanted = Layout::array::<T>(needed.max(preferred)).unwrap_or(at_least);
-        self.arena.regrow(
-            &mut self.region,
-            self.len * size_of::<T>(),
-            at_least.size(),
-            wanted.size(),
-            align_of::<T>(),
-        )?;
+        // SAFETY: shared access is always true.
+        unsafe {
+            self.arena.regrow(
+                &mut self.region,
+                self.len * size_of::<T>(),
+                (at_least.size(), wanted.size()),
+                align_of::<T>(),
+                Access::Shared,
+            )?;
+        }
         self.capacity = self
             .region
             .size
@@ -156,7 +163,7 @@ impl<'a, T> RawVec<'a, T> {
         let mut this = mem::ManuallyDrop::new(self);
         let (ptr, len, arena) = (this.ptr(), this.len, this.arena);
         // SAFETY: nothing points behind the initialised values.
-        unsafe { arena.shrink(&mut this.region, len * size_of::<T>()) };
+        unsafe { arena.shrink(&mut this.region, len * size_of::<T>(), Access::Shared) };
         // SAFETY: `len` initialised values at `ptr`, in memory that lives as long as the arena is
         // borrowed and that nobody else owns (invariant 2 of the module).
         unsafe { slice::from_raw_parts_mut(ptr.as_ptr(), len) }
@@ -179,9 +186,8 @@ impl<T: Copy> RawVec<'_, T> {
         // SAFETY: `reserve` made room for them behind the first `len`, and a shared slice cannot
         // lie in this vector's own region.
         unsafe {
-            self.ptr()
-                .add(self.len)
-                .copy_from_nonoverlapping(NonNull::from(values).cast(), values.len());
+            let end = self.ptr().add(self.len).cast();
+            copy(NonNull::from(values).cast(), end, size_of_val(values));
         }
         self.len += values.len();
         Ok(())
@@ -192,7 +198,7 @@ impl<T> Drop for RawVec<'_, T> {
     fn drop(&mut self) {
         self.truncate(0);
         // SAFETY: all values were dropped, nothing points into the region.
-        unsafe { self.arena.shrink(&mut self.region, 0) };
+        unsafe { self.arena.shrink(&mut self.region, 0, Access::Shared) };
     }
 }
 

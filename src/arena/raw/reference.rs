@@ -1,0 +1,325 @@
+use std::{alloc::Layout, fmt, ptr::NonNull};
+
+use super::{
+    chunk::{Access, Chunk, Region},
+    header::{Header, recycle},
+};
+use crate::{
+    arena::ArenaError,
+    sync::{Ordering, lock},
+};
+
+/// Chunks double up to this size; beyond, each new one is as large as this, or as what is asked.
+const MAX_STEP: usize = 4 * 1024 * 1024;
+
+/// More references than this are a leak in a loop, as for `std::sync::Arc`.
+const MAX_REFS: usize = isize::MAX as usize;
+
+/// A reference to an arena; the last one recycles it.
+pub(crate) struct RawArena {
+    header: NonNull<Header>,
+}
+
+// SAFETY: all state behind the pointer is atomic, behind a lock, or constant while referenced
+// (invariants 1 to 4); the memory handed out is governed by the wrappers' lifetimes.
+unsafe impl Send for RawArena {}
+// SAFETY: as above; every method that takes `&self` is safe to call from several threads.
+unsafe impl Sync for RawArena {}
+
+impl RawArena {
+    /// # Safety
+    ///
+    /// The header is alive and counts this reference.
+    pub(super) const unsafe fn from_header(header: NonNull<Header>) -> Self {
+        Self { header }
+    }
+
+    #[inline]
+    fn header(&self) -> &Header {
+        // SAFETY: this reference is counted, so the header is alive (invariant 1).
+        unsafe { self.header.as_ref() }
+    }
+
+    #[inline]
+    pub(super) fn current(&self) -> Option<NonNull<Chunk>> {
+        // Acquire: pairs with the release in `grow`, so the chunk's fields are seen as written.
+        NonNull::new(self.header().current.load(Ordering::Acquire))
+    }
+
+    fn sum(&self, figure: impl Fn(&Chunk) -> usize) -> usize {
+        let mut next = self.current();
+        let mut sum = 0_usize;
+        while let Some(chunk) = next {
+            // SAFETY: the chunks of a referenced arena are alive, and so are their predecessors
+            // (invariants 1 and 4).
+            let chunk = unsafe { chunk.as_ref() };
+            sum = sum.saturating_add(figure(chunk));
+            next = chunk.prev();
+        }
+        sum
+    }
+
+    /// Bytes given out so far, padding included.
+    pub(crate) fn used(&self) -> usize {
+        self.sum(Chunk::used)
+    }
+
+    /// The most bytes that were given out at once.
+    pub(crate) fn high_water(&self) -> usize {
+        self.sum(Chunk::high_water)
+    }
+
+    /// Bytes taken from the system.
+    pub(crate) fn capacity(&self) -> usize {
+        self.header().capacity.load(Ordering::Relaxed)
+    }
+
+    /// Whether the arena was used before and came back from a pool.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.header().reuses > 0
+    }
+
+    /// How many references there are, this one included. Others may change it meanwhile.
+    pub(crate) fn references(&self) -> usize {
+        self.header().refs.load(Ordering::Relaxed)
+    }
+
+    /// Whether both refer to the same arena.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.header == other.header
+    }
+
+    /// How the arena may be reached by somebody who holds this reference exclusively: alone, if
+    /// there is no other one. Nobody can make one without a borrow of this one.
+    #[inline]
+    pub(super) fn access(&mut self) -> Access {
+        // Acquire: what the other references did happened before they were dropped.
+        if self.header().refs.load(Ordering::Acquire) == 1 {
+            Access::Alone
+        } else {
+            Access::Shared
+        }
+    }
+
+    /// Memory of `layout`, uninitialised, with the arena's lifetime.
+    #[inline]
+    pub(super) fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
+        if layout.size() == 0 {
+            return Ok(dangling(layout));
+        }
+        if let Some(chunk) = self.current() {
+            // SAFETY: the chunks of a referenced arena are alive (invariant 1).
+            if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
+                return Ok(ptr);
+            }
+        }
+        self.grow(layout).map(|(ptr, _)| ptr)
+    }
+
+    #[inline]
+    fn bump(&self, layout: Layout) -> Result<(NonNull<u8>, NonNull<Chunk>), ArenaError> {
+        if let Some(chunk) = self.current() {
+            // SAFETY: the chunks of a referenced arena are alive (invariant 1).
+            if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
+                return Ok((ptr, chunk));
+            }
+        }
+        self.grow(layout)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&self, layout: Layout) -> Result<(NonNull<u8>, NonNull<Chunk>), ArenaError> {
+        let header = self.header();
+        let locked = lock(&header.grow);
+        // Relaxed: replaced only under the lock we hold.
+        let current = NonNull::new(header.current.load(Ordering::Relaxed));
+        if let Some(chunk) = current {
+            // SAFETY: the chunks of a referenced arena are alive (invariant 1).
+            if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
+                // Somebody else grew the arena while we waited.
+                return Ok((ptr, chunk));
+            }
+        }
+        // Chunks are aligned to 16: only what lies above needs room to align.
+        let slack = layout.align().saturating_sub(align_of::<Chunk>());
+        let needed = layout
+            .size()
+            .checked_add(slack)
+            .filter(|&needed| needed <= Chunk::MAX_CAPACITY)
+            .ok_or_else(|| ArenaError::capacity_overflow(layout.size(), self.used()))?;
+        let preferred = current.map_or(header.first_chunk, |chunk| {
+            // SAFETY: as above.
+            let capacity = unsafe { chunk.as_ref() }.capacity();
+            capacity.saturating_mul(2).min(MAX_STEP)
+        });
+        let chunk = Chunk::new(needed.max(preferred.min(Chunk::MAX_CAPACITY)), current)
+            // Short of memory: what is asked for, without anything in advance.
+            .or_else(|| Chunk::new(needed, current))
+            .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
+        // SAFETY: `needed` covers size and alignment, so a fresh chunk of it suffices; nobody else
+        // knows the chunk yet.
+        let ptr = unsafe { Chunk::bump(chunk, layout, Access::Alone) }
+            .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
+        // SAFETY: created above and owned by the arena from here on.
+        let capacity = unsafe { chunk.as_ref() }.capacity();
+        header.capacity.fetch_add(capacity, Ordering::Relaxed);
+        // Release: publishes the chunk's fields.
+        header.current.store(chunk.as_ptr(), Ordering::Release);
+        drop(locked);
+        if let Some(home) = &header.home {
+            home.grew(capacity);
+        }
+        Ok((ptr, chunk))
+    }
+
+    /// A region of `layout`.
+    #[inline]
+    pub(super) fn region(&self, layout: Layout) -> Result<Region, ArenaError> {
+        if layout.size() == 0 {
+            return Ok(Region {
+                ptr: dangling(layout),
+                size: 0,
+                chunk: None,
+            });
+        }
+        let (ptr, chunk) = self.bump(layout)?;
+        Ok(Region {
+            ptr,
+            size: layout.size(),
+            chunk: Some(chunk),
+        })
+    }
+
+    /// A region of `wanted` bytes, or of what the current chunk still has if that is at least
+    /// `at_least`; not aligned. `at_least` is not zero.
+    ///
+    /// # Safety
+    ///
+    /// `access` is true.
+    pub(super) unsafe fn claim(
+        &self,
+        at_least: usize,
+        wanted: usize,
+        access: Access,
+    ) -> Result<Region, ArenaError> {
+        let layout = Layout::from_size_align(at_least, 1)
+            .map_err(|_| ArenaError::capacity_overflow(at_least, self.used()))?;
+        if let Some(chunk) = self.current() {
+            // SAFETY: the chunks of a referenced arena are alive (invariant 1), and the caller's
+            // promise.
+            if let Some(region) = unsafe { Chunk::claim(chunk, at_least, wanted, access) } {
+                return Ok(region);
+            }
+        }
+        let (ptr, chunk) = self.grow(layout)?;
+        let mut region = Region {
+            ptr,
+            size: at_least,
+            chunk: Some(chunk),
+        };
+        // SAFETY: as above; if somebody came in between, `at_least` has to do.
+        unsafe { Chunk::extend(&mut region, at_least, wanted, access) };
+        Ok(region)
+    }
+
+    /// Makes `region`, of which `written` bytes are in use, at least `at_least` bytes large and
+    /// `wanted` if that costs no more: in place, or in a new place with one copy.
+    ///
+    /// The region must be of this arena. On an error it is as before.
+    ///
+    /// # Safety
+    ///
+    /// `access` is true.
+    #[inline]
+    pub(super) unsafe fn regrow(
+        &self,
+        region: &mut Region,
+        written: usize,
+        (at_least, wanted): (usize, usize),
+        align: usize,
+        access: Access,
+    ) -> Result<(), ArenaError> {
+        // SAFETY: the region is of this arena, which is referenced (invariant 1); the rest is the
+        // caller's promise.
+        if unsafe { Chunk::extend(region, at_least, wanted, access) } {
+            return Ok(());
+        }
+        let layout = |size| {
+            Layout::from_size_align(size, align)
+                .map_err(|_| ArenaError::capacity_overflow(size, self.used()))
+        };
+        let new = match layout(wanted).and_then(|layout| self.region(layout)) {
+            Ok(new) => new,
+            Err(_) if at_least < wanted => self.region(layout(at_least)?)?,
+            Err(error) => return Err(error),
+        };
+        debug_assert!(written <= region.size && region.size <= new.size);
+        // SAFETY: both regions are at least `written` bytes large and do not overlap
+        // (invariant 2).
+        unsafe { region.ptr.copy_to_nonoverlapping(new.ptr, written) };
+        *region = new;
+        Ok(())
+    }
+
+    /// Gives back what `region` holds beyond `size` bytes, if it is the last thing allocated.
+    ///
+    /// # Safety
+    ///
+    /// The region is of this arena, nothing points to its bytes from `size` on, and `access` is
+    /// true.
+    #[inline]
+    pub(super) unsafe fn shrink(&self, region: &mut Region, size: usize, access: Access) {
+        // SAFETY: the region's chunk is alive (invariant 1); the rest is the caller's promise.
+        unsafe { Chunk::shrink(region, size, access) };
+    }
+}
+
+/// A well aligned pointer to nothing, for regions of size zero.
+pub(super) fn dangling(layout: Layout) -> NonNull<u8> {
+    // An alignment is never zero, so the fallback is never taken.
+    NonNull::new(std::ptr::without_provenance_mut(layout.align())).unwrap_or(NonNull::dangling())
+}
+
+impl Clone for RawArena {
+    #[inline]
+    fn clone(&self) -> Self {
+        // Relaxed: a new reference is made from an existing one, which already orders everything.
+        let before = self.header().refs.fetch_add(1, Ordering::Relaxed);
+        if before > MAX_REFS {
+            std::process::abort();
+        }
+        Self {
+            header: self.header,
+        }
+    }
+}
+
+impl Drop for RawArena {
+    #[inline]
+    fn drop(&mut self) {
+        // The only reference needs no locked instruction: nobody can make another one.
+        // Acquire: as in `access`.
+        let refs = &self.header().refs;
+        if refs.load(Ordering::Acquire) != 1 {
+            // Release: what this reference did happened before the arena is recycled.
+            if refs.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            // Acquire: what the other references did happened before (a load and not a fence, which
+            // ThreadSanitizer does not follow).
+            refs.load(Ordering::Acquire);
+        }
+        // SAFETY: the last reference, and it is not used any more (invariant 1).
+        unsafe { recycle(self.header) };
+    }
+}
+
+impl fmt::Debug for RawArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena")
+            .field("allocated_bytes", &self.used())
+            .field("capacity", &self.capacity())
+            .finish()
+    }
+}

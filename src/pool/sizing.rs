@@ -1,0 +1,220 @@
+use crate::sync::{AtomicU32, AtomicUsize, OnceLock, Ordering::Relaxed};
+
+/// Values below this share the lowest bucket.
+const LOWEST_BITS: u32 = 6;
+
+/// Each power of two is cut into this many buckets, so a size is known to an eighth.
+const PARTS_BITS: u32 = 3;
+const PARTS: usize = 1 << PARTS_BITS;
+
+/// Powers of two that are told apart; beyond, values share the highest bucket (2^32 bytes).
+const POWERS: usize = 26;
+const BUCKETS: usize = POWERS * PARTS;
+
+/// With this many requests counted, all counts are halved: what was long ago fades.
+const WINDOW: u32 = 512;
+
+/// The size is computed anew after this many requests.
+const EVERY: u32 = 16;
+
+/// Of the requests beyond a window's first, this share is counted (one in eight).
+const SAMPLE_MASK: u64 = 7;
+
+/// What the recent requests of one route used of their arena: the size that 95 % of them did not
+/// exceed.
+///
+/// A histogram whose counts are halved every [`WINDOW`] counted requests, so that a route that changes
+/// is learned anew, and what happens once is forgotten. Written without a lock, by plain loads and
+/// stores: two requests at the same moment may count as one, which changes no size that matters.
+#[derive(Debug)]
+struct LearnedSize {
+    /// The size in bytes; zero as long as nothing is known.
+    bytes: AtomicUsize,
+    counted: AtomicU32,
+    /// Whether the first window is full, so that a sample suffices.
+    settled: AtomicU32,
+    buckets: [AtomicU32; BUCKETS],
+}
+
+/// The bucket of a number of bytes.
+const fn bucket(bytes: usize) -> usize {
+    let bits = usize::BITS - bytes.leading_zeros();
+    if bits <= LOWEST_BITS {
+        return 0;
+    }
+    // The bits behind the highest one.
+    let part = (bytes >> (bits - 1 - PARTS_BITS)) % PARTS;
+    let power = (bits - LOWEST_BITS - 1) as usize;
+    let bucket = power * PARTS + part;
+    if bucket < BUCKETS {
+        bucket
+    } else {
+        BUCKETS - 1
+    }
+}
+
+/// The most bytes that fall into a bucket.
+const fn most(bucket: usize) -> usize {
+    let (power, part) = (bucket / PARTS, bucket % PARTS);
+    let base = 1_usize << (power + LOWEST_BITS as usize);
+    let width = base >> PARTS_BITS;
+    base + (part + 1) * width - 1
+}
+
+impl LearnedSize {
+    fn new() -> Self {
+        Self {
+            bytes: AtomicUsize::new(0),
+            counted: AtomicU32::new(0),
+            settled: AtomicU32::new(0),
+            buckets: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
+
+    /// The size, if anything is known.
+    #[inline]
+    fn bytes(&self) -> Option<usize> {
+        // Relaxed: a hint.
+        let bytes = self.bytes.load(Relaxed);
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Notes that a request used `bytes` of its arena. `chance` is any number that differs from
+    /// request to request, and decides whether it is counted once the size has settled.
+    fn record(&self, bytes: usize, chance: u64) {
+        if self.settled.load(Relaxed) != 0 && chance & SAMPLE_MASK != 0 {
+            return;
+        }
+        let Some(count) = self.buckets.get(bucket(bytes)) else {
+            return;
+        };
+        count.store(count.load(Relaxed).saturating_add(1), Relaxed);
+        let counted = self.counted.load(Relaxed) + 1;
+        self.counted.store(counted, Relaxed);
+        if counted >= WINDOW {
+            self.fade();
+        } else if counted <= EVERY || counted % EVERY == 0 {
+            self.compute();
+        }
+    }
+
+    /// Halves all counts.
+    #[cold]
+    fn fade(&self) {
+        self.compute();
+        let mut left = 0;
+        for count in &self.buckets {
+            let half = count.load(Relaxed) / 2;
+            count.store(half, Relaxed);
+            left += half;
+        }
+        self.counted.store(left.min(WINDOW / 2), Relaxed);
+        self.settled.store(1, Relaxed);
+    }
+
+    #[cold]
+    fn compute(&self) {
+        let total: u32 = self.buckets.iter().map(|count| count.load(Relaxed)).sum();
+        // At most this many may need more.
+        let above = total / 20;
+        let mut seen = 0;
+        for (bucket, count) in self.buckets.iter().enumerate().rev() {
+            seen += count.load(Relaxed);
+            if seen > above {
+                self.bytes.store(most(bucket), Relaxed);
+                return;
+            }
+        }
+    }
+}
+
+/// The learned sizes of all routes, by the routes' numbers.
+#[derive(Debug)]
+pub(crate) struct LearnedSizes {
+    routes: Box<[OnceLock<Box<LearnedSize>>]>,
+}
+
+impl LearnedSizes {
+    pub(crate) fn new(routes: usize) -> Self {
+        Self {
+            routes: std::iter::repeat_with(OnceLock::new).take(routes).collect(),
+        }
+    }
+
+    /// What is known of the route, if any of its requests has used an arena.
+    #[inline]
+    pub(crate) fn bytes(&self, route: usize) -> Option<usize> {
+        self.routes.get(route)?.get()?.bytes()
+    }
+
+    /// Notes what a request of the route used. See [`LearnedSize::record`].
+    pub(crate) fn record(&self, route: usize, bytes: usize, chance: u64) {
+        if let Some(place) = self.routes.get(route) {
+            let learned = place.get_or_init(|| Box::new(LearnedSize::new()));
+            learned.record(bytes, chance);
+        }
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_what_falls_into_it_and_is_an_eighth_wide() {
+        for bytes in (0..31).flat_map(|power| [1_usize << power, (1 << power) + (1 << power) / 3]) {
+            let most = most(bucket(bytes));
+            assert!(bytes <= most, "{bytes} above {most}");
+            assert!(
+                bytes < 64 || most < bytes + bytes / 8 + 1,
+                "{bytes} far below {most}"
+            );
+        }
+        assert_eq!(bucket(usize::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn nothing_is_known_at_first_and_one_request_is_enough_to_begin() {
+        let learned = LearnedSize::new();
+        assert_eq!(learned.bytes(), None);
+        learned.record(1000, 1);
+        assert!((1000..1125).contains(&learned.bytes().unwrap()));
+    }
+
+    #[test]
+    fn the_size_is_what_nineteen_of_twenty_do_not_exceed() {
+        let learned = LearnedSize::new();
+        for n in 0..10_000_u64 {
+            learned.record(if n % 25 == 0 { 1_000_000 } else { 20_000 }, n / 25);
+        }
+        assert!((20_000..22_500).contains(&learned.bytes().unwrap()));
+        for n in 0..10_000_u64 {
+            learned.record(if n % 10 == 0 { 1_000_000 } else { 20_000 }, n / 10);
+        }
+        assert!(learned.bytes().unwrap() >= 1_000_000);
+    }
+
+    #[test]
+    fn a_route_that_needs_less_than_before_is_learned_anew() {
+        let learned = LearnedSize::new();
+        for n in 0..5_000 {
+            learned.record(500_000, n);
+        }
+        assert!(learned.bytes().unwrap() >= 500_000);
+        for n in 0..20_000 {
+            learned.record(3_000, n);
+        }
+        assert!((3_000..3_400).contains(&learned.bytes().unwrap()));
+    }
+
+    #[test]
+    fn requests_of_one_size_never_exceed_what_was_learned() {
+        for size in [1, 100, 4097, 16_385, 123_457] {
+            let learned = LearnedSize::new();
+            for n in 0..5_000 {
+                learned.record(size, n);
+                assert!(learned.bytes().unwrap() >= size);
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+use super::class::Wanted;
+use crate::{
+    arena::{IdleArena, Place},
+    sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+/// Arenas that wait with one thread.
+pub(super) const PLACES: usize = if cfg!(tower_memory_loom) { 1 } else { 8 };
+
+/// Whether counters have one writer or several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    One,
+    Many,
+}
+
+/// What one thread keeps of a pool: a few arenas, and its share of the figures.
+///
+/// # Invariants
+///
+/// 1. Only the thread that owns the slots puts arenas into them and writes the figures. Any thread
+///    may take arenas out, and read.
+/// 2. The figures only grow (`out_bytes` wraps around zero), so sums over all slots miss nothing.
+///
+/// Aligned so that two threads' slots never share a pair of cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Slots {
+    places: [Place; PLACES],
+    owned: AtomicBool,
+    pub(super) figures: Figures,
+}
+
+/// A thread's share of the pool's figures.
+#[derive(Debug)]
+pub(super) struct Figures {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) returned: AtomicU64,
+    pub(super) evicted_bytes: AtomicU64,
+    /// Bytes that left with arenas, minus those that came back; wraps.
+    pub(super) out_bytes: AtomicU64,
+    /// Bytes this thread may keep without asking.
+    pub(super) float: AtomicUsize,
+    writer: Writer,
+}
+
+impl Figures {
+    /// Adds to one of the figures.
+    #[inline]
+    pub(super) fn add(&self, figure: &AtomicU64, by: u64) {
+        // Relaxed: figures, complete in themselves.
+        match self.writer {
+            Writer::One => {
+                let now = figure.load(Ordering::Relaxed);
+                figure.store(now.wrapping_add(by), Ordering::Relaxed);
+            }
+            Writer::Many => {
+                figure.fetch_add(by, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Slots {
+    pub(super) fn new(writer: Writer) -> Self {
+        Self {
+            places: std::array::from_fn(|_| Place::new()),
+            owned: AtomicBool::new(false),
+            figures: Figures {
+                hits: AtomicU64::new(0),
+                misses: AtomicU64::new(0),
+                returned: AtomicU64::new(0),
+                evicted_bytes: AtomicU64::new(0),
+                out_bytes: AtomicU64::new(0),
+                float: AtomicUsize::new(0),
+                writer,
+            },
+        }
+    }
+
+    /// Makes the calling thread the owner, unless there is one.
+    pub(super) fn claim(&self) -> bool {
+        // Acquire: the former owner's figures are seen, and added to.
+        self.owned
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// The owner ends.
+    pub(super) fn release(&self) {
+        // Release: pairs with the next owner's claim.
+        self.owned.store(false, Ordering::Release);
+    }
+
+    /// Takes an arena that will do.
+    #[inline]
+    pub(super) fn take(&self, wanted: Wanted) -> Option<IdleArena> {
+        self.places
+            .iter()
+            .filter(|place| {
+                place
+                    .tag()
+                    .is_some_and(|tag| wanted.includes(Tag::from_bits(tag).class()))
+            })
+            .find_map(Place::take)
+    }
+
+    /// Takes an arena that waits, for which `stale` is true.
+    pub(super) fn take_stale(&self, stale: impl Fn(Tag) -> bool) -> Option<IdleArena> {
+        self.places.iter().find_map(|place| {
+            let tag = place.tag()?;
+            stale(Tag::from_bits(tag))
+                .then(|| place.take_tagged(tag))
+                .flatten()
+        })
+    }
+
+    /// Takes an arena, and tells its tag. For the owner.
+    pub(super) fn take_with_tag(&self) -> Option<(IdleArena, Tag)> {
+        self.places.iter().find_map(|place| {
+            let tag = place.tag()?;
+            Some((place.take()?, Tag::from_bits(tag)))
+        })
+    }
+
+    /// Keeps `arena`, or returns it if all places are taken. For the owner.
+    #[inline]
+    pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
+        let mut arena = Some(arena);
+        for place in &self.places {
+            match arena.take() {
+                Some(given) => arena = place.put(given, tag.bits()),
+                None => break,
+            }
+        }
+        arena
+    }
+
+    /// How many arenas wait here.
+    pub(super) fn waiting(&self) -> usize {
+        let waits = |place: &&Place| place.tag().is_some();
+        self.places.iter().filter(waits).count()
+    }
+}
+
+/// What is known of a waiting arena without owning it: its class, and when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag {
+    bits: u8,
+}
+
+impl Tag {
+    const CLASS: u8 = 0x1f;
+    const EPOCHS: usize = 4;
+
+    /// `epoch` counts without end; its last two bits are kept.
+    #[inline]
+    pub(super) const fn new(class: usize, epoch: usize) -> Self {
+        Self {
+            bits: (class as u8 & Self::CLASS) | ((epoch % Self::EPOCHS) as u8) << 5,
+        }
+    }
+
+    pub(super) const fn from_bits(bits: u8) -> Self {
+        Self { bits }
+    }
+
+    pub(super) const fn bits(self) -> u8 {
+        self.bits
+    }
+
+    pub(super) const fn class(self) -> usize {
+        (self.bits & Self::CLASS) as usize
+    }
+
+    /// Whether the arena came before the epoch that preceded `now`.
+    pub(super) const fn is_stale(self, now: usize) -> bool {
+        let age = now.wrapping_sub((self.bits >> 5) as usize) % Self::EPOCHS;
+        age >= 2
+    }
+}
+
+const _: () = assert!(Place::TAGS as usize >= 32 * Tag::EPOCHS);
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arena_is_stale_after_one_whole_epoch_without_use() {
+        for came in 0..9 {
+            let tag = Tag::new(31, came);
+            assert_eq!(tag.class(), 31);
+            assert!(!tag.is_stale(came) && !tag.is_stale(came + 1));
+            assert!(tag.is_stale(came + 2) && tag.is_stale(came + 3));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+use std::sync::Weak;
+
+use tokio::{
+    runtime::Handle,
+    task::{AbortHandle, unconstrained},
+    time::sleep,
+};
+
+use super::shared::Shared;
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
+
+const STOPPED: usize = 0;
+const RUNNING: usize = 1;
+/// The runtime has no timers.
+const IMPOSSIBLE: usize = 2;
+
+/// The task that trims a pool, also when there is no traffic.
+///
+/// It runs while anything waits in the pool or is out, on the runtime on which it was started first,
+/// and ends with the pool. If that runtime goes down first, it is started again on the next one.
+#[derive(Debug)]
+pub(super) struct Timer {
+    state: AtomicUsize,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+impl Timer {
+    pub(super) fn new() -> Self {
+        Self {
+            state: AtomicUsize::new(STOPPED),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Starts the task if it does not run. Not on the way back: it allocates.
+    #[inline]
+    pub(super) fn ensure(&self, pool: &Arc<Shared>) {
+        // Relaxed: a guess, which `start` checks.
+        if self.state.load(Ordering::Relaxed) == STOPPED {
+            self.start(pool);
+        }
+    }
+
+    #[cold]
+    fn start(&self, pool: &Arc<Shared>) {
+        let Some(interval) = pool
+            .retention
+            .trim_interval
+            .filter(|_| pool.retention.enabled)
+        else {
+            return;
+        };
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if !self.begin() {
+            return;
+        }
+        let ends = Ends {
+            pool: Arc::downgrade(pool),
+            unforeseen: true,
+        };
+        let task = runtime.spawn(async move {
+            loop {
+                unconstrained(sleep(interval)).await;
+                let Some(pool) = ends.pool.upgrade() else {
+                    return;
+                };
+                pool.tick();
+                if !pool.is_idle() {
+                    continue;
+                }
+                // From here on the next to rent starts another one. Whoever rented before this did
+                // not, so look again.
+                pool.timer.state.store(STOPPED, Ordering::SeqCst);
+                if pool.is_idle() || !pool.timer.begin() {
+                    ends.foreseen();
+                    return;
+                }
+            }
+        });
+        *lock(&self.task) = Some(task.abort_handle());
+    }
+
+    fn begin(&self) -> bool {
+        self.state
+            .compare_exchange(STOPPED, RUNNING, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Ends the task.
+    pub(super) fn stop(&self) {
+        // The guard goes first: who is aborted may look at the timer.
+        let task = lock(&self.task).take();
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+}
+
+/// Lets another task be started when this one was dropped.
+struct Ends {
+    pool: Weak<Shared>,
+    /// Cleared by a task that ends by itself.
+    unforeseen: bool,
+}
+
+impl Ends {
+    fn foreseen(mut self) {
+        self.unforeseen = false;
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade().filter(|_| self.unforeseen) else {
+            return;
+        };
+        // tokio panics where a runtime has no timers: then there is no use in trying again.
+        let next = if std::thread::panicking() {
+            IMPOSSIBLE
+        } else {
+            STOPPED
+        };
+        pool.timer.state.store(next, Ordering::SeqCst);
+    }
+}
