@@ -1,37 +1,39 @@
-use std::ptr::NonNull;
+use std::{mem::MaybeUninit, ptr::NonNull};
 
 /// Copies `count` bytes, short ones without a call of the C library.
 ///
 /// Most texts that are appended are a few bytes long, and for those the call costs more than the
-/// copy. Two overlapping moves cover each range of lengths.
+/// copy. Two overlapping moves cover each range of lengths. They move `MaybeUninit`s, since the bytes
+/// may be padding, or parts of a pointer: read as integers, they would be undefined, or lose what
+/// they may point to.
 ///
 /// # Safety
 ///
 /// As for [`NonNull::copy_to_nonoverlapping`] with bytes.
 #[inline(always)]
-pub(super) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
+pub(super) const unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
     /// The first and the last `size_of::<T>()` of `count` bytes.
     ///
     /// # Safety
     ///
     /// As for [`copy`], and `count >= size_of::<T>()`.
     #[inline(always)]
-    unsafe fn both_ends<T: Copy>(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
+    const unsafe fn both_ends<T: Copy>(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
         let last = count - size_of::<T>();
-        // SAFETY: both reads and both writes lie within `count` bytes; a `T` here is an array of
-        // bytes, or an integer, read and written unaligned.
+        // SAFETY: both reads and both writes lie within `count` bytes, unaligned; a `MaybeUninit`
+        // may hold any bytes.
         unsafe {
-            let head = from.cast::<T>().read_unaligned();
-            let tail = from.add(last).cast::<T>().read_unaligned();
-            to.cast::<T>().write_unaligned(head);
-            to.add(last).cast::<T>().write_unaligned(tail);
+            let head = from.cast::<MaybeUninit<T>>().read_unaligned();
+            let tail = from.add(last).cast::<MaybeUninit<T>>().read_unaligned();
+            to.cast::<MaybeUninit<T>>().write_unaligned(head);
+            to.add(last).cast::<MaybeUninit<T>>().write_unaligned(tail);
         }
     }
     // SAFETY: the caller's promise, and `count` is in range in each arm.
     unsafe {
         match count {
             0 => {}
-            1 => to.write(from.read()),
+            1 => both_ends::<u8>(from, to, count),
             2..4 => both_ends::<u16>(from, to, count),
             4..8 => both_ends::<u32>(from, to, count),
             8..16 => both_ends::<u64>(from, to, count),
@@ -45,6 +47,33 @@ pub(super) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
+
+    /// Copied while this is compiled: the compiler refuses to read a pointer, or what was never
+    /// written, as an integer.
+    const fn copied<T: Copy>(from: T, mut to: T) -> T {
+        // SAFETY: both have the size of a `T`, and are not the same.
+        unsafe {
+            let from = NonNull::new_unchecked((&raw const from).cast_mut());
+            let to = NonNull::new_unchecked(&raw mut to);
+            copy(from.cast(), to.cast(), size_of::<T>());
+        }
+        to
+    }
+
+    const POINTER: &u8 = copied(&1, &0);
+    const TEXT: &str = copied("text", "");
+    const TEXTS: [(&str, Option<u8>); 2] =
+        copied([("first", None), ("second", Some(2))], [("", None); 2]);
+    const PADDED: (u8, u32) = copied((1, 2), (0, 0));
+    const UNWRITTEN: [MaybeUninit<u8>; 6] =
+        copied([MaybeUninit::uninit(); 6], [MaybeUninit::new(1); 6]);
+
+    #[test]
+    fn pointers_and_padding_are_copied_as_they_are() {
+        assert_eq!((POINTER, TEXT), (&1, "text"));
+        assert_eq!(TEXTS, [("first", None), ("second", Some(2))]);
+        assert_eq!((PADDED, UNWRITTEN.len()), ((1, 2), 6));
+    }
 
     #[test]
     fn every_length_is_copied_whole_and_nothing_beyond_it() {
