@@ -98,6 +98,10 @@ where
         let place = match known {
             Some(place) => place,
             None => {
+                // It keeps nothing any more, so this thread need not keep it.
+                if pool.closed.load(Ordering::Relaxed) {
+                    return None;
+                }
                 let index = pool.slots().iter().position(Slots::claim)?;
                 let entry = Entry {
                     shared: Arc::clone(pool),

@@ -103,7 +103,6 @@ impl Shared {
     #[inline(never)]
     fn rent_elsewhere(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
         let figures = &own.unwrap_or(&self.common).figures;
-        self.timer.ensure(self);
         let mut found = None;
         // A thread without slots takes one at a time.
         let most = if own.is_some() { BATCH } else { 1 };
@@ -120,7 +119,7 @@ impl Shared {
             let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
             drop(refused.map(|arena| self.evict(own, arena)));
         });
-        match found {
+        let arena = match found {
             Some(mut arena) => {
                 figures.add(&figures.hits, 1);
                 self.went_out(own, &mut arena);
@@ -132,7 +131,10 @@ impl Shared {
                 arena.settle(self.as_home());
                 arena
             }
-        }
+        };
+        // After the figures: a timer that is about to end looks at them.
+        self.timer.ensure(self);
+        arena
     }
 
     fn as_home(self: &Arc<Self>) -> Arc<dyn Home> {
@@ -244,9 +246,10 @@ impl Shared {
             None => Some(arena),
         };
         let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
-        // The pool may have closed in between, and passed this place already. One that closes in
-        // this very moment may be missed: then the arena waits until the thread ends or leaves the pool.
-        if self.closed.load(Ordering::Relaxed) {
+        // The pool may have closed in between, and passed this place already. A thread with slots may
+        // miss one that closes in this very moment: then the arena waits until the thread ends or
+        // leaves the pool. Without slots, nobody would come by again.
+        if self.closed.load(Ordering::Relaxed) || (own.is_none() && self.has_closed()) {
             self.trim();
         }
         refused.map(|arena| self.evict(own, arena))
@@ -274,9 +277,17 @@ impl Shared {
         let float = own.figures.float.swap(0, Ordering::Relaxed);
         self.granted.fetch_sub(float, Ordering::Relaxed);
         own.release();
-        if self.closed.load(Ordering::Relaxed) {
+        if self.has_closed() {
             self.trim();
         }
+    }
+
+    /// Whether the pool has closed, in one order with its closing: if not, [`close`](Self::close)
+    /// finds the arenas that the caller has put somewhere before.
+    fn has_closed(&self) -> bool {
+        // A read-modify-write, as in `close`: they follow one another. Release and acquire: the
+        // later one sees what was done before the earlier one.
+        self.closed.fetch_or(false, Ordering::AcqRel)
     }
 
     /// Frees all waiting arenas for which `stale` is true, and returns how many bytes that were.
@@ -305,6 +316,10 @@ impl Shared {
     pub(super) fn tick(&self) {
         let now = self.epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.sweep(|tag| tag.is_stale(now));
+        // A sweep puts back what turns out to be wanted, perhaps where a closing pool has passed.
+        if self.has_closed() {
+            self.trim();
+        }
     }
 
     /// Whether nothing waits and nothing is out.
@@ -315,7 +330,8 @@ impl Shared {
 
     /// The last handle is gone.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        // See `has_closed`.
+        self.closed.swap(true, Ordering::AcqRel);
         self.timer.stop();
         self.trim();
     }

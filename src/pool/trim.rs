@@ -56,13 +56,16 @@ impl Timer {
         if !self.begin() {
             return;
         }
-        let ends = Ends {
+        let mut ends = Ends {
             pool: Arc::downgrade(pool),
             unforeseen: true,
+            has_timers: false,
         };
         let task = runtime.spawn(async move {
             loop {
-                unconstrained(sleep(interval)).await;
+                let end = sleep(interval);
+                ends.has_timers = true;
+                unconstrained(end).await;
                 let Some(pool) = ends.pool.upgrade() else {
                     return;
                 };
@@ -103,6 +106,8 @@ struct Ends {
     pool: Weak<Shared>,
     /// Cleared by a task that ends by itself.
     unforeseen: bool,
+    /// Whether the runtime is known to have timers.
+    has_timers: bool,
 }
 
 impl Ends {
@@ -116,8 +121,9 @@ impl Drop for Ends {
         let Some(pool) = self.pool.upgrade().filter(|_| self.unforeseen) else {
             return;
         };
-        // tokio panics where a runtime has no timers: then there is no use in trying again.
-        let next = if std::thread::panicking() {
+        // tokio panics where a runtime has no timers: then there is no use in trying again. (A runtime
+        // that has some may be dropped by a panic, too.)
+        let next = if std::thread::panicking() && !self.has_timers {
             IMPOSSIBLE
         } else {
             STOPPED
