@@ -45,6 +45,7 @@ my %row = (
     observe    => "sync account arena pool cancel scope",
     http       => "sync account arena pool cancel scope",
     middleware => "sync account arena pool cancel scope observe http",
+    client     => "sync account arena pool cancel scope http",
     axum       => "sync account arena pool cancel scope observe http middleware",
 );
 my %core    = map { $_ => 1 } qw(sync account arena pool cancel scope);

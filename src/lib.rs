@@ -85,16 +85,18 @@ pub mod observe;
 mod http;
 pub mod middleware;
 
+pub mod client;
+
 #[cfg(feature = "axum")]
 pub mod axum;
 
 pub use self::account::{Account, TrackingAllocator};
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec};
-pub use self::http::header;
+pub use self::http::{deadline_header, header};
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::{ArenaPool, ConfigError};
-pub use self::scope::{Outcome, RequestScope, ScopeReport};
+pub use self::scope::{MemoryPolicy, Outcome, RequestScope, ScopeReport};
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "axum", feature = "json"))]

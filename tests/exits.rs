@@ -3,14 +3,24 @@
 #![cfg(feature = "axum")]
 #![forbid(unsafe_code)]
 
+#[path = "exits/answers.rs"]
+mod answers;
 #[path = "exits/body.rs"]
 mod body;
+#[path = "exits/body_limits.rs"]
+mod body_limits;
 #[path = "exits/deadline.rs"]
 mod deadline;
 #[path = "exits/framing.rs"]
 mod framing;
 #[path = "exits/future.rs"]
 mod future;
+#[path = "exits/headers.rs"]
+mod headers;
+#[path = "exits/moved.rs"]
+mod moved;
+#[path = "exits/policy.rs"]
+mod policy;
 #[path = "exits/router.rs"]
 mod router;
 #[path = "exits/routes.rs"]
@@ -21,5 +31,7 @@ mod support;
 mod tasks;
 #[path = "exits/upgrade.rs"]
 mod upgrade;
+#[path = "exits/vanished.rs"]
+mod vanished;
 #[path = "exits/wire.rs"]
 mod wire;

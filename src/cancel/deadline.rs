@@ -1,46 +1,11 @@
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::source::DeadlineSource;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Who set the deadline that is in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DeadlineSource {
-    /// The application, through `RequestScope::tighten_deadline`.
-    Handler,
-    /// A `MemoryLayer`'s `timeout`.
-    Layer,
-}
-
-impl DeadlineSource {
-    pub(super) const fn to_code(self) -> u8 {
-        match self {
-            Self::Handler => 1,
-            Self::Layer => 2,
-        }
-    }
-
-    pub(super) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Self::Handler),
-            2 => Some(Self::Layer),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for DeadlineSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Handler => "the application",
-            Self::Layer => "the layer",
-        })
-    }
-}
-
-/// Bits of [`Deadline::packed`] that hold the source.
+/// Bits of a packed deadline that hold the source.
 const SOURCE_BITS: u32 = 4;
 
 const NONE: u64 = u64::MAX;
@@ -49,69 +14,110 @@ const NONE: u64 = u64::MAX;
 ///
 /// Time and source are one word, so that they always belong together: units of 16 ns since the
 /// start above, the source's code in the lowest bits. Comparing words compares times.
+///
+/// There are two such words: what the request's own headers say is only ever made earlier, while
+/// what this side set can also be extended and lifted.
 #[derive(Debug)]
 pub(crate) struct Deadline {
-    packed: AtomicU64,
+    ours: AtomicU64,
+    request: AtomicU64,
+}
+
+/// `None` for a time that does not fit (beyond 500 years): that is no deadline.
+fn pack(after: Duration, source: DeadlineSource) -> Option<u64> {
+    // Rounded up: a request is never ended before its time.
+    let units = u64::try_from(after.as_nanos())
+        .ok()?
+        .checked_next_multiple_of(1 << SOURCE_BITS)?;
+    Some(units | u64::from(source.to_code()))
 }
 
 impl Deadline {
     pub(crate) fn none() -> Self {
         Self {
-            packed: AtomicU64::new(NONE),
+            ours: AtomicU64::new(NONE),
+            request: AtomicU64::new(NONE),
         }
     }
 
     /// Makes the deadline `after` the start, unless an earlier one is in force.
-    ///
-    /// A time that does not fit (beyond 500 years) is no deadline.
     pub(crate) fn tighten(&self, after: Duration, source: DeadlineSource) {
-        // Rounded up: a request is never ended before its time.
-        let Some(units) = u64::try_from(after.as_nanos())
-            .ok()
-            .and_then(|nanos| nanos.checked_next_multiple_of(1 << SOURCE_BITS))
-        else {
+        let Some(packed) = pack(after, source) else {
             return;
         };
+        let word = if source.is_request() {
+            &self.request
+        } else {
+            &self.ours
+        };
         // Relaxed: the word is complete in itself.
-        self.packed
-            .fetch_min(units | u64::from(source.to_code()), Ordering::Relaxed);
+        word.fetch_min(packed, Ordering::Relaxed);
+    }
+
+    /// Makes this side's deadline `after` the start, unless there is none or a later one.
+    pub(crate) fn extend(&self, after: Duration, source: DeadlineSource) {
+        let packed = pack(after, source).unwrap_or(NONE);
+        // The greatest word is no deadline, which is the latest of all.
+        self.ours.fetch_max(packed, Ordering::Relaxed);
+    }
+
+    /// Lifts this side's deadline.
+    pub(crate) fn lift(&self) {
+        self.ours.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Begins anew with `next` as this side's deadline; what the request says goes on to hold if
+    /// `keep_request`.
+    pub(crate) fn restart(&self, next: Option<(Duration, DeadlineSource)>, keep_request: bool) {
+        let packed = next.and_then(|(after, source)| pack(after, source));
+        self.ours.store(packed.unwrap_or(NONE), Ordering::Relaxed);
+        if !keep_request {
+            self.request.store(NONE, Ordering::Relaxed);
+        }
     }
 
     /// Forgets all deadlines. `&mut`: only between two requests.
     pub(crate) fn clear(&mut self) {
-        self.packed.store(NONE, Ordering::Relaxed);
+        self.ours.store(NONE, Ordering::Relaxed);
+        self.request.store(NONE, Ordering::Relaxed);
     }
 
     /// When it is, for a request that started at `start`, and who set it.
     #[inline]
     pub(crate) fn at(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
-        let packed = self.packed.load(Ordering::Relaxed);
-        if packed == NONE {
-            return None;
-        }
-        let mask = (1_u64 << SOURCE_BITS) - 1;
-        let source = DeadlineSource::from_code((packed & mask) as u8)?;
-        // Beyond what the clock can say there is no deadline.
-        let at = start.checked_add(Duration::from_nanos(packed & !mask))?;
-        Some((at, source))
+        let ours = self.ours.load(Ordering::Relaxed);
+        unpack(ours.min(self.request.load(Ordering::Relaxed)), start)
     }
+}
+
+fn unpack(packed: u64, start: Instant) -> Option<(Instant, DeadlineSource)> {
+    if packed == NONE {
+        return None;
+    }
+    let mask = (1_u64 << SOURCE_BITS) - 1;
+    let source = DeadlineSource::from_code((packed & mask) as u8)?;
+    // Beyond what the clock can say there is no deadline.
+    let at = start.checked_add(Duration::from_nanos(packed & !mask))?;
+    Some((at, source))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ONE: Duration = Duration::from_secs(1);
+    const TWO: Duration = Duration::from_secs(2);
+
     #[test]
     fn the_earlier_deadline_wins_in_both_orders() {
         let start = Instant::now();
-        let (short, long) = (Duration::from_secs(1), Duration::from_secs(2));
-        for (first, second) in [(short, long), (long, short)] {
+        for (first, second) in [(ONE, TWO), (TWO, ONE)] {
             let deadline = Deadline::none();
             deadline.tighten(first, DeadlineSource::Layer);
             deadline.tighten(second, DeadlineSource::Layer);
             assert_eq!(
                 deadline.at(start),
-                Some((start + short, DeadlineSource::Layer))
+                Some((start + ONE, DeadlineSource::Layer))
             );
         }
     }
@@ -120,10 +126,45 @@ mod tests {
     fn the_source_belongs_to_the_deadline_that_won() {
         let start = Instant::now();
         let deadline = Deadline::none();
-        deadline.tighten(Duration::from_secs(2), DeadlineSource::Layer);
-        deadline.tighten(Duration::from_secs(1), DeadlineSource::Handler);
+        deadline.tighten(TWO, DeadlineSource::Layer);
+        deadline.tighten(ONE, DeadlineSource::Handler);
         let (_, source) = deadline.at(start).expect("set");
         assert_eq!(source, DeadlineSource::Handler);
+    }
+
+    #[test]
+    fn what_the_request_says_is_neither_extended_nor_lifted() {
+        let start = Instant::now();
+        let request = Some((start + TWO, DeadlineSource::GrpcTimeout));
+        let deadline = Deadline::none();
+        deadline.tighten(ONE, DeadlineSource::Layer);
+        deadline.tighten(TWO, DeadlineSource::GrpcTimeout);
+        deadline.extend(3 * ONE, DeadlineSource::Handler);
+        assert_eq!(deadline.at(start), request);
+        deadline.lift();
+        assert_eq!(deadline.at(start), request);
+        deadline.restart(None, true);
+        assert_eq!(deadline.at(start), request);
+        deadline.restart(Some((TWO, DeadlineSource::BodyTimeout)), false);
+        let body = Some((start + TWO, DeadlineSource::BodyTimeout));
+        assert_eq!(deadline.at(start), body);
+    }
+
+    #[test]
+    fn an_extension_never_makes_a_deadline_earlier_nor_sets_one() {
+        let start = Instant::now();
+        let deadline = Deadline::none();
+        deadline.extend(ONE, DeadlineSource::Handler);
+        assert_eq!(deadline.at(start), None);
+        deadline.tighten(TWO, DeadlineSource::Layer);
+        deadline.extend(ONE, DeadlineSource::Handler);
+        let unchanged = Some((start + TWO, DeadlineSource::Layer));
+        assert_eq!(deadline.at(start), unchanged);
+        deadline.extend(3 * ONE, DeadlineSource::Handler);
+        let extended = Some((start + 3 * ONE, DeadlineSource::Handler));
+        assert_eq!(deadline.at(start), extended);
+        deadline.extend(Duration::MAX, DeadlineSource::Handler);
+        assert_eq!(deadline.at(start), None);
     }
 
     #[test]

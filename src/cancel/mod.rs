@@ -2,12 +2,15 @@
 
 mod deadline;
 mod grace;
+mod limit;
 mod reason;
 mod signal;
+mod source;
 
-pub use self::deadline::DeadlineSource;
 pub use self::reason::CancelReason;
+pub use self::source::DeadlineSource;
 
 pub(crate) use self::deadline::Deadline;
 pub(crate) use self::grace::{Aborted, Grace};
+pub(crate) use self::limit::Limit;
 pub(crate) use self::signal::Signal;

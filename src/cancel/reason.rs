@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::deadline::DeadlineSource;
+use super::source::DeadlineSource;
 
 /// Why a request's token was cancelled.
 ///
@@ -19,7 +19,7 @@ pub enum CancelReason {
     ClientGone,
     /// The response is complete.
     Completed,
-    /// The deadline passed before there was a response.
+    /// The deadline passed before there was a response, or a limit for its body.
     DeadlineExceeded {
         /// Who had set it.
         source: DeadlineSource,
@@ -93,21 +93,26 @@ mod tests {
 
     #[test]
     fn every_reason_survives_its_code() {
-        for reason in [
+        let deadlines = [
+            DeadlineSource::BodyIdleTimeout,
+            DeadlineSource::BodyTimeout,
+            DeadlineSource::EnvoyExpectedRqTimeout,
+            DeadlineSource::GrpcTimeout,
+            DeadlineSource::Handler,
+            DeadlineSource::Layer,
+            DeadlineSource::Policy,
+            DeadlineSource::RequestTimeout,
+        ]
+        .map(|source| CancelReason::DeadlineExceeded { source });
+        for reason in deadlines.into_iter().chain([
             CancelReason::ClientGone,
             CancelReason::Completed,
-            CancelReason::DeadlineExceeded {
-                source: DeadlineSource::Layer,
-            },
-            CancelReason::DeadlineExceeded {
-                source: DeadlineSource::Handler,
-            },
             CancelReason::MemoryExceeded,
             CancelReason::Panicked,
             CancelReason::ServiceError,
             CancelReason::Shed,
             CancelReason::Shutdown,
-        ] {
+        ]) {
             assert_ne!(reason.to_code(), 0);
             assert_eq!(CancelReason::from_code(reason.to_code()), Some(reason));
         }

@@ -1,5 +1,6 @@
 //! What is said in HTTP: header names and values, and the answers the middleware gives itself.
 
+pub mod deadline_header;
 pub mod header;
 #[cfg(feature = "json")]
 mod json;
@@ -7,6 +8,8 @@ mod json;
 #[cfg_attr(not(feature = "axum"), path = "matched_path/disabled.rs")]
 mod matched_path;
 mod problem;
+mod protocol;
 
 pub(crate) use self::matched_path::matched_path;
-pub(crate) use self::problem::deadline_exceeded;
+pub(crate) use self::problem::{grpc_deadline_exceeded, grpc_trailers, problem};
+pub(crate) use self::protocol::Protocol;

@@ -1,26 +1,49 @@
-use std::time::Duration;
-
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::cancel::CancelReason;
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The answer to a request whose deadline passed: `504` with a problem description
-/// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
-///
-/// The reason is also in the response's extensions, for layers further out.
-pub(crate) fn deadline_exceeded(reason: CancelReason, after: Duration) -> Response<Bytes> {
+/// `DEADLINE_EXCEEDED`
+/// ([gRPC status codes](https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)).
+const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
+
+/// A problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` goes into a
+/// JSON string as it is.
+pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
+    let title = status.canonical_reason().unwrap_or("Error");
     let body = format!(
-        "{{\"type\":\"about:blank\",\"title\":\"Gateway Timeout\",\"status\":504,\
-         \"detail\":\"{reason} after {} ms\"}}",
-        after.as_millis()
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\"}}",
+        status.as_u16()
     );
     let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
-    response.extensions_mut().insert(reason);
     response
+}
+
+/// A call of gRPC that ends before its first message: status 200, and the trailers in the head
+/// ("Trailers-Only" in
+/// [gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses)).
+pub(crate) fn grpc_deadline_exceeded(content_type: HeaderValue, message: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = grpc_trailers(message);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// The trailers of a call of gRPC whose deadline has passed. `message` is printable ASCII without `%`,
+/// so that it is its own percent-encoding.
+pub(crate) fn grpc_trailers(message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(3);
+    trailers.insert(GRPC_STATUS, DEADLINE_EXCEEDED);
+    if let Ok(message) = HeaderValue::from_str(message) {
+        trailers.insert(GRPC_MESSAGE, message);
+    }
+    trailers
 }

@@ -1,4 +1,5 @@
 use std::{
+    error::Error,
     fmt,
     pin::Pin,
     task::{Context, Poll},
@@ -7,8 +8,14 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
-use crate::{cancel::CancelReason, scope::Keeper};
+use super::{body_error::BodyTimeoutError, body_timer::BodyTimer};
+use crate::{
+    cancel::{CancelReason, DeadlineSource},
+    http as answers,
+    scope::{Keeper, RequestScope},
+};
 
 pin_project! {
     /// The response body of [`MemoryService`](super::MemoryService).
@@ -24,6 +31,17 @@ pin_project! {
     /// were given out, or the response has no body by the rules of HTTP (`HEAD`, 1xx, 204, 304).
     /// "Complete" means handed to the server; whether the bytes reached the client is known to the
     /// server alone.
+    ///
+    /// # Limits
+    ///
+    /// A body whose time is over (`body_timeout` or `body_idle_timeout` of a `MemoryLayer` or
+    /// `MemoryPolicy`) is dropped, and ends with a
+    /// [`BodyTimeoutError`](super::BodyTimeoutError), so that the client can tell it from a complete
+    /// one. In gRPC it ends with the trailers that say so instead. Therefore the error is boxed; the
+    /// inner body's own errors are in that box as they came.
+    ///
+    /// The limits are looked at when the server asks for more. While it does not, because the client
+    /// reads nothing of what has been written, they do not end the response.
     #[must_use = "a body does nothing unless polled"]
     pub struct ResponseBody<B> {
         // Emptied when it is over, so that its drop is accounted.
@@ -33,11 +51,18 @@ pin_project! {
         own: Option<Bytes>,
         keeper: Option<Keeper>,
         progress: Progress,
+        // Made when a body with limits was pending for the first time.
+        timer: Option<Pin<Box<BodyTimer>>>,
+        // Whether a failure is told in trailers.
+        grpc: bool,
+        // Whether the scope has this body's task.
+        noted: bool,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
+            forget_task(this.keeper, this.noted);
             let reason = if this.progress.complete {
                 CancelReason::Completed
             } else {
@@ -99,6 +124,10 @@ impl Progress {
         }
     }
 
+    pub(super) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     fn gave(&mut self, bytes: usize) {
         self.given = self.given.saturating_add(bytes as u64);
         self.complete |= self.promised.is_some_and(|promised| self.given >= promised);
@@ -119,6 +148,47 @@ fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason
     keeper.finish(reason);
 }
 
+/// Who set the scope's deadline, if that has passed.
+fn passed(scope: &RequestScope) -> Option<DeadlineSource> {
+    let (at, source) = scope.deadline_and_source()?;
+    (at <= Instant::now()).then_some(source)
+}
+
+/// A scope may be held for long after the response; the connection's task is not kept with it.
+fn forget_task(keeper: &Option<Keeper>, noted: &mut bool) {
+    if std::mem::take(noted) {
+        if let Some(scope) = keeper.as_ref().and_then(Keeper::scope) {
+            scope.wake_no_more();
+        }
+    }
+}
+
+/// Ends a body whose time is over; returns the last thing the server gets of it.
+fn cut_off<B>(
+    inner: Pin<&mut Option<B>>,
+    keeper: &mut Option<Keeper>,
+    source: DeadlineSource,
+    grpc: bool,
+) -> Result<Frame<Bytes>, Box<dyn Error + Send + Sync>> {
+    let reason = CancelReason::DeadlineExceeded { source };
+    let after = keeper
+        .as_ref()
+        .and_then(Keeper::scope)
+        .map(|scope| {
+            // Before the body is dropped, so that what it drops can see why.
+            scope.cancel(reason);
+            scope.age()
+        })
+        .unwrap_or_default();
+    finish(inner, keeper, reason);
+    let error = BodyTimeoutError { source, after };
+    if grpc {
+        Ok(Frame::trailers(answers::grpc_trailers(&error.to_string())))
+    } else {
+        Err(Box::new(error))
+    }
+}
+
 impl<B> ResponseBody<B> {
     /// The inner service's body. Without a keeper an outer layer looks after the scope.
     pub(super) const fn open(inner: B, keeper: Option<Keeper>, progress: Progress) -> Self {
@@ -127,31 +197,44 @@ impl<B> ResponseBody<B> {
             own: None,
             keeper,
             progress,
+            timer: None,
+            grpc: false,
+            noted: false,
         }
     }
 
-    /// A body made by the middleware.
-    pub(super) const fn own(bytes: Bytes, keeper: Option<Keeper>, progress: Progress) -> Self {
+    /// A body made by the middleware. An empty one is at its end: it needs no frame.
+    pub(super) fn own(bytes: Bytes, keeper: Option<Keeper>, progress: Progress) -> Self {
         Self {
             inner: None,
-            own: Some(bytes),
+            own: Some(bytes).filter(|bytes| !bytes.is_empty()),
             keeper,
             progress,
+            timer: None,
+            grpc: false,
+            noted: false,
         }
+    }
+
+    /// In gRPC, a body that is cut off says so in trailers.
+    pub(super) fn failing_in_trailers(mut self, grpc: bool) -> Self {
+        self.grpc = grpc;
+        self
     }
 }
 
 impl<B> Body for ResponseBody<B>
 where
     B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             if let Some(bytes) = this.own.take() {
@@ -162,10 +245,33 @@ where
             return Poll::Ready(None);
         };
         let Some(keeper) = this.keeper.as_mut() else {
-            return inner.poll_frame(cx);
+            return inner.poll_frame(cx).map_err(Into::into);
         };
+        // A body that always has a frame is never pending: look before each.
+        if let Some(source) = keeper.scope().and_then(passed) {
+            forget_task(this.keeper, this.noted);
+            let last = cut_off(this.inner, this.keeper, source, *this.grpc);
+            return Poll::Ready(Some(last));
+        }
         let entered = keeper.enter();
         let polled = inner.poll_frame(cx);
+        if polled.is_pending() {
+            entered.done();
+            let passed = keeper.scope().and_then(|scope| {
+                // First the task, then the deadline: what is set in between wakes the task.
+                *this.noted |= scope.wake_when_moved(cx.waker());
+                BodyTimer::poll_waiting(this.timer, scope, cx)
+            });
+            let Some(source) = passed else {
+                return Poll::Pending;
+            };
+            forget_task(this.keeper, this.noted);
+            let last = cut_off(this.inner, this.keeper, source, *this.grpc);
+            return Poll::Ready(Some(last));
+        }
+        if let Some(timer) = this.timer.as_mut() {
+            timer.as_mut().gave();
+        }
         let over = match &polled {
             Poll::Pending => None,
             Poll::Ready(None) => Some(CancelReason::Completed),
@@ -189,9 +295,10 @@ where
         }
         entered.done();
         if let Some(reason) = over {
+            forget_task(this.keeper, this.noted);
             finish(this.inner, this.keeper, reason);
         }
-        polled
+        polled.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {

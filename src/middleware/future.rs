@@ -4,16 +4,22 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::body::{Extent, Progress, ResponseBody};
+use super::{
+    body::{Extent, Progress, ResponseBody},
+    expired::Expired,
+    response_for::Answers,
+};
 use crate::{
     cancel::{CancelReason, DeadlineSource},
-    http as answers,
-    scope::{Keeper, RequestScope},
+    http::{self as answers, Protocol},
+    scope::{BodyKind, Keeper, RequestScope},
+    sync::Arc,
 };
 
 /// What of the request decides about the response.
@@ -22,6 +28,8 @@ pub(super) struct Exchange {
     pub(super) exposed: bool,
     pub(super) head: bool,
     pub(super) connect: bool,
+    pub(super) http1: bool,
+    pub(super) protocol: Protocol,
 }
 
 pin_project! {
@@ -30,7 +38,7 @@ pin_project! {
     /// # Fairness
     ///
     /// The inner future is polled first, then the deadline: a response that is ready at the
-    /// deadline is given.
+    /// deadline is given. A request whose own deadline had passed on arrival has no inner future.
     ///
     /// # Cancel safety
     ///
@@ -46,12 +54,20 @@ pin_project! {
         #[pin]
         timer: Option<Sleep>,
         role: Role,
+        exchange: Exchange,
+        // None unless the layer has answers of its own.
+        answers: Option<Arc<Answers>>,
+        // Set until the first poll, if the deadline had passed on arrival.
+        expired: Option<DeadlineSource>,
+        // Whether the scope has this future's task.
+        noted: bool,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             this.role.run(|| this.inner.set(None));
+            this.role.forget_task(this.noted);
         }
     }
 }
@@ -60,7 +76,6 @@ enum Role {
     /// This layer opened the scope, and ends it.
     Opener {
         keeper: Keeper,
-        exchange: Exchange,
     },
     /// An outer layer did.
     Nested {
@@ -73,7 +88,7 @@ impl Role {
     /// Runs a part of the request inside its scope. Nested, the outer layer has done so already.
     fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
         match self {
-            Self::Opener { keeper, .. } => {
+            Self::Opener { keeper } => {
                 let entered = keeper.enter();
                 let result = f();
                 entered.done();
@@ -87,7 +102,7 @@ impl Role {
 
     fn scope(&self) -> Option<&RequestScope> {
         match self {
-            Self::Opener { keeper, .. } => keeper.scope(),
+            Self::Opener { keeper } => keeper.scope(),
             Self::Nested { scope } => Some(scope),
             Self::Over => None,
         }
@@ -95,28 +110,39 @@ impl Role {
 }
 
 impl Role {
+    /// Asks to be polled when somebody else moves the deadline. The opener alone: whatever an inner
+    /// layer's future is inside of, the opener can answer.
+    fn note_task(&self, noted: &mut bool, cx: &Context<'_>) {
+        if let Self::Opener { keeper } = self {
+            if let Some(scope) = keeper.scope() {
+                *noted |= scope.wake_when_moved(cx.waker());
+            }
+        }
+    }
+
+    /// A scope may be held for long after the response; the connection's task is not kept with it.
+    fn forget_task(&self, noted: &mut bool) {
+        if std::mem::take(noted) {
+            if let Some(scope) = self.scope() {
+                scope.wake_no_more();
+            }
+        }
+    }
+
     /// Turns the inner response, or our own answer, into the response that is given; `wrap` makes
     /// its body.
     fn respond<T, R>(
         self,
         response: Response<T>,
         extent: Extent,
+        exchange: Exchange,
         wrap: impl FnOnce(T, Option<Keeper>, Progress) -> ResponseBody<R>,
     ) -> Response<ResponseBody<R>> {
         let (mut parts, body) = response.into_parts();
-        let Self::Opener { keeper, exchange } = self else {
+        let Self::Opener { keeper } = self else {
             return Response::from_parts(parts, wrap(body, None, Progress::new(extent, false)));
         };
         let tunnel = exchange.connect && parts.status.is_success();
-        keeper.head(tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS);
-        if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
-            answers::header::write(
-                scope,
-                scope.usage(),
-                scope.arena_usage(),
-                &mut parts.headers,
-            );
-        }
         // Responses that have no body whatever the service put there; servers drop it unread.
         let bodiless = exchange.head
             || tunnel
@@ -127,25 +153,101 @@ impl Role {
             let length = parts.headers.get(header::CONTENT_LENGTH)?;
             length.to_str().ok()?.parse().ok()
         });
-        let body = wrap(body, Some(keeper), Progress::new(extent, bodiless));
+        let progress = Progress::new(extent, bodiless);
+        let grpc = exchange.protocol == Protocol::Grpc;
+        let kind = match (progress.is_complete(), grpc) {
+            (true, _) => BodyKind::None,
+            (false, false) => BodyKind::Plain,
+            // The deadline of a gRPC call is for all of it, and not for the response's head alone.
+            (false, true) => BodyKind::WholeCall,
+        };
+        let upgrade = tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        keeper.head(kind, upgrade);
+        if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
+            answers::header::write(
+                scope,
+                scope.usage(),
+                scope.arena_usage(),
+                &mut parts.headers,
+            );
+        }
+        let body = wrap(body, Some(keeper), progress).failing_in_trailers(grpc);
         Response::from_parts(parts, body)
+    }
+
+    /// Drops the handler, and makes the answer to a request whose deadline has passed.
+    fn expire<F>(
+        &mut self,
+        mut inner: Pin<&mut Option<F>>,
+        exchange: Exchange,
+        configured: Option<&Answers>,
+        passed: Passed,
+    ) -> Response<Bytes> {
+        let expired = self.scope().cloned().map(|scope| {
+            // Before the handler is dropped: then it waits for nothing any more.
+            let wants_body = scope.wants_body();
+            scope.cancel(CancelReason::DeadlineExceeded {
+                source: passed.source,
+            });
+            (scope, wants_body)
+        });
+        self.run(|| {
+            inner.set(None);
+            let Some((scope, wants_body)) = &expired else {
+                return Response::default();
+            };
+            let expired = Expired {
+                scope,
+                source: passed.source,
+                after: scope.age(),
+                on_arrival: passed.on_arrival,
+                wants_body: *wants_body,
+                http1: exchange.http1,
+                retry_after: configured.and_then(|answers| answers.retry_after),
+            };
+            expired.answer(exchange.protocol, configured)
+        })
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) const fn open(inner: F, keeper: Keeper, exchange: Exchange) -> Self {
-        Self {
-            inner: Some(inner),
-            timer: None,
-            role: Role::Opener { keeper, exchange },
-        }
+    /// Without an `inner` future the request has expired on arrival.
+    pub(super) fn open(
+        inner: Result<F, DeadlineSource>,
+        keeper: Keeper,
+        exchange: Exchange,
+        answers: Option<Arc<Answers>>,
+    ) -> Self {
+        Self::new(inner, Role::Opener { keeper }, exchange, answers)
     }
 
-    pub(super) const fn nested(inner: F, scope: RequestScope) -> Self {
+    pub(super) fn nested(
+        inner: Result<F, DeadlineSource>,
+        scope: RequestScope,
+        exchange: Exchange,
+        answers: Option<Arc<Answers>>,
+    ) -> Self {
+        Self::new(inner, Role::Nested { scope }, exchange, answers)
+    }
+
+    fn new(
+        inner: Result<F, DeadlineSource>,
+        role: Role,
+        exchange: Exchange,
+        answers: Option<Arc<Answers>>,
+    ) -> Self {
+        let (inner, expired) = match inner {
+            Ok(inner) => (Some(inner), None),
+            Err(source) => (None, Some(source)),
+        };
         Self {
-            inner: Some(inner),
+            inner,
             timer: None,
-            role: Role::Nested { scope },
+            role,
+            exchange,
+            answers,
+            expired,
+            noted: false,
         }
     }
 }
@@ -164,6 +266,21 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut inner = this.inner;
+        let exchange = *this.exchange;
+        if let Some(source) = this.expired.take() {
+            let on_arrival = true;
+            let passed = Passed { source, on_arrival };
+            let answers = this.answers.as_deref();
+            let answer = this.role.expire(inner, exchange, answers, passed);
+            let extent = Extent::of_bytes(answer.body());
+            let role = std::mem::replace(this.role, Role::Over);
+            return Poll::Ready(Ok(role.respond(
+                answer,
+                extent,
+                exchange,
+                ResponseBody::own,
+            )));
+        }
         let polled = this.role.run(|| {
             let Some(future) = inner.as_mut().as_pin_mut() else {
                 panic!("`ResponseFuture` polled after completion");
@@ -177,39 +294,47 @@ where
         });
         match polled {
             Poll::Ready(Ok((extent, response))) => {
+                this.role.forget_task(this.noted);
                 let role = std::mem::replace(this.role, Role::Over);
-                Poll::Ready(Ok(role.respond(response, extent, ResponseBody::open)))
+                let response = role.respond(response, extent, exchange, ResponseBody::open);
+                Poll::Ready(Ok(response))
             }
             Poll::Ready(Err(error)) => {
-                if let Role::Opener { keeper, .. } = std::mem::replace(this.role, Role::Over) {
+                this.role.forget_task(this.noted);
+                if let Role::Opener { keeper } = std::mem::replace(this.role, Role::Over) {
                     keeper.finish(CancelReason::ServiceError);
                 }
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
+                // First the task, then the deadline: what is set in between wakes the task.
+                this.role.note_task(this.noted, cx);
                 let Some(scope) = this.role.scope() else {
                     return Poll::Pending;
                 };
                 let Some(passed) = poll_deadline(scope, this.timer, cx) else {
                     return Poll::Pending;
                 };
-                let reason = CancelReason::DeadlineExceeded {
-                    source: passed.source,
-                };
-                scope.cancel(reason);
-                let after = scope.age();
-                this.role.run(|| inner.set(None));
+                let answers = this.answers.as_deref();
+                let answer = this.role.expire(inner, exchange, answers, passed);
+                this.role.forget_task(this.noted);
                 let role = std::mem::replace(this.role, Role::Over);
-                let answer = answers::deadline_exceeded(reason, after);
                 let extent = Extent::of_bytes(answer.body());
-                Poll::Ready(Ok(role.respond(answer, extent, ResponseBody::own)))
+                Poll::Ready(Ok(role.respond(
+                    answer,
+                    extent,
+                    exchange,
+                    ResponseBody::own,
+                )))
             }
         }
     }
 }
 
+#[derive(Clone, Copy)]
 struct Passed {
     source: DeadlineSource,
+    on_arrival: bool,
 }
 
 /// Whether the scope's deadline has passed. Makes the timer if there is none, and moves it if the
@@ -220,7 +345,7 @@ fn poll_deadline(
     cx: &mut Context<'_>,
 ) -> Option<Passed> {
     loop {
-        let (at, source) = scope.deadline_and_source()?;
+        let (at, _) = scope.deadline_and_source()?;
         match timer.as_mut().as_pin_mut() {
             None => timer.set(Some(sleep_until(at))),
             Some(sleep) if sleep.deadline() != at => sleep.reset(at),
@@ -234,11 +359,13 @@ fn poll_deadline(
         {
             return None;
         }
-        if scope
-            .deadline_and_source()
-            .is_some_and(|(now, _)| now <= Instant::now())
-        {
-            return Some(Passed { source });
+        // It may have been moved or lifted since the timer was set.
+        let (at, source) = scope.deadline_and_source()?;
+        if at <= Instant::now() {
+            return Some(Passed {
+                source,
+                on_arrival: false,
+            });
         }
     }
 }

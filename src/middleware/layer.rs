@@ -3,12 +3,18 @@ use std::time::Duration;
 use http::HeaderValue;
 use tower_layer::Layer;
 
-use super::{expose::Expose, service::MemoryService};
+use super::{
+    expose::Expose,
+    response_for::{Answers, ResponseForDeadline},
+    service::MemoryService,
+    trust::Trust,
+};
 use crate::{
     account::is_installed,
+    http::deadline_header::DeadlineHeader,
     observe::{MemoryHandle, Observer, Recorder, warn_not_installed},
     pool::{ArenaPool, ConfigError},
-    scope::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, ScopeConfig, UNMATCHED},
+    scope::{MAX_LABEL_BYTES, MAX_ROUTES, MemoryPolicy, RouteRegistry, ScopeConfig, UNMATCHED},
     sync::Arc,
 };
 
@@ -66,7 +72,10 @@ pub struct MemoryLayer {
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) scope: Arc<ScopeConfig>,
-    pub(super) timeout: Option<Duration>,
+    pub(super) limits: MemoryPolicy,
+    /// `None` without any, which saves looking.
+    pub(super) trust: Option<Trust>,
+    pub(super) answers: Option<Arc<Answers>>,
     pub(super) expose: Expose,
     /// The label of requests whose route is not known from elsewhere.
     pub(super) route: usize,
@@ -101,7 +110,9 @@ impl MemoryLayer {
             grace,
             config: Arc::new(Config {
                 scope,
-                timeout: None,
+                limits: MemoryPolicy::new(),
+                trust: None,
+                answers: None,
                 expose: Expose::default(),
                 route: UNMATCHED,
             }),
@@ -137,15 +148,131 @@ impl MemoryLayer {
     /// Ends requests that have no response head after `timeout`.
     ///
     /// The token is cancelled, the handler is dropped, and the client gets `504` with a problem
-    /// description. The body of a response that has begun is not limited. A handler that is ready
-    /// at its first poll is in time whatever the timeout; `Duration::MAX` is none.
+    /// description (see [`deadline_response`](Self::deadline_response)). The body of a response that
+    /// has begun is not limited (see [`body_timeout`](Self::body_timeout)), nor is a connection that
+    /// was upgraded. A handler that is ready at its first poll is in time whatever the timeout;
+    /// `Duration::MAX` is none.
+    ///
+    /// For some routes only, or longer for some: [`MemoryPolicy`].
     ///
     /// # Panics
     ///
     /// The response future needs a tokio runtime with its time driver when the handler has to
     /// wait, as everything in `tokio::time`, and panics without one.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        Arc::make_mut(&mut self.config).timeout = Some(timeout);
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.limits(|limits| limits.timeout(timeout))
+    }
+
+    /// Ends responses whose body is not complete `timeout` after their head.
+    ///
+    /// The body is dropped, and the server breaks the response off; a gRPC client gets the status
+    /// `DEADLINE_EXCEEDED`. See [`ResponseBody`](super::ResponseBody) for what a body's limits do
+    /// not see. Upgraded connections and the layer's own answers have no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::MemoryLayer;
+    ///
+    /// let layer = MemoryLayer::new()
+    ///     .timeout(Duration::from_secs(5)) // until the head
+    ///     .body_timeout(Duration::from_secs(60)) // from there to the end
+    ///     .body_idle_timeout(Duration::from_secs(10)); // between two parts
+    /// # let _ = layer;
+    /// ```
+    pub fn body_timeout(self, timeout: Duration) -> Self {
+        self.limits(|limits| limits.body_timeout(timeout))
+    }
+
+    /// Ends responses for whose next part the server has waited for `timeout`.
+    ///
+    /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body; the time in
+    /// which the server does not ask for one does not count.
+    pub fn body_idle_timeout(self, timeout: Duration) -> Self {
+        self.limits(|limits| limits.body_idle_timeout(timeout))
+    }
+
+    fn limits(mut self, set: impl FnOnce(MemoryPolicy) -> MemoryPolicy) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        config.limits = set(config.limits);
+        self
+    }
+
+    /// Lets a header of the request make its deadline shorter.
+    ///
+    /// Trust a header only if whoever can reach the service may choose how long its requests run, or
+    /// a proxy in front of it sets or removes the header. The deadline is the shortest of those that
+    /// trusted headers, the layer and policies set; which one it was is part of the
+    /// [reason](crate::cancel::CancelReason::DeadlineExceeded). If nothing is left of a header's time
+    /// the handler is not run. A value that cannot be read is ignored, and counted in
+    /// [`Snapshot::unparsable_deadlines`](crate::observe::Snapshot::unparsable_deadlines).
+    ///
+    /// In gRPC the deadline is for the whole call, so it limits the response's body, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::{MemoryLayer, deadline_header::DeadlineHeader};
+    ///
+    /// let layer = MemoryLayer::new()
+    ///     .timeout(Duration::from_secs(5)) // at most
+    ///     .trust_deadline(DeadlineHeader::GrpcTimeout)
+    ///     .deadline_margin(Duration::from_millis(10));
+    /// # let _ = layer;
+    /// ```
+    pub fn trust_deadline(self, header: DeadlineHeader) -> Self {
+        self.trust(|trust| trust.add(header))
+    }
+
+    /// Lets the header `x-request-start` say when the request came in, so that the time it has spent
+    /// in a queue is taken off: off the deadlines in trusted headers, and off the timeouts of this
+    /// layer and of policies.
+    ///
+    /// A start in the future counts as now. The value comes from another machine's clock: see
+    /// [`RequestStart`](crate::deadline_header::RequestStart). Otherwise as
+    /// [`trust_deadline`](Self::trust_deadline).
+    pub fn trust_request_start(self) -> Self {
+        self.trust(Trust::add_request_start)
+    }
+
+    /// Takes `margin` off the deadlines that trusted headers say (zero unless set), so that the
+    /// answer arrives before the client gives up.
+    ///
+    /// Clients, and tonic's server around all layers, end a call at the same deadline and without
+    /// this answer.
+    pub fn deadline_margin(self, margin: Duration) -> Self {
+        self.trust(|trust| trust.set_margin(margin))
+    }
+
+    fn trust(mut self, set: impl FnOnce(&mut Trust)) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        set(config.trust.get_or_insert_default());
+        self
+    }
+
+    /// How to answer requests whose deadline has passed.
+    ///
+    /// Unless set: `504`, or `408` if the request's body had not been received (which a
+    /// [`RequestBodyLayer`](super::RequestBodyLayer) finds out), with a problem description. Calls of
+    /// gRPC are always answered as gRPC has it: HTTP status 200, and `grpc-status` 4.
+    pub fn deadline_response(self, response: impl ResponseForDeadline) -> Self {
+        self.answers(|answers| answers.deadline = Some(Arc::new(response)))
+    }
+
+    /// Tells clients when to try again: `retry-after` in the default answer, in whole seconds
+    /// ([RFC 9110, 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)).
+    ///
+    /// Not where it does not apply: to a `408`, whose client may repeat the request at once, to a
+    /// deadline that the request itself had set, and in gRPC.
+    pub fn retry_after(self, delay: Duration) -> Self {
+        self.answers(|answers| answers.retry_after = Some(delay))
+    }
+
+    fn answers(mut self, set: impl FnOnce(&mut Answers)) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        set(Arc::make_mut(config.answers.get_or_insert_default()));
         self
     }
 

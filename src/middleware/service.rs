@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use http::{Extensions, Method, Request, Response};
+use http::{Extensions, Method, Request, Response, Version};
 use http_body::Body;
 use tower_service::Service;
 
@@ -11,9 +11,9 @@ use super::{
     layer::Config,
 };
 use crate::{
-    cancel::DeadlineSource,
-    http::matched_path,
-    scope::{Keeper, RequestScope, UNMATCHED},
+    cancel::{CancelReason, DeadlineSource},
+    http::{Protocol, matched_path},
+    scope::{Arrival, Keeper, MemoryPolicy, RequestScope, UNMATCHED},
     sync::Arc,
 };
 
@@ -46,16 +46,23 @@ impl Config {
         matched_path(extensions).map_or(self.route, |path| self.scope.routes.number(path))
     }
 
-    /// What an outer layer's scope takes over from this layer.
-    fn tighten(&self, scope: &RequestScope, extensions: &Extensions) {
-        if let Some(timeout) = self.timeout {
-            scope.tighten(timeout, DeadlineSource::Layer);
-        }
-        if let Some(path) = matched_path(extensions) {
+    /// What the request's headers say of its time, as far as they are trusted.
+    fn arrival<B>(&self, request: &Request<B>) -> Arrival {
+        self.trust.as_ref().map_or_else(Arrival::default, |trust| {
+            trust.arrival(request.headers(), &self.scope.gauges.unparsable_deadlines)
+        })
+    }
+
+    /// What an outer layer's scope takes over from this layer. Returns who set a deadline that had
+    /// passed before the request arrived.
+    fn tighten<B>(&self, scope: &RequestScope, request: &Request<B>) -> Option<DeadlineSource> {
+        let expired = scope.tighten(self.arrival(request), &self.limits);
+        if let Some(path) = matched_path(request.extensions()) {
             scope.set_route(path);
         } else if self.route != UNMATCHED {
             scope.set_route(self.scope.routes.label(self.route).as_str());
         }
+        expired
     }
 }
 
@@ -68,6 +75,17 @@ fn is_exposed<B>(expose: &Expose, request: Request<B>) -> (bool, Request<B>) {
             let (parts, body) = request.into_parts();
             (f(&parts), Request::from_parts(parts, body))
         }
+    }
+}
+
+fn exchange<B>(request: &Request<B>, exposed: bool) -> Exchange {
+    let method = request.method();
+    Exchange {
+        exposed,
+        head: *method == Method::HEAD,
+        connect: *method == Method::CONNECT,
+        http1: request.version() < Version::HTTP_2,
+        protocol: Protocol::of(method, request.headers()),
     }
 }
 
@@ -85,29 +103,47 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let config = &self.config;
         let outer = request.extensions().get::<RequestScope>();
         // A scope that has ended belongs to a request whose extensions were used again.
         if let Some(scope) = outer.filter(|scope| !scope.is_ended()) {
             let scope = scope.clone();
-            self.config.tighten(&scope, request.extensions());
-            return ResponseFuture::nested(self.inner.call(request), scope);
+            let exchange = exchange(&request, false);
+            let answers = config.answers.clone();
+            let inner = match config.tighten(&scope, &request) {
+                None => Ok(self.inner.call(request)),
+                Some(source) => {
+                    scope.cancel(CancelReason::DeadlineExceeded { source });
+                    Err(source)
+                }
+            };
+            return ResponseFuture::nested(inner, scope, exchange, answers);
         }
 
-        let config = &self.config;
+        let arrival = config.arrival(&request);
+        let outer = request.extensions().get::<MemoryPolicy>().copied();
         let route = config.number(request.extensions());
         let (exposed, mut request) = is_exposed(&config.expose, request);
-        let exchange = Exchange {
-            exposed,
-            head: *request.method() == Method::HEAD,
-            connect: *request.method() == Method::CONNECT,
-        };
-        let mut keeper = Keeper::open(&config.scope, route, config.timeout);
+        let exchange = exchange(&request, exposed);
+        let answers = config.answers.clone();
+        let mut keeper = Keeper::open(&config.scope, route);
+        let mut expired = None;
         if let Some(scope) = keeper.scope() {
+            expired = scope.begin(arrival, outer.as_ref(), &config.limits);
+            if let Some(source) = expired {
+                scope.cancel(CancelReason::DeadlineExceeded { source });
+            }
             request.extensions_mut().insert(scope.clone());
         }
         let entered = keeper.enter();
-        let future = self.inner.call(request);
+        let inner = match expired {
+            None => Ok(self.inner.call(request)),
+            Some(source) => {
+                drop(request);
+                Err(source)
+            }
+        };
         entered.done();
-        ResponseFuture::open(future, keeper, exchange)
+        ResponseFuture::open(inner, keeper, exchange, answers)
     }
 }

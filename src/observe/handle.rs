@@ -66,6 +66,7 @@ impl MemoryHandle {
             tasks: gauges.tasks.load(Ordering::Relaxed),
             tokens: gauges.tokens.load(Ordering::Relaxed),
             pool: self.config.pool.stats(),
+            unparsable_deadlines: gauges.unparsable_deadlines.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
         }
     }

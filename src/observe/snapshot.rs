@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub tokens: usize,
     /// The pool's figures; `pool.rented` arenas are out.
     pub pool: PoolStats,
+    /// Values of trusted deadline headers that could not be read, and were ignored.
+    pub unparsable_deadlines: u64,
     /// Observers' panics that were caught.
     pub observer_panics: u64,
 }

@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use super::{report::Closed, route::RouteRegistry};
 use crate::{
     pool::ArenaPool,
-    sync::{Arc, AtomicUsize, Ordering},
+    sync::{Arc, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// Who is told of scopes. Called from `call` and from `Drop`: must not panic.
@@ -27,11 +27,13 @@ pub(crate) struct ScopeConfig {
     pub(crate) gauges: Arc<Gauges>,
 }
 
-/// What is alive right now.
+/// What is alive right now, and what was passed over.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
     pub(crate) tokens: AtomicUsize,
     pub(crate) tasks: AtomicUsize,
+    /// Values of trusted deadline headers that could not be read; only ever grows.
+    pub(crate) unparsable_deadlines: AtomicU64,
 }
 
 impl ScopeConfig {

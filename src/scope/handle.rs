@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     account::{Usage, Writer},
     arena::Arena,
-    cancel::{CancelReason, DeadlineSource},
+    cancel::CancelReason,
     sync::{Arc, Ordering},
 };
 
@@ -66,6 +66,13 @@ impl RequestScope {
             Some(inner) => inner,
             None => unreachable!("only `drop` empties the handle"),
         }
+    }
+
+    /// Whether there is no other handle to this scope, and so nobody who could make one.
+    pub(super) fn is_only_handle(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_none_or(|inner| Arc::strong_count(inner) == 1)
     }
 
     /// The scope in whose poll (or [`enter`](Self::enter)) the calling thread is.
@@ -123,7 +130,7 @@ impl RequestScope {
     }
 
     /// The request's own token, made the first time.
-    pub(super) fn own_token(&self) -> &CancellationToken {
+    pub(crate) fn own_token(&self) -> &CancellationToken {
         let inner = self.inner();
         inner.signal.token(|| {
             if let Some(config) = &inner.config {
@@ -156,52 +163,6 @@ impl RequestScope {
     #[must_use]
     pub fn reason(&self) -> Option<CancelReason> {
         self.inner().signal.reason()
-    }
-
-    /// When the request must have its response head, if there is a limit.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline_and_source().map(|(at, _)| at)
-    }
-
-    /// Time left until the [`deadline`](Self::deadline); zero if it has passed.
-    #[must_use]
-    pub fn remaining(&self) -> Option<Duration> {
-        self.deadline()
-            .map(|at| at.saturating_duration_since(Instant::now()))
-    }
-
-    /// Sets the deadline to `timeout` from now, unless there is an earlier one.
-    ///
-    /// It does not wake the handler: set elsewhere than in its own poll (in a task), it is noticed
-    /// when the handler is polled next, or the former deadline passes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_memory::RequestScope;
-    ///
-    /// async fn handler(scope: RequestScope) {
-    ///     scope.tighten_deadline(Duration::from_millis(200));
-    ///     assert!(scope.remaining() <= Some(Duration::from_millis(200)));
-    /// }
-    /// # let _ = handler;
-    /// ```
-    pub fn tighten_deadline(&self, timeout: Duration) {
-        self.tighten(timeout, DeadlineSource::Handler);
-    }
-
-    pub(crate) fn tighten(&self, timeout: Duration, source: DeadlineSource) {
-        let inner = self.inner();
-        let after = inner.start.elapsed().saturating_add(timeout);
-        inner.deadline.tighten(after, source);
-    }
-
-    #[inline]
-    pub(crate) fn deadline_and_source(&self) -> Option<(Instant, DeadlineSource)> {
-        let inner = self.inner();
-        inner.deadline.at(inner.start)
     }
 
     /// The route the request's figures are kept under.

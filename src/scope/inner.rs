@@ -5,13 +5,14 @@ use tokio::time::Instant;
 use super::{
     config::ScopeConfig,
     lifecycle::{Lifecycle, Step},
+    limits::{BodyKind, Limits},
     report::{ArenaSource, ArenaUsage, Closed},
     route::UNMATCHED,
 };
 use crate::{
     account::Account,
     arena::Arena,
-    cancel::{CancelReason, Deadline, Signal},
+    cancel::{CancelReason, Signal},
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
 };
 
@@ -28,8 +29,8 @@ pub(crate) struct Inner {
     pub(super) config: Option<Arc<ScopeConfig>>,
     pub(super) account: Account,
     pub(super) arena: OnceLock<Arena>,
-    pub(super) deadline: Deadline,
     pub(super) lifecycle: Lifecycle,
+    pub(super) limits: Limits,
     pub(super) route: AtomicUsize,
     pub(super) signal: Signal,
     pub(super) start: Instant,
@@ -45,8 +46,8 @@ impl Inner {
             config: None,
             account: Account::new(),
             arena: OnceLock::new(),
-            deadline: Deadline::none(),
             lifecycle: Lifecycle::new(),
+            limits: Limits::none(),
             route: AtomicUsize::new(UNMATCHED),
             signal: Signal::new(),
             start: Instant::now(),
@@ -74,17 +75,19 @@ impl Inner {
         }
         self.account = Account::new();
         self.arena.take();
-        self.deadline.clear();
         self.lifecycle.reset();
+        self.limits.clear();
         self.signal.reset();
         self.head.store(NO_HEAD, Ordering::Relaxed);
         self.tasks_spawned.store(0, Ordering::Relaxed);
         self.tasks_aborted.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that there is a response head.
-    pub(super) fn head(&self) {
-        let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(NO_HEAD - 1);
+    /// Notes that there is a response head, before a body of this kind.
+    pub(super) fn head(&self, body: BodyKind) {
+        let elapsed = self.start.elapsed();
+        self.limits.head(elapsed, body);
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(NO_HEAD - 1);
         self.head.store(nanos.min(NO_HEAD - 1), Ordering::Relaxed);
     }
 

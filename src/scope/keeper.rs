@@ -6,12 +6,9 @@ use super::{
     config::ScopeConfig,
     current::{self, EnteredScope},
     handle::RequestScope,
+    limits::BodyKind,
 };
-use crate::{
-    account::Writer,
-    cancel::{CancelReason, DeadlineSource},
-    sync::Arc,
-};
+use crate::{account::Writer, cancel::CancelReason, sync::Arc};
 
 /// The one owner of an open scope: first the response future, then the response body.
 ///
@@ -23,13 +20,10 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn open(config: &Arc<ScopeConfig>, route: usize, timeout: Option<Duration>) -> Self {
-        let scope = RequestScope::open(config, route, Instant::now());
-        if let Some(timeout) = timeout {
-            let inner = scope.inner();
-            inner.deadline.tighten(timeout, DeadlineSource::Layer);
+    pub(crate) fn open(config: &Arc<ScopeConfig>, route: usize) -> Self {
+        Self {
+            scope: Some(RequestScope::open(config, route, Instant::now())),
         }
-        Self { scope: Some(scope) }
     }
 
     pub(crate) fn scope(&self) -> Option<&RequestScope> {
@@ -42,11 +36,12 @@ impl Keeper {
         current::enter(&mut self.scope, Writer::Exclusive).or_panicked()
     }
 
-    /// Notes that there is a response head, and whether it makes the connection leave HTTP.
-    pub(crate) fn head(&self, upgrade: bool) {
+    /// Notes that there is a response head, before what kind of body, and whether it makes the
+    /// connection leave HTTP.
+    pub(crate) fn head(&self, body: BodyKind, upgrade: bool) {
         if let Some(scope) = &self.scope {
             let inner = scope.inner();
-            inner.head();
+            inner.head(body);
             if upgrade {
                 inner.lifecycle.upgraded();
             }

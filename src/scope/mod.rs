@@ -8,11 +8,14 @@
 
 mod config;
 mod current;
+mod deadline;
 mod handle;
 mod hold;
 mod inner;
 mod keeper;
 mod lifecycle;
+mod limits;
+mod policy;
 mod report;
 mod route;
 mod spare;
@@ -20,11 +23,13 @@ mod task;
 
 pub use self::handle::RequestScope;
 pub use self::hold::ScopeHold;
+pub use self::policy::MemoryPolicy;
 pub use self::report::{ArenaSource, ArenaUsage, Outcome, ScopeReport};
 pub use self::route::RouteLabel;
 pub use self::task::{TaskError, TaskErrorKind, TaskHandle};
 
 pub(crate) use self::config::{ScopeConfig, ScopeSink};
 pub(crate) use self::keeper::Keeper;
+pub(crate) use self::limits::{Arrival, BodyKind};
 pub(crate) use self::report::Closed;
 pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED};

@@ -20,7 +20,7 @@ pub enum Outcome {
     ClientGone,
     /// The whole response was handed to the server, whatever its status.
     Completed,
-    /// The deadline passed before there was a response.
+    /// The deadline passed before there was a response, or a limit for its body.
     DeadlineExceeded,
     /// The request would have used more memory than it may.
     MemoryExceeded,

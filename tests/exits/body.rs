@@ -174,10 +174,10 @@ fn a_body_dropped_after_its_trailers_is_completed() {
 fn a_body_that_fails_is_a_service_error_there() {
     let (mut body, watch) = open(Steps::new([data("data"), Step::Fail]));
     next_data(&mut body);
-    assert!(matches!(
-        poll_body(&mut body),
-        Poll::Ready(Some(Err(Refused)))
-    ));
+    let Poll::Ready(Some(Err(error))) = poll_body(&mut body) else {
+        panic!("no error");
+    };
+    assert!(error.is::<Refused>(), "the body's own error: {error:?}");
     assert_eq!(watch.outcome_now(), Outcome::ServiceError);
     assert!(matches!(poll_body(&mut body), Poll::Ready(None)));
     drop(body);

@@ -1,0 +1,56 @@
+use std::time::Duration;
+
+use crate::sync::{AtomicU64, Ordering};
+
+const NONE: u64 = u64::MAX;
+
+/// The shortest of all durations set so far.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    nanos: AtomicU64,
+}
+
+impl Limit {
+    pub(crate) fn none() -> Self {
+        Self {
+            nanos: AtomicU64::new(NONE),
+        }
+    }
+
+    /// Makes the limit `limit`, unless a shorter one is in force. One that does not fit (beyond 500
+    /// years) is none.
+    pub(crate) fn tighten(&self, limit: Duration) {
+        if let Ok(nanos) = u64::try_from(limit.as_nanos()) {
+            self.nanos.fetch_min(nanos, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn lift(&self) {
+        self.nanos.store(NONE, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Option<Duration> {
+        let nanos = self.nanos.load(Ordering::Relaxed);
+        (nanos != NONE).then(|| Duration::from_nanos(nanos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_limit_holds_in_both_orders_until_it_is_lifted() {
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(2));
+        for (first, second) in [(short, long), (long, short)] {
+            let limit = Limit::none();
+            assert_eq!(limit.get(), None);
+            limit.tighten(first);
+            limit.tighten(second);
+            limit.tighten(Duration::MAX);
+            assert_eq!(limit.get(), Some(short));
+            limit.lift();
+            assert_eq!(limit.get(), None);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+use std::fmt;
+
+/// Who set the deadline that is in force.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::cancel::DeadlineSource;
+///
+/// assert_eq!(DeadlineSource::Layer.to_string(), "the layer");
+/// assert!(DeadlineSource::GrpcTimeout.is_request());
+/// assert!(!DeadlineSource::Policy.is_request());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeadlineSource {
+    /// The limit for the time between two frames of a response body: `body_idle_timeout` of a
+    /// `MemoryLayer` or `MemoryPolicy`.
+    BodyIdleTimeout,
+    /// The limit for a whole response body: `body_timeout` of a `MemoryLayer` or `MemoryPolicy`.
+    BodyTimeout,
+    /// The request's header `x-envoy-expected-rq-timeout-ms`, which the layer trusts.
+    EnvoyExpectedRqTimeout,
+    /// The request's header `grpc-timeout`, which the layer trusts.
+    GrpcTimeout,
+    /// The application, through `RequestScope::tighten_deadline` or `extend_deadline`.
+    Handler,
+    /// A `MemoryLayer`'s `timeout`.
+    Layer,
+    /// The `timeout` of a `MemoryPolicy`.
+    Policy,
+    /// The request's header `x-request-timeout-ms`, which the layer trusts.
+    RequestTimeout,
+}
+
+impl DeadlineSource {
+    /// Whether a header of the request set it: the client, or a proxy on its behalf, waits no
+    /// longer. Nothing but the request itself lifts such a deadline.
+    #[must_use]
+    pub const fn is_request(self) -> bool {
+        matches!(
+            self,
+            Self::EnvoyExpectedRqTimeout | Self::GrpcTimeout | Self::RequestTimeout
+        )
+    }
+
+    /// A code from 1 to 15.
+    pub(super) const fn to_code(self) -> u8 {
+        match self {
+            Self::Handler => 1,
+            Self::Layer => 2,
+            Self::Policy => 3,
+            Self::EnvoyExpectedRqTimeout => 4,
+            Self::GrpcTimeout => 5,
+            Self::RequestTimeout => 6,
+            Self::BodyTimeout => 7,
+            Self::BodyIdleTimeout => 8,
+        }
+    }
+
+    pub(super) const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Handler,
+            2 => Self::Layer,
+            3 => Self::Policy,
+            4 => Self::EnvoyExpectedRqTimeout,
+            5 => Self::GrpcTimeout,
+            6 => Self::RequestTimeout,
+            7 => Self::BodyTimeout,
+            8 => Self::BodyIdleTimeout,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for DeadlineSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BodyIdleTimeout => "the limit for idle bodies",
+            Self::BodyTimeout => "the limit for bodies",
+            Self::EnvoyExpectedRqTimeout => "the header x-envoy-expected-rq-timeout-ms",
+            Self::GrpcTimeout => "the header grpc-timeout",
+            Self::Handler => "the application",
+            Self::Layer => "the layer",
+            Self::Policy => "the route's policy",
+            Self::RequestTimeout => "the header x-request-timeout-ms",
+        })
+    }
+}

@@ -1,0 +1,118 @@
+use std::{error::Error, fmt, time::Duration};
+
+use crate::cancel::CancelReason;
+
+/// Why an outgoing call gave no response.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::client::{CallError, CallErrorKind};
+///
+/// fn status(error: &CallError) -> http::StatusCode {
+///     match error.kind() {
+///         CallErrorKind::DeadlineExceeded => http::StatusCode::GATEWAY_TIMEOUT,
+///         _ => http::StatusCode::BAD_GATEWAY,
+///     }
+/// }
+/// # let _ = status;
+/// ```
+#[derive(Debug)]
+pub struct CallError {
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Cancelled(CancelReason),
+    NothingRemains { left: Duration, margin: Duration },
+    Service(Box<dyn Error + Send + Sync>),
+}
+
+/// What kind of error a [`CallError`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallErrorKind {
+    /// The request on whose behalf the call was made ended, before the call or during it.
+    Cancelled,
+    /// That request's deadline passed, or nothing remained of it and the call was not made.
+    DeadlineExceeded,
+    /// The called service's own error; it is the source.
+    Service,
+}
+
+impl CallError {
+    pub(super) const fn cancelled(reason: CancelReason) -> Self {
+        Self {
+            fault: Fault::Cancelled(reason),
+        }
+    }
+
+    pub(super) const fn nothing_remains(left: Duration, margin: Duration) -> Self {
+        Self {
+            fault: Fault::NothingRemains { left, margin },
+        }
+    }
+
+    pub(super) fn service(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            fault: Fault::Service(error.into()),
+        }
+    }
+
+    /// What kind of error this is.
+    #[must_use]
+    pub const fn kind(&self) -> CallErrorKind {
+        match self.fault {
+            Fault::Cancelled(CancelReason::DeadlineExceeded { .. })
+            | Fault::NothingRemains { .. } => CallErrorKind::DeadlineExceeded,
+            Fault::Cancelled(_) => CallErrorKind::Cancelled,
+            Fault::Service(_) => CallErrorKind::Service,
+        }
+    }
+
+    /// Why the request on whose behalf the call was made ended, if it has.
+    #[must_use]
+    pub const fn reason(&self) -> Option<CancelReason> {
+        match self.fault {
+            Fault::Cancelled(reason) => Some(reason),
+            Fault::NothingRemains { .. } | Fault::Service(_) => None,
+        }
+    }
+
+    /// The called service's own error.
+    ///
+    /// # Errors
+    ///
+    /// This error, if it is not one of the service.
+    pub fn into_service_error(self) -> Result<Box<dyn Error + Send + Sync>, Self> {
+        match self.fault {
+            Fault::Service(error) => Ok(error),
+            fault => Err(Self { fault }),
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Fault::Cancelled(reason) => write!(f, "the call was given up: {reason}"),
+            Fault::NothingRemains { left, margin } => write!(
+                f,
+                "the call was not made: {} us are left until the deadline, of which {} us are kept",
+                left.as_micros(),
+                margin.as_micros()
+            ),
+            Fault::Service(_) => f.write_str("the called service failed"),
+        }
+    }
+}
+
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.fault {
+            Fault::Service(error) => Some(error.as_ref()),
+            Fault::Cancelled(_) | Fault::NothingRemains { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::error::CallError;
+use crate::{cancel::CancelReason, scope::RequestScope};
+
+pin_project! {
+    /// The future of [`PropagateDeadline`](super::PropagateDeadline).
+    ///
+    /// # Fairness
+    ///
+    /// The call is polled first, then the request's token: a response that is there is given.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops the call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct PropagateDeadlineFuture<F> {
+        // Emptied when it is over.
+        #[pin]
+        inner: Option<F>,
+        scope: Option<RequestScope>,
+        // Made when the call was pending for the first time: a token costs an allocation.
+        #[pin]
+        cancelled: Option<WaitForCancellationFutureOwned>,
+        refused: Option<CallError>,
+    }
+}
+
+impl<F> PropagateDeadlineFuture<F> {
+    pub(super) const fn calling(inner: F, scope: Option<RequestScope>) -> Self {
+        Self {
+            inner: Some(inner),
+            scope,
+            cancelled: None,
+            refused: None,
+        }
+    }
+
+    pub(super) const fn refused(error: CallError) -> Self {
+        Self {
+            inner: None,
+            scope: None,
+            cancelled: None,
+            refused: Some(error),
+        }
+    }
+}
+
+impl<F, R, E> Future for PropagateDeadlineFuture<F>
+where
+    F: Future<Output = Result<R, E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Output = Result<R, CallError>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(error) = this.refused.take() {
+            return Poll::Ready(Err(error));
+        }
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            panic!("`PropagateDeadlineFuture` polled after completion");
+        };
+        if let Poll::Ready(result) = inner.poll(cx) {
+            this.inner.set(None);
+            return Poll::Ready(result.map_err(CallError::service));
+        }
+        let Some(scope) = this.scope.as_ref() else {
+            return Poll::Pending;
+        };
+        if this.cancelled.is_none() {
+            let token = scope.own_token().clone();
+            this.cancelled.set(Some(token.cancelled_owned()));
+        }
+        let Some(cancelled) = this.cancelled.as_mut().as_pin_mut() else {
+            return Poll::Pending;
+        };
+        if cancelled.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        // The token is cancelled after the reason is set, and by nobody else.
+        let reason = scope.reason().unwrap_or(CancelReason::Completed);
+        this.inner.set(None);
+        Poll::Ready(Err(CallError::cancelled(reason)))
+    }
+}
+
+impl<F> fmt::Debug for PropagateDeadlineFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PropagateDeadlineFuture")
+            .field("scope", &self.scope)
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
+}

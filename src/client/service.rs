@@ -1,0 +1,88 @@
+use std::{
+    error::Error,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request};
+use tower_service::Service;
+
+use super::{error::CallError, future::PropagateDeadlineFuture};
+use crate::{http::deadline_header::DeadlineHeader, scope::RequestScope};
+
+/// The service made by [`PropagateDeadlineLayer`](super::PropagateDeadlineLayer).
+///
+/// It is ready when the inner service is; a clone is as ready as the inner service's clone.
+#[derive(Debug, Clone)]
+pub struct PropagateDeadline<S> {
+    inner: S,
+    header: DeadlineHeader,
+    margin: Duration,
+}
+
+impl<S> PropagateDeadline<S> {
+    pub(super) const fn new(inner: S, header: DeadlineHeader, margin: Duration) -> Self {
+        Self {
+            inner,
+            header,
+            margin,
+        }
+    }
+
+    /// The service inside.
+    #[must_use]
+    pub const fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Writes what remains into the headers of a call.
+    fn tell(&self, scope: &RequestScope, headers: &mut HeaderMap) -> Result<(), CallError> {
+        if let Some(reason) = scope.reason() {
+            return Err(CallError::cancelled(reason));
+        }
+        let Some(left) = scope.remaining() else {
+            return Ok(());
+        };
+        let told = left.saturating_sub(self.margin);
+        let Some(value) = self.header.value(told) else {
+            return Err(CallError::nothing_remains(left, self.margin));
+        };
+        let shorter = |value: &http::HeaderValue| {
+            let said = self.header.parse(value.as_bytes());
+            said.is_ok_and(|said| said <= told)
+        };
+        let mut said = headers.get_all(self.header.name()).iter();
+        if !said.any(shorter) {
+            headers.insert(self.header.name(), value);
+        }
+        Ok(())
+    }
+}
+
+impl<S, B> Service<Request<B>> for PropagateDeadline<S>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Response = S::Response;
+    type Error = CallError;
+    type Future = PropagateDeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        self.inner.poll_ready(cx).map_err(CallError::service)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let scope = request
+            .extensions()
+            .get::<RequestScope>()
+            .cloned()
+            .or_else(RequestScope::current);
+        if let Some(scope) = &scope {
+            if let Err(error) = self.tell(scope, request.headers_mut()) {
+                return PropagateDeadlineFuture::refused(error);
+            }
+        }
+        PropagateDeadlineFuture::calling(self.inner.call(request), scope)
+    }
+}

@@ -1,0 +1,96 @@
+use std::{error::Error, fmt};
+
+/// Why a header's value says no time.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::deadline_header::{DeadlineHeader, ParseDeadlineErrorKind};
+///
+/// let error = DeadlineHeader::GrpcTimeout.parse(b"123456789S").unwrap_err();
+/// assert_eq!(error.kind(), ParseDeadlineErrorKind::OutOfRange);
+/// assert_eq!(error.to_string(), "9 digits are too many: at most 8 are allowed");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseDeadlineError {
+    fault: Fault,
+}
+
+/// What kind of error a [`ParseDeadlineError`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParseDeadlineErrorKind {
+    /// The value does not follow the header's grammar.
+    Malformed,
+    /// It does, but is a time that cannot be meant or held.
+    OutOfRange,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    NoDigit { at: usize },
+    NoUnit { at: usize },
+    OutOfRange { digits: usize },
+    TooManyDigits { digits: usize, limit: usize },
+}
+
+impl ParseDeadlineError {
+    #[cold]
+    pub(super) const fn no_digit(at: usize) -> Self {
+        Self {
+            fault: Fault::NoDigit { at },
+        }
+    }
+
+    #[cold]
+    pub(super) const fn no_unit(at: usize) -> Self {
+        Self {
+            fault: Fault::NoUnit { at },
+        }
+    }
+
+    #[cold]
+    pub(super) const fn out_of_range(digits: usize) -> Self {
+        Self {
+            fault: Fault::OutOfRange { digits },
+        }
+    }
+
+    #[cold]
+    pub(super) const fn too_many_digits(digits: usize, limit: usize) -> Self {
+        Self {
+            fault: Fault::TooManyDigits { digits, limit },
+        }
+    }
+
+    /// What kind of error this is.
+    #[must_use]
+    pub const fn kind(&self) -> ParseDeadlineErrorKind {
+        match self.fault {
+            Fault::NoDigit { .. } | Fault::NoUnit { .. } => ParseDeadlineErrorKind::Malformed,
+            Fault::OutOfRange { .. } | Fault::TooManyDigits { .. } => {
+                ParseDeadlineErrorKind::OutOfRange
+            }
+        }
+    }
+}
+
+impl fmt::Display for ParseDeadlineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fault {
+            Fault::NoDigit { at } => write!(f, "there is no digit at byte {at}"),
+            Fault::NoUnit { at } => {
+                write!(f, "there is none of the units H M S m u n at byte {at}")
+            }
+            Fault::OutOfRange { digits } => {
+                write!(f, "the number of {digits} digits is out of range")
+            }
+            Fault::TooManyDigits { digits, limit } => write!(
+                f,
+                "{digits} digits are too many: at most {limit} are allowed"
+            ),
+        }
+    }
+}
+
+impl Error for ParseDeadlineError {}

@@ -1,0 +1,251 @@
+use std::{fmt, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+
+use super::{digits::number, error::ParseDeadlineError};
+use crate::cancel::DeadlineSource;
+
+/// A header that says how long a request may still take.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_memory::deadline_header::DeadlineHeader;
+///
+/// let header = DeadlineHeader::GrpcTimeout;
+/// assert_eq!(header.name(), "grpc-timeout");
+/// assert_eq!(header.parse(b"1500m"), Ok(Duration::from_millis(1500)));
+/// assert_eq!(header.value(Duration::from_millis(1500)).unwrap(), "1500000u");
+/// assert!(header.parse(b"1500 ms").is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeadlineHeader {
+    /// `x-envoy-expected-rq-timeout-ms`: milliseconds, set by Envoy for the service behind it.
+    EnvoyExpectedRqTimeout,
+    /// `grpc-timeout`: at most 8 digits and a unit.
+    GrpcTimeout,
+    /// `x-request-timeout-ms`: milliseconds.
+    RequestTimeout,
+}
+
+/// The units of `grpc-timeout`, finest first, in nanoseconds.
+const GRPC_UNITS: [(u8, u64); 6] = [
+    (b'n', 1),
+    (b'u', 1_000),
+    (b'm', 1_000_000),
+    (b'S', 1_000_000_000),
+    (b'M', 60 * 1_000_000_000),
+    (b'H', 3600 * 1_000_000_000),
+];
+
+const GRPC_DIGITS: usize = 8;
+
+/// The most that the digits can say.
+const GRPC_MAX: u64 = 99_999_999;
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
+
+impl DeadlineHeader {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 3] = [
+        Self::EnvoyExpectedRqTimeout,
+        Self::GrpcTimeout,
+        Self::RequestTimeout,
+    ];
+
+    /// The header's name.
+    #[must_use]
+    pub const fn name(self) -> HeaderName {
+        HeaderName::from_static(self.as_str())
+    }
+
+    /// The header's name as text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EnvoyExpectedRqTimeout => "x-envoy-expected-rq-timeout-ms",
+            Self::GrpcTimeout => "grpc-timeout",
+            Self::RequestTimeout => "x-request-timeout-ms",
+        }
+    }
+
+    /// The source of a deadline that this header has set.
+    #[must_use]
+    pub const fn source(self) -> DeadlineSource {
+        match self {
+            Self::EnvoyExpectedRqTimeout => DeadlineSource::EnvoyExpectedRqTimeout,
+            Self::GrpcTimeout => DeadlineSource::GrpcTimeout,
+            Self::RequestTimeout => DeadlineSource::RequestTimeout,
+        }
+    }
+
+    /// The time that a value of this header says. Zero means that nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// If the value is not what the header's grammar says, spaces and signs included, or is more
+    /// than 64 bits of milliseconds.
+    pub fn parse(self, value: &[u8]) -> Result<Duration, ParseDeadlineError> {
+        match self {
+            Self::GrpcTimeout => parse_grpc(value),
+            Self::EnvoyExpectedRqTimeout | Self::RequestTimeout => {
+                number(value, 0).map(Duration::from_millis)
+            }
+        }
+    }
+
+    /// The value that says `remaining`, rounded down to what the header can say; `None` if that is
+    /// nothing, since zero is no time to answer in (and to some, no limit at all).
+    ///
+    /// `grpc-timeout` is written in the finest unit whose number has at most 8 digits. Times beyond
+    /// what can be written become the longest that can.
+    #[must_use]
+    pub fn value(self, remaining: Duration) -> Option<HeaderValue> {
+        let nanos = remaining.as_nanos();
+        match self {
+            Self::GrpcTimeout => {
+                let (unit, number) = GRPC_UNITS
+                    .into_iter()
+                    .map(|(unit, each)| (unit, nanos / u128::from(each)))
+                    .find(|(_, number)| *number <= u128::from(GRPC_MAX))
+                    .unwrap_or((b'H', u128::from(GRPC_MAX)));
+                (number > 0)
+                    .then(|| HeaderValue::try_from(format!("{number}{}", char::from(unit))).ok())
+                    .flatten()
+            }
+            Self::EnvoyExpectedRqTimeout | Self::RequestTimeout => {
+                let millis = nanos / u128::from(NANOS_PER_MILLI);
+                let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+                (millis > 0).then(|| HeaderValue::from(millis))
+            }
+        }
+    }
+}
+
+fn parse_grpc(value: &[u8]) -> Result<Duration, ParseDeadlineError> {
+    let Some((unit, digits)) = value.split_last() else {
+        return Err(ParseDeadlineError::no_digit(0));
+    };
+    let Some((_, each)) = GRPC_UNITS.into_iter().find(|(name, _)| name == unit) else {
+        return Err(ParseDeadlineError::no_unit(digits.len()));
+    };
+    if digits.len() > GRPC_DIGITS {
+        return Err(ParseDeadlineError::too_many_digits(
+            digits.len(),
+            GRPC_DIGITS,
+        ));
+    }
+    let number = number(digits, 0)?;
+    // Eight digits of hours are 3.6e20 ns: more than 64 bits.
+    let nanos = u128::from(number) * u128::from(each);
+    let (secs, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+    Ok(Duration::new(
+        u64::try_from(secs).unwrap_or(u64::MAX),
+        u32::try_from(nanos).unwrap_or(0),
+    ))
+}
+
+impl fmt::Display for DeadlineHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grpc(value: &str) -> Option<Duration> {
+        DeadlineHeader::GrpcTimeout.parse(value.as_bytes()).ok()
+    }
+
+    #[test]
+    fn each_unit_of_grpc_timeout_is_what_the_specification_says() {
+        assert_eq!(grpc("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(grpc("2M"), Some(Duration::from_secs(120)));
+        assert_eq!(grpc("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(grpc("2m"), Some(Duration::from_millis(2)));
+        assert_eq!(grpc("2u"), Some(Duration::from_micros(2)));
+        assert_eq!(grpc("2n"), Some(Duration::from_nanos(2)));
+        assert_eq!(grpc("0n"), Some(Duration::ZERO));
+        assert_eq!(grpc("00000001S"), Some(Duration::from_secs(1)));
+        assert_eq!(
+            grpc("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+    }
+
+    #[test]
+    fn what_is_not_of_the_grammar_is_refused() {
+        for value in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "1h",
+            "1 S",
+            " 1S",
+            "1S ",
+            "+1S",
+            "-1S",
+            "1.5S",
+            "1Sm",
+            "SS",
+            "123456789n",
+            "000000001S",
+            "0x1S",
+            "1\u{661}S",
+        ] {
+            assert_eq!(grpc(value), None, "{value:?}");
+        }
+        for header in [
+            DeadlineHeader::RequestTimeout,
+            DeadlineHeader::EnvoyExpectedRqTimeout,
+        ] {
+            for value in ["", "1m", "-1", "+1", " 1", "1 ", "1.0", "1e3", "0x1", "1,1"] {
+                assert!(header.parse(value.as_bytes()).is_err(), "{value:?}");
+            }
+            assert!(header.parse(b"18446744073709551616").is_err());
+            let most = Duration::from_millis(u64::MAX);
+            assert_eq!(header.parse(b"18446744073709551615"), Ok(most));
+            assert_eq!(header.parse(b"0"), Ok(Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn grpc_timeout_is_written_in_the_finest_unit_that_fits() {
+        let header = DeadlineHeader::GrpcTimeout;
+        for (nanos, value) in [
+            (1_u128, "1n"),
+            (99_999_999, "99999999n"),
+            (100_000_000, "100000u"),
+            (1_999_999_999, "1999999u"),
+            (99_999_999_999, "99999999u"),
+            (100_000_000_000, "100000m"),
+            (99_999_999_999_999, "99999999m"),
+            (100_000_000_000_000, "100000S"),
+        ] {
+            let remaining = Duration::from_nanos(u64::try_from(nanos).expect("64 bits"));
+            assert_eq!(header.value(remaining).expect("some"), value);
+        }
+        let seconds = |seconds| header.value(Duration::from_secs(seconds)).expect("some");
+        assert_eq!(seconds(99_999_999), "99999999S");
+        assert_eq!(seconds(100_000_000), "1666666M");
+        assert_eq!(seconds(6_000_000_000), "1666666H");
+        assert_eq!(header.value(Duration::MAX).expect("some"), "99999999H");
+    }
+
+    #[test]
+    fn nothing_is_written_where_nothing_would_remain() {
+        for header in DeadlineHeader::ALL {
+            assert_eq!(header.value(Duration::ZERO), None);
+        }
+        let short = Duration::from_nanos(999_999);
+        assert_eq!(DeadlineHeader::RequestTimeout.value(short), None);
+        let milli = Duration::from_nanos(1_999_999);
+        let value = DeadlineHeader::EnvoyExpectedRqTimeout.value(milli);
+        assert_eq!(value.expect("some"), "1");
+    }
+}

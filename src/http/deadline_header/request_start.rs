@@ -1,0 +1,173 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderName;
+
+use super::{digits::number, error::ParseDeadlineError};
+
+/// `x-request-start`: when a request came in, said by the proxy that took it.
+///
+/// There is no specification; proxies write the time since the Unix epoch in seconds (with a
+/// fraction, nginx's `$msec`), milliseconds (Heroku), microseconds (Apache's `%t`) or nanoseconds, with
+/// or without `t=` in front. The unit follows from the size: whatever makes a time between the years
+/// 2001 and 5138 (2554 in nanoseconds). Those ranges do not meet, so there is never a choice.
+///
+/// Proxy and service must have their clocks together: what the one is behind seems to be time in a
+/// queue.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+/// use tower_memory::deadline_header::RequestStart;
+///
+/// let start = RequestStart::parse(b"t=1700000000.250")?;
+/// assert_eq!(start, RequestStart::parse(b"1700000000250")?);
+///
+/// let now = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
+/// assert_eq!(start.queued_at(now), Duration::from_millis(750));
+/// assert_eq!(start.queued_at(UNIX_EPOCH), Duration::ZERO); // it starts in the future
+/// # Ok::<_, tower_memory::deadline_header::ParseDeadlineError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestStart {
+    since_epoch: Duration,
+}
+
+/// Units by the least number that is taken for them, and their nanoseconds. Each is a thousand times
+/// the one before, and a number below a hundred times its least is in it.
+const UNITS: [(u64, u64); 4] = [
+    (1_000_000_000, 1_000_000_000),
+    (1_000_000_000_000, 1_000_000),
+    (1_000_000_000_000_000, 1_000),
+    (1_000_000_000_000_000_000, 1),
+];
+
+impl RequestStart {
+    /// The header's name.
+    pub const NAME: HeaderName = HeaderName::from_static("x-request-start");
+
+    /// The time that a value of the header says. Of a fraction, nine digits count.
+    ///
+    /// # Errors
+    ///
+    /// If it is not digits, with an optional `t=` in front and an optional fraction, or is no time
+    /// after the year 2001 in any of the units.
+    pub fn parse(value: &[u8]) -> Result<Self, ParseDeadlineError> {
+        let text = value.strip_prefix(b"t=").unwrap_or(value);
+        let offset = value.len() - text.len();
+        let dot = text.iter().position(|byte| *byte == b'.');
+        let (whole, fraction) = match dot.and_then(|dot| text.split_at_checked(dot)) {
+            Some((whole, fraction)) => (whole, fraction.get(1..)),
+            None => (text, None),
+        };
+        let units = number(whole, offset)?;
+        let Some((_, each)) = UNITS
+            .into_iter()
+            .find(|(least, _)| units >= *least && units / 100 < *least)
+        else {
+            return Err(ParseDeadlineError::out_of_range(whole.len()));
+        };
+        let mut nanos = u128::from(units) * u128::from(each);
+        if let Some(fraction) = fraction {
+            let counted = fraction.get(..9).unwrap_or(fraction);
+            let offset = offset + whole.len() + 1;
+            let numerator = number(counted, offset)?;
+            // What is beyond nine digits is still to be digits.
+            if let Some(rest) = fraction.get(9..).filter(|rest| !rest.is_empty()) {
+                for (at, byte) in (offset + 9..).zip(rest) {
+                    if !byte.is_ascii_digit() {
+                        return Err(ParseDeadlineError::no_digit(at));
+                    }
+                }
+            }
+            let denominator = counted.iter().fold(1_u128, |scale, _| scale * 10);
+            nanos += u128::from(numerator) * u128::from(each) / denominator;
+        }
+        let (secs, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+        Ok(Self {
+            since_epoch: Duration::new(
+                u64::try_from(secs).unwrap_or(u64::MAX),
+                u32::try_from(nanos).unwrap_or(0),
+            ),
+        })
+    }
+
+    /// Time since the Unix epoch.
+    #[must_use]
+    pub const fn since_epoch(self) -> Duration {
+        self.since_epoch
+    }
+
+    /// How long the request had been waiting at `now`; zero if its start is later, by a clock that is
+    /// ahead.
+    #[must_use]
+    pub fn queued_at(self, now: SystemTime) -> Duration {
+        // A clock before 1970 says nothing of the queue.
+        now.duration_since(UNIX_EPOCH)
+            .map_or(Duration::ZERO, |now| now.saturating_sub(self.since_epoch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &str) -> Option<Duration> {
+        let start = RequestStart::parse(value.as_bytes()).ok();
+        start.map(RequestStart::since_epoch)
+    }
+
+    #[test]
+    fn the_unit_follows_from_the_size() {
+        let time = Some(Duration::new(1_700_000_000, 123_456_789));
+        let micros = Some(Duration::new(1_700_000_000, 123_456_000));
+        let millis = Some(Duration::new(1_700_000_000, 123_000_000));
+        let seconds = Some(Duration::from_secs(1_700_000_000));
+        for (value, expected) in [
+            ("1700000000", seconds),
+            ("1700000000.123", millis),
+            ("1700000000.123456", micros),
+            ("1700000000.1234567891234", time),
+            ("1700000000123", millis),
+            ("1700000000123.456", micros),
+            ("1700000000123456", micros),
+            ("1700000000123456789", time),
+        ] {
+            assert_eq!(parse(value), expected, "{value}");
+            assert_eq!(parse(&format!("t={value}")), expected, "t={value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_of_this_age_is_refused() {
+        for value in [
+            "",
+            "t=",
+            "t",
+            "0",
+            "1",
+            "999999999",
+            "100000000000",
+            "999999999999",
+            "now",
+            "-1",
+            "1700000000.",
+            ".5",
+            "1700000000.5s",
+            "1700000000.12345678901x",
+            "1700000000 ",
+            "t=t=1700000000",
+            "18446744073709551616",
+            "99999999999999999999999999",
+        ] {
+            assert_eq!(parse(value), None, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn the_ranges_of_the_units_do_not_meet() {
+        for pair in UNITS.windows(2) {
+            assert!(pair[0].0 * 100 < pair[1].0);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::response_for::Answers;
+use crate::{
+    cancel::{CancelReason, DeadlineSource},
+    http::{self as answers, Protocol},
+    scope::RequestScope,
+};
+
+/// A request whose deadline passed before there was a response head.
+///
+/// What a [`ResponseForDeadline`](super::ResponseForDeadline) is given to answer.
+#[derive(Clone, Copy)]
+pub struct Expired<'a> {
+    pub(super) scope: &'a RequestScope,
+    pub(super) source: DeadlineSource,
+    pub(super) after: Duration,
+    pub(super) on_arrival: bool,
+    pub(super) wants_body: bool,
+    /// Whether the connection has a header of its own (HTTP/1).
+    pub(super) http1: bool,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Expired<'_> {
+    /// The request's scope, which is cancelled already.
+    #[must_use]
+    pub const fn scope(&self) -> &RequestScope {
+        self.scope
+    }
+
+    /// Who had set the deadline.
+    #[must_use]
+    pub const fn source(&self) -> DeadlineSource {
+        self.source
+    }
+
+    /// Why the token was cancelled: the same as a [`CancelReason`].
+    #[must_use]
+    pub const fn reason(&self) -> CancelReason {
+        CancelReason::DeadlineExceeded {
+            source: self.source,
+        }
+    }
+
+    /// Time since the service was called.
+    #[must_use]
+    pub const fn after(&self) -> Duration {
+        self.after
+    }
+
+    /// Whether the deadline had passed before the service was called: the handler did not run.
+    #[must_use]
+    pub const fn on_arrival(&self) -> bool {
+        self.on_arrival
+    }
+
+    /// Whether the handler was waiting for more of the request's body. Only a
+    /// [`RequestBodyLayer`](super::RequestBodyLayer) knows; without one it is never so.
+    #[must_use]
+    pub const fn is_body_missing(&self) -> bool {
+        self.wants_body
+    }
+
+    /// The status of the default answer: `408` if the request's body had not been received, else
+    /// `504`.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        if self.wants_body {
+            StatusCode::REQUEST_TIMEOUT
+        } else {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+    }
+
+    /// When to try again, if the layer's `retry_after` is set and applies: not if the client was
+    /// the one that was too slow (`408`), nor if the deadline was the request's own.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        if self.wants_body || self.source.is_request() {
+            None
+        } else {
+            self.retry_after
+        }
+    }
+
+    /// The default answer.
+    #[must_use]
+    pub fn response(&self) -> Response<Bytes> {
+        self.problem(self.status())
+    }
+
+    /// The default answer with another status: a problem description
+    /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)), with `retry-after` if that applies, and
+    /// with `connection: close` if it is a `408` over HTTP/1
+    /// ([RFC 9110, 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
+    #[must_use]
+    pub fn problem(&self, status: StatusCode) -> Response<Bytes> {
+        let mut response = answers::problem(status, &self.to_string());
+        let headers = response.headers_mut();
+        if let Some(retry_after) = self.retry_after() {
+            // In whole seconds, and never too early.
+            let seconds = retry_after
+                .as_secs()
+                .saturating_add(u64::from(retry_after.subsec_nanos() > 0));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.http1 && status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The answer in the client's protocol, with the reason in its extensions.
+    pub(super) fn answer(
+        &self,
+        protocol: Protocol,
+        configured: Option<&Answers>,
+    ) -> Response<Bytes> {
+        let mut response = match protocol.content_type() {
+            Some(content_type) => answers::grpc_deadline_exceeded(content_type, &self.to_string()),
+            None => configured.map_or_else(|| self.response(), |answers| answers.plain(self)),
+        };
+        response.extensions_mut().insert(self.reason());
+        response
+    }
+}
+
+/// A sentence for the client, such as "the deadline set by the layer passed after 302 ms".
+impl fmt::Display for Expired<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.on_arrival {
+            return write!(
+                f,
+                "the deadline set by {} had passed on arrival",
+                self.source
+            );
+        }
+        write!(f, "{} after {} ms", self.reason(), self.after.as_millis())?;
+        if self.wants_body {
+            f.write_str(", and the request body was not complete")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Expired<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Expired")
+            .field("source", &self.source)
+            .field("after", &self.after)
+            .field("on_arrival", &self.on_arrival)
+            .field("is_body_missing", &self.wants_body)
+            .finish_non_exhaustive()
+    }
+}

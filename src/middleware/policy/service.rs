@@ -1,0 +1,64 @@
+use std::task::{Context, Poll};
+
+use http::Request;
+use tower_service::Service;
+
+use super::future::PolicyFuture;
+use crate::{
+    cancel::DeadlineSource,
+    scope::{MemoryPolicy, RequestScope},
+};
+
+/// The service made by a [`MemoryPolicy`] as a layer.
+///
+/// It applies the policy to the scope of each request, or, outside of any `MemoryLayer`, leaves it in
+/// the request's extensions for one further in. Nothing else of requests and responses is touched.
+#[derive(Debug, Clone)]
+pub struct PolicyService<S> {
+    inner: S,
+    policy: MemoryPolicy,
+}
+
+impl<S> PolicyService<S> {
+    pub(super) const fn new(inner: S, policy: MemoryPolicy) -> Self {
+        Self { inner, policy }
+    }
+
+    /// The service inside.
+    #[must_use]
+    pub const fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, B> Service<Request<B>> for PolicyService<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = PolicyFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let scope = request.extensions().get::<RequestScope>();
+        // A scope that has ended belongs to a request whose extensions were used again.
+        match scope.filter(|scope| !scope.is_ended()) {
+            Some(scope) => {
+                let passed = scope.apply(&self.policy, DeadlineSource::Policy);
+                if passed.is_some() {
+                    return PolicyFuture::refused();
+                }
+            }
+            None => {
+                let outer = request.extensions().get::<MemoryPolicy>().copied();
+                let policy = self.policy.inside(outer.unwrap_or_default());
+                request.extensions_mut().insert(policy);
+            }
+        }
+        PolicyFuture::new(self.inner.call(request))
+    }
+}

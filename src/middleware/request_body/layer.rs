@@ -1,0 +1,60 @@
+use tower_layer::Layer;
+
+use super::service::RequestBodyService;
+
+/// Notes whether the handler waits for the request's body, so that a deadline which passes meanwhile
+/// is answered with `408` instead of `504`.
+///
+/// Put it inside of a [`MemoryLayer`](crate::MemoryLayer). The services inside get a request whose
+/// body is a [`RequestBody`](super::RequestBody); axum's routers and handlers take it as it is.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Full, StreamBody};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, middleware::{RequestBody, RequestBodyLayer}};
+///
+/// type Upload = StreamBody<futures_util::stream::Pending<Result<http_body::Frame<Bytes>, Infallible>>>;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let service = ServiceBuilder::new()
+///     .layer(MemoryLayer::new().timeout(Duration::from_millis(10)))
+///     .layer(RequestBodyLayer::new())
+///     .service(service_fn(|request: Request<RequestBody<Upload>>| async move {
+///         let body = request.into_body().collect().await?.to_bytes();
+///         Ok::<_, Infallible>(Response::new(Full::new(body)))
+///     }));
+///
+/// let never_sent = StreamBody::new(futures_util::stream::pending());
+/// let response = service.oneshot(Request::post("/").body(never_sent).unwrap()).await?;
+/// assert_eq!(response.status(), 408);
+/// # Ok::<_, Infallible>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use = "a layer does nothing until it is applied to a service"]
+pub struct RequestBodyLayer {
+    _private: (),
+}
+
+impl RequestBodyLayer {
+    /// The layer.
+    pub const fn new() -> Self {
+        Self { _private: () }
+    }
+}
+
+impl<S> Layer<S> for RequestBodyLayer {
+    type Service = RequestBodyService<S>;
+
+    fn layer(&self, inner: S) -> RequestBodyService<S> {
+        RequestBodyService::new(inner)
+    }
+}

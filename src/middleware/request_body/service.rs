@@ -1,0 +1,44 @@
+use std::task::{Context, Poll};
+
+use http::Request;
+use tower_service::Service;
+
+use super::body::RequestBody;
+use crate::scope::RequestScope;
+
+/// The service made by [`RequestBodyLayer`](super::RequestBodyLayer).
+#[derive(Debug, Clone)]
+pub struct RequestBodyService<S> {
+    inner: S,
+}
+
+impl<S> RequestBodyService<S> {
+    pub(super) const fn new(inner: S) -> Self {
+        Self { inner }
+    }
+
+    /// The service inside.
+    #[must_use]
+    pub const fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, B> Service<Request<B>> for RequestBodyService<S>
+where
+    S: Service<Request<RequestBody<B>>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        let scope = request.extensions().get::<RequestScope>().cloned();
+        self.inner
+            .call(request.map(|body| RequestBody::new(body, scope)))
+    }
+}

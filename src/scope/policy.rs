@@ -1,0 +1,141 @@
+use std::time::Duration;
+
+/// How long requests may take: one part of an application, one route or one method.
+///
+/// A [`MemoryLayer`](crate::MemoryLayer) has the limits that hold for all of its requests; policies
+/// inside of it differ from them. Limits only ever get shorter on the way in, unless a policy says
+/// `disable`: that lifts what this side has set further out, and what the policy itself (and anything
+/// further in) sets then holds. Deadlines that trusted request headers have set stay: no policy makes
+/// a client wait longer.
+///
+/// A policy is a [`Layer`](tower_layer::Layer): around a route, around one method of it, or around
+/// any service that is inside of a `MemoryLayer`. Around a `MemoryLayer` it is further out than the
+/// limits of that layer. Where there is nothing to put a layer around (a service that looks at the
+/// path itself) use [`RequestScope::apply_policy`](crate::RequestScope::apply_policy).
+///
+/// # Examples
+///
+#[cfg_attr(feature = "axum", doc = "```")]
+#[cfg_attr(not(feature = "axum"), doc = "```text")]
+/// use std::time::Duration;
+///
+/// use axum::{Router, handler::Handler, routing::get};
+/// use tower_memory::{MemoryLayer, MemoryPolicy};
+///
+/// async fn search() {}
+/// async fn upload() {}
+/// async fn events() {}
+///
+/// let second = Duration::from_secs(1);
+/// // Shorter than what the layer says.
+/// let quick = MemoryPolicy::new().timeout(second);
+/// // Longer: the layer's limit is lifted first.
+/// let slow = MemoryPolicy::new().disable_timeout().timeout(60 * second);
+/// // A stream that may go on for ever, but not in silence.
+/// let stream = MemoryPolicy::new().disable_body_timeout().body_idle_timeout(30 * second);
+///
+/// let app: Router = Router::new()
+///     .route("/search", get(search).layer(quick)) // each method of the route so far
+///     .route("/files", get(search).post(upload.layer(slow))) // one method
+///     .route("/events", get(events).layer(stream))
+///     .layer(MemoryLayer::new().timeout(5 * second).body_timeout(20 * second));
+/// # let _ = app;
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use = "a policy does nothing until it is applied"]
+pub struct MemoryPolicy {
+    pub(crate) timeout: Rule,
+    pub(crate) body_timeout: Rule,
+    pub(crate) body_idle_timeout: Rule,
+}
+
+/// What a policy says of one limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Rule {
+    /// Whether what was set further out is lifted.
+    pub(crate) disable: bool,
+    pub(crate) limit: Option<Duration>,
+}
+
+impl MemoryPolicy {
+    /// A policy that changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::MemoryPolicy;
+    ///
+    /// assert_eq!(MemoryPolicy::new(), MemoryPolicy::default());
+    /// ```
+    pub const fn new() -> Self {
+        let nothing = Rule {
+            disable: false,
+            limit: None,
+        };
+        Self {
+            timeout: nothing,
+            body_timeout: nothing,
+            body_idle_timeout: nothing,
+        }
+    }
+
+    /// The time until there must be a response head, counted from where the policy is reached.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout.limit = Some(timeout);
+        self
+    }
+
+    /// Lifts all timeouts for the response head from further out.
+    pub const fn disable_timeout(mut self) -> Self {
+        self.timeout.disable = true;
+        self
+    }
+
+    /// The time from the response head until the whole body must have been given out.
+    pub const fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout.limit = Some(timeout);
+        self
+    }
+
+    /// Lifts all limits for whole bodies from further out.
+    pub const fn disable_body_timeout(mut self) -> Self {
+        self.body_timeout.disable = true;
+        self
+    }
+
+    /// The longest time that the server may have to wait for the next part of the body.
+    pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.body_idle_timeout.limit = Some(timeout);
+        self
+    }
+
+    /// Lifts all limits for idle bodies from further out.
+    pub const fn disable_body_idle_timeout(mut self) -> Self {
+        self.body_idle_timeout.disable = true;
+        self
+    }
+}
+
+impl MemoryPolicy {
+    /// What this policy and one further out come to together.
+    pub(crate) fn inside(self, outer: Self) -> Self {
+        Self {
+            timeout: self.timeout.inside(outer.timeout),
+            body_timeout: self.body_timeout.inside(outer.body_timeout),
+            body_idle_timeout: self.body_idle_timeout.inside(outer.body_idle_timeout),
+        }
+    }
+}
+
+impl Rule {
+    fn inside(self, outer: Self) -> Self {
+        let outer_limit = outer.limit.filter(|_| !self.disable);
+        Self {
+            disable: self.disable || outer.disable,
+            limit: match (self.limit, outer_limit) {
+                (Some(inner), Some(outer)) => Some(inner.min(outer)),
+                (inner, outer) => inner.or(outer),
+            },
+        }
+    }
+}
