@@ -19,12 +19,16 @@ mod future;
 mod headers;
 #[path = "exits/moved.rs"]
 mod moved;
+#[path = "exits/outliving.rs"]
+mod outliving;
 #[path = "exits/policy.rs"]
 mod policy;
 #[path = "exits/router.rs"]
 mod router;
 #[path = "exits/routes.rs"]
 mod routes;
+#[path = "exits/shutdown.rs"]
+mod shutdown;
 #[path = "exits/support.rs"]
 mod support;
 #[path = "exits/tasks.rs"]

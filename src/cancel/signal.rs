@@ -58,11 +58,18 @@ impl Signal {
         CancelReason::from_code((self.state.load(Ordering::Acquire) & REASON) as u8)
     }
 
-    /// The token, made now if it is the first time. Calls `made` if so.
-    pub(crate) fn token(&self, made: impl FnOnce()) -> &CancellationToken {
+    /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): who makes something
+    /// before and gets `false` knows that whoever cancels will see it.
+    pub(crate) fn is_cancelled_now(&self) -> bool {
+        self.state.fetch_or(0, Ordering::AcqRel) & REASON != 0
+    }
+
+    /// The token, made now if it is the first time. Shows it to `made` if so.
+    pub(crate) fn token(&self, made: impl FnOnce(&CancellationToken)) -> &CancellationToken {
         let token = self.token.get_or_init(|| {
-            made();
-            CancellationToken::new()
+            let token = CancellationToken::new();
+            made(&token);
+            token
         });
         // Relaxed load: only to save the locked instruction once the bit is there.
         if self.state.load(Ordering::Relaxed) & HAS_TOKEN == 0 {
@@ -72,10 +79,6 @@ impl Signal {
             }
         }
         token
-    }
-
-    pub(crate) fn has_token(&self) -> bool {
-        self.token.get().is_some()
     }
 
     /// As new. `&mut`: only between two requests.
@@ -99,7 +102,7 @@ mod loom_models {
                 let signal = Arc::clone(&signal);
                 move || signal.cancel(CancelReason::ClientGone)
             });
-            let token = signal.token(|| {}).clone();
+            let token = signal.token(|_| {}).clone();
             assert!(thread.join().expect("no panic"));
             assert!(token.is_cancelled());
         });

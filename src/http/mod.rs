@@ -9,7 +9,9 @@ mod json;
 mod matched_path;
 mod problem;
 mod protocol;
+mod refusal;
 
 pub(crate) use self::matched_path::matched_path;
 pub(crate) use self::problem::{grpc_deadline_exceeded, grpc_trailers, problem};
 pub(crate) use self::protocol::Protocol;
+pub(crate) use self::refusal::shutting_down;

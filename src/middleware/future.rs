@@ -77,6 +77,10 @@ enum Role {
     Opener {
         keeper: Keeper,
     },
+    /// The service was not called, and the scope is over.
+    Refused {
+        answer: Box<Response<Bytes>>,
+    },
     /// An outer layer did.
     Nested {
         scope: RequestScope,
@@ -96,7 +100,7 @@ impl Role {
             }
             // It may be polled by a task of its own, out of the outer layer's sight.
             Self::Nested { scope } => scope.enter(f),
-            Self::Over => f(),
+            Self::Refused { .. } | Self::Over => f(),
         }
     }
 
@@ -104,7 +108,7 @@ impl Role {
         match self {
             Self::Opener { keeper } => keeper.scope(),
             Self::Nested { scope } => Some(scope),
-            Self::Over => None,
+            Self::Refused { .. } | Self::Over => None,
         }
     }
 }
@@ -230,6 +234,32 @@ impl<F> ResponseFuture<F> {
         Self::new(inner, Role::Nested { scope }, exchange, answers)
     }
 
+    /// Answers without the service. The scope ends here, for `reason`: what becomes of the answer
+    /// is of no interest, and nobody has to wait for it.
+    pub(super) fn refused(
+        mut answer: Response<Bytes>,
+        reason: CancelReason,
+        keeper: Keeper,
+        exchange: Exchange,
+    ) -> Self {
+        keeper.head(BodyKind::None, false);
+        if let (true, Some(scope)) = (exchange.exposed, keeper.scope()) {
+            let headers = answer.headers_mut();
+            answers::header::write(scope, scope.usage(), scope.arena_usage(), headers);
+        }
+        keeper.finish(reason);
+        let answer = Box::new(answer);
+        Self {
+            inner: None,
+            timer: None,
+            role: Role::Refused { answer },
+            exchange,
+            answers: None,
+            expired: None,
+            noted: false,
+        }
+    }
+
     fn new(
         inner: Result<F, DeadlineSource>,
         role: Role,
@@ -280,6 +310,15 @@ where
                 exchange,
                 ResponseBody::own,
             )));
+        }
+        if inner.is_none() {
+            let Role::Refused { answer } = std::mem::replace(this.role, Role::Over) else {
+                panic!("`ResponseFuture` polled after completion");
+            };
+            let progress = Progress::new(Extent::of_bytes(answer.body()), exchange.head);
+            return Poll::Ready(Ok(
+                answer.map(|body| ResponseBody::own(body, None, progress))
+            ));
         }
         let polled = this.role.run(|| {
             let Some(future) = inner.as_mut().as_pin_mut() else {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cancel::{CancelReason, DeadlineSource},
-    http::{Protocol, matched_path},
+    http::{Protocol, matched_path, shutting_down},
     scope::{Arrival, Keeper, MemoryPolicy, RequestScope, UNMATCHED},
     sync::Arc,
 };
@@ -127,6 +127,11 @@ where
         let exchange = exchange(&request, exposed);
         let answers = config.answers.clone();
         let mut keeper = Keeper::open(&config.scope, route);
+        // After the request was counted: a shutdown waits for it, or it is refused.
+        if config.scope.gauges.shutdown.began().is_some() {
+            let answer = shutting_down(exchange.protocol, exchange.http1);
+            return ResponseFuture::refused(answer, CancelReason::Shutdown, keeper, exchange);
+        }
         let mut expired = None;
         if let Some(scope) = keeper.scope() {
             expired = scope.begin(arrival, outer.as_ref(), &config.limits);

@@ -25,8 +25,8 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryHandle {
-    config: Arc<ScopeConfig>,
-    recorder: Recorder,
+    pub(super) config: Arc<ScopeConfig>,
+    pub(super) recorder: Recorder,
 }
 
 impl MemoryHandle {
@@ -63,8 +63,9 @@ impl MemoryHandle {
         Snapshot {
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             routes,
-            tasks: gauges.tasks.load(Ordering::Relaxed),
-            tokens: gauges.tokens.load(Ordering::Relaxed),
+            tasks: gauges.tasks.bound(),
+            detached: gauges.tasks.detached(),
+            tokens: gauges.tokens.len(),
             pool: self.config.pool.stats(),
             unparsable_deadlines: gauges.unparsable_deadlines.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),

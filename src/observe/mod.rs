@@ -1,17 +1,23 @@
-//! What was measured: per-route statistics and observers.
+//! What was measured: per-route statistics and observers; what outlives its request; shutdown.
 
 mod handle;
+mod histogram;
 mod observer;
+mod overruns;
 mod recorder;
+mod shutdown;
 mod snapshot;
 mod stats;
+mod tasks;
 #[cfg_attr(feature = "tracing", path = "warn/enabled.rs")]
 #[cfg_attr(not(feature = "tracing"), path = "warn/disabled.rs")]
 mod warn;
 
 pub use self::handle::MemoryHandle;
 pub use self::observer::Observer;
+pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{Figures, OutcomeCounts, RouteSnapshot, Snapshot};
+pub use self::tasks::{CancelLatency, DetachedTasks, TaskOverruns};
 
 pub(crate) use self::recorder::Recorder;
 pub(crate) use self::warn::warn_not_installed;

@@ -1,11 +1,12 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
-use super::{observer::Observer, stats::Stats};
+use super::{observer::Observer, overruns::Overruns, stats::Stats, warn::warn_overrun};
 use crate::{
-    scope::{Closed, ScopeSink},
+    scope::{Closed, ScopeSink, TaskReport},
     sync::{Arc, AtomicU64, Ordering},
 };
 
@@ -13,6 +14,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Recorder {
     pub(super) stats: Arc<Stats>,
+    pub(super) overruns: Arc<Overruns>,
     pub(super) observer_panics: Arc<AtomicU64>,
     observers: Vec<Arc<dyn Observer>>,
 }
@@ -21,6 +23,7 @@ impl Recorder {
     pub(crate) fn new(routes: usize) -> Self {
         Self {
             stats: Arc::new(Stats::new(routes)),
+            overruns: Arc::default(),
             observer_panics: Arc::new(AtomicU64::new(0)),
             observers: Vec::new(),
         }
@@ -38,6 +41,16 @@ impl ScopeSink for Recorder {
 
     fn relabelled(&self, from: usize, to: usize) {
         self.stats.relabelled(from, to);
+    }
+
+    fn overran(&self, task: &TaskReport) {
+        if self.overruns.add(task) {
+            warn_overrun(task);
+        }
+    }
+
+    fn tasks_over(&self, route: usize, after: Duration) {
+        self.stats.tasks_over(route, after);
     }
 
     fn closed(&self, closed: &Closed<'_>) {

@@ -15,8 +15,10 @@ pub struct Snapshot {
     pub routes: Vec<RouteSnapshot>,
     /// Requests whose scope is open.
     pub in_flight: usize,
-    /// Tasks of requests that exist.
+    /// Tasks of requests that exist, without detached ones.
     pub tasks: usize,
+    /// Detached tasks that exist.
+    pub detached: usize,
     /// Cancellation tokens of requests that exist.
     pub tokens: usize,
     /// The pool's figures; `pool.rented` arenas are out.

@@ -1,13 +1,13 @@
-use std::{array, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{array, time::Duration};
 
-use super::snapshot::{Figures, OutcomeCounts};
-use crate::{
-    scope::Closed,
-    sync::{AtomicU64, Mutex, OnceLock, lock},
+use super::{
+    histogram::{Histogram, Percentiles},
+    snapshot::{Figures, OutcomeCounts},
 };
-
-/// Figures are kept in this many parts, each with its own lock, so that threads seldom meet.
-const SHARDS: usize = 8;
+use crate::{
+    scope::{Closed, SHARDS, thread_shard},
+    sync::{AtomicU64, Mutex, OnceLock, Ordering, lock},
+};
 
 /// The figures of all routes, by the routes' numbers.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Stats {
 #[derive(Debug)]
 struct RouteStats {
     shards: [Shard; SHARDS],
+    /// Made when the first task was cancelled.
+    cancel_latency: OnceLock<Box<Histogram>>,
 }
 
 /// Aligned so that two threads' parts never share a cache line.
@@ -99,27 +101,11 @@ impl Totals {
     }
 }
 
-/// A number of the calling thread, the same for its whole life.
-fn thread_shard() -> usize {
-    use std::{cell::Cell, sync::atomic::AtomicUsize};
-
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    MINE.try_with(|mine| {
-        if mine.get() == usize::MAX {
-            mine.set(NEXT.fetch_add(1, Relaxed) % SHARDS);
-        }
-        mine.get()
-    })
-    .unwrap_or(0)
-}
-
 impl RouteStats {
     fn new() -> Self {
         Self {
             shards: array::from_fn(|_| Shard::default()),
+            cancel_latency: OnceLock::new(),
         }
     }
 
@@ -136,8 +122,8 @@ impl RouteStats {
         }
         // After the closed ones, so that a request is never closed before it was opened.
         let opened = self.shards.iter().fold(0_u64, |sum, shard| {
-            // Relaxed: each value is true at some moment.
-            sum.wrapping_add(shard.opened.load(Relaxed))
+            // SeqCst: see `open`.
+            sum.wrapping_add(shard.opened.load(Ordering::SeqCst))
         });
         (opened, sum)
     }
@@ -158,7 +144,9 @@ impl Stats {
     /// Adds `by` to the requests opened on a route; wrapping, so that `u64::MAX` takes one away.
     fn open(&self, route: usize, by: u64) {
         if let Some(route) = self.route(route) {
-            route.shard().opened.fetch_add(by, Relaxed);
+            // SeqCst: a request is counted before it looks whether the layer shuts down (see
+            // `Shutdown`). For an addition this costs nothing more on most processors.
+            route.shard().opened.fetch_add(by, Ordering::SeqCst);
         }
     }
 
@@ -167,8 +155,9 @@ impl Stats {
     }
 
     pub(super) fn relabelled(&self, from: usize, to: usize) {
-        self.open(from, u64::MAX);
+        // In this order a request is on both routes for a moment, and never on none.
         self.open(to, 1);
+        self.open(from, u64::MAX);
     }
 
     pub(super) fn closed(&self, closed: &Closed<'_>) {
@@ -177,9 +166,26 @@ impl Stats {
         }
     }
 
+    pub(super) fn tasks_over(&self, route: usize, after: Duration) {
+        if let Some(route) = self.route(route) {
+            route.cancel_latency.get_or_init(Box::default).add(after);
+        }
+    }
+
+    /// Of each route that ever cancelled a task: its number, and how long its tasks took to end.
+    pub(super) fn cancel_latencies(&self) -> impl Iterator<Item = (usize, Percentiles)> {
+        self.routes
+            .iter()
+            .enumerate()
+            .filter_map(|(number, route)| {
+                let histogram = route.get()?.cancel_latency.get()?;
+                Some((number, histogram.percentiles()?))
+            })
+    }
+
     /// Of each route that was ever used: its number, requests opened, and the sums of those that
     /// have closed.
-    pub(super) fn totals(&self) -> impl Iterator<Item = (usize, u64, Totals)> {
+    pub(super) fn totals(&self) -> impl DoubleEndedIterator<Item = (usize, u64, Totals)> {
         self.routes
             .iter()
             .enumerate()

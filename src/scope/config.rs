@@ -1,9 +1,17 @@
 use std::{fmt, time::Duration};
 
-use super::{report::Closed, route::RouteRegistry};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    report::Closed,
+    route::RouteRegistry,
+    shards::Shards,
+    shutdown::Shutdown,
+    task::{TaskReport, Tasks},
+};
 use crate::{
     pool::ArenaPool,
-    sync::{Arc, AtomicU64, AtomicUsize, Ordering},
+    sync::{Arc, AtomicU64},
 };
 
 /// Who is told of scopes. Called from `call` and from `Drop`: must not panic.
@@ -16,6 +24,12 @@ pub(crate) trait ScopeSink: Send + Sync {
 
     /// A scope has closed.
     fn closed(&self, closed: &Closed<'_>);
+
+    /// A task still ran when its grace was over.
+    fn overran(&self, task: &TaskReport);
+
+    /// The last task of a request on this route ended so long after the request was cancelled.
+    fn tasks_over(&self, route: usize, after: Duration);
 }
 
 /// What all scopes of one layer have in common.
@@ -27,13 +41,25 @@ pub(crate) struct ScopeConfig {
     pub(crate) gauges: Arc<Gauges>,
 }
 
-/// What is alive right now, and what was passed over.
+/// What is alive right now, and whether it should go.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
-    pub(crate) tokens: AtomicUsize,
-    pub(crate) tasks: AtomicUsize,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) tokens: Shards<CancellationToken>,
+    pub(crate) tasks: Tasks,
     /// Values of trusted deadline headers that could not be read; only ever grows.
     pub(crate) unparsable_deadlines: AtomicU64,
+}
+
+impl Gauges {
+    /// Cancels all open scopes, and those that are opened from now on.
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.begin();
+        // Not under the lock: cancelling wakes tasks.
+        for token in self.tokens.filter_map(|token| Some(token.clone())) {
+            token.cancel();
+        }
+    }
 }
 
 impl ScopeConfig {
@@ -59,8 +85,8 @@ impl fmt::Debug for ScopeConfig {
         f.debug_struct("ScopeConfig")
             .field("pool", &self.pool)
             .field("grace", &self.grace)
-            .field("tokens", &self.gauges.tokens.load(Ordering::Relaxed))
-            .field("tasks", &self.gauges.tasks.load(Ordering::Relaxed))
+            .field("tokens", &self.gauges.tokens.len())
+            .field("tasks", &self.gauges.tasks.bound())
             .finish_non_exhaustive()
     }
 }

@@ -82,7 +82,7 @@ impl Drop for EnteredScope<'_> {
             let inner = scope.inner();
             inner.account.leave(self.entry, self.writer);
             if let Some(reason) = self.on_unwind {
-                inner.signal.cancel(reason);
+                inner.cancel(reason);
             }
         }
     }

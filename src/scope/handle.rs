@@ -11,7 +11,6 @@ use super::{
     report::ArenaUsage,
     route::RouteLabel,
     spare,
-    task::{self, TaskHandle},
 };
 use crate::{
     account::{Usage, Writer},
@@ -132,11 +131,14 @@ impl RequestScope {
     /// The request's own token, made the first time.
     pub(crate) fn own_token(&self) -> &CancellationToken {
         let inner = self.inner();
-        inner.signal.token(|| {
+        let token = inner.signal.token(|token| {
             if let Some(config) = &inner.config {
-                config.gauges.tokens.fetch_add(1, Ordering::Relaxed);
+                inner.token.set(config.gauges.tokens.insert(token.clone()));
             }
-        })
+        });
+        // Cancels a token that was made too late to be found by a shutdown.
+        let _ = inner.reason();
+        token
     }
 
     /// Waits until the request ends or its deadline passes, and tells why.
@@ -149,7 +151,7 @@ impl RequestScope {
             return reason;
         }
         self.own_token().cancelled().await;
-        // The token is cancelled after the reason is set, and by nobody else.
+        // The token is cancelled after the reason is set, or a shutdown began, and by nobody else.
         self.reason().unwrap_or(CancelReason::Completed)
     }
 
@@ -162,7 +164,7 @@ impl RequestScope {
     /// Why the request ended, if it has.
     #[must_use]
     pub fn reason(&self) -> Option<CancelReason> {
-        self.inner().signal.reason()
+        self.inner().reason()
     }
 
     /// The route the request's figures are kept under.
@@ -218,38 +220,6 @@ impl RequestScope {
         let mut slot = Some(self.clone());
         let _entered = current::enter(&mut slot, Writer::Shared);
         f()
-    }
-
-    /// Starts a task that belongs to the request.
-    ///
-    /// What it allocates is accounted to the request. When the request ends its token is
-    /// cancelled, and the task has the layer's grace (5 s unless set) to end by itself; then it is
-    /// dropped at its next await. The scope closes after its last task.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime, as [`tokio::spawn`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_memory::RequestScope;
-    ///
-    /// async fn handler(scope: RequestScope) -> &'static str {
-    ///     let token = scope.token();
-    ///     scope.spawn(async move {
-    ///         token.cancelled().await; // the request is over: tidy up and end
-    ///     });
-    ///     "started"
-    /// }
-    /// # let _ = handler;
-    /// ```
-    pub fn spawn<F>(&self, future: F) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        task::spawn(self, future)
     }
 
     /// Keeps the scope of an upgraded connection open until the guard is dropped.

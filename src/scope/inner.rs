@@ -8,6 +8,8 @@ use super::{
     limits::{BodyKind, Limits},
     report::{ArenaSource, ArenaUsage, Closed},
     route::UNMATCHED,
+    shards::KeySlot,
+    task::{TaskGroup, Tasks},
 };
 use crate::{
     account::Account,
@@ -36,8 +38,10 @@ pub(crate) struct Inner {
     pub(super) start: Instant,
     /// Nanoseconds from the start to the response head, or [`NO_HEAD`].
     head: AtomicU64,
-    pub(super) tasks_spawned: AtomicUsize,
-    pub(super) tasks_aborted: AtomicUsize,
+    /// Where the token is in the layer's list.
+    pub(super) token: KeySlot,
+    /// Made when the first task is started.
+    tasks: OnceLock<Arc<TaskGroup>>,
 }
 
 impl Inner {
@@ -52,8 +56,8 @@ impl Inner {
             signal: Signal::new(),
             start: Instant::now(),
             head: AtomicU64::new(NO_HEAD),
-            tasks_spawned: AtomicUsize::new(0),
-            tasks_aborted: AtomicUsize::new(0),
+            token: KeySlot::empty(),
+            tasks: OnceLock::new(),
         }
     }
 
@@ -70,8 +74,8 @@ impl Inner {
         let Some(config) = self.config.take() else {
             return;
         };
-        if self.signal.has_token() {
-            config.gauges.tokens.fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = self.token.take() {
+            drop(config.gauges.tokens.remove(key));
         }
         self.account = Account::new();
         self.arena.take();
@@ -79,8 +83,71 @@ impl Inner {
         self.limits.clear();
         self.signal.reset();
         self.head.store(NO_HEAD, Ordering::Relaxed);
-        self.tasks_spawned.store(0, Ordering::Relaxed);
-        self.tasks_aborted.store(0, Ordering::Relaxed);
+        self.tasks.take();
+    }
+
+    /// What all scopes of the layer have in common.
+    pub(super) const fn config(&self) -> Option<&Arc<ScopeConfig>> {
+        self.config.as_ref()
+    }
+
+    /// What the tasks have in common; made now if there was no task before.
+    pub(super) fn group(&self) -> &Arc<TaskGroup> {
+        self.tasks.get_or_init(|| {
+            let grace = self.config.as_ref().map_or(Duration::ZERO, |c| c.grace);
+            let runtime = tokio::runtime::Handle::try_current().ok();
+            Arc::new(TaskGroup::new(self.start, grace, runtime))
+        })
+    }
+
+    /// When the layer's shutdown began, if it has.
+    #[inline]
+    fn shutdown_began(&self) -> Option<Instant> {
+        self.config.as_ref()?.gauges.shutdown.began()
+    }
+
+    /// Why the request was cancelled, if it was.
+    #[inline]
+    pub(super) fn reason(&self) -> Option<CancelReason> {
+        if let Some(reason) = self.signal.reason() {
+            return Some(reason);
+        }
+        let began = self.shutdown_began()?;
+        self.set_reason(CancelReason::Shutdown, Some(began));
+        self.signal.reason()
+    }
+
+    /// Cancels for `reason`, unless there was one before. Returns whether this was the first.
+    pub(super) fn cancel(&self, reason: CancelReason) -> bool {
+        if let Some(began) = self.shutdown_began() {
+            self.set_reason(CancelReason::Shutdown, Some(began));
+        }
+        self.set_reason(reason, None)
+    }
+
+    /// Sets the reason if there is none, as of `at` or now.
+    fn set_reason(&self, reason: CancelReason, at: Option<Instant>) -> bool {
+        // Before the tasks hear of it, so that none ends before its request was cancelled.
+        let at = at.or_else(|| self.tasks.get().map(|_| Instant::now()));
+        let first = self.signal.cancel(reason);
+        if first {
+            if let Some(group) = self.tasks.get() {
+                group.request_cancelled(at.unwrap_or_else(Instant::now));
+            }
+        }
+        first
+    }
+
+    /// Tells the tasks, those to come and those there are, that the request has ended.
+    pub(super) fn note_end(&self) {
+        let (Some(group), Some(config)) = (self.tasks.get(), &self.config) else {
+            return;
+        };
+        let route = self.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
+        group.request_ended(Instant::now(), route);
+        if let (true, Some(runtime)) = (group.has_tasks(), group.runtime()) {
+            Tasks::supervise(&config.gauges, runtime);
+        }
     }
 
     /// Notes that there is a response head, before a body of this kind.
@@ -125,13 +192,15 @@ impl Inner {
         match step {
             Step::Nothing => {}
             Step::End => {
-                self.signal.cancel(reason);
+                self.cancel(reason);
+                self.note_end();
                 if self.lifecycle.task_ended() == Step::Close {
                     self.close();
                 }
             }
             Step::EndAndClose => {
-                self.signal.cancel(reason);
+                self.cancel(reason);
+                self.note_end();
                 self.close();
             }
             Step::Close => self.close(),
@@ -145,6 +214,11 @@ impl Inner {
         // A scope only closes after it was cancelled with a reason (see `Lifecycle`).
         let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
+        let tasks = self.tasks.get();
+        let cancel_latency = tasks.and_then(|tasks| tasks.request_closed());
+        if let Some(after) = cancel_latency {
+            config.sink.tasks_over(route, after);
+        }
         let head = self.head.load(Ordering::Relaxed);
         let total_time = self.start.elapsed();
         if let Some(used) = self.arena.get().map(|arena| arena.raw().high_water()) {
@@ -164,9 +238,10 @@ impl Inner {
             arena: self.arena_usage(),
             time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
             total_time,
-            tasks_spawned: self.tasks_spawned.load(Ordering::Relaxed),
-            tasks_aborted: self.tasks_aborted.load(Ordering::Relaxed),
+            tasks: tasks.map(|tasks| &**tasks),
+            cancel_latency,
         });
+        config.gauges.shutdown.changed();
     }
 }
 

@@ -69,7 +69,7 @@ impl Drop for Keeper {
 impl RequestScope {
     /// Cancels the request without ending its scope. Returns whether this was the first reason.
     pub(crate) fn cancel(&self, reason: CancelReason) -> bool {
-        self.inner().signal.cancel(reason)
+        self.inner().cancel(reason)
     }
 
     /// Time since the service's call.

@@ -117,8 +117,15 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn task_started(&self) {
-        self.word.fetch_add(TASK, Ordering::AcqRel);
+    /// Counts one more task. Returns whether the scope has ended already.
+    pub(super) fn task_started(&self) -> bool {
+        self.word.fetch_add(TASK, Ordering::AcqRel) & ENDED != 0
+    }
+
+    /// As [`is_ended`](Self::is_ended), but ordered with the end: who makes something before and
+    /// gets `false` knows that whoever ends the scope will see it.
+    pub(super) fn is_ended_now(&self) -> bool {
+        self.word.fetch_or(0, Ordering::AcqRel) & ENDED != 0
     }
 
     pub(super) fn task_ended(&self) -> Step {
@@ -147,7 +154,7 @@ mod tests {
     #[test]
     fn a_task_keeps_an_ended_scope_from_closing() {
         let life = Lifecycle::new();
-        life.task_started();
+        assert!(!life.task_started());
         assert_eq!(life.response_done(), Step::End);
         assert_eq!(life.task_ended(), Step::Nothing);
         assert_eq!(life.task_ended(), Step::Close);
@@ -157,7 +164,7 @@ mod tests {
     fn a_task_started_after_the_close_changes_nothing() {
         let life = Lifecycle::new();
         assert_eq!(life.response_done(), Step::EndAndClose);
-        life.task_started();
+        assert!(life.task_started());
         assert_eq!(life.task_ended(), Step::Nothing);
     }
 
@@ -233,7 +240,7 @@ mod loom_models {
     fn response_and_task_ending_together_close_once() {
         loom::model(|| {
             let scope = Scope::new();
-            scope.life.task_started();
+            assert!(!scope.life.task_started());
             let task = thread::spawn({
                 let scope = Arc::clone(&scope);
                 move || scope.step(scope.life.task_ended())
@@ -248,7 +255,7 @@ mod loom_models {
     fn response_hold_and_task_ending_together_close_once() {
         loom::model(|| {
             let scope = Scope::new();
-            scope.life.task_started();
+            assert!(!scope.life.task_started());
             assert!(scope.life.hold());
             scope.life.upgraded();
             let hold = thread::spawn({
@@ -273,7 +280,7 @@ mod loom_models {
             let task = thread::spawn({
                 let scope = Arc::clone(&scope);
                 move || {
-                    scope.life.task_started();
+                    let _ = scope.life.task_started();
                     scope.step(scope.life.task_ended());
                 }
             });

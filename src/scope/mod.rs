@@ -18,18 +18,21 @@ mod limits;
 mod policy;
 mod report;
 mod route;
+mod shards;
+mod shutdown;
 mod spare;
 mod task;
 
 pub use self::handle::RequestScope;
-pub use self::hold::ScopeHold;
+pub use self::hold::{Held, ScopeHold};
 pub use self::policy::MemoryPolicy;
 pub use self::report::{ArenaSource, ArenaUsage, Outcome, ScopeReport};
 pub use self::route::RouteLabel;
-pub use self::task::{TaskError, TaskErrorKind, TaskHandle};
+pub use self::task::{TaskError, TaskErrorKind, TaskHandle, TaskKind, TaskReport};
 
 pub(crate) use self::config::{ScopeConfig, ScopeSink};
 pub(crate) use self::keeper::Keeper;
 pub(crate) use self::limits::{Arrival, BodyKind};
 pub(crate) use self::report::Closed;
 pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED};
+pub(crate) use self::shards::{SHARDS, thread_shard};

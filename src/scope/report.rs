@@ -1,6 +1,9 @@
 use std::{fmt, time::Duration};
 
-use super::route::RouteLabel;
+use super::{
+    route::RouteLabel,
+    task::{TaskGroup, TaskReport},
+};
 use crate::{account::Usage, cancel::CancelReason};
 
 /// How a request ended; exactly one per request.
@@ -147,10 +150,19 @@ pub struct ScopeReport {
     pub time_to_head: Option<Duration>,
     /// From the service's call to the close of the scope.
     pub total_time: Duration,
-    /// Tasks it started with `RequestScope::spawn`.
+    /// Tasks it started with `RequestScope::spawn` and `spawn_blocking`.
     pub tasks_spawned: usize,
-    /// Those of them that still ran when their grace was over.
+    /// Those of them that still ran when their grace was over, and were dropped.
     pub tasks_aborted: usize,
+    /// Those that could not even be dropped, since they held their thread, and still ran when the
+    /// scope closed.
+    pub tasks_given_up: usize,
+    /// The tasks of the last two figures one by one, as they were when their grace was over; the
+    /// first 64 of them.
+    pub overruns: Vec<TaskReport>,
+    /// From the cancellation to the end of the last task; `None` if no task was there to be
+    /// cancelled, or one still runs.
+    pub cancel_latency: Option<Duration>,
 }
 
 /// The figures of a scope that has closed, as they are passed on inside the crate: a report costs a
@@ -164,8 +176,8 @@ pub(crate) struct Closed<'a> {
     pub(crate) arena: ArenaUsage,
     pub(crate) time_to_head: Option<Duration>,
     pub(crate) total_time: Duration,
-    pub(crate) tasks_spawned: usize,
-    pub(crate) tasks_aborted: usize,
+    pub(super) tasks: Option<&'a TaskGroup>,
+    pub(crate) cancel_latency: Option<Duration>,
 }
 
 impl Closed<'_> {
@@ -174,6 +186,7 @@ impl Closed<'_> {
     }
 
     pub(crate) fn report(&self) -> ScopeReport {
+        let counts = self.tasks.map(TaskGroup::counts).unwrap_or_default();
         ScopeReport {
             route: self.label.clone(),
             outcome: self.outcome(),
@@ -182,8 +195,11 @@ impl Closed<'_> {
             arena: self.arena,
             time_to_head: self.time_to_head,
             total_time: self.total_time,
-            tasks_spawned: self.tasks_spawned,
-            tasks_aborted: self.tasks_aborted,
+            tasks_spawned: counts.spawned,
+            tasks_aborted: counts.aborted,
+            tasks_given_up: counts.given_up,
+            overruns: self.tasks.map(TaskGroup::overruns).unwrap_or_default(),
+            cancel_latency: self.cancel_latency,
         }
     }
 }

@@ -1,0 +1,142 @@
+use std::{panic::Location, time::Duration};
+
+use super::handle::MemoryHandle;
+use crate::scope::{RouteLabel, TaskReport};
+
+/// How long the tasks of one route took to end once their request was cancelled.
+///
+/// Made by [`MemoryHandle::cancel_latency`]. The percentiles come from a histogram whose buckets
+/// are an eighth wide, and are never too low; the maximum is exact.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CancelLatency {
+    /// The route.
+    pub route: RouteLabel,
+    /// Requests that had tasks to cancel, and whose tasks are over; never zero.
+    pub count: u64,
+    /// Half of them took at most this long.
+    pub p50: Duration,
+    /// 99 of 100 took at most this long.
+    pub p99: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+/// The detached tasks of one name.
+///
+/// Made by [`MemoryHandle::detached`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DetachedTasks {
+    /// The name given to `RequestScope::detach`, or `{other}` for those beyond the bound of 256.
+    pub name: &'static str,
+    /// Tasks so far.
+    pub started: u64,
+    /// Those that exist.
+    pub alive: usize,
+    /// Heap bytes that the ended ones allocated; `None` if none was measured.
+    pub bytes: Option<u64>,
+}
+
+/// How many tasks that were started at one place still ran when their grace was over.
+///
+/// Made by [`MemoryHandle::task_overruns`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskOverruns {
+    /// The place; `None` for all beyond the bound of 256.
+    pub location: Option<&'static Location<'static>>,
+    /// Tasks that were dropped.
+    pub aborted: u64,
+    /// Tasks that held their thread and were left running.
+    pub given_up: u64,
+}
+
+impl MemoryHandle {
+    /// The tasks that exist though their request has ended, oldest first.
+    ///
+    /// Right after the end of a request these are tasks that have not been told yet, and for the
+    /// time of the grace those that tidy up. Tasks that stay longer hold their thread
+    /// ([`running`](TaskReport::running)), or were detached.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(async {
+    /// let layer = MemoryLayer::new();
+    /// let service = layer.layer(service_fn(|request: Request<()>| async move {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     scope.detach("audit", std::future::pending::<()>());
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// drop(service.oneshot(Request::new(())).await?);
+    ///
+    /// let outliving = layer.handle().outliving();
+    /// assert_eq!(outliving[0].name, Some("audit"));
+    /// assert_eq!(outliving[0].location.file(), file!());
+    /// # Ok::<_, Infallible>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn outliving(&self) -> Vec<TaskReport> {
+        self.config.gauges.tasks.reports(&self.config.routes, true)
+    }
+
+    /// The places in the program whose tasks still ran when their grace was over, and how many did,
+    /// in the order of the source.
+    ///
+    /// With the `tracing` feature the first task of each place is also a warning.
+    #[must_use]
+    pub fn task_overruns(&self) -> Vec<TaskOverruns> {
+        let counts = self.recorder.overruns.counts();
+        counts
+            .into_iter()
+            .map(|(location, counts)| TaskOverruns {
+                location,
+                aborted: counts.aborted,
+                given_up: counts.given_up,
+            })
+            .collect()
+    }
+
+    /// Detached tasks by name, in the order of the names.
+    #[must_use]
+    pub fn detached(&self) -> Vec<DetachedTasks> {
+        let counts = self.config.gauges.tasks.name_counts();
+        counts
+            .into_iter()
+            .map(|count| DetachedTasks {
+                name: count.name,
+                started: count.started,
+                alive: count.alive,
+                bytes: (count.measured > 0).then_some(count.bytes),
+            })
+            .collect()
+    }
+
+    /// Of each route whose requests had tasks to cancel: how long it took from the cancellation
+    /// (the end of the request, its deadline, a shutdown) to the end of the last task.
+    #[must_use]
+    pub fn cancel_latency(&self) -> Vec<CancelLatency> {
+        self.recorder
+            .stats
+            .cancel_latencies()
+            .map(|(number, found)| CancelLatency {
+                route: self.config.routes.label(number).clone(),
+                count: found.count,
+                p50: found.p50,
+                p99: found.p99,
+                max: found.max,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,110 @@
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
+
+use crate::cancel::Aborted;
+
+/// A task of a request; awaiting it gives what the task returned.
+///
+/// Dropping it does not end the task: the request does.
+///
+/// # Cancel safety
+///
+/// Cancel safe: awaiting it by reference may be given up and taken up again.
+#[derive(Debug)]
+pub struct TaskHandle<T> {
+    join: JoinHandle<Result<T, Aborted>>,
+}
+
+impl<T> TaskHandle<T> {
+    pub(super) const fn new(join: JoinHandle<Result<T, Aborted>>) -> Self {
+        Self { join }
+    }
+
+    /// Drops the task at its next await.
+    ///
+    /// A blocking closure that has begun goes on.
+    pub fn abort(&self) {
+        self.join.abort();
+    }
+
+    /// A handle that can only abort the task.
+    #[must_use]
+    pub fn abort_handle(&self) -> AbortHandle {
+        self.join.abort_handle()
+    }
+
+    /// Whether the task has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished()
+    }
+}
+
+impl<T> Future for TaskHandle<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.join)
+            .poll(cx)
+            .map(|joined| match joined {
+                Ok(Ok(output)) => Ok(output),
+                Ok(Err(Aborted)) => Err(TaskError { source: None }),
+                Err(source) => Err(TaskError {
+                    source: Some(source),
+                }),
+            })
+    }
+}
+
+/// Why a task of a request returned nothing.
+#[derive(Debug)]
+pub struct TaskError {
+    /// `None`: it still ran when its grace was over.
+    source: Option<JoinError>,
+}
+
+/// What kind of error a [`TaskError`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskErrorKind {
+    /// It was aborted, or its runtime went down.
+    Aborted,
+    /// The request had ended, and the task still ran when its grace was over.
+    GraceExceeded,
+    /// It panicked.
+    Panicked,
+}
+
+impl TaskError {
+    /// What kind of error this is.
+    #[must_use]
+    pub fn kind(&self) -> TaskErrorKind {
+        match &self.source {
+            None => TaskErrorKind::GraceExceeded,
+            Some(source) if source.is_panic() => TaskErrorKind::Panicked,
+            Some(_) => TaskErrorKind::Aborted,
+        }
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind() {
+            TaskErrorKind::Aborted => "the task was aborted",
+            TaskErrorKind::GraceExceeded => "the request had ended and the task's grace was over",
+            TaskErrorKind::Panicked => "the task panicked",
+        })
+    }
+}
+
+impl Error for TaskError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,88 @@
+use std::{fmt, panic::Location, time::Duration};
+
+use crate::{account::Usage, scope::RouteLabel};
+
+/// How a task was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TaskKind {
+    /// With `RequestScope::spawn`.
+    Async,
+    /// With `RequestScope::spawn_blocking`.
+    Blocking,
+    /// With `RequestScope::detach`.
+    Detached,
+}
+
+impl TaskKind {
+    /// The name as a metric label has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+            Self::Blocking => "blocking",
+            Self::Detached => "detached",
+        }
+    }
+}
+
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What is known of one task of a request.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::MemoryLayer;
+///
+/// let handle = MemoryLayer::new().handle();
+/// for task in handle.outliving() {
+///     // "async task started at src/main.rs:12:9 for /items/{n}: 5.2 s old, 1480 bytes"
+///     println!("{task}");
+/// }
+/// # assert!(handle.outliving().is_empty());
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TaskReport {
+    /// How it was started.
+    pub kind: TaskKind,
+    /// The name it was detached under.
+    pub name: Option<&'static str>,
+    /// Where it was started.
+    pub location: &'static Location<'static>,
+    /// The route of its request.
+    pub route: RouteLabel,
+    /// Time since it was started.
+    pub age: Duration,
+    /// Time since its request ended; `None` if the request is open.
+    pub since_end: Option<Duration>,
+    /// What it has allocated on the heap, in the polls that have returned; `None` if that is not
+    /// known, as for a closure that still runs.
+    pub usage: Option<Usage>,
+    /// Whether it holds a thread right now: it runs, and cannot be ended before it returns or
+    /// awaits something.
+    pub running: bool,
+}
+
+impl fmt::Display for TaskReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} task ", self.kind)?;
+        if let Some(name) = self.name {
+            write!(f, "{name:?} ")?;
+        }
+        write!(
+            f,
+            "started at {} for {}: {:.1?} old",
+            self.location, self.route, self.age
+        )?;
+        match &self.usage {
+            Some(usage) => write!(f, ", {} bytes", usage.bytes_allocated),
+            None => Ok(()),
+        }
+    }
+}
