@@ -91,8 +91,8 @@ pub mod client;
 pub mod axum;
 
 pub use self::account::{Account, TrackingAllocator};
-pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec};
-pub use self::http::{deadline_header, header};
+pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
+pub use self::http::{CollectError, CollectErrorKind, deadline_header, header};
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::{ArenaPool, ConfigError};

@@ -54,6 +54,7 @@ impl ArenaBuf {
         })
     }
 
+    #[inline]
     pub(super) fn from_arena(arena: Arena, capacity: usize) -> Result<Self, ArenaError> {
         Ok(Self {
             raw: RawBytes::with_capacity(arena.into_raw(), capacity)?,
@@ -148,6 +149,7 @@ impl ArenaBuf {
     /// Costs one small heap allocation (none if the buffer is empty). The arena lives until the
     /// last clone or slice of the bytes is dropped.
     #[must_use]
+    #[inline]
     pub fn freeze(self) -> Bytes {
         self.raw.freeze()
     }

@@ -8,8 +8,8 @@ use super::{
     raw::RawCursor,
 };
 
-/// What a cursor takes in advance the first time; it doubles from then on.
-const FIRST_STEP: usize = 512;
+/// What a cursor takes in advance the first time.
+const FIRST_STEP: usize = 1024;
 
 /// Allocates in an [`Arena`] without atomic operations, from a segment of its own.
 ///
@@ -20,8 +20,8 @@ const FIRST_STEP: usize = 512;
 /// things, and the arena itself for the rest: each task of a request may have a cursor of its own.
 ///
 /// Dropped, it gives the rest of its segment back, if nobody has taken something behind it. Until then
-/// [`Arena::allocated_bytes`] counts the whole segment. A segment is 512 bytes at first and doubles up
-/// to 16 KiB.
+/// [`Arena::allocated_bytes`] counts the whole segment. Segments begin with 1 KiB and grow up to 32 KiB;
+/// sizes are rounded up to 8 bytes.
 ///
 /// # Panics
 ///
@@ -37,7 +37,7 @@ const FIRST_STEP: usize = 512;
 /// *first += 1;
 /// drop(cursor);
 /// assert_eq!((*first, &*name), (2, "item-7"));
-/// assert_eq!(arena.allocated_bytes(), 8 + 6);
+/// assert_eq!(arena.allocated_bytes(), 8 + 8); // sizes are rounded up to 8
 /// ```
 ///
 /// What it returns cannot outlive the arena's handle:

@@ -136,6 +136,13 @@ impl<'c, 'a> CursorString<'c, 'a> {
     }
 }
 
+impl<'a> CursorString<'_, 'a> {
+    /// As [`into_str`](Self::into_str), for a cursor that nothing else is taken from.
+    pub(super) fn into_last_str(self) -> &'a mut str {
+        self.raw.into_last_str()
+    }
+}
+
 impl PushStr for CursorString<'_, '_> {
     #[inline]
     fn push(&mut self, text: &str) -> Result<(), ArenaError> {

@@ -51,6 +51,13 @@ impl ArenaError {
         }
     }
 
+    /// The same error of somebody who asked for more than was wanted of him.
+    #[cold]
+    pub(crate) const fn of(mut self, asked: usize) -> Self {
+        self.asked = asked;
+        self
+    }
+
     /// What kind of error this is.
     #[must_use]
     pub const fn kind(&self) -> ArenaErrorKind {

@@ -327,7 +327,7 @@ impl Arena {
         let mut cursor = RawCursor::new(&self.raw, 128);
         let mut text = CursorString::new(&mut cursor);
         text.try_push_fmt(args)?;
-        Ok(text.into_str())
+        Ok(text.into_last_str())
     }
 
     /// A cursor: it allocates without atomic operations, for one user at a time.
@@ -439,6 +439,7 @@ impl Arena {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[must_use]
+    #[inline]
     pub fn into_buf(self, capacity: usize) -> ArenaBuf {
         or_panic!(self.try_into_buf(capacity))
     }
@@ -448,6 +449,7 @@ impl Arena {
     /// # Errors
     ///
     /// If `capacity` does not fit the address space, or the allocator has no memory.
+    #[inline]
     pub fn try_into_buf(self, capacity: usize) -> Result<ArenaBuf, ArenaError> {
         ArenaBuf::from_arena(self, capacity)
     }

@@ -1,8 +1,12 @@
-//! Extractors for axum, and a layer that names routes from inside a router.
+//! Extractors and responses for axum, and a layer that names routes from inside a router.
 
 mod extract;
+#[cfg(feature = "json")]
+mod json;
 mod label;
 mod rejection;
 
+#[cfg(feature = "json")]
+pub use self::json::ArenaJson;
 pub use self::label::{RouteLabelLayer, RouteLabelService};
 pub use self::rejection::MissingMemoryLayer;

@@ -1,7 +1,9 @@
 use std::{error::Error, fmt};
 
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::http::CollectError;
 
 /// The extractor found no scope in the request: `500`, since it is the server that is put together
 /// wrongly.
@@ -67,5 +69,22 @@ impl Error for MissingMemoryLayer {}
 impl IntoResponse for MissingMemoryLayer {
     fn into_response(self) -> Response {
         (self.status(), self.body_text()).into_response()
+    }
+}
+
+/// The answer to a body that could not be read into an arena, with a problem description
+/// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+///
+/// What the body's own error says is for the server's log, and not shown.
+impl<E> IntoResponse for CollectError<E> {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        let body = format!(
+            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{self}\"}}",
+            status.as_u16(),
+        );
+        let content_type = HeaderValue::from_static("application/problem+json");
+        (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
     }
 }

@@ -1,5 +1,6 @@
 //! What is said in HTTP: header names and values, and the answers the middleware gives itself.
 
+mod collect;
 pub mod deadline_header;
 pub mod header;
 #[cfg(feature = "json")]
@@ -11,6 +12,7 @@ mod problem;
 mod protocol;
 mod refusal;
 
+pub use self::collect::{CollectError, CollectErrorKind};
 pub(crate) use self::matched_path::matched_path;
 pub(crate) use self::problem::{grpc_deadline_exceeded, grpc_trailers, problem};
 pub(crate) use self::protocol::Protocol;

@@ -1,131 +1,141 @@
-//! Which slots of a pool belong to the calling thread.
+//! What of a pool belongs to the calling thread.
 
-use std::{borrow::Borrow, cell::RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use super::{shared::Shared, slots::Slots};
-use crate::sync::{Arc, Ordering};
+use crate::{
+    arena::IdleArena,
+    sync::{Arc, Ordering},
+};
 
-/// Pools a thread has slots of at once. With more of them, the oldest gives way.
+/// Pools a thread has slots of at once, beside its first. With more of them, the oldest gives way.
 const POOLS: usize = 4;
 
 thread_local! {
-    static LOCAL: RefCell<Local> = const { RefCell::new(Local { entries: [const { None }; POOLS] }) };
+    static LOCAL: Local = const {
+        Local {
+            first: OnceCell::new(),
+            others: RefCell::new([const { None }; POOLS]),
+        }
+    };
 }
 
 struct Local {
+    /// The first pool that the thread used. Most programs have one, so it has a way of its own that
+    /// is never changed.
+    first: OnceCell<Mine>,
     /// The one found last is the first.
-    entries: [Option<Entry>; POOLS],
+    others: RefCell<[Option<Mine>; POOLS]>,
 }
 
-/// The calling thread's slots of one pool; given back when it ends.
-struct Entry {
-    shared: Arc<Shared>,
-    index: usize,
+/// The calling thread's part of one pool; given back when it ends.
+pub(super) struct Mine {
+    pub(super) shared: Arc<Shared>,
+    pub(super) slots: Arc<Slots>,
+    /// The arena that came back last, if it is small. Nobody else can reach it, so it changes hands
+    /// without atomic operations.
+    pub(super) hot: Cell<Option<IdleArena>>,
 }
 
-impl Entry {
-    fn slots(&self) -> Option<&Slots> {
-        self.shared.slots().get(self.index)
+impl Mine {
+    fn new(pool: &Arc<Shared>) -> Option<Self> {
+        // A pool that has closed keeps nothing any more, so the thread need not keep it.
+        if pool.closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let slots = pool.slots().iter().find(|slots| slots.claim())?;
+        Some(Self {
+            shared: Arc::clone(pool),
+            slots: Arc::clone(slots),
+            hot: Cell::new(None),
+        })
+    }
+
+    #[inline]
+    fn is_of(&self, pool: usize) -> bool {
+        Arc::as_ptr(&self.shared).addr() == pool
     }
 }
 
-impl Drop for Entry {
+impl Drop for Mine {
     fn drop(&mut self) {
-        if let Some(slots) = self.slots() {
-            self.shared.leave(slots);
-        }
+        self.shared.leave(&self.slots, self.hot.take());
     }
 }
 
-/// Calls `f` with the calling thread's slots of `pool`, which it gets if it has none yet.
+/// Calls `f` with the calling thread's part of the pool at this address, if that is the first pool
+/// the thread used.
 ///
-/// Without slots if all are taken, or the thread is at its very end. The pool that `f` gets beside the
-/// slots is kept alive by this thread.
+/// The thread keeps the pool alive, so no other pool can have its address.
 #[inline]
-pub(super) fn with<P, R>(pool: P, f: impl FnOnce(P, Option<(&Arc<Shared>, &Slots)>) -> R) -> R
-where
-    P: Borrow<Arc<Shared>>,
-{
-    let mut job = Some((pool, f));
-    let done = LOCAL.try_with(|local| {
-        let borrowed = local.try_borrow().ok()?;
-        let (pool, _) = job.as_ref()?;
-        let [Some(first), ..] = &borrowed.entries else {
-            return None;
-        };
-        if !Arc::ptr_eq(&first.shared, pool.borrow()) {
-            return None;
-        }
-        let slots = first.slots()?;
-        let (pool, f) = job.take()?;
-        Some(f(pool, Some((&first.shared, slots))))
-    });
-    match (done, job) {
-        (Ok(Some(done)), _) => done,
-        (_, Some((pool, f))) => slow(pool, f),
-        (_, None) => unreachable!("the job is taken only where it is done"),
-    }
+pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Mine) -> Option<R>) -> Option<R> {
+    LOCAL
+        .try_with(|local| match local.first.get() {
+            Some(first) if first.is_of(pool) => f(first),
+            _ => None,
+        })
+        .ok()
+        .flatten()
 }
 
+/// As [`with_first`], for any pool that the thread has [entered](enter) last.
+pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Mine) -> R) -> Option<R> {
+    LOCAL
+        .try_with(|local| {
+            match local.first.get() {
+                Some(first) if first.is_of(pool) => return Some(f(first)),
+                _ => {}
+            }
+            match &*local.others.try_borrow().ok()? {
+                [Some(last), ..] if last.is_of(pool) => Some(f(last)),
+                _ => None,
+            }
+        })
+        .ok()
+        .flatten()
+}
+
+/// Makes `pool` the one the calling thread used last: the thread gets slots if it has none.
+///
+/// In vain if all are taken, or the thread is at its very end.
 #[cold]
 #[inline(never)]
-fn slow<P, R>(pool: P, f: impl FnOnce(P, Option<(&Arc<Shared>, &Slots)>) -> R) -> R
-where
-    P: Borrow<Arc<Shared>>,
-{
+pub(super) fn enter(pool: &Arc<Shared>) {
     // Dropped at the end, outside of the borrow: that may free a pool.
-    let mut left: [Option<Entry>; POOLS] = [const { None }; POOLS];
-    let mut job = Some((pool, f));
-    let done = LOCAL.try_with(|local| {
-        let mut borrowed = local.try_borrow_mut().ok()?;
-        let (pool, _) = job.as_ref()?;
-        let pool: &Arc<Shared> = pool.borrow();
-        let entries = &mut borrowed.entries;
-        for (entry, left) in entries.iter_mut().zip(&mut left) {
+    let mut left: [Option<Mine>; POOLS + 1] = [const { None }; POOLS + 1];
+    let _ = LOCAL.try_with(|local| {
+        let Some(first) = local.first.get() else {
+            return local.first.set(Mine::new(pool)?).ok();
+        };
+        if first.is_of(Arc::as_ptr(pool).addr()) {
+            return Some(());
+        }
+        let others = &mut *local.others.try_borrow_mut().ok()?;
+        for (other, left) in others.iter_mut().zip(&mut left) {
             // Relaxed: one that closes this moment is left the next time.
-            if entry
-                .as_ref()
-                .is_some_and(|entry| entry.shared.closed.load(Ordering::Relaxed))
-            {
-                *left = entry.take();
+            let closed = |mine: &Mine| mine.shared.closed.load(Ordering::Relaxed);
+            if other.as_ref().is_some_and(closed) {
+                *left = other.take();
             }
         }
-        let known = entries.iter().position(|entry| {
-            entry
-                .as_ref()
-                .is_some_and(|entry| Arc::ptr_eq(&entry.shared, pool))
-        });
-        let place = match known {
+        let is_it = |mine: &Option<Mine>| {
+            let mine = mine.as_ref();
+            mine.is_some_and(|mine| mine.is_of(Arc::as_ptr(pool).addr()))
+        };
+        let place = match others.iter().position(is_it) {
             Some(place) => place,
             None => {
-                // It keeps nothing any more, so this thread need not keep it.
-                if pool.closed.load(Ordering::Relaxed) {
-                    return None;
-                }
-                let index = pool.slots().iter().position(Slots::claim)?;
-                let entry = Entry {
-                    shared: Arc::clone(pool),
-                    index,
-                };
-                let last = entries.len() - 1;
-                let place = entries.iter().position(Option::is_none).unwrap_or(last);
-                let old = entries.get_mut(place)?.replace(entry);
-                // A pool that is closed left this place empty, so only one of the two is there.
-                if let (Some(left), Some(old)) = (left.get_mut(place), old) {
-                    *left = Some(old);
+                let new = Mine::new(pool)?;
+                let empty = others.iter().position(Option::is_none);
+                let place = empty.unwrap_or(POOLS - 1);
+                let former = others.get_mut(place)?.replace(new);
+                if let Some(left) = left.last_mut() {
+                    *left = former;
                 }
                 place
             }
         };
-        entries.get_mut(..=place)?.rotate_right(1);
-        let first = entries.first()?.as_ref()?;
-        let slots = first.slots()?;
-        let (pool, f) = job.take()?;
-        Some(f(pool, Some((&first.shared, slots))))
+        others.get_mut(..=place)?.rotate_right(1);
+        Some(())
     });
-    match (done, job) {
-        (Ok(Some(done)), _) => done,
-        (_, Some((pool, f))) => f(pool, None),
-        (_, None) => unreachable!("the job is taken only where it is done"),
-    }
 }

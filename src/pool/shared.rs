@@ -1,8 +1,8 @@
-use std::fmt;
+use std::{fmt, iter};
 
 use super::{
     class::{Classes, Wanted},
-    local,
+    local::{self, Mine},
     retention::Retention,
     shelf::Shelf,
     slots::{Slots, Tag, Writer},
@@ -10,12 +10,18 @@ use super::{
     trim::Timer,
 };
 use crate::{
-    arena::{Home, IdleArena, Rewind},
+    arena::{Home, IdleArena, Note, Rewind},
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
 /// Most bytes that one thread may keep a claim to while it has no arena for them.
 const MAX_FLOAT: usize = 64 * 1024;
+
+/// After this many hits a thread looks whether the pool's timer runs; at each miss it does so anyway.
+const TIMER_EVERY: u64 = 256;
+
+/// Larger arenas wait where others can take and trim them.
+const MAX_HOT: usize = 64 * 1024;
 
 /// Arenas that move between a thread's slots and the shelf at once, so that a thread that only rents
 /// and one that only returns meet once in as many requests.
@@ -33,7 +39,7 @@ pub(super) struct Shared {
     pub(super) retention: Retention,
     classes: Classes,
     /// Claimed by threads, one each.
-    slots: Box<[Slots]>,
+    slots: Box<[Arc<Slots>]>,
     /// For threads that have none; keeps no arenas.
     common: Slots,
     shelf: Shelf,
@@ -54,7 +60,7 @@ impl Shared {
         let most = if cfg!(tower_memory_loom) { 2 } else { 32 };
         Self {
             classes: Classes::new(retention.initial_bytes, retention.max_arena_bytes),
-            slots: std::iter::repeat_with(|| Slots::new(Writer::One))
+            slots: iter::repeat_with(|| Arc::new(Slots::new(Writer::One)))
                 .take(threads.max(most))
                 .collect(),
             common: Slots::new(Writer::Many),
@@ -67,7 +73,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn slots(&self) -> &[Slots] {
+    pub(super) fn slots(&self) -> &[Arc<Slots>] {
         &self.slots
     }
 
@@ -78,29 +84,57 @@ impl Shared {
     /// An arena that will do.
     #[inline]
     pub(super) fn rent(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
-        local::with(self, |this, own| {
-            this.rent_with(wanted, own.map(|(_, own)| own))
-        })
+        let pool = Arc::as_ptr(self).addr();
+        match local::with_first(pool, |mine| self.rent_hot(wanted, mine)) {
+            Some(arena) => arena,
+            None => self.rent_cold(wanted),
+        }
     }
 
+    /// Takes the arena that came back to the calling thread last.
     #[inline]
-    pub(super) fn rent_with(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
-        let figures = &own.unwrap_or(&self.common).figures;
-        let Some(mut arena) = own.and_then(|own| own.take(wanted)) else {
-            return self.rent_elsewhere(wanted, own);
-        };
-        let hits = figures.hits.load(Ordering::Relaxed);
-        figures.add(&figures.hits, 1);
-        if hits % 64 == 0 {
+    fn rent_hot(self: &Arc<Self>, wanted: Wanted, mine: &Mine) -> Option<IdleArena> {
+        let mut hot = mine.hot.take()?;
+        let note = hot.note();
+        if !wanted.includes(note.class) {
+            mine.hot.set(Some(hot));
+            return None;
+        }
+        let figures = &mine.slots.figures;
+        if figures.count_hit() % TIMER_EVERY == 0 {
             self.timer.ensure(self);
         }
-        self.went_out(own, &mut arena);
-        arena
+        self.unclaim(Some(&mine.slots), note.capacity);
+        hot.reused();
+        Some(hot)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rent_cold(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
+        local::enter(self);
+        let from_mine = |mine: &Mine| {
+            self.rent_hot(wanted, mine)
+                .unwrap_or_else(|| self.rent_with(wanted, Some(&mine.slots)))
+        };
+        local::with(Arc::as_ptr(self).addr(), from_mine)
+            .unwrap_or_else(|| self.rent_with(wanted, None))
+    }
+
+    pub(super) fn rent_with(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
+        match own.and_then(|own| Some((own, own.take(wanted)?))) {
+            Some((own, mut arena)) => {
+                if own.figures.count_hit() % TIMER_EVERY == 0 {
+                    self.timer.ensure(self);
+                }
+                self.went_out(Some(own), &mut arena);
+                arena
+            }
+            None => self.rent_elsewhere(wanted, own),
+        }
     }
 
     /// From the shelf, or a new one.
-    #[cold]
-    #[inline(never)]
     fn rent_elsewhere(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
         let figures = &own.unwrap_or(&self.common).figures;
         let mut found = None;
@@ -128,7 +162,7 @@ impl Shared {
             None => {
                 figures.add(&figures.misses, 1);
                 let mut arena = IdleArena::new(self.classes.size(wanted.class));
-                arena.settle(self.as_home());
+                arena.settle(Arc::clone(self));
                 arena
             }
         };
@@ -137,17 +171,10 @@ impl Shared {
         arena
     }
 
-    fn as_home(self: &Arc<Self>) -> Arc<dyn Home> {
-        Arc::<Self>::clone(self)
-    }
-
     /// Accounts for an arena that waited and is used again.
     #[inline]
     fn went_out(&self, own: Option<&Slots>, arena: &mut IdleArena) {
-        let figures = &own.unwrap_or(&self.common).figures;
-        let bytes = arena.capacity();
-        figures.add(&figures.out_bytes, bytes as u64);
-        self.unclaim(own, bytes);
+        self.unclaim(own, arena.capacity());
         arena.reused();
     }
 
@@ -202,26 +229,61 @@ impl Shared {
     fn evict(&self, own: Option<&Slots>, arena: IdleArena) -> IdleArena {
         let figures = &own.unwrap_or(&self.common).figures;
         figures.add(&figures.evicted_bytes, arena.capacity() as u64);
+        figures.add(&figures.freed, 1);
         self.unclaim(own, arena.capacity());
         arena
     }
 
-    /// Takes an arena back; returns it if it is to be freed. `home` goes with it.
+    /// Keeps an arena that came back as it was before where only this thread can reach it. `arena` is
+    /// emptied if so.
     #[inline]
+    fn keep_hot(&self, mine: &Mine, arena: &mut Option<IdleArena>) -> Option<()> {
+        let back = arena.as_mut()?;
+        let note = back.note();
+        let figures = &mine.slots.figures;
+        let float = figures.float.load(Ordering::Relaxed);
+        // The same capacity: the same chunk, and all that was asked then still holds. Relaxed: as in
+        // `return_with`.
+        if !note.hot
+            || note.capacity != back.capacity()
+            || note.capacity > float
+            || self.closed.load(Ordering::Relaxed)
+        {
+            return None;
+        }
+        if let Some(other) = mine.hot.take() {
+            mine.hot.set(Some(other));
+            return None;
+        }
+        if !back.rewind_whole(self.rewind()) {
+            return None;
+        }
+        figures
+            .float
+            .store(float - note.capacity, Ordering::Relaxed);
+        figures.count_return();
+        mine.hot.set(arena.take());
+        Some(())
+    }
+
+    #[inline]
+    fn rewind(&self) -> Rewind {
+        Rewind {
+            keep: self.retention.max_arena_bytes,
+            wipe: self.retention.wipe,
+        }
+    }
+
+    /// Takes an arena back; returns it if it is to be freed.
     pub(super) fn return_with(
         &self,
-        home: Arc<dyn Home>,
         mut arena: IdleArena,
         own: Option<&Slots>,
     ) -> Option<IdleArena> {
         let figures = &own.unwrap_or(&self.common).figures;
         let before = arena.capacity();
-        arena.rewind(Rewind {
-            keep: self.retention.max_arena_bytes,
-            wipe: self.retention.wipe,
-        });
+        arena.rewind(self.rewind());
         let kept = arena.capacity();
-        figures.add(&figures.out_bytes, (before as u64).wrapping_neg());
         figures.add(&figures.returned, 1);
         // An arena without memory is not worth a place. Relaxed: see below.
         let keeps = kept > 0
@@ -230,14 +292,20 @@ impl Shared {
             && self.claim(own, kept);
         if !keeps {
             figures.add(&figures.evicted_bytes, before as u64);
+            figures.add(&figures.freed, 1);
             return Some(arena);
         }
         if before > kept {
             figures.add(&figures.evicted_bytes, (before - kept) as u64);
         }
         // Relaxed: an arena that came a moment too early is trimmed an interval early.
-        let tag = Tag::new(self.classes.of(kept), self.epoch.load(Ordering::Relaxed));
-        arena.settle(home);
+        let class = self.classes.of(kept);
+        arena.set_note(Note {
+            capacity: kept,
+            class,
+            hot: kept <= MAX_HOT,
+        });
+        let tag = Tag::new(class, self.epoch.load(Ordering::Relaxed));
         let refused = match own {
             Some(own) => own.put(arena, tag).and_then(|arena| {
                 self.spill(own);
@@ -269,8 +337,12 @@ impl Shared {
     }
 
     /// A thread gives its slots back: its arenas go to the shelf, its float to all.
-    pub(super) fn leave(&self, own: &Slots) {
-        while let Some((arena, tag)) = own.take_with_tag() {
+    pub(super) fn leave(&self, own: &Slots, hot: Option<IdleArena>) {
+        let hot = hot.map(|hot| {
+            let tag = Tag::new(hot.note().class, self.epoch.load(Ordering::Relaxed));
+            (hot, tag)
+        });
+        for (arena, tag) in hot.into_iter().chain(iter::from_fn(|| own.take_with_tag())) {
             let refused = self.shelf.put(arena, tag);
             drop(refused.map(|arena| self.evict(Some(own), arena)));
         }
@@ -307,9 +379,17 @@ impl Shared {
         bytes
     }
 
-    /// Frees all waiting arenas, and returns how many bytes that were.
+    /// Frees all waiting arenas that the calling thread can reach, and returns how many bytes that
+    /// were.
     pub(super) fn trim(&self) -> usize {
-        self.sweep(|_| true)
+        let pool = std::ptr::from_ref(self).addr();
+        let hot = local::with(pool, |mine| mine.hot.take()).flatten();
+        let bytes = hot.map_or(0, |hot| {
+            let bytes = hot.capacity();
+            drop(self.evict(None, hot));
+            bytes
+        });
+        bytes + self.sweep(|_| true)
     }
 
     /// Begins a new epoch, and frees the arenas that waited for all of the former one.
@@ -322,10 +402,12 @@ impl Shared {
         }
     }
 
-    /// Whether nothing waits and nothing is out.
+    /// Whether nothing waits that could be trimmed, and nothing is out.
     pub(super) fn is_idle(&self) -> bool {
-        let stats = self.stats();
-        stats.pooled == 0 && stats.rented == 0
+        let mut own = self.slots.iter();
+        self.stats().rented == 0
+            && self.shelf.waiting() == 0
+            && own.all(|slots| slots.waiting() == 0)
     }
 
     /// The last handle is gone.
@@ -337,26 +419,30 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> PoolStats {
-        let all = || self.slots.iter().chain([&self.common]);
+        let all = || self.slots.iter().map(AsRef::as_ref).chain([&self.common]);
         let sum = |figure: fn(&Slots) -> u64| {
             // Relaxed: each part is true at some moment.
             all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
         };
         // Returns before rents, so that an arena never comes back before it went out.
         let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
-        let out_bytes = sum(|slots| slots.figures.out_bytes.load(Ordering::Relaxed));
+        let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
+        let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));
         let hits = sum(|slots| slots.figures.hits.load(Ordering::Relaxed));
         let misses = sum(|slots| slots.figures.misses.load(Ordering::Relaxed));
         let float = sum(|slots| slots.figures.float.load(Ordering::Relaxed) as u64);
-        let waiting: usize = self.slots.iter().map(Slots::waiting).sum();
+        let freed = sum(|slots| slots.figures.freed.load(Ordering::Relaxed));
         let granted = self.granted.load(Ordering::Relaxed);
+        let pooled_bytes = granted.saturating_sub(float as usize);
+        // Arenas hold what they took from the system and did not give back.
+        let allocated_bytes = grown_bytes.saturating_sub(evicted_bytes) as usize;
         PoolStats {
-            pooled: waiting + self.shelf.waiting(),
-            pooled_bytes: granted.saturating_sub(float as usize),
+            // What came back and was neither freed nor taken since.
+            pooled: returned.saturating_sub(freed + hits) as usize,
+            pooled_bytes,
             rented: (hits + misses).saturating_sub(returned) as usize,
-            // While somebody returns what another one rented, the sum may be below zero.
-            rented_bytes: usize::try_from(out_bytes as i64).unwrap_or(0),
-            evicted_bytes: sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed)),
+            rented_bytes: allocated_bytes.saturating_sub(pooled_bytes),
+            evicted_bytes,
             hits,
             misses,
         }
@@ -364,20 +450,53 @@ impl Shared {
 }
 
 impl Home for Shared {
-    fn take_back(self: Arc<Self>, arena: IdleArena) {
-        let refused = local::with(self, |this, own| match own {
-            // Kept alive by the thread while the arena takes its own reference along.
-            Some((shared, own)) => shared.return_with(this, arena, Some(own)),
-            None => Arc::clone(&this).return_with(this, arena, None),
+    fn take_back(arena: IdleArena) {
+        let pool = arena.home_address();
+        let mut arena = Some(arena);
+        let kept = local::with_first(pool, |mine| mine.shared.keep_hot(mine, &mut arena));
+        if kept.is_none() {
+            take_back_cold(arena);
+        }
+    }
+
+    fn receive(self: Arc<Self>, arena: IdleArena) {
+        local::enter(&self);
+        let mut arena = Some(arena);
+        let pool = Arc::as_ptr(&self).addr();
+        let refused = local::with(pool, |mine| {
+            if self.keep_hot(mine, &mut arena).is_some() {
+                return None;
+            }
+            self.return_with(arena.take()?, Some(&mine.slots))
         });
-        // Here, since that may free the pool.
-        drop(refused);
+        drop(refused.flatten());
+        drop(arena.and_then(|arena| self.return_with(arena, None)));
     }
 
     fn grew(&self, bytes: usize) {
         self.common
             .figures
-            .add(&self.common.figures.out_bytes, bytes as u64);
+            .add(&self.common.figures.grown_bytes, bytes as u64);
+    }
+}
+
+/// Takes an arena back that cannot be kept hot.
+#[cold]
+#[inline(never)]
+fn take_back_cold(arena: Option<IdleArena>) {
+    let Some(arena) = arena else {
+        return;
+    };
+    let pool = arena.home_address();
+    let mut arena = Some(arena);
+    let refused = local::with_first(pool, |mine| {
+        let arena = arena.take()?;
+        Some(mine.shared.return_with(arena, Some(&mine.slots)))
+    });
+    // Freed here, and not where the pool is at work: it may go, too.
+    drop(refused.flatten());
+    if let Some(arena) = arena {
+        arena.go_home();
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) enum Writer {
 ///
 /// 1. Only the thread that owns the slots puts arenas into them and writes the figures. Any thread
 ///    may take arenas out, and read.
-/// 2. The figures only grow (`out_bytes` wraps around zero), so sums over all slots miss nothing.
+/// 2. The figures only grow, but for `float`, so sums over all slots miss nothing.
 ///
 /// Aligned so that two threads' slots never share a pair of cache lines.
 #[derive(Debug)]
@@ -37,9 +37,11 @@ pub(super) struct Figures {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) returned: AtomicU64,
+    /// Arenas that were freed, when they came back or while they waited.
+    pub(super) freed: AtomicU64,
     pub(super) evicted_bytes: AtomicU64,
-    /// Bytes that left with arenas, minus those that came back; wraps.
-    pub(super) out_bytes: AtomicU64,
+    /// Bytes that arenas took from the system.
+    pub(super) grown_bytes: AtomicU64,
     /// Bytes this thread may keep without asking.
     pub(super) float: AtomicUsize,
     writer: Writer,
@@ -62,6 +64,24 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Counts an arena that a thread took from its own, and tells how many there were before.
+    #[inline]
+    pub(super) fn count_hit(&self) -> u64 {
+        let before = self.hits.load(Ordering::Relaxed);
+        self.hits.store(before.wrapping_add(1), Ordering::Relaxed);
+        before
+    }
+
+    /// Counts an arena that a thread took back for itself.
+    #[inline]
+    pub(super) fn count_return(&self) {
+        let before = self.returned.load(Ordering::Relaxed);
+        self.returned
+            .store(before.wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
 impl Slots {
     pub(super) fn new(writer: Writer) -> Self {
         Self {
@@ -71,8 +91,9 @@ impl Slots {
                 hits: AtomicU64::new(0),
                 misses: AtomicU64::new(0),
                 returned: AtomicU64::new(0),
+                freed: AtomicU64::new(0),
                 evicted_bytes: AtomicU64::new(0),
-                out_bytes: AtomicU64::new(0),
+                grown_bytes: AtomicU64::new(0),
                 float: AtomicUsize::new(0),
                 writer,
             },
@@ -96,14 +117,17 @@ impl Slots {
     /// Takes an arena that will do.
     #[inline]
     pub(super) fn take(&self, wanted: Wanted) -> Option<IdleArena> {
-        self.places
-            .iter()
-            .filter(|place| {
-                place
-                    .tag()
-                    .is_some_and(|tag| wanted.includes(Tag::from_bits(tag).class()))
-            })
-            .find_map(Place::take)
+        for place in &self.places {
+            let suits = |tag| wanted.includes(Tag::from_bits(tag).class());
+            if !place.tag().is_some_and(suits) {
+                continue;
+            }
+            // Somebody who trims may have been faster.
+            if let Some(arena) = place.take() {
+                return Some(arena);
+            }
+        }
+        None
     }
 
     /// Takes an arena that waits, for which `stale` is true.

@@ -38,6 +38,7 @@ const fn layout(size: usize) -> Option<Layout> {
 impl RawBytes {
     const MIN_CAPACITY: usize = 64;
 
+    #[inline]
     pub(crate) fn with_capacity(mut arena: RawArena, capacity: usize) -> Result<Self, ArenaError> {
         let region = if capacity == 0 {
             Region {
@@ -147,19 +148,23 @@ impl RawBytes {
         }
     }
 
+    #[inline]
     pub(crate) fn freeze(mut self) -> Bytes {
         if self.len == 0 {
             return Bytes::new();
         }
-        let (len, access) = (self.len, self.arena.access());
-        // SAFETY: nothing points behind the initialised bytes; this reference is held exclusively,
-        // so `access` is true.
-        unsafe { self.arena.shrink(&mut self.region, len, access) };
+        let len = self.len;
+        // The only reference leaves nobody who could use what is given back.
+        if self.arena.access() == Access::Shared {
+            // SAFETY: nothing points behind the initialised bytes.
+            unsafe { self.arena.shrink(&mut self.region, len, Access::Shared) };
+        }
         Bytes::from_owner(Frozen(self))
     }
 }
 
 impl Drop for RawBytes {
+    #[inline]
     fn drop(&mut self) {
         // Gives the whole region back where it still is the last one of its arena, so that a
         // buffer that came to nothing, or a body that is through, costs a streaming request no
@@ -185,6 +190,7 @@ impl fmt::Debug for RawBytes {
 struct Frozen(RawBytes);
 
 impl AsRef<[u8]> for Frozen {
+    #[inline]
     fn as_ref(&self) -> &[u8] {
         self.0.as_slice()
     }

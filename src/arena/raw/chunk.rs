@@ -16,8 +16,20 @@ pub(super) struct Chunk {
     capacity: usize,
     /// Offset of the first free byte. See invariants 2 and 3 of the module.
     pos: AtomicUsize,
-    /// The highest `pos` from which something was given back.
+    /// The highest `pos` from which something that was in use was given back.
     peak: AtomicUsize,
+    /// The highest `pos` from which anything was given back: there may be written bytes below.
+    dirty: AtomicUsize,
+}
+
+/// What bytes were that are given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Taken in advance, and never written to.
+    Untouched,
+    /// Taken in advance, and perhaps written to.
+    Advance,
+    Used,
 }
 
 /// Whether others may reach an arena at the same time.
@@ -66,6 +78,7 @@ impl Chunk {
                 capacity,
                 pos: AtomicUsize::new(0),
                 peak: AtomicUsize::new(0),
+                dirty: AtomicUsize::new(0),
             });
         }
         Some(ptr)
@@ -108,16 +121,26 @@ impl Chunk {
         self.pos.load(Ordering::Relaxed)
     }
 
-    /// The most bytes that were given out at once, padding included.
+    /// The most bytes that were in use at once, padding included.
     pub(super) fn high_water(&self) -> usize {
         // Relaxed: as `used`.
         self.used().max(self.peak.load(Ordering::Relaxed))
     }
 
+    /// Bytes that may have been written to.
+    pub(super) fn dirty(&self) -> usize {
+        // Relaxed: as `used`.
+        self.used().max(self.dirty.load(Ordering::Relaxed))
+    }
+
     /// Makes all bytes free again. `&mut`: nothing points into the chunk (invariant 1).
     pub(super) fn rewind(&mut self) {
         self.pos.store(0, Ordering::Relaxed);
-        self.peak.store(0, Ordering::Relaxed);
+        // Most requests give nothing back, and a load is cheaper than a store.
+        if self.dirty.load(Ordering::Relaxed) != 0 {
+            self.dirty.store(0, Ordering::Relaxed);
+            self.peak.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Moves `pos` from `from` to `to`, if it is there; `success` orders a shared move.
@@ -141,10 +164,24 @@ impl Chunk {
 
     /// Notes how far `pos` had come, before it goes down from `end`.
     #[inline]
-    fn note_peak(&self, end: usize) {
-        // Relaxed: a figure. The load spares the usual case the locked instruction.
-        if self.peak.load(Ordering::Relaxed) < end {
-            self.peak.fetch_max(end, Ordering::Relaxed);
+    fn note(&self, end: usize, used: Use, access: Access) {
+        // Relaxed: figures. The load spares the usual case the locked instruction.
+        let raise = |figure: &AtomicUsize| {
+            if figure.load(Ordering::Relaxed) >= end {
+                return;
+            }
+            match access {
+                Access::Alone => figure.store(end, Ordering::Relaxed),
+                Access::Shared => {
+                    figure.fetch_max(end, Ordering::Relaxed);
+                }
+            }
+        };
+        if used != Use::Untouched {
+            raise(&self.dirty);
+        }
+        if used == Use::Used {
+            raise(&self.peak);
         }
     }
 
@@ -204,6 +241,7 @@ impl Chunk {
     /// # Safety
     ///
     /// `chunk` is alive, and `access` is true.
+    #[inline]
     pub(super) unsafe fn claim(
         chunk: NonNull<Self>,
         at_least: usize,
@@ -269,7 +307,7 @@ impl Chunk {
     ///
     /// The region's chunk is alive, nothing points to the bytes given back, and `access` is true.
     #[inline]
-    pub(super) unsafe fn shrink(region: &mut Region, size: usize, access: Access) {
+    pub(super) unsafe fn shrink(region: &mut Region, size: usize, used: Use, access: Access) {
         let Some(chunk) = region.chunk else {
             return;
         };
@@ -284,7 +322,7 @@ impl Chunk {
         if this.pos.load(Ordering::Relaxed) != end {
             return;
         }
-        this.note_peak(end);
+        this.note(end, used, access);
         // Release: this owner's accesses to the bytes happened before the next owner's
         // (invariant 3).
         if this.step(end, start + size, access, Ordering::Release) {

@@ -6,13 +6,22 @@
 //!    chunk it is empty.
 //! 2. `access` is [`Access::Alone`] only if the cursor holds the arena's only reference
 //!    exclusively, for all of `'a`.
-//! 3. What a growing list or text builds lies in `ptr..end` and counts as free: a list that is
+//! 3. `ptr` is aligned to [`ALIGN`], or fewer than `ALIGN` bytes are left: sizes are rounded up, so
+//!    most allocations need not be aligned one by one.
+//! 4. What a growing list or text builds lies in `ptr..end` and counts as free: a list that is
 //!    forgotten leaks its values, and its place is used again.
 
-use std::{alloc::Layout, fmt, marker::PhantomData, mem::MaybeUninit, ptr::NonNull, slice};
+use std::{
+    alloc::Layout,
+    fmt,
+    marker::PhantomData,
+    mem::{ManuallyDrop, MaybeUninit},
+    ptr::NonNull,
+    slice,
+};
 
 use super::{
-    chunk::{Access, Chunk, Region},
+    chunk::{Access, Chunk, Region, Use},
     copy::copy,
     reference::{RawArena, dangling},
 };
@@ -20,7 +29,10 @@ use crate::arena::ArenaError;
 
 /// The largest segment that is taken in advance. What is not used of it goes back, unless somebody
 /// else has taken something behind it.
-const MAX_STEP: usize = 16 * 1024;
+const MAX_STEP: usize = 32 * 1024;
+
+/// See invariant 3.
+const ALIGN: usize = 8;
 
 pub(in crate::arena) struct RawCursor<'a> {
     ptr: NonNull<u8>,
@@ -30,6 +42,8 @@ pub(in crate::arena) struct RawCursor<'a> {
     /// Bytes to take in advance the next time.
     step: usize,
     access: Access,
+    /// Whether something was built in `ptr..end` and given up.
+    dirty: bool,
 }
 
 // SAFETY: the segment is this cursor's alone (invariant 1), and `&RawArena` may go to other threads.
@@ -47,17 +61,38 @@ impl<'a> RawCursor<'a> {
             chunk: None,
             step,
             access: Access::Shared,
+            dirty: false,
         }
     }
 
     /// A cursor that moves the arena's own position without atomic operations, too, if `arena` is
-    /// the only reference.
+    /// the only reference. Then nobody else can want anything of the chunk, and it takes all of it.
     #[inline]
     pub(in crate::arena) fn new_alone(arena: &'a mut RawArena, step: usize) -> Self {
         let access = arena.access();
-        Self {
-            access,
-            ..Self::new(arena, step)
+        let mut this = Self::new(arena, step);
+        this.access = access;
+        if access == Access::Alone {
+            this.step = usize::MAX;
+            if let Some(chunk) = this.arena.current() {
+                // SAFETY: the chunk is alive as long as the arena is borrowed; `access` is true.
+                if let Some(region) = unsafe { Chunk::claim(chunk, ALIGN, usize::MAX, access) } {
+                    this.own(&region);
+                }
+            }
+        }
+        this
+    }
+
+    /// Takes over a region of at least `ALIGN - 1` bytes.
+    #[inline]
+    fn own(&mut self, region: &Region) {
+        self.ptr = region.ptr;
+        self.chunk = region.chunk;
+        // SAFETY: the region's end, and an address before it.
+        unsafe {
+            self.end = region.ptr.add(region.size);
+            self.ptr = region.ptr.add(self.pad(ALIGN));
         }
     }
 
@@ -105,17 +140,23 @@ impl<'a> RawCursor<'a> {
         if layout.size() == 0 {
             return Ok(dangling(layout));
         }
-        // What it may take at most, so that one comparison does. A size is at most isize::MAX and
-        // an alignment at most 2^63, so the sum does not wrap.
-        let at_most = layout.size() + (layout.align() - 1);
-        if self.room() < at_most {
-            self.refill(at_most, at_most, None)?;
+        // A size is at most isize::MAX, so neither sum wraps.
+        let rounded = (layout.size() + (ALIGN - 1)) & !(ALIGN - 1);
+        let slack = layout.align().saturating_sub(ALIGN);
+        if self.room() < rounded + slack {
+            self.refill(rounded + slack, 0, None)
+                .map_err(|error| error.of(layout.size()))?;
         }
-        let pad = self.pad(layout.align());
-        // SAFETY: `pad < align`, so `pad + size <= at_most <= room` (invariant 1).
+        let pad = if slack == 0 {
+            0
+        } else {
+            self.pad(layout.align())
+        };
+        // SAFETY: there are `rounded + slack` bytes (invariant 1), so at least `ALIGN`, and `ptr` is
+        // aligned to that (invariant 3): `pad <= slack`.
         unsafe {
             let start = self.ptr.add(pad);
-            self.ptr = start.add(layout.size());
+            self.ptr = start.add(rounded);
             Ok(start)
         }
     }
@@ -127,7 +168,8 @@ impl<'a> RawCursor<'a> {
     }
 
     /// Makes the segment hold at least `at_least` bytes from `ptr` on, and `wanted` if that is
-    /// possible. `held`, if it had to be moved, lies at the new `ptr`, aligned as it says.
+    /// possible; `ptr` is aligned then. `held`, if it had to be moved, lies at the new `ptr`, aligned
+    /// as it says.
     #[cold]
     #[inline(never)]
     fn refill(
@@ -136,27 +178,27 @@ impl<'a> RawCursor<'a> {
         wanted: usize,
         held: Option<Layout>,
     ) -> Result<(), ArenaError> {
-        let wanted = wanted.max(self.step);
-        self.step = self.step.saturating_mul(2).min(MAX_STEP);
-        let mut region = Region {
-            ptr: self.ptr,
-            size: self.room(),
-            chunk: self.chunk,
-        };
+        // To align `ptr`. Not more than the address space: `claim` checks.
+        let at_least = at_least.saturating_add(ALIGN - 1);
+        let wanted = wanted
+            .saturating_add(ALIGN - 1)
+            .max(self.step)
+            .max(at_least);
+        if self.access == Access::Shared {
+            self.step = self.step.saturating_mul(4).min(MAX_STEP);
+        }
+        let mut region = self.rest();
         // SAFETY: the region's chunk is alive as long as the arena is borrowed; `access` is true
         // (invariant 2).
         if unsafe { Chunk::extend(&mut region, at_least, wanted, self.access) } {
-            // SAFETY: the region's end.
-            self.end = unsafe { self.ptr.add(region.size) };
+            // If it holds something it was aligned before (`RawCursorVec`, invariant 1).
+            self.own(&region);
             return Ok(());
         }
         // SAFETY: `access` is true (invariant 2).
         let new = unsafe { self.arena.claim(at_least, wanted, self.access)? };
         let old_pad = held.map_or(0, |held| self.pad(held.align()));
-        self.ptr = new.ptr;
-        // SAFETY: the region's end.
-        self.end = unsafe { new.ptr.add(new.size) };
-        self.chunk = new.chunk;
+        self.own(&new);
         if let Some(held) = held.filter(|held| held.size() > 0) {
             // SAFETY: `held` bytes lie in the old region behind its padding; the new one has room
             // for them, since `at_least` is more; the two do not overlap.
@@ -169,21 +211,42 @@ impl<'a> RawCursor<'a> {
             }
         }
         // SAFETY: as above, and what was held has moved.
-        unsafe { self.arena.shrink(&mut region, 0, self.access) };
+        unsafe { Chunk::shrink(&mut region, 0, Use::Advance, self.access) };
         Ok(())
+    }
+
+    /// What is left of the segment.
+    #[inline]
+    fn rest(&self) -> Region {
+        Region {
+            ptr: self.ptr,
+            size: self.room(),
+            chunk: self.chunk,
+        }
+    }
+
+    /// Notes that everything before `end`, which lies in the segment, is taken.
+    #[inline]
+    fn advance_to(&mut self, end: NonNull<u8>) {
+        self.ptr = end;
+        // Rounded up, but for the last bytes of a segment (invariant 3).
+        let pad = self.pad(ALIGN).min(self.room());
+        // SAFETY: at most what is left.
+        self.ptr = unsafe { end.add(pad) };
     }
 }
 
 impl Drop for RawCursor<'_> {
     #[inline]
     fn drop(&mut self) {
-        let mut region = Region {
-            ptr: self.ptr,
-            size: self.room(),
-            chunk: self.chunk,
+        let used = if self.dirty {
+            Use::Advance
+        } else {
+            Use::Untouched
         };
+        let mut region = self.rest();
         // SAFETY: the tail is this cursor's alone and nothing points into it (invariant 1).
-        unsafe { self.arena.shrink(&mut region, 0, self.access) };
+        unsafe { Chunk::shrink(&mut region, 0, used, self.access) };
     }
 }
 
@@ -200,7 +263,7 @@ impl fmt::Debug for RawCursor<'_> {
 /// # Invariants
 ///
 /// 1. Its values begin at the first aligned address from the cursor's `ptr` on, and `capacity` of
-///    them fit the segment.
+///    them fit the segment. There are none while `ptr` is not aligned to [`ALIGN`].
 /// 2. The first `len` values are initialised and owned by this list; `len <= capacity`.
 pub(in crate::arena) struct RawCursorVec<'c, 'a, T> {
     cursor: &'c mut RawCursor<'a>,
@@ -238,8 +301,13 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
             self.capacity = usize::MAX;
             return;
         }
+        let room = self.cursor.room();
+        if room < ALIGN {
+            self.capacity = 0;
+            return;
+        }
         let pad = self.cursor.pad(align_of::<T>());
-        let room = self.cursor.room().saturating_sub(pad);
+        let room = room.saturating_sub(pad);
         self.capacity = room.checked_div(size_of::<T>()).unwrap_or(usize::MAX);
         if self.capacity > 0 {
             // SAFETY: `pad` bytes and at least one value fit the segment.
@@ -283,7 +351,9 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
         let wanted = bytes(doubled).unwrap_or(at_least);
         // Cannot fail: the values are there already.
         let held = Layout::array::<T>(self.len).map_err(|_| overflow(usize::MAX))?;
-        self.cursor.refill(at_least, wanted, Some(held))?;
+        self.cursor
+            .refill(at_least, wanted, Some(held))
+            .map_err(|error| error.of(at_least - slack))?;
         self.measure();
         Ok(())
     }
@@ -300,6 +370,7 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
 
     #[inline]
     pub(in crate::arena) fn pop(&mut self) -> Option<T> {
+        self.cursor.dirty = true;
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the value was initialised (invariant 2), and `len` no longer counts it.
         Some(unsafe { self.start.add(self.len).read() })
@@ -310,6 +381,7 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
             return;
         }
         let tail = self.len - len;
+        self.cursor.dirty = true;
         // Before the drops: a panic in one of them must not drop anything twice.
         self.len = len;
         // SAFETY: these values were initialised (invariant 2), and `len` no longer counts them.
@@ -336,12 +408,12 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
     #[inline]
     pub(in crate::arena) fn into_slice(self) -> &'a mut [T] {
         // Not dropped: that would drop the values.
-        let mut this = std::mem::ManuallyDrop::new(self);
+        let mut this = ManuallyDrop::new(self);
         let (start, len) = (this.start, this.len);
         if size_of::<T>() > 0 && len > 0 {
             // SAFETY: the values lie in the segment, so their end does, too. From here on the cursor
             // does not count their place as free.
-            this.cursor.ptr = unsafe { start.add(len) }.cast();
+            this.cursor.advance_to(unsafe { start.add(len) }.cast());
         }
         // SAFETY: `len` initialised values that nobody else owns from here on, in memory that lives
         // as long as the arena is borrowed.
@@ -429,5 +501,22 @@ impl<'c, 'a> RawCursorString<'c, 'a> {
     pub(in crate::arena) fn into_str(self) -> &'a mut str {
         // SAFETY: as above.
         unsafe { std::str::from_utf8_unchecked_mut(self.bytes.into_slice()) }
+    }
+
+    /// As [`into_str`](Self::into_str), and gives all that lies behind the text back.
+    pub(in crate::arena) fn into_last_str(self) -> &'a mut str {
+        let mut this = ManuallyDrop::new(self);
+        let (start, len) = (this.bytes.start, this.bytes.len);
+        let cursor = &mut *this.bytes.cursor;
+        if len > 0 {
+            // SAFETY: the text lies in the segment, so its end does, too.
+            cursor.ptr = unsafe { start.add(len) };
+        }
+        let mut rest = cursor.rest();
+        cursor.end = cursor.ptr;
+        // SAFETY: nothing points behind the text; `access` is true.
+        unsafe { Chunk::shrink(&mut rest, 0, Use::Advance, cursor.access) };
+        // SAFETY: as in `RawCursorVec::into_slice`, and valid UTF-8 (invariant 1).
+        unsafe { std::str::from_utf8_unchecked_mut(slice::from_raw_parts_mut(start.as_ptr(), len)) }
     }
 }

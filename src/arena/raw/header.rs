@@ -11,14 +11,38 @@ const POISON: u8 = 0xDD;
 
 /// Where an arena goes when its last reference is dropped.
 pub(crate) trait Home: Send + Sync {
-    /// Takes the arena back. Runs in `Drop`: must not panic.
+    /// Takes back an arena that settled here. Runs in `Drop`: must not panic.
     ///
-    /// The home comes along by value, since the arena may have been the last thing that kept it
-    /// alive; an arena that is kept gets it back with [`IdleArena::settle`].
-    fn take_back(self: Arc<Self>, arena: IdleArena);
+    /// Not a method, since the arena holds the only reference that is sure to be there, and it is
+    /// given away. An implementation finds what it needs by [`IdleArena::home_address`], or goes
+    /// through [`receive`](Self::receive).
+    fn take_back(arena: IdleArena)
+    where
+        Self: Sized;
+
+    /// Takes back an arena when there is nothing but the arena to go by. See
+    /// [`IdleArena::go_home`].
+    fn receive(self: Arc<Self>, arena: IdleArena);
 
     /// Told that an arena that is out took `bytes` more from the system.
     fn grew(&self, bytes: usize);
+}
+
+/// A home, and the way to it.
+pub(super) struct Address {
+    pub(super) home: Arc<dyn Home>,
+    take_back: fn(IdleArena),
+}
+
+/// What a home wants to remember of an arena. It holds as long as the arena has the capacity that it
+/// was made for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Note {
+    /// The capacity it was made for.
+    pub(crate) capacity: usize,
+    pub(crate) class: usize,
+    /// Whether the arena may wait where only its thread can reach it.
+    pub(crate) hot: bool,
 }
 
 /// The shared part of an arena. Aligned like a pair of cache lines, so that two arenas in use on
@@ -33,10 +57,14 @@ pub(super) struct Header {
     pub(super) grow: Mutex<()>,
     /// Capacity of a chunk made when there is none.
     pub(super) first_chunk: usize,
-    /// How often the arena came back to a home and was rented again.
-    pub(super) reuses: u64,
+    /// Whether the arena came back to a home and was rented again.
+    pub(super) reused: bool,
+    /// What the home knows of the arena.
+    note: Note,
+    /// The address of the home, or zero: see [`IdleArena::home_address`].
+    home_at: usize,
     /// Kept while the arena waits in a pool, too: renting it again costs no reference.
-    pub(super) home: Option<Arc<dyn Home>>,
+    pub(super) home: Option<Address>,
 }
 
 /// An arena that nobody references: it can be rewound, kept, freed, or woken up again.
@@ -72,7 +100,9 @@ impl IdleArena {
             } else {
                 first_chunk
             },
-            reuses: 0,
+            reused: false,
+            note: Note::default(),
+            home_at: 0,
             home: None,
         });
         Self {
@@ -112,18 +142,26 @@ impl IdleArena {
 
     /// Makes all memory free again, and keeps the largest chunk that is not above `how.keep` bytes.
     pub(crate) fn rewind(&mut self, how: Rewind) {
-        let header = self.header_mut();
-        // Nearly always: one chunk, which is kept.
-        if let Some(mut chunk) = NonNull::new(header.current.load(Ordering::Relaxed)) {
-            // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
-            let this = unsafe { chunk.as_mut() };
-            if this.prev().is_none() && this.capacity() <= how.keep {
-                // SAFETY: as above.
-                unsafe { clean(chunk, how.wipe) };
-                return;
-            }
+        if !self.rewind_whole(how) {
+            self.rewind_all(how);
         }
-        self.rewind_all(how);
+    }
+
+    /// Makes all memory free again, if that is one chunk that is kept.
+    #[inline]
+    pub(crate) fn rewind_whole(&mut self, how: Rewind) -> bool {
+        let current = NonNull::new(self.header_mut().current.load(Ordering::Relaxed));
+        let Some(mut chunk) = current else {
+            return false;
+        };
+        // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+        let this = unsafe { chunk.as_mut() };
+        let whole = this.prev().is_none() && this.capacity() <= how.keep;
+        if whole {
+            // SAFETY: as above.
+            unsafe { clean(chunk, how.wipe) };
+        }
+        whole
     }
 
     #[cold]
@@ -134,7 +172,7 @@ impl IdleArena {
             // SAFETY: a chunk of an idle arena: alive, ours alone (invariant 1), and detached.
             unsafe {
                 if how.wipe {
-                    Chunk::fill(chunk, 0, chunk.as_ref().high_water());
+                    Chunk::fill(chunk, 0, chunk.as_ref().dirty());
                 }
                 Chunk::free(chunk);
             }
@@ -167,16 +205,49 @@ impl IdleArena {
         header.capacity.store(capacity, Ordering::Relaxed);
     }
 
-    /// Notes where the arena goes when its last reference is dropped.
+    /// What was noted last, whether or not it still holds.
     #[inline]
-    pub(crate) fn settle(&mut self, home: Arc<dyn Home>) {
-        self.header_mut().home = Some(home);
+    pub(crate) fn note(&self) -> Note {
+        self.header().note
+    }
+
+    /// Notes something for as long as the capacity stays.
+    pub(crate) fn set_note(&mut self, note: Note) {
+        self.header_mut().note = note;
+    }
+
+    /// Makes the arena go to `home` each time its last reference is dropped.
+    pub(crate) fn settle<H: Home + 'static>(&mut self, home: Arc<H>) {
+        let header = self.header_mut();
+        header.home_at = Arc::as_ptr(&home).addr();
+        header.home = Some(Address {
+            take_back: H::take_back,
+            home,
+        });
+    }
+
+    /// The address of the home that the arena settled at; zero if it has none.
+    #[inline]
+    pub(crate) fn home_address(&self) -> usize {
+        self.header().home_at
+    }
+
+    /// Gives the arena to its home, by a reference of its own.
+    pub(crate) fn go_home(self) {
+        let home = self.header().home.as_ref();
+        if let Some(home) = home.map(|home| Arc::clone(&home.home)) {
+            home.receive(self);
+        }
     }
 
     /// Turns the arena into its first reference.
     #[inline]
     pub(crate) fn wake(mut self) -> RawArena {
-        self.header_mut().refs.store(1, Ordering::Relaxed);
+        let header = self.header_mut();
+        // An only reference leaves the count as it is when it goes.
+        if header.refs.load(Ordering::Relaxed) != 1 {
+            header.refs.store(1, Ordering::Relaxed);
+        }
         // SAFETY: the one reference that was counted.
         unsafe { RawArena::from_header(self.into_header()) }
     }
@@ -185,7 +256,9 @@ impl IdleArena {
     #[inline]
     pub(crate) fn reused(&mut self) {
         let header = self.header_mut();
-        header.reuses = header.reuses.saturating_add(1);
+        if !header.reused {
+            header.reused = true;
+        }
     }
 }
 
@@ -198,7 +271,7 @@ impl IdleArena {
 unsafe fn clean(mut chunk: NonNull<Chunk>, wipe: bool) {
     // SAFETY: alive, and ours alone.
     let this = unsafe { chunk.as_mut() };
-    let (used, capacity) = (this.high_water(), this.capacity());
+    let (used, capacity) = (this.dirty(), this.capacity());
     this.rewind();
     // SAFETY: nothing points into the chunk, which has this many bytes.
     unsafe {
@@ -231,10 +304,10 @@ impl Drop for IdleArena {
 #[inline(never)]
 pub(super) unsafe fn recycle(header: NonNull<Header>) {
     // SAFETY: the caller's promise.
-    let mut idle = unsafe { IdleArena::from_header(header) };
-    // Taken out: the home may outlive the arena by this call only, or the other way around.
-    if let Some(home) = idle.header_mut().home.take() {
-        home.take_back(idle);
+    let idle = unsafe { IdleArena::from_header(header) };
+    let way = idle.header().home.as_ref().map(|home| home.take_back);
+    if let Some(take_back) = way {
+        take_back(idle);
     }
 }
 

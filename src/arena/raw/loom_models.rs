@@ -18,7 +18,11 @@ use crate::sync::Arc;
 struct Counter(LoomArc<AtomicUsize>);
 
 impl Home for Counter {
-    fn take_back(self: Arc<Self>, mut arena: IdleArena) {
+    fn take_back(arena: IdleArena) {
+        arena.go_home();
+    }
+
+    fn receive(self: Arc<Self>, mut arena: IdleArena) {
         arena.rewind(Rewind {
             keep: usize::MAX,
             wipe: false,
@@ -30,7 +34,7 @@ impl Home for Counter {
 }
 
 fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> RawArena {
-    let home: Arc<dyn Home> = Arc::new(Counter(LoomArc::clone(returns)));
+    let home = Arc::new(Counter(LoomArc::clone(returns)));
     let mut arena = IdleArena::new(first_chunk);
     arena.settle(home);
     arena.wake()

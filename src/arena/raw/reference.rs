@@ -1,7 +1,7 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Chunk, Region},
+    chunk::{Access, Chunk, Region, Use},
     header::{Header, recycle},
 };
 use crate::{
@@ -76,7 +76,7 @@ impl RawArena {
 
     /// Whether the arena was used before and came back from a pool.
     pub(crate) fn is_reused(&self) -> bool {
-        self.header().reuses > 0
+        self.header().reused
     }
 
     /// How many references there are, this one included. Others may change it meanwhile.
@@ -168,7 +168,7 @@ impl RawArena {
         header.current.store(chunk.as_ptr(), Ordering::Release);
         drop(locked);
         if let Some(home) = &header.home {
-            home.grew(capacity);
+            home.home.grew(capacity);
         }
         Ok((ptr, chunk))
     }
@@ -197,14 +197,13 @@ impl RawArena {
     /// # Safety
     ///
     /// `access` is true.
+    #[inline]
     pub(super) unsafe fn claim(
         &self,
         at_least: usize,
         wanted: usize,
         access: Access,
     ) -> Result<Region, ArenaError> {
-        let layout = Layout::from_size_align(at_least, 1)
-            .map_err(|_| ArenaError::capacity_overflow(at_least, self.used()))?;
         if let Some(chunk) = self.current() {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1), and the caller's
             // promise.
@@ -212,6 +211,21 @@ impl RawArena {
                 return Ok(region);
             }
         }
+        // SAFETY: `access` is true.
+        unsafe { self.claim_new(at_least, wanted, access) }
+    }
+
+    /// As [`claim`](Self::claim), from a new chunk.
+    #[cold]
+    #[inline(never)]
+    unsafe fn claim_new(
+        &self,
+        at_least: usize,
+        wanted: usize,
+        access: Access,
+    ) -> Result<Region, ArenaError> {
+        let layout = Layout::from_size_align(at_least, 1)
+            .map_err(|_| ArenaError::capacity_overflow(at_least, self.used()))?;
         let (ptr, chunk) = self.grow(layout)?;
         let mut region = Region {
             ptr,
@@ -271,7 +285,7 @@ impl RawArena {
     #[inline]
     pub(super) unsafe fn shrink(&self, region: &mut Region, size: usize, access: Access) {
         // SAFETY: the region's chunk is alive (invariant 1); the rest is the caller's promise.
-        unsafe { Chunk::shrink(region, size, access) };
+        unsafe { Chunk::shrink(region, size, Use::Used, access) };
     }
 }
 

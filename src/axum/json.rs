@@ -1,0 +1,52 @@
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::{arena::Arena, scope::RequestScope};
+
+/// A response with a value as JSON, written into the request's arena.
+///
+/// As `axum::Json`, for handlers that return a value and have no arena at hand: the bytes are written
+/// to the arena of the request that is being served, and sent from there without a copy. Outside of a
+/// [`MemoryLayer`](crate::MemoryLayer) they go to an arena of their own. A value that borrows from the
+/// arena cannot leave the handler; write it with [`Arena::json`] instead.
+///
+/// A value that cannot be written gives `500`, as there.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use http::Request;
+/// use tower::ServiceExt;
+/// use tower_memory::{MemoryLayer, axum::ArenaJson};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(async {
+/// let app: Router = Router::new()
+///     .route("/", get(|| async { ArenaJson(vec!["a", "b"]) }))
+///     .layer(MemoryLayer::new());
+/// let response = app.oneshot(Request::new(Body::empty())).await?;
+/// assert_eq!(response.headers()["content-type"], "application/json");
+/// assert_eq!(response.headers()["x-arena-source"], "fresh");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use = "a response does nothing unless it is returned"]
+pub struct ArenaJson<T>(pub T);
+
+impl<T> From<T> for ArenaJson<T> {
+    fn from(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T: Serialize> IntoResponse for ArenaJson<T> {
+    fn into_response(self) -> Response {
+        match RequestScope::current() {
+            Some(scope) => scope.arena().json(&self.0),
+            None => Arena::new().json(&self.0),
+        }
+    }
+}

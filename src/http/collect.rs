@@ -1,0 +1,201 @@
+use std::{error::Error, fmt, future::poll_fn, pin::pin};
+
+use bytes::{Buf, BufMut};
+use http::StatusCode;
+use http_body::Body;
+
+use crate::arena::{Arena, ArenaBuf, ArenaError};
+
+/// Most bytes that are set aside because a client says it will send them. More is taken as they
+/// arrive, so that announcing a large body costs the server nothing.
+const MAX_IN_ADVANCE: u64 = 64 * 1024;
+
+impl Arena {
+    /// Reads `body` into a buffer of this arena, up to `limit` bytes.
+    ///
+    /// A body that says beforehand that it is larger is refused unread. Trailers are read and left
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// If the body is larger than `limit`, if it fails, or if the arena cannot grow; what was read is
+    /// dropped then. [`CollectError::status`] is the answer to give (`413` for a body that is too
+    /// large), and with the `axum` feature the error is a response.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: what was read so far is lost, as is the body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use tower_memory::{Arena, CollectErrorKind};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    /// # runtime.block_on(async {
+    /// let arena = Arena::new();
+    /// let body = Full::new(Bytes::from_static(b"hello"));
+    /// let read = arena.collect(body.clone(), 1024).await?;
+    /// assert_eq!(&*read, b"hello");
+    ///
+    /// let error = arena.collect(body, 4).await.unwrap_err();
+    /// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
+    /// assert_eq!(error.status(), 413);
+    /// assert_eq!(error.to_string(), "the body has more than the 4 bytes that are allowed (5 or more)");
+    /// # Ok::<_, tower_memory::CollectError<std::convert::Infallible>>(())
+    /// # }).unwrap();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub async fn collect<B: Body>(
+        &self,
+        body: B,
+        limit: usize,
+    ) -> Result<ArenaBuf, CollectError<B::Error>> {
+        let mut body = pin!(body);
+        let announced = body.size_hint().lower();
+        if announced > limit as u64 {
+            return Err(CollectError::too_large(limit, announced, 0));
+        }
+        let in_advance = announced.min(MAX_IN_ADVANCE) as usize;
+        let mut read = self
+            .try_buf_with_capacity(in_advance)
+            .map_err(|error| CollectError::arena(error, 0))?;
+        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            let frame = frame.map_err(|error| CollectError::body(error, read.len()))?;
+            let Ok(mut data) = frame.into_data() else {
+                continue;
+            };
+            let needed = read.len().saturating_add(data.remaining());
+            if needed > limit {
+                return Err(CollectError::too_large(limit, needed as u64, read.len()));
+            }
+            read.try_reserve(data.remaining())
+                .map_err(|error| CollectError::arena(error, read.len()))?;
+            read.put(&mut data);
+        }
+        Ok(read)
+    }
+}
+
+/// Why a body could not be read into an arena. See [`Arena::collect`].
+#[derive(Debug)]
+pub struct CollectError<E> {
+    cause: Cause<E>,
+    received: usize,
+}
+
+#[derive(Debug)]
+enum Cause<E> {
+    Arena(ArenaError),
+    Body(E),
+    TooLarge { limit: usize, asked: u64 },
+}
+
+/// What kind of error a [`CollectError`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CollectErrorKind {
+    /// The arena could not grow.
+    Arena,
+    /// The body failed: often the client has gone.
+    Body,
+    /// The body is larger than allowed.
+    TooLarge,
+}
+
+impl<E> CollectError<E> {
+    const fn arena(error: ArenaError, received: usize) -> Self {
+        Self {
+            cause: Cause::Arena(error),
+            received,
+        }
+    }
+
+    const fn body(error: E, received: usize) -> Self {
+        Self {
+            cause: Cause::Body(error),
+            received,
+        }
+    }
+
+    const fn too_large(limit: usize, asked: u64, received: usize) -> Self {
+        Self {
+            cause: Cause::TooLarge { limit, asked },
+            received,
+        }
+    }
+
+    /// What kind of error this is.
+    #[must_use]
+    pub const fn kind(&self) -> CollectErrorKind {
+        match self.cause {
+            Cause::Arena(_) => CollectErrorKind::Arena,
+            Cause::Body(_) => CollectErrorKind::Body,
+            Cause::TooLarge { .. } => CollectErrorKind::TooLarge,
+        }
+    }
+
+    /// Bytes that had been read before the error.
+    #[must_use]
+    pub const fn received(&self) -> usize {
+        self.received
+    }
+
+    /// The most bytes that were allowed, if there were more.
+    #[must_use]
+    pub const fn limit(&self) -> Option<usize> {
+        match self.cause {
+            Cause::TooLarge { limit, .. } => Some(limit),
+            _ => None,
+        }
+    }
+
+    /// The status of the answer: `413` if the body is too large, `400` if it failed, and `500` if
+    /// there is no memory.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self.cause {
+            Cause::Arena(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Cause::Body(_) => StatusCode::BAD_REQUEST,
+            Cause::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    }
+
+    /// The body's own error, if that is the cause.
+    #[must_use]
+    pub fn into_body_error(self) -> Option<E> {
+        match self.cause {
+            Cause::Body(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl<E> fmt::Display for CollectError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Cause::Arena(_) => write!(
+                f,
+                "there is no memory for the body, of which {} bytes were read",
+                self.received
+            ),
+            Cause::Body(_) => write!(f, "the body failed after {} bytes", self.received),
+            Cause::TooLarge { limit, asked } => write!(
+                f,
+                "the body has more than the {limit} bytes that are allowed ({asked} or more)"
+            ),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for CollectError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.cause {
+            Cause::Arena(error) => Some(error),
+            Cause::Body(error) => Some(error),
+            Cause::TooLarge { .. } => None,
+        }
+    }
+}
