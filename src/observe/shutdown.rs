@@ -105,6 +105,7 @@ impl MemoryHandle {
     /// }
     /// # Ok(())
     /// # }
+    /// # let _ = serve;
     /// ```
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let start = Instant::now();
