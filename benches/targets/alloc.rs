@@ -13,7 +13,10 @@ use tracking_allocator::{
     AllocationGroupId, AllocationGroupToken, AllocationRegistry, AllocationTracker, Allocator,
 };
 
-use crate::harness::{Contest, Report, Side, Target, measure};
+use crate::{
+    harness::{Contest, Report, Target, measure},
+    sides::Side,
+};
 
 static BARE: System = System;
 static OURS: TrackingAllocator = TrackingAllocator::system();

@@ -1,21 +1,24 @@
-//! `arena/` and `pool/`: allocating in an arena, and taking one from a pool.
+//! `arena/alloc_*`: many small values, then all of their memory back at once.
 
-use std::{
-    alloc::Layout,
-    hint::black_box,
-    sync::{Mutex, PoisonError},
-};
+use std::{alloc::Layout, hint::black_box};
 
-use blink_alloc::SyncBlinkAlloc;
+use blink_alloc::{Blink, SyncBlinkAlloc};
 use bumpalo::Bump;
 use tower_memory::ArenaPool;
 
-use crate::harness::{Contest, Report, Side, Target, measure};
+use crate::{
+    harness::{Contest, Report, Samples, Target, measure},
+    sides::Side,
+};
 
 /// Allocations between two recyclings.
-const COUNT: u32 = 1000;
+pub(crate) const COUNT: u32 = 1000;
 
-/// `value` in a `SyncBlinkAlloc`, which has no typed method of its own without its `Blink`.
+/// Nanoseconds that an allocation through `&Arena` may take if nobody else uses the arena.
+const MOST: f64 = 4.0;
+
+/// `value` in a `SyncBlinkAlloc`, which has no typed method of its own without its `Blink`, and with it
+/// is not `Sync`.
 #[inline(always)]
 fn blink_put<T>(blink: &SyncBlinkAlloc, value: T) -> &T {
     let ptr = blink
@@ -30,44 +33,75 @@ fn blink_put<T>(blink: &SyncBlinkAlloc, value: T) -> &T {
 }
 
 #[inline(always)]
-fn blink_str<'a>(blink: &'a SyncBlinkAlloc, text: &str) -> &'a str {
+fn blink_slice<'a, T: Copy>(blink: &'a SyncBlinkAlloc, values: &[T]) -> &'a [T] {
     let ptr = blink
-        .allocate(Layout::for_value(text))
+        .allocate(Layout::for_value(values))
         .expect("memory")
-        .cast::<u8>();
-    // SAFETY: fresh memory of the text's layout, and a copy of valid UTF-8.
+        .cast::<T>();
+    // SAFETY: fresh memory of the values' layout, all of which is written.
     unsafe {
-        ptr.copy_from_nonoverlapping(std::ptr::NonNull::from(text).cast(), text.len());
-        std::str::from_utf8_unchecked(std::slice::from_raw_parts(ptr.as_ptr(), text.len()))
+        ptr.copy_from_nonoverlapping(std::ptr::NonNull::from(values).cast(), values.len());
+        std::slice::from_raw_parts(ptr.as_ptr(), values.len())
     }
 }
 
-fn rows<const N: usize>(name: &str, peers: [&str; N]) -> [String; N] {
-    peers.map(|peer| format!("arena/{name}/{peer}"))
+/// What all contests of this file compare.
+const PEERS: [&str; 8] = [
+    "cursor/bumpalo",
+    "cursor/bump-scope",
+    "cursor/blink-alloc",
+    "cursor/heap",
+    "shared/blink-alloc_sync",
+    "shared/bumpalo",
+    "shared/heap",
+    "shared/alone",
+];
+
+fn rows(name: &str) -> [String; 8] {
+    PEERS.map(|peer| format!("arena/{name}/{peer}"))
+}
+
+fn compare(report: &mut Report, rows: [&str; 8], sides: [Samples; 7]) {
+    let [cursor, shared, bump, scope, blink, sync, heap] = sides.map(|side| side.split(COUNT));
+    let mut rows = rows.into_iter();
+    for (ours, peer, target) in [
+        (&cursor, &bump, Target::AtMost(1.05)),
+        (&cursor, &scope, Target::None),
+        (&cursor, &blink, Target::None),
+        (&cursor, &heap, Target::None),
+        (&shared, &sync, Target::AtMost(0.5)),
+        (&shared, &bump, Target::None),
+        (&shared, &heap, Target::None),
+    ] {
+        report.compare(rows.next().expect("a row each"), ours, peer, target);
+    }
+    report.absolute(rows.next().expect("a row each"), &shared, MOST);
 }
 
 /// `COUNT` values of `8 * WORDS` bytes.
 fn values<const WORDS: usize>() -> Contest {
-    let name = format!("alloc_{}B", 8 * WORDS);
     Contest::new(
-        rows(&name, ["blink-alloc_sync", "bumpalo", "heap"]),
-        |report: &mut Report, [blink_row, bump_row, heap_row]| {
+        rows(&format!("alloc_{}B", 8 * WORDS)),
+        |report: &mut Report, rows| {
             let pool = ArenaPool::new();
-            let mut blink = SyncBlinkAlloc::new();
             let mut bump = Bump::new();
+            let mut scope: bump_scope::Bump = bump_scope::Bump::new();
+            let mut blink = Blink::new();
+            let mut sync = SyncBlinkAlloc::new();
             let mut boxes = Vec::with_capacity(COUNT as usize);
-            let [ours, blink, bump, heap] = measure([
+            let sides = measure([
+                Side::single("Cursor", || {
+                    let arena = pool.rent();
+                    let mut cursor = arena.cursor();
+                    for i in 0..u64::from(COUNT) {
+                        black_box(cursor.alloc([i; WORDS]));
+                    }
+                }),
                 Side::single("&Arena", || {
                     let arena = pool.rent();
                     for i in 0..u64::from(COUNT) {
                         black_box(arena.alloc([i; WORDS]));
                     }
-                }),
-                Side::single("SyncBlinkAlloc", || {
-                    for i in 0..u64::from(COUNT) {
-                        black_box(blink_put(&blink, [i; WORDS]));
-                    }
-                    blink.reset();
                 }),
                 Side::single("bumpalo", || {
                     for i in 0..u64::from(COUNT) {
@@ -75,203 +109,160 @@ fn values<const WORDS: usize>() -> Contest {
                     }
                     bump.reset();
                 }),
+                Side::single("bump-scope", || {
+                    for i in 0..u64::from(COUNT) {
+                        black_box(scope.alloc([i; WORDS]).into_mut());
+                    }
+                    scope.reset();
+                }),
+                Side::single("Blink", || {
+                    for i in 0..u64::from(COUNT) {
+                        black_box(blink.put_no_drop([i; WORDS]));
+                    }
+                    blink.reset();
+                }),
+                Side::single("SyncBlinkAlloc", || {
+                    for i in 0..u64::from(COUNT) {
+                        black_box(blink_put(&sync, [i; WORDS]));
+                    }
+                    sync.reset();
+                }),
                 Side::single("Box", || {
                     for i in 0..u64::from(COUNT) {
                         boxes.push(black_box(Box::new([i; WORDS])));
                     }
                     boxes.clear();
                 }),
-            ])
-            .map(|samples| samples.split(COUNT));
-            report.compare(blink_row, &ours, &blink, Target::AtMost(0.5));
-            report.compare(bump_row, &ours, &bump, Target::None);
-            report.compare(heap_row, &ours, &heap, Target::None);
+            ]);
+            compare(report, rows, sides);
         },
     )
+}
+
+/// Lengths from 16 to 64 bytes, in steps of `unit` bytes, in no order that a processor guesses.
+fn lengths(unit: usize) -> impl Iterator<Item = usize> {
+    let steps = 48 / unit + 1;
+    (0..COUNT as usize).map(move |i| 16 / unit + i * 31 % steps)
 }
 
 /// `COUNT` copies of texts of 16 to 64 bytes.
 fn texts() -> Contest {
-    Contest::new(
-        rows("alloc_str_16-64B", ["blink-alloc_sync", "bumpalo", "heap"]),
-        |report: &mut Report, [blink_row, bump_row, heap_row]| {
-            let texts: Vec<String> = (0..COUNT as usize)
-                .map(|i| "x".repeat(16 + i * 31 % 49))
-                .collect();
-            let pool = ArenaPool::new();
-            let mut blink = SyncBlinkAlloc::new();
-            let mut bump = Bump::new();
-            let mut boxes = Vec::with_capacity(texts.len());
-            let [ours, blink, bump, heap] = measure([
-                Side::single("&Arena", || {
-                    let arena = pool.rent();
-                    for text in black_box(&texts) {
-                        black_box(arena.alloc_str(text));
-                    }
-                }),
-                Side::single("SyncBlinkAlloc", || {
-                    for text in black_box(&texts) {
-                        black_box(blink_str(&blink, text));
-                    }
-                    blink.reset();
-                }),
-                Side::single("bumpalo", || {
-                    for text in black_box(&texts) {
-                        black_box(bump.alloc_str(text));
-                    }
-                    bump.reset();
-                }),
-                Side::single("Box<str>", || {
-                    for text in black_box(&texts) {
-                        boxes.push(black_box(Box::<str>::from(text.as_str())));
-                    }
-                    boxes.clear();
-                }),
-            ])
-            .map(|samples| samples.split(COUNT));
-            report.compare(blink_row, &ours, &blink, Target::AtMost(0.5));
-            report.compare(bump_row, &ours, &bump, Target::None);
-            report.compare(heap_row, &ours, &heap, Target::None);
-        },
-    )
+    Contest::new(rows("alloc_str_16-64B"), |report: &mut Report, rows| {
+        let texts: Vec<String> = lengths(1).map(|length| "x".repeat(length)).collect();
+        let pool = ArenaPool::new();
+        let mut bump = Bump::new();
+        let mut scope: bump_scope::Bump = bump_scope::Bump::new();
+        let mut blink = Blink::new();
+        let mut sync = SyncBlinkAlloc::new();
+        let mut boxes = Vec::with_capacity(texts.len());
+        let sides = measure([
+            Side::single("Cursor", || {
+                let arena = pool.rent();
+                let mut cursor = arena.cursor();
+                for text in black_box(&texts) {
+                    black_box(cursor.alloc_str(text));
+                }
+            }),
+            Side::single("&Arena", || {
+                let arena = pool.rent();
+                for text in black_box(&texts) {
+                    black_box(arena.alloc_str(text));
+                }
+            }),
+            Side::single("bumpalo", || {
+                for text in black_box(&texts) {
+                    black_box(bump.alloc_str(text));
+                }
+                bump.reset();
+            }),
+            Side::single("bump-scope", || {
+                for text in black_box(&texts) {
+                    black_box(scope.alloc_str(text).into_mut());
+                }
+                scope.reset();
+            }),
+            Side::single("Blink", || {
+                for text in black_box(&texts) {
+                    black_box(blink.copy_str(text));
+                }
+                blink.reset();
+            }),
+            Side::single("SyncBlinkAlloc", || {
+                for text in black_box(&texts) {
+                    black_box(blink_slice(&sync, text.as_bytes()));
+                }
+                sync.reset();
+            }),
+            Side::single("Box<str>", || {
+                for text in black_box(&texts) {
+                    boxes.push(black_box(Box::<str>::from(text.as_str())));
+                }
+                boxes.clear();
+            }),
+        ]);
+        compare(report, rows, sides);
+    })
 }
 
-/// `COUNT` short texts, each formatted into memory of its own.
-fn formats() -> Contest {
-    Contest::new(
-        rows("format_item", ["bumpalo", "heap"]),
-        |report: &mut Report, [bump_row, heap_row]| {
-            let pool = ArenaPool::new();
-            let mut bump = Bump::new();
-            let mut strings = Vec::with_capacity(COUNT as usize);
-            let [ours, bump, heap] = measure([
-                Side::single("&Arena", || {
-                    let arena = pool.rent();
-                    for i in 0..COUNT {
-                        black_box(arena.format(format_args!("item-{}", black_box(i))));
-                    }
-                }),
-                Side::single("bumpalo::format!", || {
-                    for i in 0..COUNT {
-                        black_box(bumpalo::format!(in &bump, "item-{}", black_box(i)));
-                    }
-                    bump.reset();
-                }),
-                Side::single("std format!", || {
-                    for i in 0..COUNT {
-                        strings.push(black_box(format!("item-{}", black_box(i))));
-                    }
-                    strings.clear();
-                }),
-            ])
-            .map(|samples| samples.split(COUNT));
-            report.compare(bump_row, &ours, &bump, Target::None);
-            report.compare(heap_row, &ours, &heap, Target::None);
-        },
-    )
-}
-
-/// `COUNT` short texts written to one buffer that starts empty.
-fn buffers() -> Contest {
-    Contest::new(
-        rows("buf_write_item", ["String", "Vec_u8", "bumpalo"]),
-        |report: &mut Report, [string_row, vec_row, bump_row]| {
-            use std::{fmt::Write as _, io::Write as _};
-
-            let pool = ArenaPool::new();
-            let mut bump = Bump::new();
-            let [ours, string, vec, bump] = measure([
-                Side::single("ArenaBuf", || {
-                    let mut out = pool.rent().buf();
-                    for i in 0..COUNT {
-                        std::io::Write::write_fmt(&mut out, format_args!("item-{},", black_box(i)))
-                            .expect("memory");
-                    }
-                    black_box(&*out);
-                }),
-                Side::single("String", || {
-                    let mut out = String::new();
-                    for i in 0..COUNT {
-                        write!(out, "item-{},", black_box(i)).expect("memory");
-                    }
-                    black_box(&*out);
-                }),
-                Side::single("Vec<u8>", || {
-                    let mut out = Vec::new();
-                    for i in 0..COUNT {
-                        out.write_fmt(format_args!("item-{},", black_box(i)))
-                            .expect("memory");
-                    }
-                    black_box(&*out);
-                }),
-                Side::single("bumpalo String", || {
-                    let mut out = bumpalo::collections::String::new_in(&bump);
-                    for i in 0..COUNT {
-                        write!(out, "item-{},", black_box(i)).expect("memory");
-                    }
-                    black_box(&*out);
-                    drop(out);
-                    bump.reset();
-                }),
-            ])
-            .map(|samples| samples.split(COUNT));
-            report.compare(string_row, &ours, &string, Target::None);
-            report.compare(vec_row, &ours, &vec, Target::None);
-            report.compare(bump_row, &ours, &bump, Target::None);
-        },
-    )
-}
-
-/// One arena: taken, used for some values of 40 bytes, given back.
-fn pools(count: u64, threads: usize) -> Contest {
-    Contest::new(
-        [format!("pool/rent_{count}x40B_recycle/{threads}_thread")],
-        move |report: &mut Report, [row]| {
-            let pool = ArenaPool::new();
-            let bumps = Mutex::new(Vec::<Bump>::new());
-            let lock = || bumps.lock().unwrap_or_else(PoisonError::into_inner);
-            let [ours, peer] = measure([
-                Side::on(threads, "ArenaPool", || {
-                    || {
-                        let arena = pool.rent();
-                        for i in 0..count {
-                            black_box(arena.alloc([i; 5]));
-                        }
-                    }
-                }),
-                Side::on(threads, "Mutex<Vec<Bump>>", || {
-                    || {
-                        let waiting = lock().pop();
-                        let mut bump = waiting.unwrap_or_default();
-                        for i in 0..count {
-                            black_box(bump.alloc([i; 5]));
-                        }
-                        bump.reset();
-                        lock().push(bump);
-                    }
-                }),
-            ]);
-            // One value: the pool alone, for the eye.
-            let target = if count == 10 {
-                Target::Below(1.0)
-            } else {
-                Target::None
-            };
-            report.compare(row, &ours, &peer, target);
-        },
-    )
+/// `COUNT` copies of slices of 16 to 64 bytes, in words.
+fn slices() -> Contest {
+    Contest::new(rows("alloc_slice_16-64B"), |report: &mut Report, rows| {
+        let slices: Vec<Vec<u64>> = lengths(8).map(|length| vec![7; length]).collect();
+        let pool = ArenaPool::new();
+        let mut bump = Bump::new();
+        let mut scope: bump_scope::Bump = bump_scope::Bump::new();
+        let mut blink = Blink::new();
+        let mut sync = SyncBlinkAlloc::new();
+        let mut boxes = Vec::with_capacity(slices.len());
+        let sides = measure([
+            Side::single("Cursor", || {
+                let arena = pool.rent();
+                let mut cursor = arena.cursor();
+                for slice in black_box(&slices) {
+                    black_box(cursor.alloc_slice_copy(slice));
+                }
+            }),
+            Side::single("&Arena", || {
+                let arena = pool.rent();
+                for slice in black_box(&slices) {
+                    black_box(arena.alloc_slice_copy(slice));
+                }
+            }),
+            Side::single("bumpalo", || {
+                for slice in black_box(&slices) {
+                    black_box(bump.alloc_slice_copy(slice));
+                }
+                bump.reset();
+            }),
+            Side::single("bump-scope", || {
+                for slice in black_box(&slices) {
+                    black_box(scope.alloc_slice_copy(slice).into_mut());
+                }
+                scope.reset();
+            }),
+            Side::single("Blink", || {
+                for slice in black_box(&slices) {
+                    black_box(blink.copy_slice(slice));
+                }
+                blink.reset();
+            }),
+            Side::single("SyncBlinkAlloc", || {
+                for slice in black_box(&slices) {
+                    black_box(blink_slice(&sync, slice));
+                }
+                sync.reset();
+            }),
+            Side::single("Box<[u64]>", || {
+                for slice in black_box(&slices) {
+                    boxes.push(black_box(Box::<[u64]>::from(slice.as_slice())));
+                }
+                boxes.clear();
+            }),
+        ]);
+        compare(report, rows, sides);
+    })
 }
 
 pub(crate) fn add(contests: &mut Vec<Contest>) {
-    contests.extend([
-        values::<5>(),
-        values::<2>(),
-        texts(),
-        formats(),
-        buffers(),
-        pools(10, 1),
-        pools(10, 2),
-        pools(1, 1),
-        pools(1, 2),
-    ]);
+    contests.extend([values::<2>(), values::<5>(), texts(), slices()]);
 }

@@ -1,14 +1,12 @@
 //! Turns, rounds, medians and lines.
 
-use std::{cell::Cell, rc::Rc, sync::Barrier, time::Instant};
-
-use crate::{clock, machine};
+use crate::sides::Side;
 
 /// Rounds that count.
 const ROUNDS: usize = 25;
 
 /// How long one side runs in one round, in nanoseconds.
-const TURN: f64 = 8e6;
+pub(crate) const TURN: f64 = 8e6;
 
 /// Some rows that are measured together.
 pub(crate) struct Contest {
@@ -26,88 +24,6 @@ impl Contest {
             run: Box::new(move |report| run(report, rows.each_ref().map(String::as_str))),
         }
     }
-}
-
-/// One way to do the work: does it `n` times and returns the processor time it took.
-pub(crate) struct Side<'a> {
-    label: &'static str,
-    /// Of the time its threads should have run side by side, how much each got a processor.
-    parallel: Rc<Cell<f64>>,
-    run: Box<dyn FnMut(u64) -> f64 + 'a>,
-}
-
-impl<'a> Side<'a> {
-    pub(crate) fn new(label: &'static str, run: impl FnMut(u64) -> f64 + 'a) -> Self {
-        Self {
-            label,
-            parallel: Rc::new(Cell::new(1.0)),
-            run: Box::new(run),
-        }
-    }
-
-    /// `op` again and again on the calling thread.
-    pub(crate) fn single(label: &'static str, mut op: impl FnMut() + 'a) -> Self {
-        Self::new(label, move |n| repeat(n, &mut op))
-    }
-
-    /// The operations that `make` makes, on one thread or on two at once; per operation of a thread.
-    pub(crate) fn on<O: FnMut()>(
-        threads: usize,
-        label: &'static str,
-        make: impl Fn() -> O + Sync + 'a,
-    ) -> Self {
-        let parallel = Rc::new(Cell::new(1.0_f64));
-        let lowest = Rc::clone(&parallel);
-        let run = move |n| {
-            let (barrier, make) = (&Barrier::new(threads), &make);
-            let work = move || {
-                let mut op = make();
-                repeat(100, &mut op);
-                barrier.wait();
-                let start = Instant::now();
-                let used = repeat(n, &mut op);
-                (used, start.elapsed().as_nanos() as f64)
-            };
-            if threads == 1 {
-                return work().0;
-            }
-            let (used, passed) = std::thread::scope(|scope| {
-                let running: Vec<_> = (0..threads)
-                    .map(|nth| {
-                        scope.spawn(move || {
-                            machine::pin(nth);
-                            work()
-                        })
-                    })
-                    .collect();
-                running
-                    .into_iter()
-                    .map(|thread| thread.join().expect("no panic"))
-                    .fold((0.0, 0.0), |sum, (used, passed)| {
-                        (sum.0 + used, sum.1 + passed)
-                    })
-            });
-            // Short turns while calibrating say nothing.
-            if used > TURN {
-                lowest.set(lowest.get() * 0.9 + used / passed * 0.1);
-            }
-            used / threads as f64
-        };
-        Self {
-            label,
-            parallel,
-            run: Box::new(run),
-        }
-    }
-}
-
-#[inline(never)]
-fn repeat(n: u64, op: &mut impl FnMut()) -> f64 {
-    let start = clock::thread();
-    for _ in 0..n {
-        op();
-    }
-    clock::thread() - start
 }
 
 /// Nanoseconds per operation, one for each round.
@@ -290,6 +206,19 @@ impl Report {
             &shown,
             &target.to_string(),
             target.meets(ratio.median),
+        );
+    }
+
+    /// Ours beside nothing but a number of nanoseconds.
+    pub(crate) fn absolute(&mut self, row: &str, ours: &Samples, most: f64) {
+        let spread = Spread::of(ours.rounds.iter().copied());
+        self.line(
+            row,
+            &nanos(spread.median),
+            "-",
+            &format!("{spread} ns"),
+            &format!("<= {most} ns"),
+            Some(spread.median <= most),
         );
     }
 

@@ -20,7 +20,8 @@ use tower_memory::{Expose, MemoryLayer, RequestScope, account};
 
 use crate::{
     clock,
-    harness::{Contest, Report, Samples, Side, Target, measure},
+    harness::{Contest, Report, Samples, Target, measure},
+    sides::Side,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,9 +6,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub(crate) fn line() -> String {
+pub(crate) fn line(allocator: &str) -> String {
     format!(
-        "# {} | {}, {} cores | {} | TrackingAllocator<System> ({})",
+        "# {} | {}, {} cores | {} | {allocator} ({})",
         date(),
         processor(),
         thread::available_parallelism().map_or(0, usize::from),

@@ -9,6 +9,8 @@
 //! the thread (of the process, where a row says so), per operation. A ratio is the median of the
 //! rounds' own ratios, and the figures behind it in brackets are its quartiles. Nothing here fails a
 //! test: a number is for people to read.
+//!
+//! `--bench targets-mimalloc` is the same beside another allocator.
 #![expect(unsafe_code, reason = "reads clocks and calls allocators directly")]
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -19,6 +21,9 @@ mod harness;
 mod layer;
 mod machine;
 mod poll;
+mod pool;
+mod run;
+mod sides;
 
 use tower_memory::TrackingAllocator;
 
@@ -26,36 +31,8 @@ use tower_memory::TrackingAllocator;
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
 fn main() {
-    let mut list = false;
-    let mut prefix = String::new();
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--list" => list = true,
-            // `cargo bench` passes `--bench`; other flags belong to other harnesses.
-            flag if flag.starts_with('-') => {}
-            other => prefix = other.to_owned(),
-        }
-    }
-
-    let mut contests = Vec::new();
-    layer::add(&mut contests);
-    arena::add(&mut contests);
-    alloc::add(&mut contests);
-    poll::add(&mut contests);
-
-    if list {
-        for row in contests.iter().flat_map(|contest| &contest.rows) {
-            if row.starts_with(&prefix) {
-                println!("{row}");
-            }
-        }
-        return;
-    }
-
-    let mut report = harness::Report::new(prefix);
-    println!("group/name | ours | peer (name) | ratio [quartiles] | target | met");
-    for contest in contests {
-        report.run(contest);
-    }
-    println!("{}", machine::line());
+    run::run(
+        "TrackingAllocator<System>",
+        &[layer::add, arena::add, pool::add, alloc::add, poll::add],
+    );
 }

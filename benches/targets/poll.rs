@@ -10,7 +10,10 @@ use std::{
 use tower_memory::Account;
 use tracking_allocator::AllocationGroupToken;
 
-use crate::harness::{Contest, Report, Samples, Side, Spread, measure, nanos};
+use crate::{
+    harness::{Contest, Report, Samples, Spread, measure, nanos},
+    sides::Side,
+};
 
 /// Nanoseconds that a poll may cost more.
 const MOST: f64 = 6.0;

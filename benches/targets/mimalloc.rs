@@ -1,0 +1,31 @@
+//! The rows of `targets` that depend on the global allocator, with mimalloc instead of the system's.
+//!
+//! ```text
+//! cargo bench --bench targets-mimalloc --features full [-- PREFIX | --list]
+//! ```
+//!
+//! Arenas save calls of the allocator, so they gain less where those are cheaper.
+#![expect(unsafe_code, reason = "reads clocks and calls allocators directly")]
+#![allow(missing_docs, reason = "a program, not a library")]
+
+mod arena;
+mod clock;
+mod harness;
+mod layer;
+mod machine;
+mod pool;
+mod run;
+mod sides;
+
+use mimalloc::MiMalloc;
+use tower_memory::TrackingAllocator;
+
+#[global_allocator]
+static ALLOC: TrackingAllocator<MiMalloc> = TrackingAllocator::new(MiMalloc);
+
+fn main() {
+    run::run(
+        "TrackingAllocator<MiMalloc>",
+        &[layer::add, arena::add, pool::add],
+    );
+}

@@ -1,0 +1,349 @@
+//! `pool/rent_*`: an arena taken from a pool, used for a few values, and given back.
+
+use std::{
+    hint::black_box,
+    sync::{Mutex, PoisonError, RwLock, atomic::AtomicUsize},
+};
+
+use bump_scope::{BumpPool, BumpPoolGuard, Checkpoint};
+use bumpalo::Bump;
+use bumpalo_herd::Herd;
+use crossbeam_queue::ArrayQueue;
+use tower_memory::{Arena, ArenaPool};
+
+use crate::{
+    harness::{Contest, Report, Samples, Target, measure},
+    sides::{Side, meet, pause, timed},
+};
+
+/// Arenas that a queue of our peers has room for; never are as many waiting.
+const WAITING: usize = 128;
+
+/// Lifecycles between two resets of a `Herd` that two threads share.
+const HERD_BATCH: u64 = 256;
+
+/// The work: `count` values of 40 bytes.
+#[inline(always)]
+fn fill(bump: &Bump, count: u64) {
+    for i in 0..count {
+        black_box(bump.alloc([i; 5]));
+    }
+}
+
+#[inline(always)]
+fn fill_ours(arena: &mut Arena, count: u64) {
+    let mut cursor = arena.cursor_mut();
+    for i in 0..count {
+        black_box(cursor.alloc([i; 5]));
+    }
+}
+
+/// Bumps behind a lock of the standard library.
+#[derive(Default)]
+struct StdMutex(Mutex<Vec<Bump>>);
+
+impl StdMutex {
+    fn take(&self) -> Bump {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        waiting.unwrap_or_default()
+    }
+
+    fn give(&self, mut bump: Bump) {
+        bump.reset();
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(bump);
+    }
+}
+
+/// Bumps behind a lock of `parking_lot`.
+#[derive(Default)]
+struct ParkingLot(parking_lot::Mutex<Vec<Bump>>);
+
+impl ParkingLot {
+    fn take(&self) -> Bump {
+        let waiting = self.0.lock().pop();
+        waiting.unwrap_or_default()
+    }
+
+    fn give(&self, mut bump: Bump) {
+        bump.reset();
+        self.0.lock().push(bump);
+    }
+}
+
+/// Bumps in a queue without a lock.
+struct Queue(ArrayQueue<Box<Bump>>);
+
+impl Queue {
+    fn new() -> Self {
+        Self(ArrayQueue::new(WAITING))
+    }
+
+    fn take(&self) -> Box<Bump> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give(&self, mut bump: Box<Bump>) {
+        bump.reset();
+        drop(self.0.push(bump));
+    }
+}
+
+/// A guard of a `BumpPool`, and where its bump was when it was taken.
+struct Scoped<'p> {
+    guard: BumpPoolGuard<'p>,
+    start: Checkpoint,
+}
+
+// SAFETY: the checkpoint is a place in the guard's bump, goes with it, and is used together with it.
+unsafe impl Send for Scoped<'_> {}
+
+impl<'p> Scoped<'p> {
+    fn take(pool: &'p BumpPool, count: u64) -> Self {
+        let guard = pool.get();
+        let start = guard.checkpoint();
+        for i in 0..count {
+            black_box(guard.alloc([i; 5]).into_mut());
+        }
+        Self { guard, start }
+    }
+
+    /// A pool leaves it to its user to reset what comes back.
+    fn give(self) {
+        // SAFETY: of the same bump; nothing allocated since is used any more.
+        unsafe { self.guard.reset_to(self.start) };
+    }
+}
+
+/// A `Herd` is reset as a whole, when none of its members is out. One thread can do that each time;
+/// two do it together now and then, which is not counted.
+fn herd(threads: usize, count: u64) -> Side<'static> {
+    let label = "bumpalo-herd";
+    if threads == 1 {
+        let mut herd = Herd::new();
+        return Side::single(label, move || {
+            fill(herd.get().as_bump(), count);
+            herd.reset();
+        });
+    }
+    let (herd, arrived) = (RwLock::new(Herd::new()), AtomicUsize::new(0));
+    Side::pair(label, 2.0, move |nth, n, ready| {
+        ready();
+        let (mut used, mut left) = (0.0, n);
+        while left > 0 {
+            let batch = left.min(HERD_BATCH);
+            meet(&arrived, pause);
+            let members = herd.read().unwrap_or_else(PoisonError::into_inner);
+            used += timed(|| {
+                for _ in 0..batch {
+                    fill(members.get().as_bump(), count);
+                }
+            });
+            drop(members);
+            meet(&arrived, pause);
+            if nth == 0 {
+                herd.write().unwrap_or_else(PoisonError::into_inner).reset();
+            }
+            left -= batch;
+        }
+        used
+    })
+}
+
+fn compare<const N: usize>(
+    report: &mut Report,
+    rows: [&str; N],
+    ours: &Samples,
+    peers: [&Samples; N],
+    target: Target,
+) {
+    for (row, peer) in rows.into_iter().zip(peers) {
+        report.compare(row, ours, peer, target);
+    }
+}
+
+/// Taken and given back by the same thread, or by two that do so at once.
+fn recycled(count: u64, threads: usize) -> Contest {
+    let name = format!("pool/rent_{count}x40B_recycle/{threads}_thread");
+    let rows = [
+        "Mutex_Vec_Bump",
+        "parking_lot_Mutex_Vec_Bump",
+        "ArrayQueue_Box_Bump",
+        "bump-scope_BumpPool",
+        "bumpalo-herd",
+        "fresh_Bump",
+        "shared_Arena/Mutex_Vec_Bump",
+        "shared_Arena/fresh_Bump",
+    ];
+    Contest::new(
+        rows.map(|peer| format!("{name}/{peer}")),
+        move |report: &mut Report, [rows @ .., shared_row, shared_fresh_row]| {
+            let pool = ArenaPool::new();
+            let (std, parking_lot, queue) =
+                (StdMutex::default(), ParkingLot::default(), Queue::new());
+            let scopes: BumpPool = BumpPool::new();
+            let [ours, shared, std, parking_lot, queue, scopes, herd, fresh] = measure([
+                Side::on(threads, "ArenaPool", || {
+                    || fill_ours(&mut pool.rent(), count)
+                }),
+                Side::on(threads, "ArenaPool, &Arena", || {
+                    || {
+                        let arena = pool.rent();
+                        for i in 0..count {
+                            black_box(arena.alloc([i; 5]));
+                        }
+                    }
+                }),
+                Side::on(threads, "Mutex<Vec<Bump>>", || {
+                    || {
+                        let bump = std.take();
+                        fill(&bump, count);
+                        std.give(bump);
+                    }
+                }),
+                Side::on(threads, "parking_lot Mutex<Vec<Bump>>", || {
+                    || {
+                        let bump = parking_lot.take();
+                        fill(&bump, count);
+                        parking_lot.give(bump);
+                    }
+                }),
+                Side::on(threads, "ArrayQueue<Box<Bump>>", || {
+                    || {
+                        let bump = queue.take();
+                        fill(&bump, count);
+                        queue.give(bump);
+                    }
+                }),
+                Side::on(threads, "BumpPool", || {
+                    || Scoped::take(&scopes, count).give()
+                }),
+                herd(threads, count),
+                Side::on(threads, "fresh Bump", || || fill(&Bump::new(), count)),
+            ]);
+            // One value: the pool alone, for the eye.
+            let target = if count == 10 {
+                Target::Below(1.0)
+            } else {
+                Target::None
+            };
+            let peers = [&std, &parking_lot, &queue, &scopes, &herd, &fresh];
+            compare(report, rows, &ours, peers, target);
+            report.compare(shared_row, &shared, &std, Target::None);
+            report.compare(shared_fresh_row, &shared, &fresh, Target::None);
+        },
+    )
+}
+
+/// Who gives back what a thread has taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// One thread only takes, the other one only gives back.
+    HandedOver,
+    /// Both take, and each gives back what the other one has taken.
+    Exchanged,
+}
+
+impl Way {
+    fn side<'a, T: Send + 'a>(
+        self,
+        label: &'static str,
+        take: impl Fn() -> T + Sync + 'a,
+        give: impl Fn(T) + Sync + 'a,
+    ) -> Side<'a> {
+        match self {
+            Self::HandedOver => Side::handed_over(label, take, give),
+            Self::Exchanged => Side::exchanged(label, take, give),
+        }
+    }
+}
+
+/// Taken by one thread, given back by another one. Through a queue that is the same for all.
+///
+/// Without a `Herd`, of which one member or the other is always out, so that it can never be reset.
+/// The guards of a `BumpPool` borrow it, and so can only go to threads that end before it.
+fn elsewhere(way: Way) -> Contest {
+    const COUNT: u64 = 10;
+    let name = match way {
+        Way::HandedOver => "returned_by_another_thread",
+        Way::Exchanged => "returned_by_each_other",
+    };
+    let rows = [
+        "Mutex_Vec_Bump",
+        "parking_lot_Mutex_Vec_Bump",
+        "ArrayQueue_Box_Bump",
+        "bump-scope_BumpPool",
+        "fresh_Bump",
+        "shared_Arena/fresh_Bump",
+    ];
+    Contest::new(
+        rows.map(|peer| format!("pool/rent_{COUNT}x40B_recycle/{name}/{peer}")),
+        move |report: &mut Report, [rows @ .., shared_row]| {
+            let pool = ArenaPool::new();
+            let (std, parking_lot, queue) =
+                (StdMutex::default(), ParkingLot::default(), Queue::new());
+            let scopes: BumpPool = BumpPool::new();
+            let filled = |bump: Bump| {
+                fill(&bump, COUNT);
+                bump
+            };
+            let [ours, shared, std, parking_lot, queue, scopes, fresh] = measure([
+                way.side(
+                    "ArenaPool",
+                    || {
+                        let mut arena = pool.rent();
+                        fill_ours(&mut arena, COUNT);
+                        arena
+                    },
+                    drop,
+                ),
+                way.side(
+                    "ArenaPool, &Arena",
+                    || {
+                        let arena = pool.rent();
+                        for i in 0..COUNT {
+                            black_box(arena.alloc([i; 5]));
+                        }
+                        arena
+                    },
+                    drop,
+                ),
+                way.side(
+                    "Mutex<Vec<Bump>>",
+                    || filled(std.take()),
+                    |bump| std.give(bump),
+                ),
+                way.side(
+                    "parking_lot Mutex<Vec<Bump>>",
+                    || filled(parking_lot.take()),
+                    |bump| parking_lot.give(bump),
+                ),
+                way.side(
+                    "ArrayQueue<Box<Bump>>",
+                    || {
+                        let bump = queue.take();
+                        fill(&bump, COUNT);
+                        bump
+                    },
+                    |bump| queue.give(bump),
+                ),
+                way.side("BumpPool", || Scoped::take(&scopes, COUNT), Scoped::give),
+                way.side("fresh Bump", || filled(Bump::new()), drop),
+            ]);
+            let peers = [&std, &parking_lot, &queue, &scopes, &fresh];
+            compare(report, rows, &ours, peers, Target::Below(1.0));
+            report.compare(shared_row, &shared, &fresh, Target::None);
+        },
+    )
+}
+
+pub(crate) fn add(contests: &mut Vec<Contest>) {
+    contests.extend([
+        recycled(10, 1),
+        recycled(10, 2),
+        elsewhere(Way::HandedOver),
+        elsewhere(Way::Exchanged),
+        recycled(1, 1),
+        recycled(1, 2),
+    ]);
+}

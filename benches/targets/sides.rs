@@ -1,0 +1,210 @@
+//! What is measured: work on one thread, on two at once, or handed from one to the other.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::{clock, harness::TURN, machine};
+
+/// Operations that a thread does before its time counts.
+const WARM_UP: u64 = 100;
+
+/// How many things are on their way between two threads at most.
+const ON_THE_WAY: usize = 32;
+
+/// One way to do the work: does it `n` times and returns the processor time it took.
+pub(crate) struct Side<'a> {
+    pub(crate) label: &'static str,
+    /// Of the time its threads should have run side by side, how much each got a processor.
+    pub(crate) parallel: Rc<Cell<f64>>,
+    pub(crate) run: Box<dyn FnMut(u64) -> f64 + 'a>,
+}
+
+impl<'a> Side<'a> {
+    pub(crate) fn new(label: &'static str, run: impl FnMut(u64) -> f64 + 'a) -> Self {
+        Self {
+            label,
+            parallel: Rc::new(Cell::new(1.0)),
+            run: Box::new(run),
+        }
+    }
+
+    /// `op` again and again on the calling thread.
+    pub(crate) fn single(label: &'static str, mut op: impl FnMut() + 'a) -> Self {
+        Self::new(label, move |n| timed(|| repeat(n, &mut op)))
+    }
+
+    /// The operations that `make` makes, on one thread or on two at once; per operation of a thread.
+    pub(crate) fn on<O: FnMut()>(
+        threads: usize,
+        label: &'static str,
+        make: impl Fn() -> O + Sync + 'a,
+    ) -> Self {
+        let work = move |n, ready: &dyn Fn()| {
+            let mut op = make();
+            repeat(WARM_UP, &mut op);
+            ready();
+            timed(|| repeat(n, &mut op))
+        };
+        if threads == 1 {
+            return Self::new(label, move |n| work(n, &|| {}));
+        }
+        Self::pair(label, 2.0, move |_, n, ready| work(n, ready))
+    }
+
+    /// What `take` takes on one thread, `give` gives back on the other. Processor time of both for one
+    /// thing, their waiting for each other included.
+    pub(crate) fn handed_over<T: Send + 'a>(
+        label: &'static str,
+        take: impl Fn() -> T + Sync + 'a,
+        give: impl Fn(T) + Sync + 'a,
+    ) -> Self {
+        let queue = ArrayQueue::new(ON_THE_WAY);
+        let step = move |nth| {
+            if nth == 0 {
+                let mut thing = take();
+                while let Err(refused) = queue.push(thing) {
+                    thing = refused;
+                    pause();
+                }
+                return;
+            }
+            loop {
+                if let Some(thing) = queue.pop() {
+                    return give(thing);
+                }
+                pause();
+            }
+        };
+        Self::pair(label, 1.0, move |nth, n, ready| {
+            repeat(WARM_UP, &mut || step(nth));
+            ready();
+            timed(|| repeat(n, &mut || step(nth)))
+        })
+    }
+
+    /// Each of two threads takes things for the other, and gives back what the other has taken.
+    /// Processor time for one thing.
+    pub(crate) fn exchanged<T: Send + 'a>(
+        label: &'static str,
+        take: impl Fn() -> T + Sync + 'a,
+        give: impl Fn(T) + Sync + 'a,
+    ) -> Self {
+        let queues = [ArrayQueue::new(ON_THE_WAY), ArrayQueue::new(ON_THE_WAY)];
+        let through = AtomicUsize::new(0);
+        Self::pair(label, 2.0, move |nth, n, ready| {
+            let (outgoing, incoming) = (&queues[nth], &queues[1 - nth]);
+            let give_one = || match incoming.pop() {
+                Some(thing) => give(thing),
+                None => pause(),
+            };
+            let mut step = || {
+                let mut thing = take();
+                while let Err(refused) = outgoing.push(thing) {
+                    thing = refused;
+                    give_one();
+                }
+                if let Some(thing) = incoming.pop() {
+                    give(thing);
+                }
+            };
+            repeat(WARM_UP, &mut step);
+            ready();
+            let used = timed(|| repeat(n, &mut step));
+            // The other one may still be at it, and has to get rid of its things.
+            meet(&through, give_one);
+            while let Some(thing) = incoming.pop() {
+                give(thing);
+            }
+            used
+        })
+    }
+
+    /// Two threads that begin together: each tells that it is ready, and returns the processor time it
+    /// used from then on. The sum of both is that of `parts` times the operations.
+    pub(crate) fn pair(
+        label: &'static str,
+        parts: f64,
+        work: impl Fn(usize, u64, &dyn Fn()) -> f64 + Sync + 'a,
+    ) -> Self {
+        let parallel = Rc::new(Cell::new(1.0_f64));
+        let share = Rc::clone(&parallel);
+        let run = move |n| {
+            let (barrier, work) = (&Barrier::new(2), &work);
+            let (used, passed) = thread::scope(|scope| {
+                let thread = |nth| {
+                    scope.spawn(move || {
+                        machine::pin(nth);
+                        let start = Cell::new(Instant::now());
+                        let used = work(nth, n, &|| {
+                            barrier.wait();
+                            start.set(Instant::now());
+                        });
+                        (used, start.get().elapsed().as_nanos() as f64)
+                    })
+                };
+                [0, 1]
+                    .map(thread)
+                    .map(|thread| thread.join().expect("no panic"))
+                    .into_iter()
+                    .fold((0.0, 0.0), |sum, (used, passed)| {
+                        (sum.0 + used, sum.1 + passed)
+                    })
+            });
+            // Short turns while calibrating say nothing.
+            if used > TURN {
+                share.set(share.get() * 0.9 + used / passed * 0.1);
+            }
+            used / parts
+        };
+        Self {
+            label,
+            parallel,
+            run: Box::new(run),
+        }
+    }
+}
+
+/// The processor time that `work` takes on this thread.
+pub(crate) fn timed(work: impl FnOnce()) -> f64 {
+    let start = clock::thread();
+    work();
+    clock::thread() - start
+}
+
+#[inline(never)]
+fn repeat(n: u64, op: &mut impl FnMut()) {
+    for _ in 0..n {
+        op();
+    }
+}
+
+/// Waits until the other one of two threads has come, too, doing `meanwhile` again and again.
+pub(crate) fn meet(arrived: &AtomicUsize, mut meanwhile: impl FnMut()) {
+    // The second arrival of each pair is even.
+    let both = (arrived.fetch_add(1, Ordering::AcqRel) | 1) + 1;
+    while arrived.load(Ordering::Acquire) < both {
+        meanwhile();
+    }
+}
+
+/// Waits a moment for another thread, and lets it run if it lacks a processor.
+pub(crate) fn pause() {
+    thread_local!(static TIMES: Cell<u32> = const { Cell::new(0) });
+    let times = TIMES.get().wrapping_add(1);
+    TIMES.set(times);
+    if times % 256 == 0 {
+        thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
