@@ -13,6 +13,12 @@ impl RequestScope {
         self.deadline_and_source().map(|(at, _)| at)
     }
 
+    /// Who has set the [`deadline`](Self::deadline) that is in force.
+    #[must_use]
+    pub fn deadline_source(&self) -> Option<DeadlineSource> {
+        self.deadline_and_source().map(|(_, source)| source)
+    }
+
     /// Time left until the [`deadline`](Self::deadline); zero if it has passed.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {

@@ -1,0 +1,318 @@
+//! gRPC through the layer, with tonic's own client: statuses as the specification has them
+//! (<https://github.com/grpc/grpc/blob/master/doc/statuscodes.md>).
+#![forbid(unsafe_code)]
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use http::Uri;
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use tokio::net::TcpListener;
+use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
+use tonic::{
+    Code, Request, Status,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint, Server},
+};
+use tonic_health::{
+    pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+    server::health_reporter,
+};
+use tower::layer::layer_fn;
+use tower_memory::{
+    MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport,
+    cancel::{CancelReason, DeadlineSource},
+    deadline_header::DeadlineHeader,
+};
+
+const SERVED: &str = "example.Greeter";
+
+/// A tonic server with the layer, around the health service. A request with `x-delay-ms` is delayed
+/// by that, inside the layer.
+struct Rig {
+    address: SocketAddr,
+    handle: MemoryHandle,
+    reports: Arc<Mutex<Vec<ScopeReport>>>,
+}
+
+impl Rig {
+    async fn new(layer: MemoryLayer) -> Self {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let layer = layer.observe({
+            let reports = Arc::clone(&reports);
+            move |report: &ScopeReport| reports.lock().unwrap().push(report.clone())
+        });
+        let handle = layer.handle();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (reporter, health) = health_reporter();
+        let serving = tonic_health::ServingStatus::Serving;
+        reporter.set_service_status(SERVED, serving).await;
+        let server = Server::builder()
+            .layer(layer)
+            .layer(layer_fn(|inner| Delayed { inner }))
+            .add_service(health)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        Self {
+            address,
+            handle,
+            reports,
+        }
+    }
+
+    async fn channel(&self) -> HealthClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        HealthClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// tonic's client over a connection that does not look at `grpc-timeout` itself.
+    fn patient(
+        &self,
+    ) -> HealthClient<legacy::Client<legacy::connect::HttpConnector, tonic::body::Body>> {
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        let origin = Uri::try_from(format!("http://{}", self.address)).unwrap();
+        HealthClient::with_origin(client, origin)
+    }
+
+    /// Why the requests ended, once nothing is left of them.
+    async fn reasons(&self, expected: usize) -> Vec<CancelReason> {
+        let settled = async {
+            loop {
+                let now = self.handle.snapshot();
+                let told = self.reports.lock().unwrap().len();
+                let out = [now.in_flight, now.tasks, now.tokens, now.pool.rented];
+                if told >= expected && out == [0; 4] {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let settled = tokio::time::timeout(Duration::from_secs(30), settled).await;
+        assert!(settled.is_ok(), "{}", self.handle.snapshot());
+        let reports = self.reports.lock().unwrap();
+        assert_eq!(reports.len(), expected);
+        reports.iter().map(|report| report.reason).collect()
+    }
+}
+
+#[derive(Clone)]
+struct Delayed<S> {
+    inner: S,
+}
+
+impl<S, B> tower::Service<http::Request<B>> for Delayed<S>
+where
+    S: tower::Service<http::Request<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send + 'static>>;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+        scope.arena().alloc_str("in the arena");
+        let token = scope.token();
+        scope.spawn(async move { token.cancelled().await });
+        let delay = request.headers().get("x-delay-ms").map(|value| {
+            let millis = value.to_str().unwrap().parse().unwrap();
+            Duration::from_millis(millis)
+        });
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        Box::pin(async move {
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            inner.call(request).await
+        })
+    }
+}
+
+fn asked(service: &str) -> Request<HealthCheckRequest> {
+    Request::new(HealthCheckRequest {
+        service: service.to_owned(),
+    })
+}
+
+fn delayed(millis: &'static str) -> Request<HealthCheckRequest> {
+    let mut request = asked(SERVED);
+    let delay = MetadataValue::from_static(millis);
+    request.metadata_mut().insert("x-delay-ms", delay);
+    request
+}
+
+fn exceeded(source: DeadlineSource) -> CancelReason {
+    CancelReason::DeadlineExceeded { source }
+}
+
+#[track_caller]
+fn assert_exceeded(status: &Status, set_by: &str) {
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    let message = format!("the deadline set by {set_by} ");
+    assert!(status.message().starts_with(&message), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_unary_call_keeps_its_message_and_its_trailers() {
+    let rig = Rig::new(MemoryLayer::new().timeout(Duration::from_secs(5))).await;
+    let answer = rig.channel().await.check(asked(SERVED)).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-status").unwrap(), "0");
+    assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
+    assert_eq!(rig.reasons(1).await, [CancelReason::Completed]);
+}
+
+#[tokio::test]
+async fn an_error_without_any_message_keeps_its_status_and_is_a_complete_response() {
+    let rig = Rig::new(MemoryLayer::new()).await;
+    let status = rig
+        .channel()
+        .await
+        .check(asked("nobody"))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(status.message(), "service not registered");
+    assert!(status.metadata().get("x-alloc-route").is_some());
+    assert_eq!(rig.reasons(1).await, [CancelReason::Completed]);
+}
+
+#[tokio::test]
+async fn a_server_stream_is_open_until_its_client_leaves() {
+    let rig = Rig::new(MemoryLayer::new().timeout(Duration::from_millis(50))).await;
+    let mut client = rig.channel().await;
+    let mut messages = client.watch(asked(SERVED)).await.unwrap().into_inner();
+    let first = messages.next().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    // The layer's timeout is for the head.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(rig.handle.snapshot().in_flight, 1);
+    drop(messages);
+    assert_eq!(rig.reasons(1).await, [CancelReason::ClientGone]);
+}
+
+#[tokio::test]
+async fn the_layers_timeout_is_deadline_exceeded() {
+    let rig = Rig::new(MemoryLayer::new().timeout(Duration::from_millis(50))).await;
+    let status = rig
+        .channel()
+        .await
+        .check(delayed("30000"))
+        .await
+        .unwrap_err();
+    assert_exceeded(&status, "the layer");
+    assert_eq!(rig.reasons(1).await, [exceeded(DeadlineSource::Layer)]);
+}
+
+fn trusting() -> MemoryLayer {
+    MemoryLayer::new()
+        .timeout(Duration::from_secs(20))
+        .trust_deadline(DeadlineHeader::GrpcTimeout)
+}
+
+/// tonic's client and server both end a call at its deadline by themselves, and say `CANCELLED`; the
+/// margin is what lets the right answer come first.
+#[tokio::test]
+async fn with_a_margin_a_call_that_takes_too_long_is_deadline_exceeded_and_not_cancelled() {
+    let rig = Rig::new(trusting().deadline_margin(Duration::from_millis(300))).await;
+    let mut request = delayed("30000");
+    request.set_timeout(Duration::from_millis(500));
+    let start = Instant::now();
+    let status = rig.channel().await.check(request).await.unwrap_err();
+    assert_exceeded(&status, "the header grpc-timeout");
+    assert!(start.elapsed() < Duration::from_millis(500));
+    assert_eq!(
+        rig.reasons(1).await,
+        [exceeded(DeadlineSource::GrpcTimeout)]
+    );
+}
+
+#[tokio::test]
+async fn without_trust_tonic_cancels_the_call_and_the_handler_sees_a_client_that_left() {
+    let rig = Rig::new(MemoryLayer::new()).await;
+    let mut request = delayed("30000");
+    request.set_timeout(Duration::from_millis(100));
+    let status = rig.channel().await.check(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Cancelled, "{status:?}");
+    assert_eq!(rig.reasons(1).await, [CancelReason::ClientGone]);
+}
+
+#[tokio::test]
+async fn a_call_that_is_over_on_arrival_is_not_run() {
+    let rig = Rig::new(trusting()).await;
+    let mut request = asked(SERVED);
+    request.set_timeout(Duration::ZERO);
+    let status = rig.patient().check(request).await.unwrap_err();
+    assert_exceeded(&status, "the header grpc-timeout");
+    assert!(status.message().ends_with("had passed on arrival"));
+    assert_eq!(
+        rig.reasons(1).await,
+        [exceeded(DeadlineSource::GrpcTimeout)]
+    );
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_stream_ends_it_after_its_messages() {
+    let rig = Rig::new(trusting()).await;
+    for patient in [false, true] {
+        let mut request = asked(SERVED);
+        request.set_timeout(Duration::from_millis(200));
+        let start = Instant::now();
+        let mut messages = if patient {
+            rig.patient().watch(request).await.unwrap().into_inner()
+        } else {
+            let mut client = rig.channel().await;
+            client.watch(request).await.unwrap().into_inner()
+        };
+        let first = messages.next().await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving);
+        let status = messages.next().await.unwrap().unwrap_err();
+        assert_exceeded(&status, "the header grpc-timeout");
+        assert!(start.elapsed() >= Duration::from_millis(200));
+        assert!(messages.next().await.is_none());
+    }
+    let source = DeadlineSource::GrpcTimeout;
+    assert_eq!(rig.reasons(2).await, [exceeded(source); 2]);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_silent_for_too_long_is_deadline_exceeded() {
+    let rig = Rig::new(MemoryLayer::new().body_idle_timeout(Duration::from_millis(50))).await;
+    let mut client = rig.channel().await;
+    let mut messages = client.watch(asked(SERVED)).await.unwrap().into_inner();
+    assert!(messages.next().await.unwrap().is_ok());
+    let status = messages.next().await.unwrap().unwrap_err();
+    assert_exceeded(&status, "the limit for idle bodies");
+    let source = DeadlineSource::BodyIdleTimeout;
+    assert_eq!(rig.reasons(1).await, [exceeded(source)]);
+}
+
+#[tokio::test]
+async fn a_timeout_that_is_none_is_ignored_and_counted() {
+    let rig = Rig::new(trusting()).await;
+    for value in ["123456789n", "1s", "-1S", ""] {
+        let mut request = asked(SERVED);
+        let value = value.parse().unwrap();
+        request.metadata_mut().insert("grpc-timeout", value);
+        assert!(rig.patient().check(request).await.is_ok());
+    }
+    assert_eq!(rig.reasons(4).await, [CancelReason::Completed; 4]);
+    let snapshot = rig.handle.snapshot();
+    assert_eq!(snapshot.unparsable_deadlines, 4);
+    assert_eq!(snapshot.routes[0].outcomes.get(Outcome::Completed), 4);
+}
