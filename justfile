@@ -34,6 +34,9 @@ loom:
 asan:
     .ci/run asan
 
+fuzz:
+    .ci/run fuzz
+
 benches:
     .ci/run benches
 

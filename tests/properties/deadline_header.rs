@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tower_memory::deadline_header::{DeadlineHeader, RequestStart};
 
 /// Panics if something does not hold.
-pub fn holds(data: &[u8]) {
+pub(crate) fn holds(data: &[u8]) {
     for header in DeadlineHeader::ALL {
         reading(header, data);
         writing(header, data);
