@@ -1,6 +1,6 @@
 //! Turns, rounds, medians and lines.
 
-use crate::sides::Side;
+use crate::sides::{SIDE_BY_SIDE, Side};
 
 /// Rounds that count.
 const ROUNDS: usize = 25;
@@ -163,9 +163,14 @@ impl Report {
         Self { prefix }
     }
 
+    /// Whether a row was asked for.
+    pub(crate) fn wants(&self, row: &str) -> bool {
+        row.starts_with(&self.prefix)
+    }
+
     /// Runs a contest if one of its rows was asked for.
     pub(crate) fn run(&mut self, contest: Contest) {
-        if contest.rows.iter().any(|row| row.starts_with(&self.prefix)) {
+        if contest.rows.iter().any(|row| self.wants(row)) {
             (contest.run)(self);
         }
     }
@@ -179,7 +184,7 @@ impl Report {
         target: &str,
         met: Option<bool>,
     ) {
-        if !row.starts_with(&self.prefix) {
+        if !self.wants(row) {
             return;
         }
         let met = match met {
@@ -195,7 +200,7 @@ impl Report {
         let ratio = ours.ratio(peer);
         let mut shown = ratio.to_string();
         let parallel = ours.parallel.min(peer.parallel);
-        if parallel < 0.9 {
+        if parallel < SIDE_BY_SIDE {
             // The machine was busy: threads that do not run at once do not get in each other's way.
             shown = format!("{shown} (only {:.0} % in parallel)", parallel * 100.0);
         }
@@ -210,15 +215,15 @@ impl Report {
     }
 
     /// Ours beside nothing but a number of nanoseconds.
-    pub(crate) fn absolute(&mut self, row: &str, ours: &Samples, most: f64) {
+    pub(crate) fn absolute(&mut self, row: &str, ours: &Samples, most: Option<f64>) {
         let spread = Spread::of(ours.rounds.iter().copied());
         self.line(
             row,
             &nanos(spread.median),
             "-",
             &format!("{spread} ns"),
-            &format!("<= {most} ns"),
-            Some(spread.median <= most),
+            &most.map_or_else(|| "-".to_owned(), |most| format!("<= {most} ns")),
+            most.map(|most| spread.median <= most),
         );
     }
 

@@ -16,14 +16,18 @@
 
 mod alloc;
 mod arena;
+mod body;
 mod clock;
 mod harness;
 mod layer;
 mod machine;
+mod map;
+mod memory;
 mod poll;
 mod pool;
 mod run;
 mod sides;
+mod text;
 
 use tower_memory::TrackingAllocator;
 
@@ -33,6 +37,16 @@ static ALLOC: TrackingAllocator = TrackingAllocator::system();
 fn main() {
     run::run(
         "TrackingAllocator<System>",
-        &[layer::add, arena::add, pool::add, alloc::add, poll::add],
+        &[
+            layer::add,
+            arena::add,
+            text::add,
+            map::add,
+            pool::add,
+            body::add,
+            memory::add,
+            alloc::add,
+            poll::add,
+        ],
     );
 }

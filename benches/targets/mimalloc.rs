@@ -9,13 +9,17 @@
 #![allow(missing_docs, reason = "a program, not a library")]
 
 mod arena;
+mod body;
 mod clock;
 mod harness;
 mod layer;
 mod machine;
+mod map;
+mod memory;
 mod pool;
 mod run;
 mod sides;
+mod text;
 
 use mimalloc::MiMalloc;
 use tower_memory::TrackingAllocator;
@@ -26,6 +30,14 @@ static ALLOC: TrackingAllocator<MiMalloc> = TrackingAllocator::new(MiMalloc);
 fn main() {
     run::run(
         "TrackingAllocator<MiMalloc>",
-        &[layer::add, arena::add, pool::add],
+        &[
+            layer::add,
+            arena::add,
+            text::add,
+            map::add,
+            pool::add,
+            body::add,
+            memory::add,
+        ],
     );
 }

@@ -1,0 +1,285 @@
+//! `pool/kept_*` and `pool/learned_*`: what a pool keeps after a burst, and what it still takes from
+//! the system when a route's size is known. Requests go through an axum router, without a network.
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Path,
+    http::{Request, Response, StatusCode},
+    response::IntoResponse,
+    routing::get,
+};
+use http_body_util::BodyExt;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Barrier,
+    task::JoinSet,
+};
+use tower::ServiceExt;
+use tower_memory::{ArenaBuf, ArenaPool, MemoryHandle, MemoryLayer, RequestScope, account};
+
+use crate::harness::{Contest, Report};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Requests that are in flight at once in a burst, and the size of their bodies.
+const BURST: usize = 1000;
+const BURST_BODY: usize = MIB;
+
+/// How long afterwards the pool is asked what it keeps.
+const AFTERWARDS: Duration = Duration::from_secs(30);
+
+/// Time between two of the requests that are served meanwhile, and the size of their bodies.
+const MEANWHILE: Duration = Duration::from_millis(20);
+const MEANWHILE_BODY: usize = 4 * KIB;
+
+/// A body of `length` bytes, written in small pieces to a buffer which begins empty.
+async fn growing(scope: RequestScope, Path(length): Path<usize>) -> Response<Body> {
+    written(scope.arena().buf(), length)
+}
+
+fn written(mut body: ArenaBuf, length: usize) -> Response<Body> {
+    const PIECE: &[u8] = &[b'x'; 64];
+    while body.len() < length {
+        let piece = &PIECE[..PIECE.len().min(length - body.len())];
+        body.extend_from_slice(black_box(piece));
+    }
+    body.freeze().into_response()
+}
+
+/// The routes, and one for each length of `sizes`.
+fn app(layer: &MemoryLayer) -> Router {
+    let together = Arc::new(Barrier::new(BURST));
+    let burst = move |scope: RequestScope| {
+        let together = Arc::clone(&together);
+        async move {
+            let body = written(scope.arena().buf_with_capacity(BURST_BODY), BURST_BODY);
+            // All bodies exist before the first one is sent.
+            together.wait().await;
+            body
+        }
+    };
+    Router::new()
+        .route("/burst", get(burst))
+        .route("/large/{length}", get(growing))
+        .route("/small/{length}", get(growing))
+        .layer(layer.clone())
+        .with_state(())
+}
+
+/// Whether the answer is what it should be, to its last byte.
+async fn succeeds(app: Router, path: String, length: usize) -> bool {
+    let request = Request::get(path).body(Body::empty()).expect("a path");
+    let response: Result<_, Infallible> = app.oneshot(request).await;
+    let (head, body) = response.expect("infallible").into_parts();
+    let body = body.collect().await.expect("no body fails").to_bytes();
+    head.status == StatusCode::OK && body.len() == length && body.iter().all(|&byte| byte == b'x')
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+fn live_heap() -> i64 {
+    let usage = account::process_usage().expect("the allocator is installed");
+    usage.live_bytes()
+}
+
+/// What there is of a burst, at once and later.
+struct Kept {
+    pooled_at_once: usize,
+    pooled: usize,
+    /// Live heap of the process, above what it was before.
+    heap: i64,
+    failed: usize,
+}
+
+/// A burst, and then a request now and then until [`AFTERWARDS`] is over.
+async fn burst(layer: MemoryLayer) -> Kept {
+    let handle = layer.handle();
+    let app = app(&layer);
+    // What is made once is made now.
+    let mut failed = usize::from(!succeeds(app.clone(), "/small/1".into(), 1).await);
+    let before = live_heap();
+
+    let mut requests = JoinSet::new();
+    for _ in 0..BURST {
+        requests.spawn(succeeds(app.clone(), "/burst".into(), BURST_BODY));
+    }
+    let results = requests.join_all().await;
+    failed += results.iter().filter(|&&succeeded| !succeeded).count();
+    let end = Instant::now();
+    let pooled_at_once = handle.pool().stats().pooled_bytes;
+    drop(results);
+
+    while end.elapsed() < AFTERWARDS {
+        let path = format!("/small/{MEANWHILE_BODY}");
+        failed += usize::from(!succeeds(app.clone(), path, MEANWHILE_BODY).await);
+        tokio::time::sleep(MEANWHILE).await;
+    }
+    Kept {
+        pooled_at_once,
+        pooled: handle.pool().stats().pooled_bytes,
+        heap: live_heap() - before,
+        failed,
+    }
+}
+
+fn mib(bytes: f64) -> String {
+    format!("{:.2} MiB", bytes / MIB as f64)
+}
+
+/// A pool with the usual limits, and one that may keep all of the burst, so that nothing but its
+/// trimming lets go of it.
+fn kept_after_burst() -> Contest {
+    Contest::new(
+        ["default_limits", "no_limits"]
+            .map(|limits| format!("pool/kept_30s_after_{BURST}x1MiB/{limits}")),
+        |report: &mut Report, [default_row, unlimited_row]| {
+            let unlimited = ArenaPool::builder()
+                .max_arena_bytes(4 * MIB)
+                .max_total_bytes(4 * BURST * MIB)
+                .build()
+                .expect("sizes in order");
+            for (row, pool) in [(default_row, ArenaPool::new()), (unlimited_row, unlimited)] {
+                if !report.wants(row) {
+                    continue;
+                }
+                let runtime = runtime();
+                let layer = MemoryLayer::new().pool(pool);
+                let kept = runtime
+                    .block_on(runtime.spawn(burst(layer)))
+                    .expect("no panic");
+                let all = (BURST * BURST_BODY) as f64;
+                let share = (kept.pooled as f64).max(kept.heap as f64) / all;
+                report.line(
+                    row,
+                    &format!(
+                        "{} pooled, heap {} above before, {} failed",
+                        mib(kept.pooled as f64),
+                        mib(kept.heap as f64),
+                        kept.failed
+                    ),
+                    &format!(
+                        "{} (burst), {} pooled at once",
+                        mib(all),
+                        mib(kept.pooled_at_once as f64)
+                    ),
+                    &format!("{:.2} %", share * 100.0),
+                    "< 10 %, 0 failed",
+                    Some(share < 0.1 && kept.failed == 0),
+                );
+            }
+        },
+    )
+}
+
+/// Bytes that the pool's arenas have taken from the system so far, those given back included: each new
+/// chunk adds to it.
+fn taken(handle: &MemoryHandle) -> u64 {
+    let stats = handle.pool().stats();
+    stats.allocated_bytes() as u64 + stats.evicted_bytes
+}
+
+/// Requests until sizes are known, and those that count.
+const WARM_UP: usize = 600;
+const COUNTED: usize = 1000;
+
+/// Of the chunks that the first request of a route takes, none is needed later: for one route, for two
+/// of different sizes in turn, and when several requests are in flight.
+fn learned() -> Contest {
+    Contest::new(
+        [
+            "100KiB",
+            "100KiB_and_1KiB",
+            "100KiB_and_1KiB_8_in_flight",
+            "100KiB_pool_disabled",
+        ]
+        .map(|name| format!("pool/learned_size_steady_state/{name}")),
+        |report: &mut Report, rows| {
+            let (large, small) = (("large", 100 * KIB), ("small", KIB));
+            for (row, routes, in_flight, pooled) in [
+                (rows[0], &[large][..], 1, true),
+                (rows[1], &[large, small], 1, true),
+                (rows[2], &[large, small], 8, true),
+                // One chunk for each request, which shows that they are counted.
+                (rows[3], &[large], 1, false),
+            ] {
+                if !report.wants(row) {
+                    continue;
+                }
+                let pool = ArenaPool::builder().enabled(pooled).build();
+                let layer = MemoryLayer::new().pool(pool.expect("sizes in order"));
+                let handle = layer.handle();
+                let app = app(&layer);
+                let serve = |requests: usize| {
+                    let (app, routes) = (app.clone(), routes.to_vec());
+                    async move {
+                        let mut running: JoinSet<bool> = JoinSet::new();
+                        for (route, length) in routes.into_iter().cycle().take(requests) {
+                            if running.len() == in_flight {
+                                assert!(
+                                    running
+                                        .join_next()
+                                        .await
+                                        .expect("one runs")
+                                        .expect("no panic")
+                                );
+                            }
+                            let path = format!("/{route}/{length}");
+                            running.spawn(succeeds(app.clone(), path, length));
+                        }
+                        assert!(
+                            running
+                                .join_all()
+                                .await
+                                .into_iter()
+                                .all(|succeeded| succeeded)
+                        );
+                    }
+                };
+                let runtime = runtime();
+                let first = taken(&handle);
+                runtime.block_on(serve(WARM_UP));
+                let (before, misses) = (taken(&handle), handle.pool().stats().misses);
+                runtime.block_on(serve(COUNTED));
+                let more = taken(&handle) - before;
+                let misses = handle.pool().stats().misses - misses;
+                let learned = handle
+                    .snapshot()
+                    .routes
+                    .iter()
+                    .filter_map(|route| route.learned_arena_bytes)
+                    .max();
+                report.line(
+                    row,
+                    &format!("{misses} new arenas, {more} B of chunks in {COUNTED} requests"),
+                    &format!(
+                        "{} B while learning {} B",
+                        before - first,
+                        learned.expect("requests used arenas")
+                    ),
+                    "-",
+                    if pooled { "0" } else { "-" },
+                    pooled.then_some(misses == 0 && more == 0),
+                );
+            }
+        },
+    )
+}
+
+pub(crate) fn add(contests: &mut Vec<Contest>) {
+    contests.extend([learned(), kept_after_burst()]);
+}
