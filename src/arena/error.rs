@@ -51,10 +51,12 @@ impl ArenaError {
         }
     }
 
-    /// The same error of somebody who asked for more than was wanted of him.
+    /// The same error of a cursor, which asks for more than was wanted of it, and has taken `advance`
+    /// bytes that nobody uses.
     #[cold]
-    pub(crate) const fn of(mut self, asked: usize) -> Self {
+    pub(crate) const fn of_cursor(mut self, asked: usize, advance: usize) -> Self {
         self.asked = asked;
+        self.used = self.used.saturating_sub(advance);
         self
     }
 

@@ -324,7 +324,7 @@ impl Arena {
             return self.try_alloc_str(text);
         }
         // One step up with more than most texts need, one back down to what this one does.
-        let mut cursor = RawCursor::new(&self.raw, 128);
+        let mut cursor = RawCursor::new_begun(&self.raw, 128);
         let mut text = CursorString::new(&mut cursor);
         text.try_push_fmt(args)?;
         Ok(text.into_last_str())

@@ -83,12 +83,12 @@ impl PoolBuilder {
         self
     }
 
-    /// Whether what was written to an arena is overwritten with zeros before it is kept or freed (it
-    /// is not, unless set).
+    /// Whether an arena's memory is overwritten with zeros before it is kept or freed (it is not, unless
+    /// set).
     ///
     /// No request can read what a former one left, with or without this. It is for services whose
-    /// secrets should not stay in memory for longer than needed, and costs writing all that a request
-    /// wrote once more. Bytes that a growing list or buffer was copied from are included.
+    /// secrets should not stay in memory for longer than needed, and costs writing the arena's memory
+    /// from end to end once per request.
     ///
     /// # Examples
     ///

@@ -33,7 +33,7 @@ macro_rules! allocator {
 
         use $api::alloc::{AllocError, Allocator};
 
-        use super::super::{chunk::Access, chunk::Chunk};
+        use super::super::chunk::{Access, Chunk, Use};
         use crate::arena::Arena;
 
         /// Takes memory from the arena. The last block gives its memory back, and grows and shrinks
@@ -51,7 +51,7 @@ macro_rules! allocator {
             unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
                 let mut region = self.raw().region_at(ptr, layout.size());
                 // SAFETY: of this arena, and the caller gives the block up.
-                unsafe { self.raw().shrink(&mut region, 0, Access::Shared) };
+                unsafe { self.raw().shrink(&mut region, 0, Use::Used, Access::Shared) };
             }
 
             unsafe fn grow(
@@ -99,7 +99,10 @@ macro_rules! allocator {
                 if ptr.addr().get() % new.align() == 0 {
                     let mut region = self.raw().region_at(ptr, old.size());
                     // SAFETY: a block of this arena, whose tail the caller gives up.
-                    unsafe { self.raw().shrink(&mut region, new.size(), Access::Shared) };
+                    unsafe {
+                        self.raw()
+                            .shrink(&mut region, new.size(), Use::Used, Access::Shared)
+                    };
                     return Ok(NonNull::slice_from_raw_parts(ptr, new.size()));
                 }
                 let block = self.allocate(new)?;

@@ -11,7 +11,7 @@ use std::{alloc::Layout, fmt, mem, ptr::NonNull, slice};
 use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
 
 use super::{
-    chunk::{Access, Region},
+    chunk::{Access, Region, Use},
     copy::copy,
     reference::{RawArena, dangling},
 };
@@ -157,7 +157,10 @@ impl RawBytes {
         // The only reference leaves nobody who could use what is given back.
         if self.arena.access() == Access::Shared {
             // SAFETY: nothing points behind the initialised bytes.
-            unsafe { self.arena.shrink(&mut self.region, len, Access::Shared) };
+            unsafe {
+                self.arena
+                    .shrink(&mut self.region, len, Use::Advance, Access::Shared)
+            };
         }
         Bytes::from_owner(Frozen(self))
     }
@@ -172,7 +175,10 @@ impl Drop for RawBytes {
         // The only reference takes the whole arena with it.
         if self.arena.access() == Access::Shared {
             // SAFETY: nothing points into the region any more.
-            unsafe { self.arena.shrink(&mut self.region, 0, Access::Shared) };
+            unsafe {
+                self.arena
+                    .shrink(&mut self.region, 0, Use::Used, Access::Shared)
+            };
         }
     }
 }

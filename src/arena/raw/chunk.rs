@@ -18,17 +18,14 @@ pub(super) struct Chunk {
     pos: AtomicUsize,
     /// The highest `pos` from which something that was in use was given back.
     peak: AtomicUsize,
-    /// The highest `pos` from which anything was given back: there may be written bytes below.
-    dirty: AtomicUsize,
 }
 
 /// What bytes were that are given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// Taken in advance, and never written to.
-    Untouched,
-    /// Taken in advance, and perhaps written to.
+    /// Taken in advance, and not needed.
     Advance,
+    /// In use up to now.
     Used,
 }
 
@@ -78,7 +75,6 @@ impl Chunk {
                 capacity,
                 pos: AtomicUsize::new(0),
                 peak: AtomicUsize::new(0),
-                dirty: AtomicUsize::new(0),
             });
         }
         Some(ptr)
@@ -127,18 +123,11 @@ impl Chunk {
         self.used().max(self.peak.load(Ordering::Relaxed))
     }
 
-    /// Bytes that may have been written to.
-    pub(super) fn dirty(&self) -> usize {
-        // Relaxed: as `used`.
-        self.used().max(self.dirty.load(Ordering::Relaxed))
-    }
-
     /// Makes all bytes free again. `&mut`: nothing points into the chunk (invariant 1).
     pub(super) fn rewind(&mut self) {
         self.pos.store(0, Ordering::Relaxed);
         // Most requests give nothing back, and a load is cheaper than a store.
-        if self.dirty.load(Ordering::Relaxed) != 0 {
-            self.dirty.store(0, Ordering::Relaxed);
+        if self.peak.load(Ordering::Relaxed) != 0 {
             self.peak.store(0, Ordering::Relaxed);
         }
     }
@@ -164,24 +153,16 @@ impl Chunk {
 
     /// Notes how far `pos` had come, before it goes down from `end`.
     #[inline]
-    fn note(&self, end: usize, used: Use, access: Access) {
-        // Relaxed: figures. The load spares the usual case the locked instruction.
-        let raise = |figure: &AtomicUsize| {
-            if figure.load(Ordering::Relaxed) >= end {
-                return;
-            }
-            match access {
-                Access::Alone => figure.store(end, Ordering::Relaxed),
-                Access::Shared => {
-                    figure.fetch_max(end, Ordering::Relaxed);
-                }
-            }
-        };
-        if used != Use::Untouched {
-            raise(&self.dirty);
+    fn note_peak(&self, end: usize, access: Access) {
+        // Relaxed: a figure. The load spares the usual case the locked instruction.
+        if self.peak.load(Ordering::Relaxed) >= end {
+            return;
         }
-        if used == Use::Used {
-            raise(&self.peak);
+        match access {
+            Access::Alone => self.peak.store(end, Ordering::Relaxed),
+            Access::Shared => {
+                self.peak.fetch_max(end, Ordering::Relaxed);
+            }
         }
     }
 
@@ -322,7 +303,9 @@ impl Chunk {
         if this.pos.load(Ordering::Relaxed) != end {
             return;
         }
-        this.note(end, used, access);
+        if used == Use::Used {
+            this.note_peak(end, access);
+        }
         // Release: this owner's accesses to the bytes happened before the next owner's
         // (invariant 3).
         if this.step(end, start + size, access, Ordering::Release) {

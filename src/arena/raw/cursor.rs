@@ -42,8 +42,6 @@ pub(in crate::arena) struct RawCursor<'a> {
     /// Bytes to take in advance the next time.
     step: usize,
     access: Access,
-    /// Whether something was built in `ptr..end` and given up.
-    dirty: bool,
 }
 
 // SAFETY: the segment is this cursor's alone (invariant 1), and `&RawArena` may go to other threads.
@@ -61,7 +59,6 @@ impl<'a> RawCursor<'a> {
             chunk: None,
             step,
             access: Access::Shared,
-            dirty: false,
         }
     }
 
@@ -74,14 +71,28 @@ impl<'a> RawCursor<'a> {
         this.access = access;
         if access == Access::Alone {
             this.step = usize::MAX;
-            if let Some(chunk) = this.arena.current() {
-                // SAFETY: the chunk is alive as long as the arena is borrowed; `access` is true.
-                if let Some(region) = unsafe { Chunk::claim(chunk, ALIGN, usize::MAX, access) } {
-                    this.own(&region);
-                }
-            }
+            this.begin();
         }
         this
+    }
+
+    /// A cursor that has taken its first segment, if the current chunk has anything left.
+    #[inline]
+    pub(in crate::arena) fn new_begun(arena: &'a RawArena, step: usize) -> Self {
+        let mut this = Self::new(arena, step);
+        this.begin();
+        this
+    }
+
+    #[inline]
+    fn begin(&mut self) {
+        let Some(chunk) = self.arena.current() else {
+            return;
+        };
+        // SAFETY: the chunk is alive as long as the arena is borrowed; `access` is true.
+        if let Some(region) = unsafe { Chunk::claim(chunk, ALIGN, self.step, self.access) } {
+            self.own(&region);
+        }
     }
 
     /// Takes over a region of at least `ALIGN - 1` bytes.
@@ -145,7 +156,7 @@ impl<'a> RawCursor<'a> {
         let slack = layout.align().saturating_sub(ALIGN);
         if self.room() < rounded + slack {
             self.refill(rounded + slack, 0, None)
-                .map_err(|error| error.of(layout.size()))?;
+                .map_err(|error| error.of_cursor(layout.size(), self.room()))?;
         }
         let pad = if slack == 0 {
             0
@@ -239,14 +250,9 @@ impl<'a> RawCursor<'a> {
 impl Drop for RawCursor<'_> {
     #[inline]
     fn drop(&mut self) {
-        let used = if self.dirty {
-            Use::Advance
-        } else {
-            Use::Untouched
-        };
         let mut region = self.rest();
         // SAFETY: the tail is this cursor's alone and nothing points into it (invariant 1).
-        unsafe { Chunk::shrink(&mut region, 0, used, self.access) };
+        unsafe { Chunk::shrink(&mut region, 0, Use::Advance, self.access) };
     }
 }
 
@@ -353,7 +359,7 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
         let held = Layout::array::<T>(self.len).map_err(|_| overflow(usize::MAX))?;
         self.cursor
             .refill(at_least, wanted, Some(held))
-            .map_err(|error| error.of(at_least - slack))?;
+            .map_err(|error| error.of_cursor(at_least - slack, self.cursor.room()))?;
         self.measure();
         Ok(())
     }
@@ -370,7 +376,6 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
 
     #[inline]
     pub(in crate::arena) fn pop(&mut self) -> Option<T> {
-        self.cursor.dirty = true;
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the value was initialised (invariant 2), and `len` no longer counts it.
         Some(unsafe { self.start.add(self.len).read() })
@@ -381,7 +386,6 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
             return;
         }
         let tail = self.len - len;
-        self.cursor.dirty = true;
         // Before the drops: a panic in one of them must not drop anything twice.
         self.len = len;
         // SAFETY: these values were initialised (invariant 2), and `len` no longer counts them.

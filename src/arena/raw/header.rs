@@ -82,7 +82,7 @@ unsafe impl Sync for IdleArena {}
 pub(crate) struct Rewind {
     /// The largest chunk that may be kept, in bytes.
     pub(crate) keep: usize,
-    /// Whether what was written is overwritten with zeros.
+    /// Whether all of it is overwritten with zeros.
     pub(crate) wipe: bool,
 }
 
@@ -172,7 +172,7 @@ impl IdleArena {
             // SAFETY: a chunk of an idle arena: alive, ours alone (invariant 1), and detached.
             unsafe {
                 if how.wipe {
-                    Chunk::fill(chunk, 0, chunk.as_ref().dirty());
+                    Chunk::fill(chunk, 0, chunk.as_ref().capacity());
                 }
                 Chunk::free(chunk);
             }
@@ -271,16 +271,13 @@ impl IdleArena {
 unsafe fn clean(mut chunk: NonNull<Chunk>, wipe: bool) {
     // SAFETY: alive, and ours alone.
     let this = unsafe { chunk.as_mut() };
-    let (used, capacity) = (this.dirty(), this.capacity());
+    let capacity = this.capacity();
     this.rewind();
-    // SAFETY: nothing points into the chunk, which has this many bytes.
-    unsafe {
-        if wipe {
-            Chunk::fill(chunk, 0, used);
-        } else if cfg!(debug_assertions) {
-            // Also what was given back meanwhile, so that a stale pointer shows.
-            Chunk::fill(chunk, POISON, capacity);
-        }
+    if wipe || cfg!(debug_assertions) {
+        let byte = if wipe { 0 } else { POISON };
+        // All of it, since what was given back meanwhile was written to, too.
+        // SAFETY: nothing points into the chunk, which has this many bytes.
+        unsafe { Chunk::fill(chunk, byte, capacity) };
     }
 }
 

@@ -11,7 +11,10 @@ use loom::{
     thread,
 };
 
-use super::{Home, IdleArena, RawArena, Rewind, chunk::Access};
+use super::{
+    Home, IdleArena, RawArena, Rewind,
+    chunk::{Access, Use},
+};
 use crate::sync::Arc;
 
 /// Counts arenas that came back; a plain loom atomic, so that a double return shows.
@@ -94,7 +97,7 @@ fn a_tail_given_back_goes_to_one_owner() {
         // SAFETY: nothing points into the region.
         #[expect(unsafe_code, reason = "the model drives the raw operation")]
         unsafe {
-            first.shrink(&mut region, 4, Access::Shared);
+            first.shrink(&mut region, 4, Use::Used, Access::Shared);
         }
         let mine = first
             .copy_slice(&[1_u8; 8])

@@ -283,9 +283,15 @@ impl RawArena {
     /// The region is of this arena, nothing points to its bytes from `size` on, and `access` is
     /// true.
     #[inline]
-    pub(super) unsafe fn shrink(&self, region: &mut Region, size: usize, access: Access) {
+    pub(super) unsafe fn shrink(
+        &self,
+        region: &mut Region,
+        size: usize,
+        used: Use,
+        access: Access,
+    ) {
         // SAFETY: the region's chunk is alive (invariant 1); the rest is the caller's promise.
-        unsafe { Chunk::shrink(region, size, Use::Used, access) };
+        unsafe { Chunk::shrink(region, size, used, access) };
     }
 }
 

@@ -8,7 +8,7 @@
 use std::{alloc::Layout, fmt, marker::PhantomData, mem, ptr::NonNull, slice};
 
 use super::{
-    chunk::{Access, Region},
+    chunk::{Access, Region, Use},
     copy::copy,
     reference::RawArena,
 };
@@ -163,7 +163,14 @@ impl<'a, T> RawVec<'a, T> {
         let mut this = mem::ManuallyDrop::new(self);
         let (ptr, len, arena) = (this.ptr(), this.len, this.arena);
         // SAFETY: nothing points behind the initialised values.
-        unsafe { arena.shrink(&mut this.region, len * size_of::<T>(), Access::Shared) };
+        unsafe {
+            arena.shrink(
+                &mut this.region,
+                len * size_of::<T>(),
+                Use::Advance,
+                Access::Shared,
+            )
+        };
         // SAFETY: `len` initialised values at `ptr`, in memory that lives as long as the arena is
         // borrowed and that nobody else owns (invariant 2 of the module).
         unsafe { slice::from_raw_parts_mut(ptr.as_ptr(), len) }
@@ -198,7 +205,10 @@ impl<T> Drop for RawVec<'_, T> {
     fn drop(&mut self) {
         self.truncate(0);
         // SAFETY: all values were dropped, nothing points into the region.
-        unsafe { self.arena.shrink(&mut self.region, 0, Access::Shared) };
+        unsafe {
+            self.arena
+                .shrink(&mut self.region, 0, Use::Used, Access::Shared)
+        };
     }
 }
 
