@@ -37,6 +37,9 @@ const ALIGN: usize = 8;
 pub(in crate::arena) struct RawCursor<'a> {
     ptr: NonNull<u8>,
     end: NonNull<u8>,
+    /// Where the region begins, before `ptr` was aligned. If nothing was taken since, all of it goes
+    /// back.
+    base: NonNull<u8>,
     arena: &'a RawArena,
     chunk: Option<NonNull<Chunk>>,
     /// Bytes to take in advance the next time.
@@ -55,6 +58,7 @@ impl<'a> RawCursor<'a> {
         Self {
             ptr: NonNull::dangling(),
             end: NonNull::dangling(),
+            base: NonNull::dangling(),
             arena,
             chunk: None,
             step,
@@ -99,6 +103,7 @@ impl<'a> RawCursor<'a> {
     #[inline]
     fn own(&mut self, region: &Region) {
         self.ptr = region.ptr;
+        self.base = region.ptr;
         self.chunk = region.chunk;
         // SAFETY: the region's end, and an address before it.
         unsafe {
@@ -156,7 +161,7 @@ impl<'a> RawCursor<'a> {
         let slack = layout.align().saturating_sub(ALIGN);
         if self.room() < rounded + slack {
             self.refill(rounded + slack, 0, None)
-                .map_err(|error| error.of_cursor(layout.size(), self.room()))?;
+                .map_err(|error| error.of_cursor(layout.size(), self.rest().size))?;
         }
         let pad = if slack == 0 {
             0
@@ -198,7 +203,11 @@ impl<'a> RawCursor<'a> {
         if self.access == Access::Shared {
             self.step = self.step.saturating_mul(4).min(MAX_STEP);
         }
-        let mut region = self.rest();
+        let mut region = Region {
+            ptr: self.ptr,
+            size: self.room(),
+            chunk: self.chunk,
+        };
         // SAFETY: the region's chunk is alive as long as the arena is borrowed; `access` is true
         // (invariant 2).
         if unsafe { Chunk::extend(&mut region, at_least, wanted, self.access) } {
@@ -229,9 +238,11 @@ impl<'a> RawCursor<'a> {
     /// What is left of the segment.
     #[inline]
     fn rest(&self) -> Region {
+        let padding = self.ptr.addr().get() - self.base.addr().get();
+        let ptr = if padding < ALIGN { self.base } else { self.ptr };
         Region {
-            ptr: self.ptr,
-            size: self.room(),
+            ptr,
+            size: self.end.addr().get() - ptr.addr().get(),
             chunk: self.chunk,
         }
     }
@@ -359,7 +370,7 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
         let held = Layout::array::<T>(self.len).map_err(|_| overflow(usize::MAX))?;
         self.cursor
             .refill(at_least, wanted, Some(held))
-            .map_err(|error| error.of_cursor(at_least - slack, self.cursor.room()))?;
+            .map_err(|error| error.of_cursor(at_least - slack, self.cursor.rest().size))?;
         self.measure();
         Ok(())
     }
@@ -516,6 +527,7 @@ impl<'c, 'a> RawCursorString<'c, 'a> {
             // SAFETY: the text lies in the segment, so its end does, too.
             cursor.ptr = unsafe { start.add(len) };
         }
+        cursor.base = cursor.ptr;
         let mut rest = cursor.rest();
         cursor.end = cursor.ptr;
         // SAFETY: nothing points behind the text; `access` is true.
