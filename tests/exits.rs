@@ -5,6 +5,8 @@
 
 #[path = "exits/answers.rs"]
 mod answers;
+#[path = "exits/arena.rs"]
+mod arena;
 #[path = "exits/body.rs"]
 mod body;
 #[path = "exits/body_limits.rs"]

@@ -1,0 +1,251 @@
+//! What requests do with their arena: bodies read into it, JSON written to it, and the size it has
+//! from the start.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Path,
+    response::IntoResponse,
+    routing::{get, post},
+};
+use bytes::Bytes;
+use http::{Request, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full};
+use tower::ServiceExt;
+use tower_memory::{
+    Arena, ArenaPool, CollectErrorKind, MemoryLayer, RequestScope, axum::ArenaJson,
+};
+
+use super::support::{Step, Steps, data, poll_once, settled, trailers, watched};
+
+#[tokio::test]
+async fn a_body_is_read_into_the_arena_without_its_trailers() {
+    let arena = Arena::new();
+    let body = Steps::new([data("one"), data("two"), trailers()]);
+    let read = arena.collect(body, 6).await.unwrap();
+    assert_eq!(&*read, b"onetwo");
+    assert!(arena.allocated_bytes() >= 6);
+    assert_eq!(read.freeze(), "onetwo");
+}
+
+#[tokio::test]
+async fn an_empty_body_takes_no_memory() {
+    let arena = Arena::new();
+    let read = arena.collect(Full::<Bytes>::default(), 0).await.unwrap();
+    assert!(read.is_empty());
+    assert_eq!(arena.capacity(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_too_large_is_refused_unread() {
+    let arena = Arena::new();
+    let body = Steps::new([Step::Panic]).with_length(11);
+    let error = arena.collect(body, 10).await.unwrap_err();
+    assert_eq!(error.kind(), CollectErrorKind::TooLarge);
+    assert_eq!((error.limit(), error.received()), (Some(10), 0));
+    assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(
+        error.to_string(),
+        "the body has more than the 10 bytes that are allowed (11 or more)"
+    );
+    assert_eq!(arena.capacity(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_too_large_is_refused_and_its_bytes_are_given_back() {
+    let arena = Arena::new();
+    let body = Steps::new([data("12345678"), data("9ab"), Step::Panic]);
+    let error = arena.collect(body, 10).await.unwrap_err();
+    assert_eq!(error.kind(), CollectErrorKind::TooLarge);
+    assert_eq!((error.limit(), error.received()), (Some(10), 8));
+    assert!(error.to_string().contains("(11 or more)"), "{error}");
+    assert_eq!(arena.allocated_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_is_a_bad_request_with_its_own_error() {
+    let arena = Arena::new();
+    let body = Steps::new([data("1234"), Step::Fail]);
+    let error = arena.collect(body, 10).await.unwrap_err();
+    assert_eq!(error.kind(), CollectErrorKind::Body);
+    assert_eq!((error.limit(), error.received()), (None, 4));
+    assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(error.to_string(), "the body failed after 4 bytes");
+    assert!(error.into_body_error().is_some());
+}
+
+#[test]
+fn announcing_a_large_body_costs_the_client_more_than_the_server() {
+    let arena = Arena::new();
+    let body = Steps::new([Step::Stall]).with_length(50_000_000);
+    let mut reading = Box::pin(arena.collect(body, 100_000_000));
+    assert!(poll_once(&mut reading).is_pending());
+    assert!(arena.capacity() <= 64 * 1024, "{}", arena.capacity());
+}
+
+async fn length(scope: RequestScope, body: Body) -> axum::response::Response {
+    match scope.arena().collect(body, 1000).await {
+        Ok(read) => read.len().to_string().into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+#[tokio::test]
+async fn in_axum_a_body_that_is_too_large_is_answered_with_413() {
+    let (layer, watch) = watched(MemoryLayer::new());
+    let app = Router::new().route("/", post(length)).layer(layer);
+    for (sent, status, answer) in [
+        (1000, StatusCode::OK, "1000"),
+        (
+            1001,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "{\"type\":\"about:blank\",\"title\":\"Payload Too Large\",\"status\":413,\
+             \"detail\":\"the body has more than the 1000 bytes that are allowed (1001 or more)\"}",
+        ),
+    ] {
+        let request = Request::post("/").body(Body::from(vec![b'x'; sent]));
+        let response = app.clone().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), status);
+        let is_problem = response.headers()[CONTENT_TYPE] == "application/problem+json";
+        assert_eq!(is_problem, status != StatusCode::OK);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, answer);
+    }
+    assert_eq!(watch.reports(2).await.len(), 2);
+    settled(&watch.handle).await;
+}
+
+#[tokio::test]
+async fn arena_json_writes_into_the_arena_of_the_request() {
+    let (layer, watch) = watched(MemoryLayer::new());
+    let handler = || async { ArenaJson(vec!["a", "b"]) };
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+    assert_eq!(response.headers()["x-arena-bytes"], "9");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, r#"["a","b"]"#);
+    assert_eq!(watch.handle.pool().stats().rented, 1, "the bytes are there");
+    drop(body);
+    settled(&watch.handle).await;
+}
+
+#[tokio::test]
+async fn arena_json_needs_no_layer() {
+    let app = Router::new().route("/", get(|| async { ArenaJson("text") }));
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "\"text\"");
+}
+
+#[tokio::test]
+async fn arena_json_that_cannot_be_written_is_an_internal_error() {
+    let (layer, watch) = watched(MemoryLayer::new());
+    // JSON has no maps whose keys are lists.
+    let handler = || async { ArenaJson(BTreeMap::from([(vec![1], 2)])) };
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+    drop(response);
+    settled(&watch.handle).await;
+}
+
+async fn fill(arena: Arena, Path(bytes): Path<usize>) {
+    arena.alloc_slice_fill_with(bytes, |_| 1_u8);
+}
+
+async fn request_of(app: &Router, path: &str) {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_route_whose_size_is_learned_takes_no_chunk_per_request() {
+    let (layer, watch) = watched(MemoryLayer::new());
+    let app = Router::new().route("/{bytes}", get(fill)).layer(layer);
+    for _ in 0..3 {
+        request_of(&app, "/100000").await;
+    }
+    let warm = watch.handle.pool().stats();
+    for _ in 0..1000 {
+        request_of(&app, "/100000").await;
+    }
+    let stats = watch.handle.pool().stats();
+    assert_eq!((stats.misses, stats.hits), (warm.misses, warm.hits + 1000));
+    // A chunk that is taken is allocated, and one that is given back is evicted.
+    assert_eq!(stats.allocated_bytes(), warm.allocated_bytes());
+    assert_eq!(stats.evicted_bytes, warm.evicted_bytes);
+    let learned = watch.handle.snapshot().routes[0].learned_arena_bytes;
+    assert!(
+        (100_000..=112_500).contains(&learned.unwrap()),
+        "{learned:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_first_request_of_a_learned_route_takes_its_memory_at_once() {
+    let (layer, watch) = watched(MemoryLayer::new().pool(
+        // Nothing is kept: each arena is new.
+        ArenaPool::builder().enabled(false).build().unwrap(),
+    ));
+    let capacities = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let handler = {
+        let capacities = std::sync::Arc::clone(&capacities);
+        async move |arena: Arena| {
+            arena.alloc(1_u8);
+            capacities.lock().unwrap().push(arena.capacity());
+            arena.alloc_slice_fill_with(99_999, |_| 1_u8);
+        }
+    };
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    for _ in 0..3 {
+        request_of(&app, "/").await;
+    }
+    let capacities = capacities.lock().unwrap().clone();
+    assert_eq!(capacities[0], 16 * 1024, "the pool's initial size");
+    assert!(
+        capacities[1..].iter().all(|&bytes| bytes >= 100_000),
+        "{capacities:?}"
+    );
+    settled(&watch.handle).await;
+}
+
+#[tokio::test]
+async fn routes_are_learned_apart_and_shown_in_the_snapshot() {
+    let (layer, watch) = watched(MemoryLayer::new());
+    let app = Router::new()
+        .route(
+            "/small",
+            get(async |arena: Arena| _ = arena.alloc([1_u8; 500])),
+        )
+        .route(
+            "/large",
+            get(async |arena: Arena| _ = arena.alloc([1_u8; 60_000])),
+        )
+        .route("/none", get(async || {}))
+        .layer(layer);
+    for path in ["/small", "/large", "/none", "/small", "/large"] {
+        request_of(&app, path).await;
+    }
+    let snapshot = watch.handle.snapshot();
+    let learned = |path: &str| {
+        let route = snapshot.routes.iter().find(|r| r.route.as_str() == path);
+        route.unwrap().learned_arena_bytes
+    };
+    assert!((500..=562).contains(&learned("/small").unwrap()));
+    assert!((60_000..=67_500).contains(&learned("/large").unwrap()));
+    assert_eq!(learned("/none"), None);
+    let table = snapshot.to_string();
+    assert!(table.contains("learned"), "{table}");
+    assert!(
+        table.contains(&learned("/large").unwrap().to_string()),
+        "{table}"
+    );
+}
