@@ -200,3 +200,124 @@ impl TaskGroup {
         lock(&self.overruns).clone()
     }
 }
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        },
+        thread,
+    };
+
+    use super::*;
+    use crate::{
+        cancel::{CancelReason, Signal},
+        scope::lifecycle::Lifecycle,
+    };
+
+    /// What of a scope takes part.
+    struct Scope {
+        life: Lifecycle,
+        signal: Signal,
+        group: TaskGroup,
+        /// Stands for the `OnceLock` that the group is in: loom has no twin of it.
+        made: AtomicBool,
+        start: Instant,
+        told: AtomicUsize,
+    }
+
+    impl Scope {
+        fn new() -> Arc<Self> {
+            let start = Instant::now();
+            Arc::new(Self {
+                life: Lifecycle::new(),
+                signal: Signal::new(),
+                group: TaskGroup::new(start, Duration::ZERO, None),
+                made: AtomicBool::new(false),
+                start,
+                told: AtomicUsize::new(0),
+            })
+        }
+
+        fn made(&self) -> Option<&TaskGroup> {
+            self.made.load(Ordering::Acquire).then_some(&self.group)
+        }
+
+        /// As `Ticket::new` does.
+        fn start_task(&self) -> &TaskGroup {
+            let group = &self.group;
+            self.made.store(true, Ordering::Release);
+            if self.signal.is_cancelled_now() {
+                group.request_cancelled(self.start);
+            }
+            group.task_started();
+            if self.life.task_started() {
+                group.request_ended(self.start, 7);
+            }
+            group
+        }
+
+        /// As `Inner::step` does.
+        fn end(&self) {
+            let _ = self.life.end();
+            self.signal.cancel(CancelReason::ClientGone);
+            if let Some(group) = self.made() {
+                group.request_cancelled(self.start);
+            }
+            if let Some(group) = self.made() {
+                group.request_ended(self.start, 7);
+            }
+        }
+
+        fn tell(&self, measured: Option<Duration>) {
+            self.told
+                .fetch_add(usize::from(measured.is_some()), Relaxed);
+        }
+    }
+
+    /// Invariant 1.
+    #[test]
+    fn a_group_made_while_the_request_ends_is_told() {
+        loom::model(|| {
+            let scope = Scope::new();
+            let ending = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || scope.end()
+            });
+            let group = scope.start_task();
+            ending.join().expect("no panic");
+            assert!(group.ended().is_some());
+            assert_eq!(group.route(), 7);
+            assert_ne!(group.cancelled.load(Ordering::SeqCst), NEVER);
+        });
+    }
+
+    /// Invariants 2 and 3.
+    #[test]
+    fn two_tasks_and_the_close_tell_the_latency_once() {
+        loom::model(|| {
+            let scope = Scope::new();
+            let group = &scope.group;
+            group.task_started();
+            group.task_started();
+            group.request_cancelled(scope.start);
+            let tasks: Vec<_> = (0..2)
+                .map(|_| {
+                    let scope = Arc::clone(&scope);
+                    thread::spawn(move || {
+                        let group = &scope.group;
+                        group.task_ended(scope.start);
+                        scope.tell(group.task_over());
+                    })
+                })
+                .collect();
+            scope.tell(group.request_closed());
+            for task in tasks {
+                task.join().expect("no panic");
+            }
+            assert_eq!(scope.told.load(Relaxed), 1);
+        });
+    }
+}
