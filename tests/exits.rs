@@ -13,6 +13,8 @@ mod body;
 mod body_limits;
 #[path = "exits/deadline.rs"]
 mod deadline;
+#[path = "exits/disconnect.rs"]
+mod disconnect;
 #[path = "exits/framing.rs"]
 mod framing;
 #[path = "exits/future.rs"]

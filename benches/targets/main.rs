@@ -17,6 +17,7 @@
 mod alloc;
 mod arena;
 mod body;
+mod cancel;
 mod clock;
 mod harness;
 mod layer;
@@ -47,6 +48,7 @@ fn main() {
             memory::add,
             alloc::add,
             poll::add,
+            cancel::add,
         ],
     );
 }
