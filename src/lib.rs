@@ -37,6 +37,8 @@
 //! | for | see |
 //! |---|---|
 //! | the layer, its timeout, who sees the headers | [`MemoryLayer`], [`Expose`] |
+//! | other limits for some routes or methods | [`MemoryPolicy`] |
+//! | deadlines that requests bring, and that calls take along | [`deadline_header`], [`client`] |
 //! | what a handler is given | [`RequestScope`], [`Arena`] |
 //! | figures of the heap without any HTTP | [`account`] |
 //! | the arena and its pool without any HTTP | [`arena`], [`pool`] |

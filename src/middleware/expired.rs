@@ -38,7 +38,8 @@ impl Expired<'_> {
         self.source
     }
 
-    /// Why the token was cancelled: the same as a [`CancelReason`].
+    /// The same as a [`CancelReason`]: why the token was cancelled, unless there was a reason before
+    /// (a server that is going down).
     #[must_use]
     pub const fn reason(&self) -> CancelReason {
         CancelReason::DeadlineExceeded {

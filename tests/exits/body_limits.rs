@@ -322,16 +322,15 @@ async fn an_upgraded_connection_has_no_limits() {
         (Method::CONNECT, StatusCode::OK),
     ] {
         let (layer, watch) = watched(limits());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let tell = std::sync::Mutex::new(Some(tell));
         let service = layer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
-            let scope = scope_of(&request);
-            let hold = scope.hold();
+            let hold = scope_of(&request).hold();
+            let tell = tell.lock().unwrap().take().unwrap();
             tokio::spawn(async move {
                 sleep(60 * SECOND).await;
-                assert_eq!(
-                    (hold.scope().reason(), hold.scope().deadline()),
-                    (None, None)
-                );
-                drop(hold);
+                let scope = hold.scope();
+                tell.send((scope.reason(), scope.deadline())).unwrap();
             });
             let mut response = Response::new(Ticks::new(&[]));
             *response.status_mut() = status;
@@ -342,6 +341,7 @@ async fn an_upgraded_connection_has_no_limits() {
         drop(service.oneshot(request).await.unwrap());
         sleep(30 * SECOND).await;
         watch.assert_open();
+        assert_eq!(told.await.unwrap(), (None, None));
         assert_eq!(watch.outcome().await, Outcome::Completed);
         assert_eq!(start.elapsed().as_secs(), 60);
     }

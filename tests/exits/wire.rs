@@ -20,6 +20,7 @@ use tower::{Layer, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope,
     cancel::{CancelReason, DeadlineSource},
+    middleware::RequestBodyLayer,
 };
 
 use super::support::{
@@ -58,6 +59,7 @@ over_both! {
     a_panic_in_the_handler_is_told_from_a_client_that_left,
     a_panic_in_the_body_is_told_from_a_client_that_left,
     an_error_of_the_body_is_a_service_error,
+    a_body_that_is_cut_off_can_be_told_from_a_complete_one,
     the_deadline_is_answered_with_a_problem,
     the_deadline_cancels_the_tasks,
     the_deadline_of_head_is_answered_without_a_body,
@@ -339,6 +341,35 @@ async fn an_error_of_the_body_is_a_service_error(http: Http) {
     assert_eq!(watch.outcome().await, Outcome::ServiceError);
 }
 
+async fn a_body_that_is_cut_off_can_be_told_from_a_complete_one(http: Http) {
+    let router = Router::new().route(
+        "/",
+        get(|scope: RequestScope| async move {
+            use_everything(&scope);
+            let first = Step::Data(arena_bytes(&scope, "first"));
+            Body::new(Steps::new([first, Step::Stall]))
+        }),
+    );
+    let limit = Duration::from_millis(50);
+    for (layer, source) in [
+        (
+            MemoryLayer::new().body_timeout(limit),
+            DeadlineSource::BodyTimeout,
+        ),
+        (
+            MemoryLayer::new().body_idle_timeout(limit),
+            DeadlineSource::BodyIdleTimeout,
+        ),
+    ] {
+        let (mut client, watch) = app(router.clone(), layer, http).await;
+        let response = client.get("/").await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.into_body().collect().await.is_err());
+        let reason = watch.report().await.reason;
+        assert_eq!(reason, CancelReason::DeadlineExceeded { source });
+    }
+}
+
 /// A handler that never answers.
 fn stuck() -> Router {
     Router::new().route(
@@ -562,6 +593,39 @@ async fn exits_of_all_kinds_at_once_leave_one_report_each() {
         seen.dedup();
         assert_eq!(seen, [outcome], "{path}");
     }
+}
+
+/// The answer says that the connection ends, and it does: what is left of the body is not read as the
+/// next request.
+#[tokio::test]
+async fn a_client_that_is_too_slow_with_its_body_gets_408_and_the_connection_closed() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let router = Router::new().route(
+        "/",
+        any(|scope: RequestScope, body: Body| async move {
+            use_everything(&scope);
+            body.collect().await.unwrap().to_bytes().len().to_string()
+        }),
+    );
+    let (layer, watch) = watched(MemoryLayer::new().timeout(Duration::from_millis(50)));
+    let app = router.layer(RequestBodyLayer::new()).layer(layer);
+    let mut stream = tokio::net::TcpStream::connect(serve(app).await)
+        .await
+        .unwrap();
+    let half = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n01234";
+    stream.write_all(half).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    let read = tokio::time::timeout(Duration::from_secs(30), read).await;
+    read.expect("the end of the connection").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    assert!(
+        answer.contains("the request body was not complete"),
+        "{answer}"
+    );
+    assert_eq!(watch.outcome().await, Outcome::DeadlineExceeded);
 }
 
 /// hyper tells the request body, and then waits for the handler.

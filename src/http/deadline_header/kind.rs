@@ -58,7 +58,16 @@ impl DeadlineHeader {
     /// The header's name.
     #[must_use]
     pub const fn name(self) -> HeaderName {
-        HeaderName::from_static(self.as_str())
+        // Made when this is compiled: `from_static` reads the text each time.
+        match self {
+            Self::EnvoyExpectedRqTimeout => {
+                const { HeaderName::from_static(Self::EnvoyExpectedRqTimeout.as_str()) }
+            }
+            Self::GrpcTimeout => const { HeaderName::from_static(Self::GrpcTimeout.as_str()) },
+            Self::RequestTimeout => {
+                const { HeaderName::from_static(Self::RequestTimeout.as_str()) }
+            }
+        }
     }
 
     /// The header's name as text.
