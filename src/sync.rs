@@ -26,5 +26,13 @@ use std::sync::PoisonError;
 /// Every critical section of the crate leaves its data consistent at each step, and most of them
 /// are reached from `Drop`, where a second panic would abort the process.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    #[cfg(test)]
+    LOCKED.set(LOCKED.get() + 1);
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often the thread took one of the crate's locks, all of which are taken by [`lock`].
+    pub(crate) static LOCKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

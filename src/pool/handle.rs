@@ -125,3 +125,62 @@ impl Default for ArenaPool {
         Self::new()
     }
 }
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::sync::LOCKED;
+
+    fn used(pool: &ArenaPool) -> Arena {
+        let arena = pool.rent();
+        arena.alloc_str("something");
+        arena
+    }
+
+    /// How many locks the calling thread takes to drop these.
+    fn locks<T>(values: T) -> usize {
+        let before = LOCKED.get();
+        drop(values);
+        LOCKED.get() - before
+    }
+
+    #[test]
+    fn an_arena_comes_back_without_a_lock() {
+        let pool = ArenaPool::new();
+        let before = LOCKED.get();
+        let arenas: Vec<Arena> = (0..1100).map(|_| used(&pool)).collect();
+        assert_eq!(
+            LOCKED.get() - before,
+            1100,
+            "one for each chunk that is made"
+        );
+        let [first, second] = [used(&pool), used(&pool)];
+        let large = used(&pool);
+        large.alloc_slice_fill_with(2 << 20, |_| 1_u8);
+        // Into this thread's slots, from there to the shelf, and beyond what the shelf holds.
+        assert_eq!(locks(arenas), 0);
+        assert_eq!(locks(large), 0, "chunks that are not kept");
+        // The first return on a thread, and its end.
+        let other = thread::spawn(move || locks(first));
+        assert_eq!(other.join().unwrap(), 0);
+        drop(pool);
+        assert_eq!(locks(second), 0, "to a pool that is closed");
+    }
+
+    #[test]
+    fn a_closed_pool_is_not_kept_by_a_thread_that_returns_to_it() {
+        // Rented by a thread that is gone, so that no other one keeps the pool.
+        let renter = thread::spawn(|| {
+            let pool = ArenaPool::new();
+            let arena = used(&pool);
+            (Arc::downgrade(&pool.handle.shared), pool, arena)
+        });
+        let (shared, pool, arena) = renter.join().unwrap();
+        drop(pool);
+        assert!(shared.upgrade().is_some(), "by the arena that is out");
+        drop(arena);
+        assert!(shared.upgrade().is_none());
+    }
+}

@@ -78,7 +78,7 @@ pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Mine) -> Option<R>) -> 
         .flatten()
 }
 
-/// As [`with_first`], for any pool that the thread has [entered](enter) last.
+/// As [`with_first`], for any pool of which the thread has slots.
 pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Mine) -> R) -> Option<R> {
     LOCAL
         .try_with(|local| {
@@ -86,10 +86,8 @@ pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Mine) -> R) -> Option<R> {
                 Some(first) if first.is_of(pool) => return Some(f(first)),
                 _ => {}
             }
-            match &*local.others.try_borrow().ok()? {
-                [Some(last), ..] if last.is_of(pool) => Some(f(last)),
-                _ => None,
-            }
+            let others = local.others.try_borrow().ok()?;
+            others.iter().flatten().find(|mine| mine.is_of(pool)).map(f)
         })
         .ok()
         .flatten()

@@ -1,1 +1,373 @@
+//! Interleavings of two or three threads at what a pool shares: a thread's places, the shelf, trimming,
+//! and the end of the pool.
+//!
+//! Each thread is given its slots by hand: `local` keeps them in a `thread_local!`, of which loom's
+//! threads have one together.
 
+use loom::thread;
+
+use super::{
+    class::Wanted,
+    retention::Retention,
+    shared::Shared,
+    shelf::Shelf,
+    slots::{Slots, Tag, Writer},
+};
+use crate::{
+    arena::{Arena, Home, IdleArena, Place},
+    sync::Arc,
+};
+
+/// Bytes of a pool's new arenas, and their class.
+const BYTES: usize = 64;
+const CLASS: usize = 8;
+
+const ANY: Wanted = Wanted {
+    class: CLASS,
+    last: CLASS + 1,
+};
+
+/// Keeps what comes back, so that a model gets hold of an arena that has memory.
+struct Caught(std::sync::Mutex<Option<IdleArena>>);
+
+impl Home for Caught {
+    fn take_back(arena: IdleArena) {
+        arena.go_home();
+    }
+
+    fn receive(self: Arc<Self>, arena: IdleArena) {
+        *self.0.lock().expect("no panic") = Some(arena);
+    }
+
+    fn grew(&self, _bytes: usize) {}
+}
+
+/// `arena` after somebody has used it: it has a chunk of as many bytes as it was made for.
+fn used(mut arena: IdleArena) -> IdleArena {
+    let caught = Arc::new(Caught(std::sync::Mutex::new(None)));
+    arena.settle(Arc::clone(&caught));
+    Arena::from_raw(arena.wake()).alloc(1_u8);
+    let arena = caught.0.lock().expect("no panic").take();
+    arena.expect("it came back")
+}
+
+/// An arena of `bytes` bytes, by which it can be told from others. Whoever does not see it as it was
+/// made sees none.
+fn marked(bytes: usize) -> IdleArena {
+    used(IdleArena::new(bytes))
+}
+
+fn capacity(arena: &Option<IdleArena>) -> usize {
+    arena.as_ref().map_or(0, IdleArena::capacity)
+}
+
+/// `Place`, invariant 1: one of two takers gets the arena, as it was put in.
+#[test]
+fn an_arena_in_a_place_goes_to_its_owner_or_to_one_thief() {
+    loom::model(|| {
+        let place = Arc::new(Place::new());
+        let thief = thread::spawn({
+            let place = Arc::clone(&place);
+            move || capacity(&place.take_tagged(5))
+        });
+        let mut seen = 0;
+        assert!(place.put(marked(32), 5).is_none());
+        seen += capacity(&place.take());
+        assert!(
+            place.put(marked(64), 6).is_none(),
+            "only the owner fills it"
+        );
+        seen += capacity(&place.take());
+        seen += thief.join().expect("no panic");
+        assert_eq!(seen, 32 + 64, "lost, doubled, or not seen as it was put in");
+    });
+}
+
+/// `Place`, invariant 1, with two who may only take: what `trim` and `tick` do at the same time.
+#[test]
+fn of_two_thieves_one_gets_the_arena() {
+    loom::model(|| {
+        let place = Arc::new(Place::new());
+        let thieves = [(); 2].map(|()| {
+            let place = Arc::clone(&place);
+            thread::spawn(move || capacity(&place.take_tagged(5)))
+        });
+        assert!(place.put(marked(32), 5).is_none());
+        let stolen: usize = thieves
+            .into_iter()
+            .map(|thief| thief.join().expect("no panic"))
+            .sum();
+        assert_eq!(stolen + capacity(&place.take()), 32);
+    });
+}
+
+/// `Shelf`, invariants 1 and 2: one thread takes what another one has put, as it was put.
+#[test]
+fn the_shelf_hands_each_arena_to_one_thread() {
+    loom::model(|| {
+        let shelf = Arc::new(Shelf::new());
+        let taker = thread::spawn({
+            let shelf = Arc::clone(&shelf);
+            move || {
+                let mut seen = 0;
+                shelf.take(ANY, 1, |arena, tag| {
+                    assert_eq!(tag, Tag::new(CLASS, 1));
+                    seen += arena.capacity();
+                });
+                seen
+            }
+        });
+        for bytes in [32, 64] {
+            assert!(shelf.put(marked(bytes), Tag::new(CLASS, 1)).is_none());
+        }
+        let mut seen = 0;
+        shelf.take(ANY, 2, |arena, _| seen += arena.capacity());
+        seen += taker.join().expect("no panic");
+        assert_eq!((seen, shelf.waiting()), (32 + 64, 0));
+    });
+}
+
+/// `Shelf`, invariants 1 and 2: a place that was emptied is filled again, while somebody sweeps.
+#[test]
+fn a_sweep_takes_what_is_stale_and_leaves_the_rest() {
+    loom::model(|| {
+        let shelf = Arc::new(Shelf::new());
+        assert!(shelf.put(marked(32), Tag::new(CLASS, 0)).is_none());
+        let sweeper = thread::spawn({
+            let shelf = Arc::clone(&shelf);
+            move || {
+                let mut seen = 0;
+                shelf.sweep(|tag| tag.is_stale(2), |arena| seen += arena.capacity());
+                seen
+            }
+        });
+        let mut seen = 0;
+        shelf.take(ANY, 1, |arena, _| seen += arena.capacity());
+        assert!(shelf.put(marked(64), Tag::new(CLASS, 2)).is_none());
+        let swept = sweeper.join().expect("no panic");
+        assert_eq!(seen + swept, 32, "the stale one goes to one of them");
+        shelf.take(ANY, 2, |arena, _| seen += arena.capacity());
+        assert_eq!((seen + swept, shelf.waiting()), (32 + 64, 0));
+    });
+}
+
+/// A pool that may keep so many arenas.
+fn pool(arenas: usize) -> Arc<Shared> {
+    Arc::new(Shared::new(Retention {
+        initial_bytes: BYTES,
+        max_arena_bytes: BYTES,
+        max_total_bytes: arenas * BYTES,
+        trim_interval: None,
+        ..Retention::DEFAULT
+    }))
+}
+
+fn rent(pool: &Arc<Shared>, own: Option<&Slots>) -> IdleArena {
+    let arena = pool.rent_with(ANY, own);
+    if arena.capacity() > 0 {
+        return arena;
+    }
+    pool.grew(BYTES);
+    let mut arena = used(arena);
+    arena.settle(Arc::clone(pool));
+    arena
+}
+
+fn give_back(pool: &Arc<Shared>, arena: IdleArena, own: Option<&Slots>) {
+    drop(pool.return_with(arena, own));
+}
+
+fn slots(pool: &Shared, index: usize) -> &Slots {
+    pool.slots().get(index).expect("two threads have slots")
+}
+
+/// `Shared`, invariant 1, when all threads are at rest: each byte is accounted for once.
+fn check(pool: &Arc<Shared>, rented: usize) {
+    let stats = pool.stats();
+    assert_eq!(stats.pooled_bytes, stats.pooled * BYTES, "{stats:?}");
+    assert_eq!(stats.rented, rented, "{stats:?}");
+    assert_eq!(stats.rented_bytes, rented * BYTES, "{stats:?}");
+    assert!(stats.pooled_bytes <= pool.retention.max_total_bytes);
+    assert_eq!(pool.trim(), stats.pooled_bytes);
+    assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
+}
+
+/// `Shared`, invariant 2: a pool that has closed is referenced by nothing that nobody will find.
+fn check_closed(pool: &Arc<Shared>) {
+    assert_eq!(pool.stats().pooled, 0, "an arena waits for ever");
+    assert_eq!(Arc::strong_count(pool), 1, "kept by an arena");
+}
+
+/// `Slots`, invariant 1: the owner rents and returns while another thread frees what waits.
+#[test]
+fn a_trim_meets_a_rent_and_a_return() {
+    loom::model(|| {
+        let pool = pool(16);
+        let own = slots(&pool, 0);
+        give_back(&pool, rent(&pool, Some(own)), Some(own));
+        let trimmer = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || pool.trim()
+        });
+        let arena = rent(&pool, Some(own));
+        assert_eq!(arena.capacity(), BYTES);
+        give_back(&pool, arena, Some(own));
+        trimmer.join().expect("no panic");
+        check(&pool, 0);
+        pool.close();
+        check_closed(&pool);
+    });
+}
+
+/// A new epoch begins while the owner uses its arenas.
+#[test]
+fn a_tick_meets_a_return_and_a_rent() {
+    loom::model(|| {
+        let pool = pool(16);
+        let own = slots(&pool, 0);
+        give_back(&pool, rent(&pool, Some(own)), Some(own));
+        pool.tick();
+        let arena = rent(&pool, Some(own));
+        let timer = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || pool.tick()
+        });
+        give_back(&pool, arena, Some(own));
+        let arena = rent(&pool, Some(own));
+        timer.join().expect("no panic");
+        check(&pool, 1);
+        give_back(&pool, arena, Some(own));
+        pool.close();
+        check_closed(&pool);
+    });
+}
+
+/// `Shared`, invariant 1: both ask for the last bytes that may be kept.
+#[test]
+fn two_returns_never_keep_more_than_the_total() {
+    loom::model(|| {
+        let pool = pool(1);
+        let arenas = [0, 1].map(|index| rent(&pool, Some(slots(&pool, index))));
+        let [first, second] = arenas;
+        let other = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || give_back(&pool, second, Some(slots(&pool, 1)))
+        });
+        give_back(&pool, first, Some(slots(&pool, 0)));
+        assert!(pool.stats().pooled_bytes <= BYTES);
+        other.join().expect("no panic");
+        assert_eq!(pool.stats().pooled, 1);
+        check(&pool, 0);
+        pool.close();
+        check_closed(&pool);
+    });
+}
+
+/// One thread rents, the other one returns: arenas move over the shelf.
+#[test]
+fn what_one_thread_returns_another_one_rents() {
+    loom::model(|| {
+        let pool = pool(16);
+        let arenas = [(); 2].map(|()| rent(&pool, Some(slots(&pool, 0))));
+        let other = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || {
+                for arena in arenas {
+                    give_back(&pool, arena, Some(slots(&pool, 1)));
+                }
+            }
+        });
+        let arena = rent(&pool, Some(slots(&pool, 0)));
+        assert_eq!(arena.capacity(), BYTES);
+        other.join().expect("no panic");
+        check(&pool, 1);
+        give_back(&pool, arena, Some(slots(&pool, 0)));
+        pool.close();
+        check_closed(&pool);
+    });
+}
+
+/// `Shared`, invariant 2: a thread without slots will not come by again, so nothing may be missed.
+#[test]
+fn a_pool_that_closes_misses_no_arena_returned_without_slots() {
+    loom::model(|| {
+        let pool = pool(16);
+        let arena = rent(&pool, None);
+        let other = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || give_back(&pool, arena, None)
+        });
+        pool.close();
+        other.join().expect("no panic");
+        check_closed(&pool);
+    });
+}
+
+/// `Shared`, invariant 2: a thread with slots looks again when it ends.
+#[test]
+fn a_pool_that_closes_misses_no_arena_of_a_thread_that_ends() {
+    loom::model(|| {
+        let pool = pool(16);
+        let arena = rent(&pool, Some(slots(&pool, 0)));
+        let other = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || {
+                let own = slots(&pool, 0);
+                give_back(&pool, arena, Some(own));
+                pool.leave(own, None);
+            }
+        });
+        pool.close();
+        other.join().expect("no panic");
+        check_closed(&pool);
+        assert_eq!(pool.stats().pooled_bytes, 0);
+    });
+}
+
+/// `Shared`, invariant 2: a tick that looked at an arena and leaves it does not leave it behind.
+#[test]
+fn a_pool_that_closes_misses_no_arena_a_tick_puts_back() {
+    loom::model(|| {
+        let pool = pool(16);
+        let arenas = [(); 2].map(|()| rent(&pool, None));
+        let [first, second] = arenas;
+        give_back(&pool, first, None);
+        pool.tick();
+        let timer = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || pool.tick()
+        });
+        // In the place of a stale one that the tick has seen comes one that is not.
+        let first = rent(&pool, None);
+        give_back(&pool, second, None);
+        pool.close();
+        give_back(&pool, first, None);
+        timer.join().expect("no panic");
+        check_closed(&pool);
+    });
+}
+
+/// `Slots`: what one owner counted, the next one adds to.
+#[test]
+fn slots_that_change_hands_lose_no_figures() {
+    loom::model(|| {
+        let slots = Arc::new(Slots::new(Writer::One));
+        let threads = [(); 2].map(|()| {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || {
+                let mine = slots.claim();
+                if mine {
+                    slots.figures.add(&slots.figures.returned, 1);
+                    slots.release();
+                }
+                u64::from(mine)
+            })
+        });
+        let owners: u64 = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .sum();
+        let counted = &slots.figures.returned;
+        assert_eq!(counted.load(crate::sync::Ordering::Relaxed), owners);
+    });
+}

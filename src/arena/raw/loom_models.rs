@@ -1,5 +1,5 @@
 //! Interleavings of two threads at the arena's three shared places: the count of references, the
-//! bump pointer, and the replacement of the current chunk.
+//! bump pointer, and the replacement of the current chunk; and of a cursor with its neighbours.
 
 use std::alloc::Layout;
 
@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{
-    Home, IdleArena, RawArena, Rewind,
+    Home, IdleArena, RawArena, RawCursor, Rewind,
     chunk::{Access, Use},
 };
 use crate::sync::Arc;
@@ -129,6 +129,146 @@ fn two_threads_that_both_find_the_chunk_full_both_get_memory() {
         assert!(mine.as_ptr().addr().abs_diff(other) >= 8);
         assert_eq!(mine, &[1_u8; 8]);
         assert_eq!(first.used(), 16, "both are counted");
+        drop(kept);
+    });
+}
+
+/// Asserts what an arena holds when it comes back.
+struct Whole {
+    capacity: usize,
+    returns: LoomArc<AtomicUsize>,
+}
+
+impl Home for Whole {
+    fn take_back(arena: IdleArena) {
+        arena.go_home();
+    }
+
+    fn receive(self: Arc<Self>, arena: IdleArena) {
+        assert_eq!(arena.capacity(), self.capacity, "not all that was taken");
+        self.returns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn grew(&self, _bytes: usize) {}
+}
+
+/// Says that a thread is through, and orders nothing. loom remembers one access to each atomic, and a
+/// handle's drop begins with a load that hides what came before: without this it would not look at the
+/// case that the other thread has gone before this one begins.
+fn through() -> LoomArc<AtomicUsize> {
+    LoomArc::new(AtomicUsize::new(0))
+}
+
+/// Invariant 1, with the way of the only reference, which decrements nothing.
+#[test]
+fn whoever_recycles_sees_what_the_others_took() {
+    loom::model(|| {
+        let returns = LoomArc::new(AtomicUsize::new(0));
+        let mut arena = IdleArena::new(8);
+        arena.settle(Arc::new(Whole {
+            capacity: 8 + 16,
+            returns: LoomArc::clone(&returns),
+        }));
+        let first = arena.wake();
+        first.copy_slice(&[1_u8; 8]).expect("memory");
+        let second = first.clone();
+        let through = through();
+        let thread = thread::spawn({
+            let through = LoomArc::clone(&through);
+            move || {
+                second.copy_slice(&[2_u8; 8]).expect("memory");
+                drop(second);
+                through.store(1, Ordering::Relaxed);
+            }
+        });
+        through.load(Ordering::Relaxed);
+        drop(first);
+        thread.join().expect("no panic");
+        assert_eq!(returns.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// Invariant 6: who finds itself alone continues where the others have stopped.
+#[test]
+fn a_cursor_that_is_alone_starts_behind_what_others_took() {
+    loom::model(|| {
+        let returns = LoomArc::new(AtomicUsize::new(0));
+        let mut first = arena(64, &returns);
+        first.copy_slice(b"x").expect("memory");
+        let second = first.clone();
+        let through = through();
+        let thread = thread::spawn({
+            let through = LoomArc::clone(&through);
+            move || {
+                let bytes = second.copy_slice(&[2_u8; 8]).expect("memory");
+                let address = bytes.as_ptr().addr();
+                drop(second);
+                through.store(1, Ordering::Relaxed);
+                address
+            }
+        });
+        through.load(Ordering::Relaxed);
+        let mut cursor = RawCursor::new_alone(&mut first, 16);
+        let mine = cursor.copy_slice(&[1_u8; 8]).expect("memory");
+        let mine = mine.as_ptr().addr();
+        drop(cursor);
+        let other = thread.join().expect("no panic");
+        assert!(mine.abs_diff(other) >= 8, "the same bytes twice");
+        assert!(first.used() >= 17);
+    });
+}
+
+/// Invariant 3, and 1 of the cursor: its tail goes back, or somebody has taken what lies behind.
+#[test]
+fn a_cursor_gives_its_tail_back_while_another_thread_allocates() {
+    loom::model(|| {
+        let returns = LoomArc::new(AtomicUsize::new(0));
+        let first = arena(64, &returns);
+        let mut cursor = RawCursor::new(&first, 16);
+        let mine = cursor.copy_slice(&[1_u8; 4]).expect("memory");
+        let second = first.clone();
+        let thread = thread::spawn(move || {
+            let bytes = second.copy_slice(&[2_u8; 8]).expect("memory");
+            (bytes.as_ptr().addr(), second.clone())
+        });
+        drop(cursor);
+        let more = first.copy_slice(&[3_u8; 8]).expect("memory");
+        let (other, kept) = thread.join().expect("no panic");
+        let start = mine.as_ptr().addr();
+        assert!(other >= start + 4 && more.as_ptr().addr() >= start + 4);
+        assert!(more.as_ptr().addr().abs_diff(other) >= 8);
+        assert_eq!((&*mine, &*more), (&[1_u8; 4][..], &[3_u8; 8][..]));
+        drop(kept);
+        assert!([24, 25, 32, 40].contains(&first.used()), "{}", first.used());
+    });
+}
+
+/// Invariants 1 to 3 of the cursor: two grow side by side, from one chunk into the next.
+#[test]
+fn two_cursors_never_share_a_segment() {
+    loom::model(|| {
+        let returns = LoomArc::new(AtomicUsize::new(0));
+        let first = arena(24, &returns);
+        first.copy_slice(b"x").expect("memory");
+        let second = first.clone();
+        let take = |arena: &RawArena, mark: u8| {
+            let mut cursor = RawCursor::new(arena, 8);
+            let parts = [(); 2].map(|()| {
+                let part = cursor.copy_slice(&[mark; 6]).expect("memory");
+                (part.as_ptr().addr(), part)
+            });
+            drop(cursor);
+            parts.map(|(address, part)| {
+                assert_eq!(part, &[mark; 6], "written over");
+                address
+            })
+        };
+        let thread = thread::spawn(move || (take(&second, 2), second.clone()));
+        let mine = take(&first, 1);
+        let (other, kept) = thread.join().expect("no panic");
+        for (mine, other) in mine.into_iter().flat_map(|m| other.map(|o| (m, o))) {
+            assert!(mine.abs_diff(other) >= 6);
+        }
         drop(kept);
     });
 }
