@@ -2,9 +2,19 @@
 //! misbehave, and from several threads.
 
 mod absurd;
+#[cfg(all(feature = "allocator-api2", feature = "allocator-api2-04"))]
+mod allocator;
 mod buffer;
+mod cursor;
 mod model;
+#[cfg(feature = "allocator-api2")]
+mod panics;
 mod pool;
+#[cfg(feature = "allocator-api2")]
+mod residue;
+mod retention;
+#[cfg(feature = "allocator-api2")]
+mod stress;
 mod threads;
 mod values;
 

@@ -99,12 +99,12 @@ aligned!(A1 1, A2 2, A4 4, A8 8, A16 16, A32 32, A64 64, A128 128, A256 256, A51
 
 /// Addresses of something that is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Span {
-    start: usize,
-    end: usize,
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
-fn span_of<T>(values: &[T]) -> Span {
+pub(crate) fn span_of<T>(values: &[T]) -> Span {
     let range = values.as_ptr_range();
     Span {
         start: range.start.addr(),
@@ -113,13 +113,13 @@ fn span_of<T>(values: &[T]) -> Span {
 }
 
 /// A pattern that no two operations share.
-fn pattern(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: usize, len: usize) -> Vec<u8> {
     (0..len)
         .map(|i| (seed.wrapping_mul(31) ^ i.wrapping_mul(7) ^ (i >> 8)) as u8)
         .collect()
 }
 
-fn letters(seed: usize, len: usize) -> String {
+pub(crate) fn letters(seed: usize, len: usize) -> String {
     ['a', 'é', '漢', '😀', 'z']
         .iter()
         .cycle()

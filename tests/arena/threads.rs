@@ -12,9 +12,10 @@ use tower_memory::{
     Account, Arena, ArenaBuf, ArenaPool, ArenaString, ArenaVec, MemoryHandle, MemoryLayer,
     MemoryService, RequestScope,
     account::Tracked,
-    arena::{ArenaBox, IntoIter},
+    arena::{ArenaBox, ArenaError, Cursor, CursorString, CursorVec, IntoIter},
     middleware::{ResponseBody, ResponseFuture},
     observe::Snapshot,
+    pool::{PoolBuilder, PoolStats},
     scope::{ScopeHold, ScopeReport, TaskHandle},
 };
 
@@ -34,6 +35,14 @@ fn the_types_may_go_to_other_threads() {
     send_sync::<ArenaString<'_>>();
     send_sync::<ArenaVec<'_, u8>>();
     send_sync::<IntoIter<'_, u8>>();
+    send_sync::<Cursor<'_>>();
+    send_sync::<CursorVec<'_, '_, u8>>();
+    send_sync::<CursorString<'_, '_>>();
+    send_sync::<ArenaError>();
+    send_sync::<PoolBuilder>();
+    send_sync::<PoolStats>();
+    // What they hold decides; what may not be shared, or not be sent, is in `tests/ui`.
+    send::<CursorVec<'_, '_, std::cell::Cell<u8>>>();
     send_sync::<MemoryHandle>();
     send_sync::<MemoryLayer>();
     send_sync::<MemoryService<()>>();
@@ -53,8 +62,11 @@ fn the_types_may_go_to_other_threads() {
             let arena = scope.arena();
             let (value, text) = (arena.alloc(1), arena.alloc_str("held"));
             let mut list = arena.vec::<u8>();
+            let mut cursor = arena.cursor();
+            let (one, mut two) = (cursor.alloc(1_u8), cursor.string());
             tokio::task::yield_now().await;
-            list.push(*value);
+            list.push(*value + *one);
+            two.push('2');
             (list.len(), text.len())
         };
         send_value(&across_await);

@@ -1,0 +1,294 @@
+//! What a pool keeps, for how long, and when it lets go: with the clock paused.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    time::sleep,
+};
+use tower_memory::{Arena, ArenaPool};
+
+use super::quiet_panic;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+fn pool() -> ArenaPool {
+    ArenaPool::builder()
+        .trim_interval(INTERVAL)
+        .build()
+        .unwrap()
+}
+
+fn used(pool: &ArenaPool) -> Arena {
+    let arena = pool.rent();
+    arena.alloc_str("something");
+    arena
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+/// Lets tasks that were woken or aborted run.
+async fn settle() {
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_needs_is_gone_after_two_intervals_without_traffic() {
+    let pool = pool();
+    let arenas: Vec<Arena> = (0..20).map(|_| used(&pool)).collect();
+    drop(arenas);
+    let kept = pool.stats().pooled_bytes;
+    assert_eq!(pool.stats().pooled, 20);
+    sleep(INTERVAL / 2).await;
+    assert_eq!(pool.stats().pooled, 20, "too early");
+    sleep(2 * INTERVAL).await;
+    let stats = pool.stats();
+    assert_eq!((stats.pooled, stats.pooled_bytes), (0, 0));
+    assert_eq!(stats.evicted_bytes, kept as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_other_threads_keep_is_trimmed_too() {
+    let pool = pool();
+    let arenas: Vec<Arena> = (0..5).map(|_| used(&pool)).collect();
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let (ready, told) = tokio::sync::oneshot::channel();
+    let idle = thread::spawn(move || {
+        drop(arenas);
+        ready.send(()).unwrap();
+        // It has them in its own slots, and does nothing.
+        let _ = receiver.recv();
+    });
+    told.await.unwrap();
+    assert_eq!(pool.stats().pooled, 5);
+    sleep(2 * INTERVAL + INTERVAL / 2).await;
+    assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
+    drop(sender);
+    idle.join().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_arena_in_steady_use_stays_and_the_others_go() {
+    let pool = pool();
+    let burst: Vec<Arena> = (0..30).map(|_| used(&pool)).collect();
+    drop(burst);
+    for _ in 0..60 {
+        drop(used(&pool));
+        sleep(INTERVAL / 3).await;
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.misses, stats.hits, stats.pooled), (30, 60, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_ends_when_nothing_is_pooled_or_out_and_starts_again() {
+    let pool = pool();
+    assert_eq!(tasks(), 0, "not before it is needed");
+    for _ in 0..3 {
+        let arena = used(&pool);
+        assert_eq!(tasks(), 1);
+        sleep(5 * INTERVAL).await;
+        assert_eq!(tasks(), 1, "what is out will come back");
+        drop(arena);
+        sleep(4 * INTERVAL).await;
+        assert_eq!((tasks(), pool.stats().pooled), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_ends_with_the_pool() {
+    let kept = pool();
+    let arena = used(&kept);
+    assert_eq!(tasks(), 1);
+    drop(kept);
+    settle().await;
+    assert_eq!(tasks(), 0);
+    assert_eq!(arena.alloc_str("outlives it"), "outlives it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_not_to_trim_has_no_timer() {
+    let for_ever = ArenaPool::builder().trim_interval(None).build().unwrap();
+    let disabled = ArenaPool::builder().enabled(false).build().unwrap();
+    drop((used(&for_ever), used(&disabled)));
+    assert_eq!(tasks(), 0);
+    sleep(100 * INTERVAL).await;
+    assert_eq!((for_ever.stats().pooled, disabled.stats().pooled), (1, 0));
+}
+
+/// What waits is trimmed by the next runtime, once it rents from the pool.
+#[track_caller]
+fn assert_trimmed_on_the_next_runtime(pool: &ArenaPool) {
+    assert!(pool.stats().pooled > 0);
+    runtime().block_on(async {
+        // More than wait: a rent that finds none looks after the timer.
+        let arenas: Vec<Arena> = (0..10).map(|_| used(pool)).collect();
+        assert_eq!(tasks(), 1);
+        drop(arenas);
+        sleep(3 * INTERVAL).await;
+        assert!(
+            pool.stats().pooled <= 1,
+            "but for what the thread has at hand"
+        );
+        assert_eq!(tasks(), 0);
+    });
+}
+
+#[test]
+fn a_runtime_that_goes_down_does_not_end_trimming() {
+    let pool = pool();
+    let first = runtime();
+    first.block_on(async {
+        drop([used(&pool), used(&pool)]);
+        assert_eq!(tasks(), 1);
+        sleep(INTERVAL / 2).await;
+    });
+    drop(first);
+    assert_trimmed_on_the_next_runtime(&pool);
+}
+
+#[test]
+fn a_runtime_that_a_panic_takes_down_does_not_either() {
+    let pool = pool();
+    let down = catch_unwind(AssertUnwindSafe(|| {
+        let first = runtime();
+        first.block_on(async {
+            drop([used(&pool), used(&pool)]);
+            sleep(INTERVAL / 2).await;
+        });
+        quiet_panic()
+    }));
+    assert!(down.is_err());
+    assert_trimmed_on_the_next_runtime(&pool);
+}
+
+#[test]
+fn without_a_runtime_or_its_timers_a_pool_works_and_trims_when_told() {
+    let pool = pool();
+    drop(used(&pool));
+    Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(async {
+            // tokio panics in the timer's task, and says so.
+            let two = [used(&pool), used(&pool)];
+            settle().await;
+            drop(two);
+            assert_eq!(tasks(), 0);
+            drop(used(&pool));
+            assert_eq!(tasks(), 0, "it is not tried again and again");
+        });
+    let kept = pool.stats().pooled_bytes;
+    assert_eq!(pool.trim(), kept);
+    assert_eq!(pool.stats().pooled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_let_go() {
+    const COUNT: usize = 1000;
+    const BYTES: usize = 1024 * 1024;
+    let pool = ArenaPool::new();
+    let arenas: Vec<Arena> = (0..COUNT)
+        .map(|n| {
+            let arena = pool.rent_with_capacity(BYTES);
+            assert_eq!(*arena.alloc(n), n);
+            arena
+        })
+        .collect();
+    let burst = pool.stats().rented_bytes;
+    assert!(burst >= COUNT * BYTES);
+    drop(arenas);
+    assert!(pool.stats().pooled_bytes <= 64 * 1024 * 1024);
+    for second in 0..30 {
+        // Requests that need little go on, and none of them fails.
+        let arena = pool.rent();
+        assert_eq!(*arena.alloc(second), second);
+        sleep(Duration::from_secs(1)).await;
+    }
+    let kept = pool.stats().pooled_bytes;
+    assert!(kept < burst / 10, "{kept} of {burst}");
+    assert!(kept <= BYTES, "{kept}: what the small requests use");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_thread_keeps_one_small_arena_at_hand_and_no_more() {
+    let pool = pool();
+    for _ in 0..10 {
+        drop([used(&pool), used(&pool)]);
+    }
+    sleep(3 * INTERVAL).await;
+    let stats = pool.stats();
+    assert!(
+        stats.pooled <= 1 && stats.pooled_bytes <= 64 * 1024,
+        "{stats:?}"
+    );
+    assert_eq!(pool.trim(), stats.pooled_bytes);
+    assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
+    // It goes with its thread.
+    let other = pool.clone();
+    thread::spawn(move || (0..10).for_each(|_| drop(used(&other))))
+        .join()
+        .unwrap();
+    let pooled = pool.stats().pooled_bytes;
+    assert_eq!(pool.trim(), pooled);
+    assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
+}
+
+#[test]
+fn a_small_request_does_not_take_a_large_arena() {
+    let pool = ArenaPool::builder()
+        .initial_bytes(4096)
+        .max_arena_bytes(1 << 20)
+        .trim_interval(None)
+        .build()
+        .unwrap();
+    let large = pool.rent_with_capacity(500_000);
+    large.alloc(1_u8);
+    let capacity = large.capacity();
+    assert!(capacity >= 500_000);
+    drop(large);
+    let small = pool.rent_with_capacity(1000);
+    small.alloc(1_u8);
+    assert!(small.capacity() <= 4096, "{}", small.capacity());
+    assert_eq!(
+        (pool.stats().pooled, pool.stats().pooled_bytes),
+        (1, capacity)
+    );
+    let large = pool.rent_with_capacity(400_000);
+    assert_eq!((large.capacity(), pool.stats().hits), (capacity, 1));
+}
+
+#[test]
+fn a_thread_has_slots_of_few_pools_and_loses_nothing_of_the_others() {
+    let pools: Vec<ArenaPool> = (0..7)
+        .map(|_| ArenaPool::builder().trim_interval(None).build().unwrap())
+        .collect();
+    for round in 0..5 {
+        for pool in &pools {
+            drop([used(pool), used(pool)]);
+            assert_eq!((pool.stats().pooled, pool.stats().rented), (2, 0));
+            assert_eq!(pool.stats().misses, 2, "round {round}");
+        }
+    }
+    for pool in &pools {
+        let kept = pool.stats().pooled_bytes;
+        assert_eq!(pool.trim(), kept);
+        assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
+    }
+}

@@ -1,0 +1,157 @@
+//! What is left in memory that is given back, seen from below.
+
+use bytes::BufMut;
+use tower_memory::{Arena, ArenaPool};
+
+use super::{CHUNK, LEAKS, SECRET, holds_secret};
+
+/// How many blocks with the secret in them are given back during `f`.
+fn leaks(f: impl FnOnce()) -> usize {
+    LEAKS.set(Some(0));
+    f();
+    LEAKS.take().unwrap()
+}
+
+fn kept_secret() -> bool {
+    let (address, size) = CHUNK.get();
+    // SAFETY: the pool keeps the chunk, and nobody writes to it.
+    unsafe { holds_secret(std::ptr::with_exposed_provenance(address), size) }
+}
+
+fn pool(wipe: bool) -> ArenaPool {
+    ArenaPool::builder()
+        .initial_bytes(4096)
+        .max_arena_bytes(8192)
+        .zero_on_recycle(wipe)
+        .trim_interval(None)
+        .build()
+        .unwrap()
+}
+
+/// Writes the secret wherever something can be written, also where it is given back at once.
+fn write(arena: &mut Arena) {
+    arena.alloc(SECRET);
+    arena.alloc_slice_copy(&SECRET);
+    let mut list = arena.vec();
+    for byte in SECRET.iter().cycle().take(300) {
+        list.push(*byte);
+        if list.len() % 64 == 0 {
+            // In its way, so that the list moves and leaves its former place.
+            arena.alloc(0_u8);
+        }
+    }
+    drop(list);
+    let mut buf = arena.buf_with_capacity(64);
+    buf.put_slice(&SECRET);
+    let part = buf.split().freeze();
+    buf.chunk_mut()[..16].copy_from_slice(&SECRET);
+    drop((part, buf));
+    let mut cursor = arena.cursor_mut();
+    cursor.alloc(SECRET);
+    let mut forgotten = cursor.vec::<u8>();
+    forgotten.extend_from_slice(&SECRET);
+    drop(forgotten);
+    drop(cursor);
+    // The last thing: it takes its place back, and leaves no trace in the position.
+    let mut last = arena.buf_with_capacity(1000);
+    (0..60).for_each(|_| last.put_slice(&SECRET));
+    drop(last);
+}
+
+/// As [`write`], in several chunks, of which some are larger than a pool keeps.
+fn write_much(arena: &mut Arena) {
+    for _ in 0..10 {
+        write(arena);
+        arena.alloc([1_u8; 3000]);
+    }
+    assert!(arena.capacity() > 3 * 8192);
+}
+
+#[test]
+fn wiped_memory_holds_nothing_of_its_former_user_when_kept() {
+    let pool = pool(true);
+    let mut arena = pool.rent();
+    write(&mut arena);
+    assert_eq!(arena.capacity(), 4096, "one chunk");
+    assert!(kept_secret(), "the test looks in the right place");
+    drop(arena);
+    assert_eq!(pool.stats().pooled, 1);
+    assert!(!kept_secret());
+    assert_eq!(leaks(|| assert_eq!(pool.trim(), 4096)), 0);
+}
+
+#[test]
+fn wiped_memory_holds_nothing_of_its_former_user_when_freed() {
+    // Chunks beyond what is kept, a pool that is closed, and one that keeps nothing.
+    let pool_open = pool(true);
+    let mut arena = pool_open.rent();
+    write_much(&mut arena);
+    assert_eq!(leaks(|| drop(arena)), 0);
+
+    let closed = pool(true);
+    let mut arena = closed.rent();
+    write_much(&mut arena);
+    drop(closed);
+    assert_eq!(leaks(|| drop(arena)), 0);
+
+    let disabled = ArenaPool::builder()
+        .enabled(false)
+        .zero_on_recycle(true)
+        .build()
+        .unwrap();
+    let mut arena = disabled.rent();
+    write_much(&mut arena);
+    assert_eq!(leaks(|| drop(arena)), 0);
+}
+
+#[test]
+#[expect(clippy::mem_forget, reason = "that is one of the cases")]
+fn what_was_built_and_given_up_or_forgotten_is_wiped_too() {
+    let build: [fn(&mut Arena); 4] = [
+        |arena| {
+            let mut cursor = arena.cursor();
+            let mut list = cursor.vec();
+            list.extend_from_slice(&SECRET);
+            std::mem::forget(list);
+        },
+        |arena| {
+            let mut cursor = arena.cursor_mut();
+            let mut text = cursor.string();
+            SECRET
+                .iter()
+                .for_each(|&byte| text.push(char::from(byte & 0x7F)));
+            drop(text);
+            let mut list = cursor.vec();
+            SECRET.iter().for_each(|&byte| list.push(byte));
+            while list.pop().is_some() {}
+            assert!(list.into_slice().is_empty());
+        },
+        |arena| arena.buf().extend_from_slice(&SECRET),
+        |arena| arena.vec().extend_from_slice(&SECRET),
+    ];
+    for build in build {
+        let pool = pool(true);
+        let mut arena = pool.rent();
+        build(&mut arena);
+        assert!(kept_secret() && arena.allocated_bytes() < 16);
+        drop(arena);
+        assert!(!kept_secret());
+    }
+}
+
+#[test]
+fn without_wiping_the_same_look_finds_it() {
+    let pool = pool(false);
+    let mut arena = pool.rent();
+    write_much(&mut arena);
+    assert!(leaks(|| drop(arena)) > 0, "or the tests above show nothing");
+}
+
+#[test]
+fn debug_builds_overwrite_all_of_a_kept_chunk() {
+    let pool = pool(false);
+    let mut arena = pool.rent();
+    write(&mut arena);
+    drop(arena);
+    assert_eq!(kept_secret(), !cfg!(debug_assertions));
+}
