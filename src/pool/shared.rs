@@ -44,6 +44,7 @@ pub(super) struct Shared {
     common: Slots,
     shelf: Shelf,
     granted: AtomicUsize,
+    max_float: usize,
     /// Counted up by the timer. See [`Tag::is_stale`].
     epoch: AtomicUsize,
     pub(super) closed: AtomicBool,
@@ -66,6 +67,7 @@ impl Shared {
             common: Slots::new(Writer::Many),
             shelf: Shelf::new(),
             granted: AtomicUsize::new(0),
+            max_float: MAX_FLOAT.min(retention.max_total_bytes / 16),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             timer: Timer::new(),
@@ -217,7 +219,7 @@ impl Shared {
             return;
         };
         let left = float.load(Ordering::Relaxed) + bytes;
-        if left <= MAX_FLOAT.min(self.retention.max_total_bytes / 16) {
+        if left <= self.max_float {
             float.store(left, Ordering::Relaxed);
         } else {
             float.store(0, Ordering::Relaxed);
@@ -239,31 +241,29 @@ impl Shared {
     #[inline]
     fn keep_hot(&self, mine: &Mine, arena: &mut Option<IdleArena>) -> Option<()> {
         let back = arena.as_mut()?;
-        let note = back.note();
+        let hot = back.note().hot;
         let figures = &mine.slots.figures;
         let float = figures.float.load(Ordering::Relaxed);
-        // The same capacity: the same chunk, and all that was asked then still holds. Relaxed: as in
-        // `return_with`.
-        if !note.hot
-            || note.capacity != back.capacity()
-            || note.capacity > float
-            || self.closed.load(Ordering::Relaxed)
-        {
+        // The same capacity: the same single chunk, and all that was asked then still holds. Relaxed: as
+        // in `return_with`.
+        if hot != back.capacity() || hot > float || self.closed.load(Ordering::Relaxed) {
             return None;
         }
-        if let Some(other) = mine.hot.take() {
-            mine.hot.set(Some(other));
-            return None;
-        }
-        if !back.rewind_whole(self.rewind()) {
-            return None;
-        }
-        figures
-            .float
-            .store(float - note.capacity, Ordering::Relaxed);
+        back.rewind_single();
+        figures.float.store(float - hot, Ordering::Relaxed);
         figures.count_return();
-        mine.hot.set(arena.take());
+        if let Some(former) = mine.hot.replace(arena.take()) {
+            self.cool_down(&mine.slots, former);
+        }
         Some(())
+    }
+
+    /// Moves an arena that was hot to where others can take it.
+    #[cold]
+    #[inline(never)]
+    fn cool_down(&self, own: &Slots, arena: IdleArena) {
+        let tag = Tag::new(arena.note().class, self.epoch.load(Ordering::Relaxed));
+        drop(self.park(Some(own), arena, tag));
     }
 
     #[inline]
@@ -303,9 +303,18 @@ impl Shared {
         arena.set_note(Note {
             capacity: kept,
             class,
-            hot: kept <= MAX_HOT,
+            hot: if kept <= MAX_HOT && !self.retention.wipe {
+                kept
+            } else {
+                Note::NOT_HOT
+            },
         });
         let tag = Tag::new(class, self.epoch.load(Ordering::Relaxed));
+        self.park(own, arena, tag)
+    }
+
+    /// Puts an arena whose bytes are claimed where others can take it; returns it if it is to be freed.
+    fn park(&self, own: Option<&Slots>, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
         let refused = match own {
             Some(own) => own.put(arena, tag).and_then(|arena| {
                 self.spill(own);

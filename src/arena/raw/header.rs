@@ -36,13 +36,19 @@ pub(super) struct Address {
 
 /// What a home wants to remember of an arena. It holds as long as the arena has the capacity that it
 /// was made for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Note {
     /// The capacity it was made for.
     pub(crate) capacity: usize,
     pub(crate) class: usize,
-    /// Whether the arena may wait where only its thread can reach it.
-    pub(crate) hot: bool,
+    /// The same capacity if the arena may wait where only its thread can reach it; no capacity
+    /// otherwise.
+    pub(crate) hot: usize,
+}
+
+impl Note {
+    /// What no arena's capacity is.
+    pub(crate) const NOT_HOT: usize = usize::MAX;
 }
 
 /// The shared part of an arena. Aligned like a pair of cache lines, so that two arenas in use on
@@ -101,7 +107,11 @@ impl IdleArena {
                 first_chunk
             },
             reused: false,
-            note: Note::default(),
+            note: Note {
+                capacity: 0,
+                class: 0,
+                hot: Note::NOT_HOT,
+            },
             home_at: 0,
             home: None,
         });
@@ -148,8 +158,7 @@ impl IdleArena {
     }
 
     /// Makes all memory free again, if that is one chunk that is kept.
-    #[inline]
-    pub(crate) fn rewind_whole(&mut self, how: Rewind) -> bool {
+    fn rewind_whole(&mut self, how: Rewind) -> bool {
         let current = NonNull::new(self.header_mut().current.load(Ordering::Relaxed));
         let Some(mut chunk) = current else {
             return false;
@@ -162,6 +171,16 @@ impl IdleArena {
             unsafe { clean(chunk, how.wipe) };
         }
         whole
+    }
+
+    /// Makes all memory of the only chunk free again, without looking further.
+    #[inline]
+    pub(crate) fn rewind_single(&mut self) {
+        let current = NonNull::new(self.header_mut().current.load(Ordering::Relaxed));
+        if let Some(chunk) = current {
+            // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+            unsafe { clean(chunk, false) };
+        }
     }
 
     #[cold]
