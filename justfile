@@ -49,3 +49,7 @@ msrv:
 # The figures in the documentation; arguments go to the bench binary.
 bench *args:
     cargo bench --bench targets --features full -- {{args}}
+
+# The same with mimalloc as the allocator.
+bench-mimalloc *args:
+    cargo bench --bench targets-mimalloc --features full -- {{args}}

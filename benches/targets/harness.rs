@@ -1,5 +1,7 @@
 //! Turns, rounds, medians and lines.
 
+use std::thread;
+
 use crate::sides::{SIDE_BY_SIDE, Side};
 
 /// Rounds that count.
@@ -11,13 +13,13 @@ pub(crate) const TURN: f64 = 8e6;
 /// Some rows that are measured together.
 pub(crate) struct Contest {
     pub(crate) rows: Vec<String>,
-    run: Box<dyn FnOnce(&mut Report)>,
+    run: Box<dyn FnOnce(&mut Report) + Send>,
 }
 
 impl Contest {
     pub(crate) fn new<const N: usize>(
         rows: [String; N],
-        run: impl FnOnce(&mut Report, [&str; N]) + 'static,
+        run: impl FnOnce(&mut Report, [&str; N]) + Send + 'static,
     ) -> Self {
         Self {
             rows: rows.to_vec(),
@@ -168,10 +170,14 @@ impl Report {
         row.starts_with(&self.prefix)
     }
 
-    /// Runs a contest if one of its rows was asked for.
+    /// Runs a contest if one of its rows was asked for. On a thread of its own: what former contests left
+    /// with their thread, such as places of a pool, makes no difference then.
     pub(crate) fn run(&mut self, contest: Contest) {
         if contest.rows.iter().any(|row| self.wants(row)) {
-            (contest.run)(self);
+            thread::scope(|scope| {
+                let contest = scope.spawn(|| (contest.run)(self));
+                contest.join().expect("no panic");
+            });
         }
     }
 

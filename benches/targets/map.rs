@@ -13,12 +13,17 @@ use crate::{
 
 const ENTRIES: u64 = 1000;
 
-/// Fills a map, and drops it.
-macro_rules! fill {
-    ($map:expr) => {{
+/// Fills a map, looks each entry up if `$read`, and drops it.
+macro_rules! use_map {
+    ($map:expr, $read:expr) => {{
         let mut map = $map;
         for key in 0..ENTRIES {
             map.insert(black_box(key), key);
+        }
+        if $read {
+            for key in 0..ENTRIES {
+                black_box(map.get(&black_box(key)));
+            }
         }
         black_box(&map);
     }};
@@ -26,7 +31,7 @@ macro_rules! fill {
 
 /// A map that begins empty and grows, or one that is made with room for all.
 macro_rules! contest {
-    ($name:literal, $capacity:expr, $heap:expr) => {
+    ($name:literal, $capacity:expr, $read:expr, $heap:expr) => {
         Contest::new(
             [
                 concat!("arena/", $name, "/heap").to_owned(),
@@ -38,17 +43,19 @@ macro_rules! contest {
                 let [ours, heap, bump] = measure([
                     Side::single("&Arena", || {
                         let arena = pool.rent();
-                        fill!(HashMap::<u64, u64, _, _>::with_capacity_in(
-                            $capacity, &arena
-                        ));
+                        use_map!(
+                            HashMap::<u64, u64, _, _>::with_capacity_in($capacity, &arena),
+                            $read
+                        );
                     }),
                     Side::single("heap", || {
-                        fill!(HashMap::<u64, u64>::with_capacity($capacity));
+                        use_map!(HashMap::<u64, u64>::with_capacity($capacity), $read);
                     }),
                     Side::single("bumpalo", || {
-                        fill!(HashMap::<u64, u64, _, _>::with_capacity_in(
-                            $capacity, &bump
-                        ));
+                        use_map!(
+                            HashMap::<u64, u64, _, _>::with_capacity_in($capacity, &bump),
+                            $read
+                        );
                         bump.reset();
                     }),
                 ]);
@@ -61,8 +68,14 @@ macro_rules! contest {
 
 pub(crate) fn add(contests: &mut Vec<Contest>) {
     contests.extend([
-        contest!("map_1000", 0, Target::Below(1.0)),
+        contest!("map_1000", 0, false, Target::Below(1.0)),
+        contest!("map_1000_read_once", 0, true, Target::Below(1.0)),
         // One allocation for all entries: nothing to gain.
-        contest!("map_1000_with_capacity", ENTRIES as usize, Target::None),
+        contest!(
+            "map_1000_with_capacity",
+            ENTRIES as usize,
+            false,
+            Target::None
+        ),
     ]);
 }

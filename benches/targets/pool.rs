@@ -337,6 +337,37 @@ fn elsewhere(way: Way) -> Contest {
     )
 }
 
+/// What a thread pays that uses a pool beside the first one it knew.
+fn second() -> Contest {
+    Contest::new(
+        ["pool/rent_10x40B_recycle/second_pool/first_pool".to_owned()],
+        |report: &mut Report, [row]| {
+            let (first, second) = (ArenaPool::new(), ArenaPool::new());
+            drop(first.rent());
+            let [second, first] = measure([
+                Side::single("second pool", || fill_ours(&mut second.rent(), 10)),
+                Side::single("first pool", || fill_ours(&mut first.rent(), 10)),
+            ]);
+            report.compare(row, &second, &first, Target::None);
+        },
+    )
+}
+
+/// A request that takes an arena, and has no use for it.
+fn unused() -> Contest {
+    Contest::new(
+        ["pool/rent_unused_recycle/fresh_Arena".to_owned()],
+        |report: &mut Report, [row]| {
+            let pool = ArenaPool::new();
+            let [ours, fresh] = measure([
+                Side::single("ArenaPool", || drop(black_box(pool.rent()))),
+                Side::single("Arena::new()", || drop(black_box(Arena::new()))),
+            ]);
+            report.compare(row, &ours, &fresh, Target::None);
+        },
+    )
+}
+
 pub(crate) fn add(contests: &mut Vec<Contest>) {
     contests.extend([
         recycled(10, 1),
@@ -345,5 +376,7 @@ pub(crate) fn add(contests: &mut Vec<Contest>) {
         elsewhere(Way::Exchanged),
         recycled(1, 1),
         recycled(1, 2),
+        second(),
+        unused(),
     ]);
 }

@@ -19,13 +19,13 @@ use crate::{clock, harness::TURN, machine};
 const WARM_UP: u64 = 100;
 
 /// How many things are on their way between two threads at most.
-const ON_THE_WAY: usize = 32;
+const ON_THE_WAY: usize = 64;
 
 /// A turn of two threads counts at once if each had a processor for this share of it.
 pub(crate) const SIDE_BY_SIDE: f64 = 0.9;
 
-/// How often a turn is taken again otherwise.
-const RETRIES: usize = 3;
+/// How often a turn is taken again otherwise. More of them do not help where they are needed.
+const RETRIES: usize = 1;
 
 /// One way to do the work: does it `n` times and returns the processor time it took.
 pub(crate) struct Side<'a> {
@@ -68,38 +68,43 @@ impl<'a> Side<'a> {
     }
 
     /// What `take` takes on one thread, `give` gives back on the other. Processor time of both for one
-    /// thing, their waiting for each other included.
+    /// thing, without their waiting for each other.
     pub(crate) fn handed_over<T: Send + 'a>(
         label: &'static str,
         take: impl Fn() -> T + Sync + 'a,
         give: impl Fn(T) + Sync + 'a,
     ) -> Self {
         let queue = ArrayQueue::new(ON_THE_WAY);
-        let step = move |nth| {
+        let run = move |nth, n: u64| {
             if nth == 0 {
-                let mut thing = take();
-                while let Err(refused) = queue.push(thing) {
-                    thing = refused;
-                    pause();
+                for _ in 0..n {
+                    let mut thing = take();
+                    while let Err(refused) = queue.push(thing) {
+                        thing = refused;
+                        wait(|| queue.len() <= ON_THE_WAY / 2);
+                    }
                 }
                 return;
             }
-            loop {
+            let mut left = n;
+            while left > 0 {
                 if let Some(thing) = queue.pop() {
-                    return give(thing);
+                    give(thing);
+                    left -= 1;
+                } else {
+                    wait(|| queue.len() as u64 >= left.min(ON_THE_WAY as u64 / 2));
                 }
-                pause();
             }
         };
         Self::pair(label, 1.0, move |nth, n, ready| {
-            repeat(WARM_UP, &mut || step(nth));
+            run(nth, WARM_UP);
             ready();
-            timed(|| repeat(n, &mut || step(nth)))
+            timed(|| run(nth, n))
         })
     }
 
     /// Each of two threads takes things for the other, and gives back what the other has taken.
-    /// Processor time for one thing.
+    /// Processor time for one thing, without their waiting for each other.
     pub(crate) fn exchanged<T: Send + 'a>(
         label: &'static str,
         take: impl Fn() -> T + Sync + 'a,
@@ -109,15 +114,16 @@ impl<'a> Side<'a> {
         let through = AtomicUsize::new(0);
         Self::pair(label, 2.0, move |nth, n, ready| {
             let (outgoing, incoming) = (&queues[nth], &queues[1 - nth]);
-            let give_one = || match incoming.pop() {
-                Some(thing) => give(thing),
-                None => pause(),
-            };
             let mut step = || {
                 let mut thing = take();
                 while let Err(refused) = outgoing.push(thing) {
                     thing = refused;
-                    give_one();
+                    match incoming.pop() {
+                        Some(thing) => give(thing),
+                        None => {
+                            wait(|| outgoing.len() <= ON_THE_WAY / 2 || !incoming.is_empty());
+                        }
+                    }
                 }
                 if let Some(thing) = incoming.pop() {
                     give(thing);
@@ -127,7 +133,10 @@ impl<'a> Side<'a> {
             ready();
             let used = timed(|| repeat(n, &mut step));
             // The other one may still be at it, and has to get rid of its things.
-            meet(&through, give_one);
+            meet(&through, || match incoming.pop() {
+                Some(thing) => give(thing),
+                None => pause(),
+            });
             while let Some(thing) = incoming.pop() {
                 give(thing);
             }
@@ -138,8 +147,8 @@ impl<'a> Side<'a> {
     /// Two threads that begin together: each tells that it is ready, and returns the processor time it
     /// used from then on. The sum of both is that of `parts` times the operations.
     ///
-    /// A turn in which the threads did not run side by side is taken again, a few times at most: on a
-    /// busy machine they do not get into each other's way as they should.
+    /// A turn in which the threads did not run side by side is taken again: on a busy machine they do
+    /// not get into each other's way as they should.
     pub(crate) fn pair(
         label: &'static str,
         parts: f64,
@@ -210,11 +219,26 @@ impl Turn {
     }
 }
 
-/// The processor time that `work` takes on this thread.
+thread_local! {
+    /// What the thread has spent on waiting so far.
+    static WAITED: Cell<f64> = const { Cell::new(0.0) };
+}
+
+/// The processor time that `work` takes on this thread, without waiting.
 pub(crate) fn timed(work: impl FnOnce()) -> f64 {
-    let start = clock::thread();
+    let (start, waited) = (clock::thread(), WAITED.get());
     work();
-    clock::thread() - start
+    clock::thread() - start - (WAITED.get() - waited)
+}
+
+/// Waits for another thread. Not for each single thing: looking at the clock takes time, too.
+#[cold]
+fn wait(until: impl Fn() -> bool) {
+    let start = clock::thread();
+    while !until() {
+        pause();
+    }
+    WAITED.set(WAITED.get() + clock::thread() - start);
 }
 
 #[inline(never)]
@@ -233,14 +257,10 @@ pub(crate) fn meet(arrived: &AtomicUsize, mut meanwhile: impl FnMut()) {
     }
 }
 
-/// Waits a moment for another thread, and lets it run if it lacks a processor.
+/// Lets another thread go on for a moment, with this processor if it has none.
 pub(crate) fn pause() {
-    thread_local!(static TIMES: Cell<u32> = const { Cell::new(0) });
-    let times = TIMES.get().wrapping_add(1);
-    TIMES.set(times);
-    if times % 256 == 0 {
-        thread::yield_now();
-    } else {
+    for _ in 0..16 {
         std::hint::spin_loop();
     }
+    thread::yield_now();
 }
