@@ -14,7 +14,8 @@ use crate::{arena::Arena, sync::Arc};
 /// back.
 ///
 /// Each thread keeps a few arenas for itself; the others wait on a shelf that all share. An arena that
-/// nobody needed for a while is freed: see [`PoolBuilder::trim_interval`].
+/// nobody needed for a while is freed: see [`PoolBuilder::trim_interval`]. One of at most 64 KiB stays
+/// at hand for each thread that returned one, until the thread rents it or ends.
 ///
 /// # Examples
 ///
@@ -113,7 +114,8 @@ impl ArenaPool {
     /// Frees all waiting arenas now, those of other threads included, and returns how many bytes
     /// that were.
     ///
-    /// Arenas in use are not touched.
+    /// Arenas in use are not touched, nor the one small arena (at most 64 KiB) that each other thread
+    /// keeps at hand, where nobody else can reach it.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn trim(&self) -> usize {
         self.handle.shared.trim()

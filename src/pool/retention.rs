@@ -111,7 +111,7 @@ impl PoolBuilder {
     /// took since the end before are freed. A tokio task sees to it as long as the pool has arenas,
     /// with or without traffic; the first rent within a runtime starts it, and it ends with the pool.
     /// The runtime needs its timers enabled. In a program without tokio, call
-    /// [`trim`](ArenaPool::trim).
+    /// [`trim`](ArenaPool::trim). What a thread keeps at hand, at most 64 KiB, is not freed.
     ///
     /// # Examples
     ///
