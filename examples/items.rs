@@ -58,8 +58,9 @@ async fn arena(scope: RequestScope, Path(n): Path<usize>) -> Result<Response, Re
     let n = at_most(MAX_ITEMS, n)?;
     let arena = scope.arena();
     let mut items = arena.vec_with_capacity(n);
+    let mut cursor = arena.cursor(); // many small things in a row
     for i in 0..n {
-        items.push(arena.format(format_args!("item-{i}")));
+        items.push(cursor.format(format_args!("item-{i}")));
     }
     tokio::task::yield_now().await; // the texts may be held across an await
     Ok(arena.json(&items))

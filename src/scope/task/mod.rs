@@ -1,6 +1,6 @@
 //! What a request starts, and what becomes of it.
 //!
-//! Each task has a [`TaskRecord`] in the layer's list for as long as it exists, and the tasks of
+//! Each task has a `TaskRecord` in the layer's list for as long as it exists, and the tasks of
 //! one request share a [`TaskGroup`], which outlives the request if one of them does. Requests
 //! without tasks have neither.
 //!
