@@ -62,6 +62,7 @@ async fn arena(scope: RequestScope, Path(n): Path<usize>) -> Result<Response, Re
     for i in 0..n {
         items.push(cursor.format(format_args!("item-{i}")));
     }
+    drop(cursor); // gives back what it took in advance
     tokio::task::yield_now().await; // the texts may be held across an await
     Ok(arena.json(&items))
 }
