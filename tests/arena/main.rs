@@ -2,6 +2,8 @@
 //! misbehave, and from several threads.
 
 mod absurd;
+#[cfg(feature = "axum")]
+mod across_await;
 #[cfg(all(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator;
 mod buffer;

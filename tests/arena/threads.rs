@@ -41,7 +41,7 @@ fn the_types_may_go_to_other_threads() {
     send_sync::<ArenaError>();
     send_sync::<PoolBuilder>();
     send_sync::<PoolStats>();
-    // What they hold decides; what may not be shared, or not be sent, is in `tests/ui`.
+    // What they hold decides; what may not be shared, or not be sent, is in `docs/soundness.md`.
     send::<CursorVec<'_, '_, std::cell::Cell<u8>>>();
     send_sync::<MemoryHandle>();
     send_sync::<MemoryLayer>();
