@@ -20,6 +20,10 @@ const MAX_FLOAT: usize = 64 * 1024;
 /// After this many hits a thread looks whether the pool's timer runs; at each miss it does so anyway.
 const TIMER_EVERY: u64 = 256;
 
+/// A thread keeps an arena for itself only after it took this many back: where there is little to do,
+/// and any thread may do it, one arena should do for all.
+const HOT_AFTER: u64 = 64;
+
 /// Larger arenas wait where others can take and trim them.
 const MAX_HOT: usize = 64 * 1024;
 
@@ -136,7 +140,7 @@ impl Shared {
         }
     }
 
-    /// From the shelf, or a new one.
+    /// From the shelf, from another thread, or a new one.
     fn rent_elsewhere(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
         let figures = &own.unwrap_or(&self.common).figures;
         let mut found = None;
@@ -155,6 +159,8 @@ impl Shared {
             let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
             drop(refused.map(|arena| self.evict(own, arena)));
         });
+        // Rather one that another thread does not need right now than a new one.
+        let found = found.or_else(|| self.slots.iter().find_map(|slots| slots.take(wanted)));
         let arena = match found {
             Some(mut arena) => {
                 figures.add(&figures.hits, 1);
@@ -244,14 +250,21 @@ impl Shared {
         let hot = back.note().hot;
         let figures = &mine.slots.figures;
         let float = figures.float.load(Ordering::Relaxed);
+        let returned = figures.returned.load(Ordering::Relaxed);
         // The same capacity: the same single chunk, and all that was asked then still holds. Relaxed: as
         // in `return_with`.
-        if hot != back.capacity() || hot > float || self.closed.load(Ordering::Relaxed) {
+        if hot != back.capacity()
+            || hot > float
+            || returned < HOT_AFTER
+            || self.closed.load(Ordering::Relaxed)
+        {
             return None;
         }
         back.rewind_single();
         figures.float.store(float - hot, Ordering::Relaxed);
-        figures.count_return();
+        figures
+            .returned
+            .store(returned.wrapping_add(1), Ordering::Relaxed);
         if let Some(former) = mine.hot.replace(arena.take()) {
             self.cool_down(&mine.slots, former);
         }

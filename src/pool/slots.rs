@@ -72,14 +72,6 @@ impl Figures {
         self.hits.store(before.wrapping_add(1), Ordering::Relaxed);
         before
     }
-
-    /// Counts an arena that a thread took back for itself.
-    #[inline]
-    pub(super) fn count_return(&self) {
-        let before = self.returned.load(Ordering::Relaxed);
-        self.returned
-            .store(before.wrapping_add(1), Ordering::Relaxed);
-    }
 }
 
 impl Slots {
