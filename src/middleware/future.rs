@@ -179,14 +179,48 @@ impl Role {
         Response::from_parts(parts, body)
     }
 
-    /// Drops the handler, and makes the answer to a request whose deadline has passed.
-    fn expire<F>(
-        &mut self,
+    /// Answers a request whose handler was not run.
+    ///
+    /// # Panics
+    ///
+    /// If that has been done before, or there was a handler and it has ended.
+    #[cold]
+    #[inline(never)]
+    fn not_called<R>(
+        self,
+        exchange: Exchange,
+        configured: Option<&Answers>,
+        expired: Option<DeadlineSource>,
+    ) -> Response<ResponseBody<R>> {
+        match (self, expired) {
+            (Self::Refused { answer }, _) => {
+                let progress = Progress::new(Extent::of_bytes(answer.body()), exchange.head);
+                answer.map(|body| ResponseBody::own(body, None, progress))
+            }
+            (role @ (Self::Opener { .. } | Self::Nested { .. }), Some(source)) => {
+                let passed = Passed {
+                    source,
+                    on_arrival: true,
+                };
+                let nothing: Pin<&mut Option<()>> = std::pin::pin!(None);
+                role.expired(nothing, exchange, configured, passed)
+            }
+            _ => panic!("`ResponseFuture` polled after completion"),
+        }
+    }
+
+    /// Drops the handler, and answers a request whose deadline has passed.
+    ///
+    /// Out of line: it would make every poll's frame larger.
+    #[cold]
+    #[inline(never)]
+    fn expired<F, R>(
+        mut self,
         mut inner: Pin<&mut Option<F>>,
         exchange: Exchange,
         configured: Option<&Answers>,
         passed: Passed,
-    ) -> Response<Bytes> {
+    ) -> Response<ResponseBody<R>> {
         let expired = self.scope().cloned().map(|scope| {
             // Before the handler is dropped: then it waits for nothing any more.
             let wants_body = scope.wants_body();
@@ -195,7 +229,7 @@ impl Role {
             });
             (scope, wants_body)
         });
-        self.run(|| {
+        let answer = self.run(|| {
             inner.set(None);
             let Some((scope, wants_body)) = &expired else {
                 return Response::default();
@@ -210,28 +244,48 @@ impl Role {
                 retry_after: configured.and_then(|answers| answers.retry_after),
             };
             expired.answer(exchange.protocol, configured)
-        })
+        });
+        drop(expired);
+        let extent = Extent::of_bytes(answer.body());
+        self.respond(answer, extent, exchange, ResponseBody::own)
     }
 }
 
 impl<F> ResponseFuture<F> {
-    /// Without an `inner` future the request has expired on arrival.
-    pub(super) fn open(
-        inner: Result<F, DeadlineSource>,
+    pub(super) const fn open(
+        inner: Option<F>,
+        expired: Option<DeadlineSource>,
         keeper: Keeper,
         exchange: Exchange,
         answers: Option<Arc<Answers>>,
     ) -> Self {
-        Self::new(inner, Role::Opener { keeper }, exchange, answers)
+        Self {
+            inner,
+            timer: None,
+            role: Role::Opener { keeper },
+            exchange,
+            answers,
+            expired,
+            noted: false,
+        }
     }
 
-    pub(super) fn nested(
-        inner: Result<F, DeadlineSource>,
+    pub(super) const fn nested(
+        inner: Option<F>,
+        expired: Option<DeadlineSource>,
         scope: RequestScope,
         exchange: Exchange,
         answers: Option<Arc<Answers>>,
     ) -> Self {
-        Self::new(inner, Role::Nested { scope }, exchange, answers)
+        Self {
+            inner,
+            timer: None,
+            role: Role::Nested { scope },
+            exchange,
+            answers,
+            expired,
+            noted: false,
+        }
     }
 
     /// Answers without the service. The scope ends here, for `reason`: what becomes of the answer
@@ -259,27 +313,6 @@ impl<F> ResponseFuture<F> {
             noted: false,
         }
     }
-
-    fn new(
-        inner: Result<F, DeadlineSource>,
-        role: Role,
-        exchange: Exchange,
-        answers: Option<Arc<Answers>>,
-    ) -> Self {
-        let (inner, expired) = match inner {
-            Ok(inner) => (Some(inner), None),
-            Err(source) => (None, Some(source)),
-        };
-        Self {
-            inner,
-            timer: None,
-            role,
-            exchange,
-            answers,
-            expired,
-            noted: false,
-        }
-    }
 }
 
 impl<F, R, E> Future for ResponseFuture<F>
@@ -297,28 +330,11 @@ where
         let this = self.project();
         let mut inner = this.inner;
         let exchange = *this.exchange;
-        if let Some(source) = this.expired.take() {
-            let on_arrival = true;
-            let passed = Passed { source, on_arrival };
-            let answers = this.answers.as_deref();
-            let answer = this.role.expire(inner, exchange, answers, passed);
-            let extent = Extent::of_bytes(answer.body());
-            let role = std::mem::replace(this.role, Role::Over);
-            return Poll::Ready(Ok(role.respond(
-                answer,
-                extent,
-                exchange,
-                ResponseBody::own,
-            )));
-        }
         if inner.is_none() {
-            let Role::Refused { answer } = std::mem::replace(this.role, Role::Over) else {
-                panic!("`ResponseFuture` polled after completion");
-            };
-            let progress = Progress::new(Extent::of_bytes(answer.body()), exchange.head);
-            return Poll::Ready(Ok(
-                answer.map(|body| ResponseBody::own(body, None, progress))
-            ));
+            let configured = this.answers.as_deref();
+            let role = std::mem::replace(this.role, Role::Over);
+            let expired = this.expired.take();
+            return Poll::Ready(Ok(role.not_called(exchange, configured, expired)));
         }
         let polled = this.role.run(|| {
             let Some(future) = inner.as_mut().as_pin_mut() else {
@@ -354,17 +370,10 @@ where
                 let Some(passed) = poll_deadline(scope, this.timer, cx) else {
                     return Poll::Pending;
                 };
-                let answers = this.answers.as_deref();
-                let answer = this.role.expire(inner, exchange, answers, passed);
                 this.role.forget_task(this.noted);
+                let configured = this.answers.as_deref();
                 let role = std::mem::replace(this.role, Role::Over);
-                let extent = Extent::of_bytes(answer.body());
-                Poll::Ready(Ok(role.respond(
-                    answer,
-                    extent,
-                    exchange,
-                    ResponseBody::own,
-                )))
+                Poll::Ready(Ok(role.expired(inner, exchange, configured, passed)))
             }
         }
     }

@@ -47,10 +47,10 @@ impl Config {
     }
 
     /// What the request's headers say of its time, as far as they are trusted.
-    fn arrival<B>(&self, request: &Request<B>) -> Arrival {
-        self.trust.as_ref().map_or_else(Arrival::default, |trust| {
-            trust.arrival(request.headers(), &self.scope.gauges.unparsable_deadlines)
-        })
+    fn arrival<B>(&self, request: &Request<B>) -> Option<Arrival> {
+        self.trust
+            .as_ref()
+            .map(|trust| trust.arrival(request.headers(), &self.scope.gauges.unparsable_deadlines))
     }
 
     /// What an outer layer's scope takes over from this layer. Returns who set a deadline that had
@@ -110,14 +110,15 @@ where
             let scope = scope.clone();
             let exchange = exchange(&request, false);
             let answers = config.answers.clone();
-            let inner = match config.tighten(&scope, &request) {
-                None => Ok(self.inner.call(request)),
+            let expired = config.tighten(&scope, &request);
+            let inner = match expired {
+                None => Some(self.inner.call(request)),
                 Some(source) => {
                     scope.cancel(CancelReason::DeadlineExceeded { source });
-                    Err(source)
+                    None
                 }
             };
-            return ResponseFuture::nested(inner, scope, exchange, answers);
+            return ResponseFuture::nested(inner, expired, scope, exchange, answers);
         }
 
         let arrival = config.arrival(&request);
@@ -141,14 +142,13 @@ where
             request.extensions_mut().insert(scope.clone());
         }
         let entered = keeper.enter();
-        let inner = match expired {
-            None => Ok(self.inner.call(request)),
-            Some(source) => {
-                drop(request);
-                Err(source)
-            }
+        let inner = if expired.is_none() {
+            Some(self.inner.call(request))
+        } else {
+            drop(request);
+            None
         };
         entered.done();
-        ResponseFuture::open(inner, keeper, exchange, answers)
+        ResponseFuture::open(inner, expired, keeper, exchange, answers)
     }
 }

@@ -127,12 +127,12 @@ impl RequestScope {
     /// deadline that has passed already.
     pub(crate) fn begin(
         &self,
-        arrival: Arrival,
+        arrival: Option<Arrival>,
         outer: Option<&MemoryPolicy>,
         layer: &MemoryPolicy,
     ) -> Option<DeadlineSource> {
         let limits = &self.inner().limits;
-        let arrived = limits.arrived(arrival, Duration::ZERO);
+        let arrived = arrival.and_then(|arrival| limits.arrived(arrival, Duration::ZERO));
         let outer =
             outer.and_then(|policy| limits.apply(policy, Duration::ZERO, DeadlineSource::Policy));
         let layer = limits.apply(layer, Duration::ZERO, DeadlineSource::Layer);
@@ -140,8 +140,12 @@ impl RequestScope {
     }
 
     /// The same for a layer inside of the one that opened the scope.
-    pub(crate) fn tighten(&self, arrival: Arrival, layer: &MemoryPolicy) -> Option<DeadlineSource> {
-        let arrived = self.inner().limits.arrived(arrival, self.age());
+    pub(crate) fn tighten(
+        &self,
+        arrival: Option<Arrival>,
+        layer: &MemoryPolicy,
+    ) -> Option<DeadlineSource> {
+        let arrived = arrival.and_then(|arrival| self.inner().limits.arrived(arrival, self.age()));
         arrived.or(self.apply(layer, DeadlineSource::Layer))
     }
 
