@@ -11,17 +11,36 @@ pub(crate) struct Args {
     pub(crate) addr: SocketAddr,
 }
 
+/// Takes the next word.
+pub(crate) type Value<'a> = dyn FnMut() -> Result<String, String> + 'a;
+
 impl Args {
     /// Reads the command line; ends the process if it asks for help or cannot be understood.
+    #[allow(dead_code, reason = "not every example has arguments of its own")]
     pub(crate) fn parse(example: &str, default_port: u16) -> Self {
+        Self::parse_with(example, default_port, "", |_, _| None)
+    }
+
+    /// As `parse`, with arguments of the example's own: `own_usage` has a line for each, and `own`
+    /// given each unknown word, and a way to take its value; `None` if it does not know it either.
+    pub(crate) fn parse_with(
+        example: &str,
+        default_port: u16,
+        own_usage: &str,
+        own: impl FnMut(&str, &mut Value<'_>) -> Option<Result<(), String>>,
+    ) -> Self {
+        let own_usage = match own_usage {
+            "" => String::new(),
+            usage => format!("  {usage}\n"),
+        };
         let usage = format!(
-            "usage: {example} [--check | --port PORT | --addr IP:PORT]\n\n  \
+            "usage: {example} [--check | --port PORT | --addr IP:PORT]\n\n{own_usage}  \
              --check         serve on a free port, send requests, compare, and exit\n  \
              --port PORT     listen on 127.0.0.1:PORT (default: $PORT, or {default_port})\n  \
              --addr IP:PORT  listen on this address\n  \
              --help          print this"
         );
-        match Self::read(env::args().skip(1), default_port) {
+        match Self::read(env::args().skip(1), default_port, own) {
             Ok(Some(args)) => args,
             Ok(None) => {
                 println!("{usage}");
@@ -38,6 +57,7 @@ impl Args {
     fn read(
         mut words: impl Iterator<Item = String>,
         default_port: u16,
+        mut own: impl FnMut(&str, &mut Value<'_>) -> Option<Result<(), String>>,
     ) -> Result<Option<Self>, String> {
         let mut check = false;
         let mut addr = None;
@@ -54,7 +74,10 @@ impl Args {
                     })?);
                 }
                 "--help" | "-h" => return Ok(None),
-                _ => return Err(format!("unknown argument {word:?}")),
+                _ => match own(&word, &mut value) {
+                    Some(read) => read?,
+                    None => return Err(format!("unknown argument {word:?}")),
+                },
             }
         }
         let addr = match addr {

@@ -1,0 +1,247 @@
+//! Chat rooms over WebSocket: one scope per connection, which ends with its socket.
+//!
+//! ```sh
+//! cargo run --example chat --features full               # serves; chat in a browser
+//! cargo run --example chat --features full -- --ping 5   # looks for vanished peers more often
+//! cargo run --example chat --features full -- --check    # tries it itself, with 200 clients
+//! ```
+
+#[path = "check/args.rs"]
+mod args;
+#[path = "check/chat.rs"]
+mod check;
+#[path = "chat/room.rs"]
+mod room;
+
+use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{
+        Path, Query, State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, WebSocket, close_code},
+    },
+    http::StatusCode,
+    response::{Html, IntoResponse, Response},
+    routing::{any, get},
+};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use serde::Deserialize;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    time::{interval, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tower_memory::{MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator, scope::ScopeHold};
+
+use self::room::{Line, Member, Rooms};
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+const PING: Duration = Duration::from_secs(30);
+/// Longest message, in bytes.
+const MAX_MESSAGE: usize = 4096;
+/// Time for a last word to a peer.
+const GOODBYE: Duration = Duration::from_secs(1);
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// What all connections share.
+struct Chat {
+    rooms: Rooms,
+    /// How often a peer is pinged. One that is not heard of for twice as long has gone.
+    ping: Duration,
+    handle: MemoryHandle,
+}
+
+fn app(ping: Duration) -> (Router, Arc<Chat>) {
+    let memory = MemoryLayer::new().timeout(Duration::from_secs(5));
+    let chat = Arc::new(Chat {
+        rooms: Rooms::default(),
+        ping,
+        handle: memory.handle(),
+    });
+    let app = Router::new()
+        .route("/", get(|| async { Html(include_str!("chat/index.html")) }))
+        .route("/rooms/{room}", any(join))
+        .layer(memory)
+        .route("/stats", get(stats))
+        .with_state(Arc::clone(&chat));
+    (app, chat)
+}
+
+#[derive(Deserialize)]
+struct Joining {
+    name: String,
+}
+
+async fn join(
+    scope: RequestScope,
+    Path(room): Path<String>,
+    Query(Joining { name }): Query<Joining>,
+    State(chat): State<Arc<Chat>>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if let Some(refusal) = refused("room", &room).or_else(|| refused("name", &name)) {
+        return (StatusCode::BAD_REQUEST, refusal).into_response();
+    }
+    // The response is over as soon as the connection is upgraded; the hold keeps its scope open.
+    let hold: ScopeHold = scope.hold();
+    upgrade
+        .max_message_size(MAX_MESSAGE)
+        .on_upgrade(move |socket| hold.run(connection(chat, scope, room, name, socket)))
+}
+
+/// Why a room or a peer may not be called this.
+fn refused(what: &str, name: &str) -> Option<String> {
+    let length = name.chars().count();
+    if !(1..=32).contains(&length) {
+        return Some(format!(
+            "a {what} has 1 to 32 characters, and not {length}\n"
+        ));
+    }
+    let control = name.chars().any(char::is_control);
+    control.then(|| format!("a {what} has no control characters\n"))
+}
+
+/// Serves one peer until it leaves, vanishes, or has to go.
+async fn connection(
+    chat: Arc<Chat>,
+    scope: RequestScope,
+    room: String,
+    name: String,
+    socket: WebSocket,
+) {
+    let name = scope.arena().alloc_str(&name);
+    let (sink, mut stream) = socket.split();
+    let (queue, lines) = mpsc::channel(room::QUEUE);
+    let too_slow = CancellationToken::new();
+    // Leaves the room when it is dropped.
+    let Some(member) = chat.rooms.join(&room, name, queue, too_slow.clone()) else {
+        return; // as many rooms as there may be: closed at once
+    };
+    // Ends with the scope, and so with this function.
+    scope.spawn(write(scope.clone(), chat.ping, sink, lines));
+
+    loop {
+        let heard = tokio::select! {
+            _ = scope.cancelled() => false, // the server goes down
+            () = too_slow.cancelled() => false,
+            () = sleep(2 * chat.ping) => {
+                chat.rooms.note_stale();
+                false
+            }
+            heard = listen(&mut stream, &member) => heard,
+        };
+        if !heard {
+            return;
+        }
+    }
+}
+
+/// Takes one message of a peer. Returns whether there may be more.
+async fn listen(stream: &mut SplitStream<WebSocket>, member: &Member<'_>) -> bool {
+    match stream.next().await {
+        Some(Ok(Message::Text(text))) => member.say(&text).await,
+        Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+        Some(Ok(_)) => {} // a pong: it is there
+    }
+    true
+}
+
+/// Sends lines and pings until the scope ends; then says goodbye.
+async fn write(
+    scope: RequestScope,
+    ping: Duration,
+    mut sink: SplitSink<WebSocket, Message>,
+    mut lines: mpsc::Receiver<Line>,
+) {
+    let mut pings = interval(ping);
+    let sending = async {
+        loop {
+            let message = tokio::select! {
+                line = lines.recv() => match line {
+                    Some(line) => Message::Text(line),
+                    None => return, // the reader has ended
+                },
+                _ = pings.tick() => Message::Ping(axum::body::Bytes::new()),
+            };
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = scope.cancelled() => {}
+        () = sending => {}
+    }
+    let frame = CloseFrame {
+        code: close_code::AWAY,
+        reason: "goodbye".into(),
+    };
+    // A peer that does not read is not waited for.
+    let _ = timeout(GOODBYE, sink.send(Message::Close(Some(frame)))).await;
+}
+
+async fn stats(State(chat): State<Arc<Chat>>) -> String {
+    format!("{}\n{}\n", chat.rooms, chat.handle.snapshot())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let mut ping = PING;
+    let args = args::Args::parse_with(
+        "chat",
+        3000,
+        "--ping SECONDS  ping peers this often, and drop those not heard of for twice as long \
+         (default: 30)",
+        |word, value| match word {
+            "--ping" => Some(value().and_then(|text| {
+                let seconds = text
+                    .parse()
+                    .ok()
+                    .filter(|seconds| (1..=3600).contains(seconds));
+                let seconds = seconds
+                    .ok_or_else(|| format!("--ping is {text:?}, and must be from 1 to 3600"))?;
+                ping = Duration::from_secs(seconds);
+                Ok(())
+            })),
+            _ => None,
+        },
+    );
+    match run(&args, ping).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("chat: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &args::Args, ping: Duration) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    let ping = if args.check { check::PING } else { ping };
+    let (app, chat) = app(ping);
+    let listener = TcpListener::bind(args.addr)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}; try --port", args.addr))?;
+    let addr = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async { _ = stopped.await });
+    let server = tokio::spawn(server.into_future());
+    if args.check {
+        return check::run(addr, &chat, stop, server).await;
+    }
+    println!(
+        "Chat on http://{addr}, with two windows; http://{addr}/stats shows what is alive. \
+         Ctrl-C ends it."
+    );
+    tokio::signal::ctrl_c().await?;
+    let _ = stop.send(()); // no further connections
+    // axum does not wait for upgraded connections; their scopes are told and waited for here.
+    println!("\n{}", chat.handle.shutdown(SHUTDOWN).await);
+    Ok(ExitCode::SUCCESS)
+}
