@@ -62,7 +62,7 @@ async fn connect(addr: SocketAddr, room: usize, name: &str) -> Result<Socket, Bo
 /// How a peer and the server parted.
 enum End {
     /// Handed over by a [`Peer`], and read by nobody any more.
-    Kept(Socket),
+    Kept(Box<Socket>),
     Goodbye,
     Lost,
 }
@@ -84,7 +84,7 @@ impl Peer {
             let mut socket = connect(addr, n % ROOMS, &format!("peer-{n}")).await?;
             loop {
                 let message = tokio::select! {
-                    () = asked.cancelled() => return Ok(End::Kept(socket)),
+                    () = asked.cancelled() => return Ok(End::Kept(Box::new(socket))),
                     Some(line) = said.recv() => {
                         socket.send(Message::text(line)).await?;
                         continue;
@@ -110,7 +110,7 @@ impl Peer {
     }
 
     /// Its socket, which nobody reads any more.
-    async fn keep(self) -> Result<Socket, BoxError> {
+    async fn keep(self) -> Result<Box<Socket>, BoxError> {
         self.hand_over.cancel();
         match self.task.await?? {
             End::Kept(socket) => Ok(socket),
