@@ -129,7 +129,7 @@ where
         let answers = config.answers.clone();
         let mut keeper = Keeper::open(&config.scope, route);
         // After the request was counted: a shutdown waits for it, or it is refused.
-        if config.scope.gauges.shutdown.began().is_some() {
+        if config.scope.gauges.shutdown.has_begun() {
             let answer = shutting_down(exchange.protocol, exchange.http1);
             return ResponseFuture::refused(answer, CancelReason::Shutdown, keeper, exchange);
         }

@@ -146,7 +146,7 @@ impl MemoryHandle {
     /// Whether a [shutdown](Self::shutdown) has begun.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
-        self.config.gauges.shutdown.began().is_some()
+        self.config.gauges.shutdown.has_begun()
     }
 
     /// Whether there are neither open requests nor tasks.

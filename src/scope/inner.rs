@@ -126,6 +126,7 @@ impl Inner {
     }
 
     /// Sets the reason if there is none, as of `at` or now.
+    #[inline]
     fn set_reason(&self, reason: CancelReason, at: Option<Instant>) -> bool {
         // Before the tasks hear of it, so that none ends before its request was cancelled.
         let at = at.or_else(|| self.tasks.get().map(|_| Instant::now()));
@@ -139,6 +140,7 @@ impl Inner {
     }
 
     /// Tells the tasks, those to come and those there are, that the request has ended.
+    #[inline]
     pub(super) fn note_end(&self) {
         let (Some(group), Some(config)) = (self.tasks.get(), &self.config) else {
             return;

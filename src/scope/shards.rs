@@ -76,8 +76,13 @@ impl KeySlot {
     }
 
     pub(crate) fn take(&mut self) -> Option<Key> {
-        let key = self.0.swap(Key::NONE, Ordering::Relaxed);
-        (key != Key::NONE).then_some(Key(key))
+        // Not a swap, which would lock: nobody else is there.
+        let key = self.0.load(Ordering::Relaxed);
+        if key == Key::NONE {
+            return None;
+        }
+        self.0.store(Key::NONE, Ordering::Relaxed);
+        Some(Key(key))
     }
 }
 

@@ -43,20 +43,27 @@ impl Shutdown {
         self.began.store(true, Ordering::SeqCst);
     }
 
+    /// Whether it has begun.
+    #[inline]
+    pub(crate) fn has_begun(&self) -> bool {
+        // SeqCst: invariant 2. A plain load on most processors.
+        self.began.load(Ordering::SeqCst)
+    }
+
     /// When it began, if it has.
     #[inline]
     pub(crate) fn began(&self) -> Option<Instant> {
-        // SeqCst: invariant 2. A plain load on most processors.
-        if !self.began.load(Ordering::SeqCst) {
-            return None;
+        if self.has_begun() {
+            self.at.get().copied()
+        } else {
+            None
         }
-        self.at.get().copied()
     }
 
     /// A scope or a task is over.
     #[inline]
     pub(crate) fn changed(&self) {
-        if self.began.load(Ordering::SeqCst) {
+        if self.has_begun() {
             self.changed.notify_waiters();
         }
     }
