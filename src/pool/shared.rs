@@ -160,7 +160,8 @@ impl Shared {
             drop(refused.map(|arena| self.evict(own, arena)));
         });
         // Rather one that another thread does not need right now than a new one.
-        let found = found.or_else(|| self.slots.iter().find_map(|slots| slots.take(wanted)));
+        let suits = |tag: Tag| wanted.includes(tag.class());
+        let found = found.or_else(|| self.slots.iter().find_map(|other| other.take_if(suits)));
         let arena = match found {
             Some(mut arena) => {
                 figures.add(&figures.hits, 1);
@@ -393,7 +394,7 @@ impl Shared {
             drop(self.evict(None, arena));
         };
         for slots in &self.slots {
-            while let Some(arena) = slots.take_stale(stale) {
+            while let Some(arena) = slots.take_if(stale) {
                 free(arena);
             }
         }

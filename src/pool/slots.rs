@@ -106,7 +106,7 @@ impl Slots {
         self.owned.store(false, Ordering::Release);
     }
 
-    /// Takes an arena that will do.
+    /// Takes an arena that will do. For the owner.
     #[inline]
     pub(super) fn take(&self, wanted: Wanted) -> Option<IdleArena> {
         for place in &self.places {
@@ -122,11 +122,12 @@ impl Slots {
         None
     }
 
-    /// Takes an arena that waits, for which `stale` is true.
-    pub(super) fn take_stale(&self, stale: impl Fn(Tag) -> bool) -> Option<IdleArena> {
+    /// Takes an arena that waits, if its tag suits. For anybody: a place that was emptied meanwhile is
+    /// left alone.
+    pub(super) fn take_if(&self, suits: impl Fn(Tag) -> bool) -> Option<IdleArena> {
         self.places.iter().find_map(|place| {
             let tag = place.tag()?;
-            stale(Tag::from_bits(tag))
+            suits(Tag::from_bits(tag))
                 .then(|| place.take_tagged(tag))
                 .flatten()
         })
