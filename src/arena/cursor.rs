@@ -80,7 +80,12 @@ impl<'a> Cursor<'a> {
 
     /// Moves `value` into the arena.
     ///
-    /// Types with drop glue are refused at compile time, as by [`Arena::alloc`].
+    /// Types with drop glue are refused at compile time, as by [`Arena::alloc`]:
+    ///
+    /// ```compile_fail
+    /// let arena = tower_memory::Arena::new();
+    /// arena.cursor().alloc(String::from("its memory would never be freed"));
+    /// ```
     #[inline(always)]
     pub fn alloc<T>(&mut self, value: T) -> &'a mut T {
         or_panic!(self.try_alloc(value))

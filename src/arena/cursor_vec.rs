@@ -114,6 +114,14 @@ impl<'c, 'a, T> CursorVec<'c, 'a, T> {
     /// Ends the list and returns its values for as long as the arena is borrowed.
     ///
     /// Types with drop glue are refused at compile time: nobody would drop them.
+    ///
+    /// ```compile_fail
+    /// let arena = tower_memory::Arena::new();
+    /// let mut cursor = arena.cursor();
+    /// let mut list = cursor.vec();
+    /// list.push(String::from("nobody would drop it"));
+    /// list.into_slice();
+    /// ```
     #[must_use]
     #[inline]
     pub fn into_slice(self) -> &'a mut [T] {

@@ -101,6 +101,12 @@ fn of_two_thieves_one_gets_the_arena() {
     });
 }
 
+/// The sum of what `most` arenas of the shelf hold.
+fn taken(shelf: &Shelf, most: u32) -> usize {
+    let batch = shelf.take(ANY, most).into_iter().flatten();
+    batch.map(|(arena, _)| arena.capacity()).sum()
+}
+
 /// `Shelf`, invariants 1 and 2: one thread takes what another one has put, as it was put.
 #[test]
 fn the_shelf_hands_each_arena_to_one_thread() {
@@ -109,19 +115,18 @@ fn the_shelf_hands_each_arena_to_one_thread() {
         let taker = thread::spawn({
             let shelf = Arc::clone(&shelf);
             move || {
-                let mut seen = 0;
-                shelf.take(ANY, 1, |arena, tag| {
+                let batch = shelf.take(ANY, 1).into_iter().flatten();
+                batch.fold(0, |seen, (arena, tag)| {
                     assert_eq!(tag, Tag::new(CLASS, 1));
-                    seen += arena.capacity();
-                });
-                seen
+                    seen + arena.capacity()
+                })
             }
         });
         for bytes in [32, 64] {
             assert!(shelf.put(marked(bytes), Tag::new(CLASS, 1)).is_none());
         }
         let mut seen = 0;
-        shelf.take(ANY, 2, |arena, _| seen += arena.capacity());
+        seen += taken(&shelf, 2);
         seen += taker.join().expect("no panic");
         assert_eq!((seen, shelf.waiting()), (32 + 64, 0));
     });
@@ -142,11 +147,11 @@ fn a_sweep_takes_what_is_stale_and_leaves_the_rest() {
             }
         });
         let mut seen = 0;
-        shelf.take(ANY, 1, |arena, _| seen += arena.capacity());
+        seen += taken(&shelf, 1);
         assert!(shelf.put(marked(64), Tag::new(CLASS, 2)).is_none());
         let swept = sweeper.join().expect("no panic");
         assert_eq!(seen + swept, 32, "the stale one goes to one of them");
-        shelf.take(ANY, 2, |arena, _| seen += arena.capacity());
+        seen += taken(&shelf, 2);
         assert_eq!((seen + swept, shelf.waiting()), (32 + 64, 0));
     });
 }

@@ -4,7 +4,7 @@ use super::{
     class::{Classes, Wanted},
     local::{self, Mine},
     retention::Retention,
-    shelf::Shelf,
+    shelf::{BATCH, Batch, Shelf},
     slots::{Slots, Tag, Writer},
     stats::PoolStats,
     trim::Timer,
@@ -26,10 +26,6 @@ const HOT_AFTER: u64 = 64;
 
 /// Larger arenas wait where others can take and trim them.
 const MAX_HOT: usize = 64 * 1024;
-
-/// Arenas that move between a thread's slots and the shelf at once, so that a thread that only rents
-/// and one that only returns meet once in as many requests.
-const BATCH: u32 = 4;
 
 /// What all handles of a pool, its threads and its arenas share.
 ///
@@ -143,14 +139,11 @@ impl Shared {
     /// From the shelf, from another thread, or a new one.
     fn rent_elsewhere(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
         let figures = &own.unwrap_or(&self.common).figures;
-        let mut found = None;
         // A thread without slots takes one at a time.
-        let most = if own.is_some() { BATCH } else { 1 };
-        self.shelf.take(wanted, most, |arena, tag| {
-            if found.is_none() {
-                found = Some(arena);
-                return;
-            }
+        let most = if own.is_some() { BATCH as u32 } else { 1 };
+        let mut batch = self.shelf.take(wanted, most).into_iter().flatten();
+        let found = batch.next().map(|(arena, _)| arena);
+        for (arena, tag) in batch {
             // Its bytes stay claimed: it waits here instead of there.
             let refused = match own {
                 Some(own) => own.put(arena, tag),
@@ -158,7 +151,7 @@ impl Shared {
             };
             let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
             drop(refused.map(|arena| self.evict(own, arena)));
-        });
+        }
         // Rather one that another thread does not need right now than a new one.
         let suits = |tag: Tag| wanted.includes(tag.class());
         let found = found.or_else(|| self.slots.iter().find_map(|other| other.take_if(suits)));
@@ -350,12 +343,10 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn spill(&self, own: &Slots) {
-        for _ in 0..BATCH {
-            let Some((arena, tag)) = own.take_with_tag() else {
-                return;
-            };
-            let refused = self.shelf.put(arena, tag);
-            drop(refused.map(|arena| self.evict(Some(own), arena)));
+        let mut batch: Batch = std::array::from_fn(|_| own.take_with_tag());
+        self.shelf.put_all(&mut batch);
+        for (refused, _) in batch.into_iter().flatten() {
+            drop(self.evict(Some(own), refused));
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     arena::{IdleArena, Place},
-    sync::{AtomicU64, Ordering},
+    sync::{AtomicU64, AtomicUsize, Ordering},
 };
 
 const WORDS: usize = if cfg!(tower_memory_loom) { 1 } else { 16 };
@@ -106,7 +106,17 @@ pub(super) struct Shelf {
     places: Box<[Place]>,
     free: Bits,
     full: Box<[Bits]>,
+    /// Classes that ever had an arena here: most pools use few, and looking through all of them in vain
+    /// would cost more than a new arena. Only a hint; who must not miss anything looks everywhere.
+    known: AtomicUsize,
 }
+
+/// Arenas that move together, so that they are claimed and given by one step each.
+pub(super) type Batch = [Option<(IdleArena, Tag)>; BATCH];
+
+/// Arenas that move between a thread's slots and the shelf at once, so that a thread that only rents
+/// and one that only returns meet once in as many requests.
+pub(super) const BATCH: usize = 4;
 
 impl Shelf {
     pub(super) fn new() -> Self {
@@ -123,6 +133,7 @@ impl Shelf {
             full: std::iter::repeat_with(|| Bits::new(0))
                 .take(CLASSES)
                 .collect(),
+            known: AtomicUsize::new(0),
         }
     }
 
@@ -133,48 +144,79 @@ impl Shelf {
 
     /// Keeps `arena`, or returns it if the shelf is full.
     pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
-        let Some((index, bit)) = self.free.claim(1) else {
-            return Some(arena);
-        };
-        self.fill(arena, tag, index, bit)
+        let mut batch = [Some((arena, tag)), None, None, None];
+        self.put_all(&mut batch);
+        let [refused, ..] = batch;
+        refused.map(|(arena, _)| arena)
     }
 
-    /// Puts `arena` into a place that this thread has claimed.
-    fn fill(&self, arena: IdleArena, tag: Tag, index: usize, bit: u64) -> Option<IdleArena> {
-        match (self.place(index, bit), self.full.get(tag.class())) {
-            (Some(place), Some(full)) => {
-                let refused = place.put(arena, tag.bits());
-                full.give(index, bit);
-                refused
+    /// Keeps the arenas of `batch`, but for those it has no room for.
+    pub(super) fn put_all(&self, batch: &mut Batch) {
+        while let Ok(count @ 1..) = u32::try_from(batch.iter().flatten().count()) {
+            let Some((index, bits)) = self.free.claim(count) else {
+                return;
+            };
+            let mut bits = each(bits);
+            // Bits of one class go together; most batches have one class.
+            let (mut class, mut filled) = (0, 0);
+            for (arena, bit) in batch
+                .iter_mut()
+                .filter(|arena| arena.is_some())
+                .zip(&mut bits)
+            {
+                let Some(place) = self.place(index, bit) else {
+                    continue;
+                };
+                let Some((given, tag)) = arena.take() else {
+                    continue;
+                };
+                if tag.class() != class && filled != 0 {
+                    self.give(class, index, filled);
+                    filled = 0;
+                }
+                class = tag.class();
+                *arena = place.put(given, tag.bits()).map(|refused| (refused, tag));
+                filled |= bit;
             }
-            _ => Some(arena),
+            self.give(class, index, filled);
         }
     }
 
-    /// Takes up to `most` arenas of one class that will do, and gives them to `taken`.
-    pub(super) fn take(&self, wanted: Wanted, most: u32, mut taken: impl FnMut(IdleArena, Tag)) {
+    /// Makes full places known.
+    fn give(&self, class: usize, index: usize, bits: u64) {
+        if let Some(full) = self.full.get(class) {
+            full.give(index, bits);
+        }
+        // Relaxed: a hint. The load spares all but the first the locked instruction.
+        if self.known.load(Ordering::Relaxed) & (1 << class) == 0 {
+            self.known.fetch_or(1 << class, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up to [`BATCH`] arenas of one class that will do, but not more than `most`.
+    pub(super) fn take(&self, wanted: Wanted, most: u32) -> Batch {
+        let mut batch = [const { None }; BATCH];
+        let known = self.known.load(Ordering::Relaxed);
         let Some(((index, bits), class)) = self
             .full
             .iter()
             .enumerate()
             .take(wanted.last + 1)
             .skip(wanted.class)
-            .find_map(|(class, full)| Some((full.claim(most)?, class)))
+            .filter(|(class, _)| known & (1 << class) != 0)
+            .find_map(|(class, full)| Some((full.claim(most.min(BATCH as u32))?, class)))
         else {
-            return;
+            return batch;
         };
-        for bit in each(bits) {
+        for (taken, bit) in batch.iter_mut().zip(each(bits)) {
             let Some(place) = self.place(index, bit) else {
                 continue;
             };
             let tag = place.tag().map_or(Tag::new(class, 0), Tag::from_bits);
-            let arena = place.take();
-            // Given back before the arena is passed on, which may want the place again.
-            self.free.give(index, bit);
-            if let Some(arena) = arena {
-                taken(arena, tag);
-            }
+            *taken = place.take().map(|arena| (arena, tag));
         }
+        self.free.give(index, bits);
+        batch
     }
 
     /// Takes all arenas for which `stale` is true, one by one.
@@ -235,12 +277,16 @@ mod tests {
         assert!(shelf.put(IdleArena::new(0), Tag::new(3, 0)).is_some());
         assert_eq!(shelf.waiting(), WORDS * BITS);
         let mut taken = 0;
-        shelf.take(Wanted { class: 1, last: 2 }, 4, |_, _| taken += 1);
-        assert_eq!(taken, 0, "of another class");
-        shelf.take(Wanted { class: 2, last: 4 }, 4, |_, tag| {
+        let none = shelf.take(Wanted { class: 1, last: 2 }, 4);
+        assert!(none.iter().all(Option::is_none), "of another class");
+        for (_, tag) in shelf
+            .take(Wanted { class: 2, last: 4 }, 4)
+            .into_iter()
+            .flatten()
+        {
             assert_eq!(tag.class(), 3);
             taken += 1;
-        });
+        }
         assert_eq!((taken, shelf.waiting()), (4, WORDS * BITS - 4));
         assert!(shelf.put(IdleArena::new(0), Tag::new(31, 1)).is_none());
         shelf.sweep(|tag| tag.class() == 3, |_| taken += 1);
