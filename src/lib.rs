@@ -42,6 +42,8 @@
 //! | what a handler is given | [`RequestScope`], [`Arena`] |
 //! | figures of the heap without any HTTP | [`account`] |
 //! | the arena and its pool without any HTTP | [`arena`], [`pool`] |
+//! | tasks, and what outlives a request | [`RequestScope::spawn`], [`MemoryHandle::outliving`] |
+//! | shutdown, sockets | [`MemoryHandle::shutdown`], [`RequestScope::hold`] |
 //! | statistics, observers | [`observe`] |
 //! | the extractors (feature `axum`) | `tower_memory::axum` |
 //!

@@ -151,3 +151,86 @@ async fn an_upgraded_connection_is_open_until_it_is_closed_and_has_no_deadline()
     assert_eq!(report.outcome, Outcome::Completed);
     assert!(report.total_time > Duration::from_millis(50));
 }
+
+/// The one hold of an upgraded connection.
+fn upgraded() -> (ScopeHold, Watch) {
+    let (mut holds, watch) = held(Method::GET, StatusCode::SWITCHING_PROTOCOLS, 1);
+    (holds.pop().unwrap(), watch)
+}
+
+#[tokio::test]
+async fn a_held_future_runs_inside_its_scope_and_ends_it() {
+    let (hold, watch) = upgraded();
+    let scope = hold.scope().clone();
+    let held = hold.run(async {
+        let of_first_poll = RequestScope::current().expect("the scope");
+        tokio::task::yield_now().await;
+        let token = of_first_poll.token();
+        let task = of_first_poll.spawn(async move { token.cancelled().await });
+        assert!(RequestScope::current().is_some());
+        task
+    });
+    assert!(held.scope().is_some());
+    watch.assert_open();
+    let task = tokio::spawn(held).await.unwrap();
+    assert!(scope.is_ended() && RequestScope::current().is_none());
+    // Its task ends with it.
+    task.await.unwrap();
+    drop(scope);
+    let report = watch.report().await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!((report.tasks_spawned, report.tasks_aborted), (1, 0));
+}
+
+/// Notes whether a scope is found when it is dropped.
+struct FoundAtDrop(Arc<Mutex<Option<bool>>>);
+
+impl Drop for FoundAtDrop {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap() = Some(RequestScope::current().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_held_future_is_dropped_inside_its_scope() {
+    for ready in [true, false] {
+        let found = Arc::new(Mutex::new(None));
+        let (hold, watch) = upgraded();
+        let at_drop = FoundAtDrop(Arc::clone(&found));
+        let mut held = Box::pin(hold.run(async move {
+            let _at_drop = at_drop;
+            if !ready {
+                std::future::pending::<()>().await;
+            }
+        }));
+        assert_eq!(super::support::poll_once(&mut held).is_ready(), ready);
+        if !ready {
+            watch.assert_open();
+        }
+        // Over with the future, whether or not that is kept.
+        let kept = ready.then_some(held);
+        assert_eq!(*found.lock().unwrap(), Some(true));
+        assert_eq!(watch.outcome_now(), Outcome::Completed);
+        assert!(kept.is_none_or(|held| held.scope().is_none()));
+    }
+}
+
+#[tokio::test]
+async fn a_held_future_that_panics_ends_its_scope_as_panicked() {
+    let (hold, watch) = upgraded();
+    let held = hold.run(async {
+        tokio::task::yield_now().await;
+        panic!("the socket's task panics")
+    });
+    assert!(tokio::spawn(held).await.unwrap_err().is_panic());
+    assert_eq!(watch.outcome().await, Outcome::Panicked);
+}
+
+#[tokio::test]
+async fn a_held_future_waits_for_other_holds() {
+    let (mut holds, watch) = held(Method::GET, StatusCode::SWITCHING_PROTOCOLS, 2);
+    holds.pop().unwrap().run(async {}).await;
+    watch.assert_open();
+    drop(holds);
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
+}

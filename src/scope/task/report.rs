@@ -41,7 +41,7 @@ impl fmt::Display for TaskKind {
 ///
 /// let handle = MemoryLayer::new().handle();
 /// for task in handle.outliving() {
-///     // "async task started at src/main.rs:12:9 for /items/{n}: 5.2 s old, 1480 bytes"
+///     // "async task started at src/main.rs:12:9 for /items/{n}: 5.2s old, 1480 bytes"
 ///     println!("{task}");
 /// }
 /// # assert!(handle.outliving().is_empty());
