@@ -168,14 +168,14 @@ async fn a_held_future_runs_inside_its_scope_and_ends_it() {
         let token = of_first_poll.token();
         let task = of_first_poll.spawn(async move { token.cancelled().await });
         assert!(RequestScope::current().is_some());
-        task
+        Some(task)
     });
     assert!(held.scope().is_some());
     watch.assert_open();
     let task = tokio::spawn(held).await.unwrap();
     assert!(scope.is_ended() && RequestScope::current().is_none());
     // Its task ends with it.
-    task.await.unwrap();
+    task.expect("given back").await.unwrap();
     drop(scope);
     let report = watch.report().await;
     assert_eq!(report.outcome, Outcome::Completed);
