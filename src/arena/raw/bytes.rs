@@ -150,10 +150,10 @@ impl RawBytes {
 
     #[inline]
     pub(crate) fn freeze(mut self) -> Bytes {
-        if self.len == 0 {
+        let len = self.len;
+        if len == 0 {
             return Bytes::new();
         }
-        let len = self.len;
         // The only reference leaves nobody who could use what is given back.
         if self.arena.access() == Access::Shared {
             // SAFETY: nothing points behind the initialised bytes.

@@ -250,6 +250,39 @@ impl Chunk {
         }
     }
 
+    /// All that is free of the chunk, without taking it.
+    ///
+    /// # Safety
+    ///
+    /// `chunk` is alive.
+    #[inline]
+    pub(super) unsafe fn free_rest(chunk: NonNull<Self>) -> Region {
+        // SAFETY: the caller keeps the chunk alive.
+        let this = unsafe { chunk.as_ref() };
+        // Relaxed: for somebody who is alone.
+        let pos = this.pos.load(Ordering::Relaxed);
+        Region {
+            // SAFETY: `pos <= capacity`, so it stays within the chunk.
+            ptr: unsafe { Self::data(chunk).add(pos) },
+            size: this.capacity - pos,
+            chunk: Some(chunk),
+        }
+    }
+
+    /// Makes `end`, which lies in the chunk or at its end, the first free byte.
+    ///
+    /// # Safety
+    ///
+    /// `chunk` is alive, the caller is alone with its arena, and nothing points to the bytes from `end`
+    /// on.
+    #[inline]
+    pub(super) unsafe fn set_end(chunk: NonNull<Self>, end: NonNull<u8>) {
+        let pos = end.addr().get() - Self::data(chunk).addr().get();
+        // Relaxed: nobody else is there to see it (invariant 6).
+        // SAFETY: the caller keeps the chunk alive.
+        unsafe { chunk.as_ref() }.pos.store(pos, Ordering::Relaxed);
+    }
+
     /// Moves the end of `region` to `wanted` bytes if that is possible where it lies, and
     /// otherwise (`at_least` fits) as far as the chunk goes. Returns whether it grew.
     ///

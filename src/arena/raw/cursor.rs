@@ -5,7 +5,9 @@
 //! 1. `ptr..end` is the free tail of a region of `arena` that this cursor alone owns; without a
 //!    chunk it is empty.
 //! 2. `access` is [`Access::Alone`] only if the cursor holds the arena's only reference
-//!    exclusively, for all of `'a`.
+//!    exclusively, for all of `'a`. Then nobody can take anything as long as the cursor, or anything
+//!    it gave out, is in use, so the chunk's position need not say what is taken until the cursor
+//!    needs more or goes.
 //! 3. `ptr` is aligned to [`ALIGN`], or fewer than `ALIGN` bytes are left: sizes are rounded up, so
 //!    most allocations need not be aligned one by one.
 //! 4. What a growing list or text builds lies in `ptr..end` and counts as free: a list that is
@@ -94,7 +96,14 @@ impl<'a> RawCursor<'a> {
             return;
         };
         // SAFETY: the chunk is alive as long as the arena is borrowed; `access` is true.
-        if let Some(region) = unsafe { Chunk::claim(chunk, ALIGN, self.step, self.access) } {
+        let region = unsafe {
+            match self.access {
+                // Not taken, and nobody else's all the same (invariant 2).
+                Access::Alone => Some(Chunk::free_rest(chunk)).filter(|rest| rest.size >= ALIGN),
+                Access::Shared => Chunk::claim(chunk, ALIGN, self.step, Access::Shared),
+            }
+        };
+        if let Some(region) = region {
             self.own(&region);
         }
     }
@@ -200,8 +209,13 @@ impl<'a> RawCursor<'a> {
             .saturating_add(ALIGN - 1)
             .max(self.step)
             .max(at_least);
-        if self.access == Access::Shared {
-            self.step = self.step.saturating_mul(4).min(MAX_STEP);
+        match (self.access, self.chunk) {
+            (Access::Shared, _) => self.step = self.step.saturating_mul(4).min(MAX_STEP),
+            // From here on the position has to say what is taken.
+            // SAFETY: the chunk is alive as long as the arena is borrowed, the cursor is alone, and
+            // nothing lies behind its segment (invariants 1 and 2).
+            (Access::Alone, Some(chunk)) => unsafe { Chunk::set_end(chunk, self.end) },
+            (Access::Alone, None) => {}
         }
         let mut region = Region {
             ptr: self.ptr,
@@ -262,8 +276,17 @@ impl Drop for RawCursor<'_> {
     #[inline]
     fn drop(&mut self) {
         let mut region = self.rest();
-        // SAFETY: the tail is this cursor's alone and nothing points into it (invariant 1).
-        unsafe { Chunk::shrink(&mut region, 0, Use::Advance, self.access) };
+        // SAFETY: the tail is this cursor's alone and nothing points into it (invariant 1); alone, nothing
+        // lies behind it either (invariant 2).
+        unsafe {
+            match (self.access, self.chunk) {
+                (Access::Alone, Some(chunk)) => Chunk::set_end(chunk, region.ptr),
+                (Access::Alone, None) => {}
+                (Access::Shared, _) => {
+                    Chunk::shrink(&mut region, 0, Use::Advance, Access::Shared);
+                }
+            }
+        }
     }
 }
 
