@@ -579,3 +579,23 @@ fn a_text_in_a_cursor_is_cut_between_characters_only() {
     text.make_ascii_uppercase();
     assert_eq!(text.into_str(), "Aé");
 }
+
+#[test]
+fn short_texts_fit_wherever_a_chunk_ends() {
+    for (size, used) in (57..=64).flat_map(|size| (0..=size).map(move |used| (size, used))) {
+        for number in [7_u64, 1234, 1_234_567, 123_456_789_012] {
+            let arena = Arena::with_capacity(size);
+            let before = arena.alloc_slice_fill_with(used, |_| 0xa5_u8);
+            let mut cursor = arena.cursor();
+            let own = cursor.format(format_args!("{number}+{number}"));
+            let list = cursor.alloc_slice_fill_iter((0..3_u8).chain([9]));
+            drop(cursor);
+            let shared = arena.format(format_args!("{number}-{number}"));
+            let after = arena.alloc_str("after");
+            assert_eq!(*own, format!("{number}+{number}"));
+            assert_eq!((&*list, &*after), (&[0, 1, 2, 9][..], "after"));
+            assert_eq!(*shared, format!("{number}-{number}"));
+            assert!(before.iter().all(|&byte| byte == 0xa5));
+        }
+    }
+}

@@ -203,8 +203,9 @@ impl<'a> RawCursor<'a> {
         wanted: usize,
         held: Option<Layout>,
     ) -> Result<(), ArenaError> {
-        // To align `ptr`. Not more than the address space: `claim` checks.
-        let at_least = at_least.saturating_add(ALIGN - 1);
+        // `ALIGN` at least, so that a list finds room (`RawCursorVec::measure`), and what it takes to
+        // align `ptr`. Not more than the address space: `claim` checks.
+        let at_least = at_least.max(ALIGN).saturating_add(ALIGN - 1);
         let wanted = wanted
             .saturating_add(ALIGN - 1)
             .max(self.step)
@@ -342,6 +343,7 @@ impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
             return;
         }
         let room = self.cursor.room();
+        // Only before the first `refill`, which makes room for as much.
         if room < ALIGN {
             self.capacity = 0;
             return;
