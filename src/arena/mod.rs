@@ -24,8 +24,10 @@ mod format;
 mod handle;
 #[cfg(feature = "json")]
 mod json;
+mod list;
 mod raw;
 mod string;
+mod text;
 mod vec;
 
 pub use self::boxed::ArenaBox;

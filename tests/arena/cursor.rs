@@ -599,3 +599,35 @@ fn short_texts_fit_wherever_a_chunk_ends() {
         }
     }
 }
+
+#[test]
+fn lists_and_texts_of_a_cursor_can_do_what_those_of_an_arena_can() {
+    let arena = Arena::new();
+    let mut cursor = arena.cursor();
+    let mut list = cursor.vec();
+    list.extend([3, 1, 2]);
+    for value in &mut list {
+        *value *= 10;
+    }
+    list.sort_unstable();
+    assert_eq!(list, [10, 20, 30][..]);
+    assert_eq!((&list).into_iter().sum::<i32>(), 60);
+    list.try_reserve_exact(100).unwrap();
+    assert!(list.capacity() >= 103);
+    #[cfg(feature = "json")]
+    assert_eq!(serde_json::to_string(&list).unwrap(), "[10,20,30]");
+    drop(list);
+
+    let mut text = cursor.string();
+    text.extend(["a", "\u{e4}"]);
+    text.extend(['b', '\u{1f600}']);
+    assert_eq!(text, "a\u{e4}b\u{1f600}");
+    assert_eq!(text, *"a\u{e4}b\u{1f600}");
+    text.make_ascii_uppercase();
+    #[cfg(feature = "json")]
+    assert_eq!(
+        serde_json::to_string(&text).unwrap(),
+        "\"A\u{e4}B\u{1f600}\""
+    );
+    assert_eq!(text.into_str(), "A\u{e4}B\u{1f600}");
+}

@@ -13,19 +13,13 @@
 //! 4. What a growing list or text builds lies in `ptr..end` and counts as free: a list that is
 //!    forgotten leaks its values, and its place is used again.
 
-use std::{
-    alloc::Layout,
-    fmt,
-    marker::PhantomData,
-    mem::{ManuallyDrop, MaybeUninit},
-    ptr::NonNull,
-    slice,
-};
+use std::{alloc::Layout, fmt, mem::MaybeUninit, ptr::NonNull, slice};
 
 use super::{
     chunk::{Access, Chunk, Region, Use},
     copy::copy,
     reference::{RawArena, dangling},
+    vec::{Keep, RawVec, Space},
 };
 use crate::arena::ArenaError;
 
@@ -203,7 +197,7 @@ impl<'a> RawCursor<'a> {
         wanted: usize,
         held: Option<Layout>,
     ) -> Result<(), ArenaError> {
-        // `ALIGN` at least, so that a list finds room (`RawCursorVec::measure`), and what it takes to
+        // `ALIGN` at least, so that a list finds room (`Segment::measure`), and what it takes to
         // align `ptr`. Not more than the address space: `claim` checks.
         let at_least = at_least.max(ALIGN).saturating_add(ALIGN - 1);
         let wanted = wanted
@@ -226,7 +220,7 @@ impl<'a> RawCursor<'a> {
         // SAFETY: the region's chunk is alive as long as the arena is borrowed; `access` is true
         // (invariant 2).
         if unsafe { Chunk::extend(&mut region, at_least, wanted, self.access) } {
-            // If it holds something it was aligned before (`RawCursorVec`, invariant 1).
+            // If it holds something it was aligned before (`Segment`, invariant 1).
             self.own(&region);
             return Ok(());
         }
@@ -299,265 +293,100 @@ impl fmt::Debug for RawCursor<'_> {
     }
 }
 
-/// A list that grows in a cursor's segment.
-///
-/// # Invariants
-///
-/// 1. Its values begin at the first aligned address from the cursor's `ptr` on, and `capacity` of
-///    them fit the segment. There are none while `ptr` is not aligned to [`ALIGN`].
-/// 2. The first `len` values are initialised and owned by this list; `len <= capacity`.
-pub(in crate::arena) struct RawCursorVec<'c, 'a, T> {
-    cursor: &'c mut RawCursor<'a>,
-    start: NonNull<T>,
-    capacity: usize,
-    len: usize,
-    values: PhantomData<T>,
-}
-
-// SAFETY: the list owns its values alone, and a `RawCursor` may go to other threads.
-unsafe impl<T: Send> Send for RawCursorVec<'_, '_, T> {}
-// SAFETY: `&RawCursorVec` gives access to `&T` only.
-unsafe impl<T: Sync> Sync for RawCursorVec<'_, '_, T> {}
-
-impl<'c, 'a, T> RawCursorVec<'c, 'a, T> {
-    const MIN_CAPACITY: usize = if size_of::<T>() == 1 { 16 } else { 4 };
-
-    #[inline]
-    pub(in crate::arena) fn new(cursor: &'c mut RawCursor<'a>) -> Self {
-        let mut this = Self {
-            cursor,
-            start: NonNull::dangling(),
-            capacity: 0,
-            len: 0,
-            values: PhantomData,
-        };
-        this.measure();
-        this
-    }
-
-    /// Finds where the values begin and how many fit.
-    #[inline]
-    fn measure(&mut self) {
-        if size_of::<T>() == 0 {
-            self.capacity = usize::MAX;
-            return;
-        }
-        let room = self.cursor.room();
-        // Only before the first `refill`, which makes room for as much.
-        if room < ALIGN {
-            self.capacity = 0;
-            return;
-        }
-        let pad = self.cursor.pad(align_of::<T>());
-        let room = room.saturating_sub(pad);
-        self.capacity = room.checked_div(size_of::<T>()).unwrap_or(usize::MAX);
-        if self.capacity > 0 {
-            // SAFETY: `pad` bytes and at least one value fit the segment.
-            self.start = unsafe { self.cursor.ptr.add(pad) }.cast();
-        }
-    }
-
-    pub(in crate::arena) const fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(in crate::arena) const fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    #[inline]
-    pub(in crate::arena) fn reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
-        if additional <= self.capacity - self.len {
-            return Ok(());
-        }
-        self.grow(additional)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn grow(&mut self, additional: usize) -> Result<(), ArenaError> {
-        let arena = self.cursor.arena;
-        let overflow = |bytes| ArenaError::capacity_overflow(bytes, arena.used());
-        let needed = self
-            .len
-            .checked_add(additional)
-            // Not a number of bytes that could be named, not even for values of size zero.
-            .ok_or_else(|| overflow(usize::MAX))?;
-        let slack = align_of::<T>() - 1;
-        let bytes = |count: usize| Some(Layout::array::<T>(count).ok()?.size() + slack);
-        let at_least =
-            bytes(needed).ok_or_else(|| overflow(needed.saturating_mul(size_of::<T>())))?;
-        let doubled = needed
-            .max(self.len.saturating_mul(2))
-            .max(Self::MIN_CAPACITY);
-        let wanted = bytes(doubled).unwrap_or(at_least);
-        // Cannot fail: the values are there already.
-        let held = Layout::array::<T>(self.len).map_err(|_| overflow(usize::MAX))?;
-        self.cursor
-            .refill(at_least, wanted, Some(held))
-            .map_err(|error| error.of_cursor(at_least - slack, self.cursor.rest().size))?;
-        self.measure();
-        Ok(())
-    }
-
-    #[inline]
-    pub(in crate::arena) fn push(&mut self, value: T) -> Result<(), ArenaError> {
-        self.reserve(1)?;
-        // SAFETY: `len < capacity` after `reserve` (invariant 1), and no value is there yet
-        // (invariant 2).
-        unsafe { self.start.add(self.len).write(value) };
-        self.len += 1;
-        Ok(())
-    }
-
-    #[inline]
-    pub(in crate::arena) fn pop(&mut self) -> Option<T> {
-        self.len = self.len.checked_sub(1)?;
-        // SAFETY: the value was initialised (invariant 2), and `len` no longer counts it.
-        Some(unsafe { self.start.add(self.len).read() })
-    }
-
-    pub(in crate::arena) fn truncate(&mut self, len: usize) {
-        if len >= self.len {
-            return;
-        }
-        let tail = self.len - len;
-        // Before the drops: a panic in one of them must not drop anything twice.
-        self.len = len;
-        // SAFETY: these values were initialised (invariant 2), and `len` no longer counts them.
-        unsafe {
-            std::ptr::slice_from_raw_parts_mut(self.start.add(len).as_ptr(), tail).drop_in_place();
-        }
-    }
-
-    #[inline]
-    pub(in crate::arena) fn as_slice(&self) -> &[T] {
-        // SAFETY: the first `len` values are initialised (invariant 2) and aligned (invariant 1).
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-
-    #[inline]
-    pub(in crate::arena) fn as_mut_slice(&mut self) -> &mut [T] {
-        // SAFETY: as in `as_slice`, and `&mut self` is the only way to the values.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-
-    /// Ends the list; its values stay where they are for as long as the arena is borrowed.
-    ///
-    /// Their drop glue, if any, never runs.
-    #[inline]
-    pub(in crate::arena) fn into_slice(self) -> &'a mut [T] {
-        // Not dropped: that would drop the values.
-        let mut this = ManuallyDrop::new(self);
-        let (start, len) = (this.start, this.len);
-        if size_of::<T>() > 0 && len > 0 {
-            // SAFETY: the values lie in the segment, so their end does, too. From here on the cursor
-            // does not count their place as free.
-            this.cursor.advance_to(unsafe { start.add(len) }.cast());
-        }
-        // SAFETY: `len` initialised values that nobody else owns from here on, in memory that lives
-        // as long as the arena is borrowed.
-        unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }
-    }
-}
-
-impl<T: Copy> RawCursorVec<'_, '_, T> {
-    #[inline]
-    pub(in crate::arena) fn extend_from_slice(&mut self, values: &[T]) -> Result<(), ArenaError> {
-        self.reserve(values.len())?;
-        // SAFETY: `reserve` made room for them behind the first `len`, and a shared slice cannot
-        // lie in this list's own place.
-        unsafe {
-            copy(
-                NonNull::from(values).cast(),
-                self.start.add(self.len).cast(),
-                size_of_val(values),
-            );
-        }
-        self.len += values.len();
-        Ok(())
-    }
-}
-
-impl<T> Drop for RawCursorVec<'_, '_, T> {
-    fn drop(&mut self) {
-        self.truncate(0);
-    }
-}
-
-/// A text that grows in a cursor's segment.
+/// The free part of a cursor's segment, for a list that has the cursor for itself.
 ///
 /// # Invariant
 ///
-/// 1. The bytes are valid UTF-8: only whole `str`s are appended, and cut only at their boundaries.
-pub(in crate::arena) struct RawCursorString<'c, 'a> {
-    bytes: RawCursorVec<'c, 'a, u8>,
+/// 1. `start` is the first aligned address from the cursor's `ptr` on, and what fits behind it lies in
+///    the segment. Nothing fits while `ptr` is not aligned to [`ALIGN`].
+pub(in crate::arena) struct Segment<'c, 'a> {
+    cursor: &'c mut RawCursor<'a>,
+    start: NonNull<u8>,
 }
 
-impl<'c, 'a> RawCursorString<'c, 'a> {
+// SAFETY: the segment is the cursor's alone, and a `RawCursor` may go to other threads.
+unsafe impl Send for Segment<'_, '_> {}
+// SAFETY: `&Segment` gives access to an address only.
+unsafe impl Sync for Segment<'_, '_> {}
+
+impl Segment<'_, '_> {
+    /// Finds where values of this alignment begin, and how many bytes there are for them.
     #[inline]
-    pub(in crate::arena) fn new(cursor: &'c mut RawCursor<'a>) -> Self {
-        Self {
-            bytes: RawCursorVec::new(cursor),
+    fn measure(&mut self, align: usize) -> usize {
+        let room = self.cursor.room();
+        let pad = self.cursor.pad(align);
+        // Less than `ALIGN` only before the first `refill`, which makes room for as much.
+        if room < ALIGN || room < pad {
+            return 0;
         }
+        // SAFETY: within the segment, or at its end.
+        self.start = unsafe { self.cursor.ptr.add(pad) };
+        room - pad
     }
+}
 
-    pub(in crate::arena) const fn capacity(&self) -> usize {
-        self.bytes.capacity()
+// SAFETY: what `measure` says lies in the segment, which is the cursor's alone, and the cursor is this
+// value's. `refill` moves what is held.
+unsafe impl Space for Segment<'_, '_> {
+    #[inline]
+    fn start(&self) -> NonNull<u8> {
+        self.start
     }
 
     #[inline]
-    pub(in crate::arena) fn reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
-        self.bytes.reserve(additional)
+    fn grow(&mut self, held: Layout, at_least: usize, wanted: usize) -> Result<usize, ArenaError> {
+        // Neither wraps: a size is at most isize::MAX, and so is an alignment.
+        let slack = held.align() - 1;
+        self.cursor
+            .refill(at_least + slack, wanted + slack, Some(held))
+            .map_err(|error| error.of_cursor(at_least, self.cursor.rest().size))?;
+        Ok(self.measure(held.align()))
     }
 
     #[inline]
-    pub(in crate::arena) fn push_str(&mut self, text: &str) -> Result<(), ArenaError> {
-        self.bytes.extend_from_slice(text.as_bytes())
+    fn arena(&self) -> &RawArena {
+        self.cursor.arena
     }
+}
 
-    /// Shortens the text to `len` bytes; `false`, and nothing done, within a character.
-    pub(in crate::arena) fn truncate(&mut self, len: usize) -> bool {
-        let cut = len >= self.bytes.len() || self.as_str().is_char_boundary(len);
-        if cut {
-            self.bytes.truncate(len);
+// SAFETY: from here on the cursor does not count what is kept as free.
+unsafe impl<'a> Keep<'a> for Segment<'_, 'a> {
+    #[inline]
+    fn keep(self, size: usize) -> NonNull<u8> {
+        if size > 0 {
+            // SAFETY: the values lie in the segment, so their end does, too.
+            self.cursor.advance_to(unsafe { self.start.add(size) });
         }
-        cut
+        self.start
     }
+}
 
-    #[inline]
-    pub(in crate::arena) fn as_str(&self) -> &str {
-        // SAFETY: valid UTF-8 (invariant 1).
-        unsafe { std::str::from_utf8_unchecked(self.bytes.as_slice()) }
-    }
-
-    #[inline]
-    pub(in crate::arena) fn as_mut_str(&mut self) -> &mut str {
-        // SAFETY: valid UTF-8 (invariant 1), and `&mut str` keeps it so.
-        unsafe { std::str::from_utf8_unchecked_mut(self.bytes.as_mut_slice()) }
-    }
-
-    #[inline]
-    pub(in crate::arena) fn into_str(self) -> &'a mut str {
-        // SAFETY: as above.
-        unsafe { std::str::from_utf8_unchecked_mut(self.bytes.into_slice()) }
-    }
-
-    /// As [`into_str`](Self::into_str), and gives all that lies behind the text back.
-    pub(in crate::arena) fn into_last_str(self) -> &'a mut str {
-        let mut this = ManuallyDrop::new(self);
-        let (start, len) = (this.bytes.start, this.bytes.len);
-        let cursor = &mut *this.bytes.cursor;
-        if len > 0 {
-            // SAFETY: the text lies in the segment, so its end does, too.
-            cursor.ptr = unsafe { start.add(len) };
+impl Segment<'_, '_> {
+    /// As [`keep`](Keep::keep), for bytes, and gives all that lies behind them back to the arena.
+    pub(super) fn keep_last(self, size: usize) -> NonNull<u8> {
+        let Self { cursor, start } = self;
+        if size > 0 {
+            // SAFETY: as in `keep`.
+            cursor.ptr = unsafe { start.add(size) };
         }
         cursor.base = cursor.ptr;
         let mut rest = cursor.rest();
         cursor.end = cursor.ptr;
-        // SAFETY: nothing points behind the text; `access` is true.
+        // SAFETY: nothing points behind what is kept; `access` is true.
         unsafe { Chunk::shrink(&mut rest, 0, Use::Advance, cursor.access) };
-        // SAFETY: as in `RawCursorVec::into_slice`, and valid UTF-8 (invariant 1).
-        unsafe { std::str::from_utf8_unchecked_mut(slice::from_raw_parts_mut(start.as_ptr(), len)) }
+        start
+    }
+}
+
+impl<'c, 'a, T> RawVec<Segment<'c, 'a>, T> {
+    /// A list that grows in a cursor's segment.
+    #[inline]
+    pub(in crate::arena) fn in_segment(cursor: &'c mut RawCursor<'a>) -> Self {
+        let mut segment = Segment {
+            cursor,
+            start: NonNull::<T>::dangling().cast(),
+        };
+        let size = segment.measure(align_of::<T>());
+        Self::new_in(segment, size)
     }
 }

@@ -41,9 +41,9 @@ mod vec;
 
 pub(super) use self::{
     boxed::RawBox,
-    cursor::{RawCursor, RawCursorString, RawCursorVec},
+    cursor::{RawCursor, Segment},
     string::RawString,
-    vec::{RawIntoIter, RawVec},
+    vec::{Own, RawIntoIter, RawVec},
 };
 pub(crate) use self::{
     bytes::RawBytes,

@@ -4,15 +4,20 @@
 //!
 //! 1. The bytes are valid UTF-8: only whole `str`s are appended, and cut only at their boundaries.
 
-use super::{reference::RawArena, vec::RawVec};
+use std::slice;
+
+use super::{
+    cursor::{RawCursor, Segment},
+    reference::RawArena,
+    vec::{Keep, Own, RawVec, Space},
+};
 use crate::arena::ArenaError;
 
-#[derive(Debug)]
-pub(in crate::arena) struct RawString<'a> {
-    bytes: RawVec<'a, u8>,
+pub(in crate::arena) struct RawString<S: Space> {
+    bytes: RawVec<S, u8>,
 }
 
-impl<'a> RawString<'a> {
+impl<'a> RawString<Own<'a>> {
     pub(in crate::arena) fn with_capacity(
         arena: &'a RawArena,
         capacity: usize,
@@ -21,11 +26,31 @@ impl<'a> RawString<'a> {
             bytes: RawVec::with_capacity(arena, capacity)?,
         })
     }
+}
 
-    pub(in crate::arena) fn bytes(&self) -> &RawVec<'a, u8> {
-        &self.bytes
+impl<'c, 'a> RawString<Segment<'c, 'a>> {
+    #[inline]
+    pub(in crate::arena) fn in_segment(cursor: &'c mut RawCursor<'a>) -> Self {
+        Self {
+            bytes: RawVec::in_segment(cursor),
+        }
     }
 
+    /// As [`into_str`](Self::into_str), and gives all that lies behind the text back.
+    pub(in crate::arena) fn into_last_str(self) -> &'a mut str {
+        let (segment, len) = self.bytes.into_parts();
+        let start = segment.keep_last(len);
+        // SAFETY: as in `RawVec::into_slice`, and valid UTF-8 (invariant 1).
+        unsafe { std::str::from_utf8_unchecked_mut(slice::from_raw_parts_mut(start.as_ptr(), len)) }
+    }
+}
+
+impl<S: Space> RawString<S> {
+    pub(in crate::arena) const fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    #[inline]
     pub(in crate::arena) fn reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
         self.bytes.reserve(additional)
     }
@@ -56,7 +81,11 @@ impl<'a> RawString<'a> {
         unsafe { std::str::from_utf8_unchecked_mut(self.bytes.as_mut_slice()) }
     }
 
-    pub(in crate::arena) fn into_str(self) -> &'a mut str {
+    #[inline]
+    pub(in crate::arena) fn into_str<'a>(self) -> &'a mut str
+    where
+        S: Keep<'a>,
+    {
         // SAFETY: as above.
         unsafe { std::str::from_utf8_unchecked_mut(self.bytes.into_slice()) }
     }

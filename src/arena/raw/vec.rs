@@ -1,8 +1,8 @@
-//! A growing array in an arena.
+//! A growing array, wherever its memory comes from.
 //!
 //! # Invariants
 //!
-//! 1. `region` is aligned for `T` and holds at least `capacity` values.
+//! 1. `capacity` values fit into what `space` says it has; its start is aligned for `T`.
 //! 2. The first `len` values are initialised and owned by this vector; `len <= capacity`.
 
 use std::{alloc::Layout, fmt, marker::PhantomData, mem, ptr::NonNull, slice};
@@ -14,56 +14,155 @@ use super::{
 };
 use crate::arena::ArenaError;
 
-pub(in crate::arena) struct RawVec<'a, T> {
+/// Memory that one array has for itself.
+///
+/// # Safety
+///
+/// Behind [`start`](Self::start), which is aligned as was last asked for, lie as many bytes as the
+/// space said last that it has. Nobody else uses them until it is dropped; those that are
+/// [kept](Keep), not for as long as the arena is borrowed.
+pub(in crate::arena) unsafe trait Space {
+    /// Where the bytes begin.
+    fn start(&self) -> NonNull<u8>;
+
+    /// Makes room for at least `at_least` bytes, and for `wanted` if that costs no more, and says how
+    /// many there are now. What `held` describes lies at the start before and after, aligned as it
+    /// says. On an error everything is as before.
+    fn grow(&mut self, held: Layout, at_least: usize, wanted: usize) -> Result<usize, ArenaError>;
+
+    /// The arena in which the bytes lie.
+    fn arena(&self) -> &RawArena;
+}
+
+/// A [`Space`] in an arena that is borrowed for `'a`.
+///
+/// # Safety
+///
+/// See [`Space`].
+pub(in crate::arena) unsafe trait Keep<'a>: Space {
+    /// Keeps the first `size` bytes for as long as the arena is borrowed, and gives the others back.
+    fn keep(self, size: usize) -> NonNull<u8>;
+}
+
+/// A region of its own.
+pub(in crate::arena) struct Own<'a> {
     arena: &'a RawArena,
     region: Region,
+}
+
+// SAFETY: the region is this value's alone; `&RawArena` may go to other threads.
+unsafe impl Send for Own<'_> {}
+// SAFETY: `&Own` gives access to an address only.
+unsafe impl Sync for Own<'_> {}
+
+// SAFETY: a region has one owner (invariant 2 of the module), and this is it; `regrow` keeps the bytes
+// and the alignment.
+unsafe impl Space for Own<'_> {
+    #[inline]
+    fn start(&self) -> NonNull<u8> {
+        self.region.ptr
+    }
+
+    #[inline]
+    fn grow(&mut self, held: Layout, at_least: usize, wanted: usize) -> Result<usize, ArenaError> {
+        let (written, align) = (held.size(), held.align());
+        // SAFETY: shared access is always true.
+        unsafe {
+            self.arena.regrow(
+                &mut self.region,
+                written,
+                (at_least, wanted),
+                align,
+                Access::Shared,
+            )?;
+        }
+        Ok(self.region.size)
+    }
+
+    #[inline]
+    fn arena(&self) -> &RawArena {
+        self.arena
+    }
+}
+
+// SAFETY: what is kept lies below the arena's position, and no region is left that could give it back.
+unsafe impl<'a> Keep<'a> for Own<'a> {
+    #[inline]
+    fn keep(self, size: usize) -> NonNull<u8> {
+        // Not dropped: that would give all of it back.
+        let mut this = mem::ManuallyDrop::new(self);
+        let arena = this.arena;
+        // SAFETY: the caller needs `size` bytes.
+        unsafe { arena.shrink(&mut this.region, size, Use::Advance, Access::Shared) };
+        this.region.ptr
+    }
+}
+
+impl Drop for Own<'_> {
+    fn drop(&mut self) {
+        // SAFETY: nobody uses the region any more.
+        unsafe {
+            self.arena
+                .shrink(&mut self.region, 0, Use::Used, Access::Shared)
+        };
+    }
+}
+
+pub(in crate::arena) struct RawVec<S: Space, T> {
     capacity: usize,
     len: usize,
     values: PhantomData<T>,
+    /// Last: it outlives the values.
+    space: S,
 }
 
-// SAFETY: the vector owns its region and values alone; `&RawArena` may go to other threads.
-unsafe impl<T: Send> Send for RawVec<'_, T> {}
-// SAFETY: `&RawVec` gives access to `&T` only.
-unsafe impl<T: Sync> Sync for RawVec<'_, T> {}
-
-impl<'a, T> RawVec<'a, T> {
-    const MIN_CAPACITY: usize = if size_of::<T>() == 1 { 16 } else { 4 };
-
+impl<'a, T> RawVec<Own<'a>, T> {
     pub(in crate::arena) fn with_capacity(
         arena: &'a RawArena,
         capacity: usize,
     ) -> Result<Self, ArenaError> {
-        let layout = Layout::array::<T>(capacity).map_err(|_| Self::overflow(arena, capacity))?;
-        Ok(Self {
-            arena,
-            region: arena.region(layout)?,
-            capacity: if size_of::<T>() == 0 {
-                usize::MAX
-            } else {
-                capacity
-            },
+        let layout = Layout::array::<T>(capacity).map_err(|_| overflow::<T>(arena, capacity))?;
+        let region = arena.region(layout)?;
+        let size = region.size;
+        Ok(Self::new_in(Own { arena, region }, size))
+    }
+}
+
+#[cold]
+fn overflow<T>(arena: &RawArena, count: usize) -> ArenaError {
+    ArenaError::capacity_overflow(count.saturating_mul(size_of::<T>()), arena.used())
+}
+
+impl<S: Space, T> RawVec<S, T> {
+    const MIN_CAPACITY: usize = if size_of::<T>() == 1 { 16 } else { 4 };
+
+    /// An empty vector in `space`, which has `size` bytes and is aligned for `T`.
+    #[inline]
+    pub(super) fn new_in(space: S, size: usize) -> Self {
+        Self {
+            capacity: Self::fit(size),
             len: 0,
             values: PhantomData,
-        })
+            space,
+        }
     }
 
-    #[cold]
-    fn overflow(arena: &RawArena, count: usize) -> ArenaError {
-        ArenaError::capacity_overflow(count.saturating_mul(size_of::<T>()), arena.used())
+    #[inline]
+    fn fit(size: usize) -> usize {
+        size.checked_div(size_of::<T>()).unwrap_or(usize::MAX)
     }
 
-    pub(in crate::arena) fn len(&self) -> usize {
+    pub(in crate::arena) const fn len(&self) -> usize {
         self.len
     }
 
-    pub(in crate::arena) fn capacity(&self) -> usize {
+    pub(in crate::arena) const fn capacity(&self) -> usize {
         self.capacity
     }
 
     #[inline]
     fn ptr(&self) -> NonNull<T> {
-        self.region.ptr.cast()
+        self.space.start().cast()
     }
 
     #[inline]
@@ -84,8 +183,7 @@ impl<'a, T> RawVec<'a, T> {
         if additional <= self.capacity - self.len {
             return Ok(());
         }
-        let doubled = self.capacity.saturating_mul(2).max(Self::MIN_CAPACITY);
-        self.grow(additional, doubled)
+        self.grow_doubling(additional)
     }
 
     /// As [`reserve`](Self::reserve), without anything in advance.
@@ -96,42 +194,40 @@ impl<'a, T> RawVec<'a, T> {
         self.grow(additional, 0)
     }
 
+    // Not a part of `reserve`, which would keep the capacity in a register for it.
     #[cold]
     #[inline(never)]
+    fn grow_doubling(&mut self, additional: usize) -> Result<(), ArenaError> {
+        let doubled = self.capacity.saturating_mul(2).max(Self::MIN_CAPACITY);
+        self.grow(additional, doubled)
+    }
+
+    #[cold]
     fn grow(&mut self, additional: usize, preferred: usize) -> Result<(), ArenaError> {
+        let overflow = |count| overflow::<T>(self.space.arena(), count);
         let needed = self
             .len
             .checked_add(additional)
             // Not a number of bytes that could be named, not even for values of size zero.
-            .ok_or_else(|| ArenaError::capacity_overflow(usize::MAX, self.arena.used()))?;
-        let at_least =
-            Layout::array::<T>(needed).map_err(|_| Self::overflow(self.arena, needed))?;
+            .ok_or_else(|| ArenaError::capacity_overflow(usize::MAX, self.space.arena().used()))?;
+        let at_least = Layout::array::<T>(needed).map_err(|_| overflow(needed))?;
         let wanted = Layout::array::<T>(needed.max(preferred)).unwrap_or(at_least);
-        // SAFETY: shared access is always true.
-        unsafe {
-            self.arena.regrow(
-                &mut self.region,
-                self.len * size_of::<T>(),
-                (at_least.size(), wanted.size()),
-                align_of::<T>(),
-                Access::Shared,
-            )?;
-        }
-        self.capacity = self
-            .region
-            .size
-            .checked_div(size_of::<T>())
-            .unwrap_or(usize::MAX);
+        // Cannot fail: the values are there already.
+        let held = Layout::array::<T>(self.len).map_err(|_| overflow(self.len))?;
+        let size = self.space.grow(held, at_least.size(), wanted.size())?;
+        self.capacity = Self::fit(size);
         Ok(())
     }
 
     #[inline]
     pub(in crate::arena) fn push(&mut self, value: T) -> Result<(), ArenaError> {
         self.reserve(1)?;
-        // SAFETY: `len < capacity` after `reserve`, so the place is within the region
+        // Read before the value is written: for all the compiler knows, that changes it.
+        let len = self.len;
+        // SAFETY: `len < capacity` after `reserve`, so the place is within the space
         // (invariant 1) and holds no value yet (invariant 2).
-        unsafe { self.ptr().add(self.len).write(value) };
-        self.len += 1;
+        unsafe { self.ptr().add(len).write(value) };
+        self.len = len + 1;
         Ok(())
     }
 
@@ -155,28 +251,31 @@ impl<'a, T> RawVec<'a, T> {
         }
     }
 
+    /// The space, and how many values lie in it, which nobody drops any more.
+    #[inline]
+    pub(super) fn into_parts(self) -> (S, usize) {
+        let this = mem::ManuallyDrop::new(self);
+        // SAFETY: read once, and `this` is not dropped.
+        (unsafe { std::ptr::read(&this.space) }, this.len)
+    }
+
     /// Ends the vector; its values stay where they are for as long as the arena is borrowed.
     ///
     /// Their drop glue, if any, never runs.
-    pub(in crate::arena) fn into_slice(self) -> &'a mut [T] {
-        // Not dropped: that would give the region back.
-        let mut this = mem::ManuallyDrop::new(self);
-        let (ptr, len, arena) = (this.ptr(), this.len, this.arena);
-        // SAFETY: nothing points behind the initialised values.
-        unsafe {
-            arena.shrink(
-                &mut this.region,
-                len * size_of::<T>(),
-                Use::Advance,
-                Access::Shared,
-            )
-        };
-        // SAFETY: `len` initialised values at `ptr`, in memory that lives as long as the arena is
-        // borrowed and that nobody else owns (invariant 2 of the module).
-        unsafe { slice::from_raw_parts_mut(ptr.as_ptr(), len) }
+    #[inline]
+    pub(in crate::arena) fn into_slice<'a>(self) -> &'a mut [T]
+    where
+        S: Keep<'a>,
+        T: 'a,
+    {
+        let (space, len) = self.into_parts();
+        let start = space.keep(len * size_of::<T>());
+        // SAFETY: `len` initialised values, aligned as they were, in memory that nobody else uses as
+        // long as the arena is borrowed (`Keep`).
+        unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), len) }
     }
 
-    pub(in crate::arena) fn into_iter(mut self) -> RawIntoIter<'a, T> {
+    pub(in crate::arena) fn into_iter(mut self) -> RawIntoIter<S, T> {
         let end = mem::take(&mut self.len);
         RawIntoIter {
             start: 0,
@@ -186,12 +285,12 @@ impl<'a, T> RawVec<'a, T> {
     }
 }
 
-impl<T: Copy> RawVec<'_, T> {
+impl<S: Space, T: Copy> RawVec<S, T> {
     #[inline]
     pub(in crate::arena) fn extend_from_slice(&mut self, values: &[T]) -> Result<(), ArenaError> {
         self.reserve(values.len())?;
         // SAFETY: `reserve` made room for them behind the first `len`, and a shared slice cannot
-        // lie in this vector's own region.
+        // lie in this vector's own space.
         unsafe {
             let end = self.ptr().add(self.len).cast();
             copy(NonNull::from(values).cast(), end, size_of_val(values));
@@ -201,32 +300,27 @@ impl<T: Copy> RawVec<'_, T> {
     }
 }
 
-impl<T> Drop for RawVec<'_, T> {
+impl<S: Space, T> Drop for RawVec<S, T> {
     fn drop(&mut self) {
         self.truncate(0);
-        // SAFETY: all values were dropped, nothing points into the region.
-        unsafe {
-            self.arena
-                .shrink(&mut self.region, 0, Use::Used, Access::Shared)
-        };
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for RawVec<'_, T> {
+impl<S: Space, T: fmt::Debug> fmt::Debug for RawVec<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_slice().fmt(f)
     }
 }
 
 /// The values of a [`RawVec`], by value. The vector's own `len` is zero meanwhile.
-pub(in crate::arena) struct RawIntoIter<'a, T> {
+pub(in crate::arena) struct RawIntoIter<S: Space, T> {
     /// Values `start..end` are initialised and owned by the iterator.
     start: usize,
     end: usize,
-    vec: RawVec<'a, T>,
+    vec: RawVec<S, T>,
 }
 
-impl<T> RawIntoIter<'_, T> {
+impl<S: Space, T> RawIntoIter<S, T> {
     pub(in crate::arena) fn as_slice(&self) -> &[T] {
         // SAFETY: values `start..end` are initialised and ours.
         unsafe {
@@ -238,7 +332,7 @@ impl<T> RawIntoIter<'_, T> {
     }
 }
 
-impl<T> Iterator for RawIntoIter<'_, T> {
+impl<S: Space, T> Iterator for RawIntoIter<S, T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
@@ -257,7 +351,7 @@ impl<T> Iterator for RawIntoIter<'_, T> {
     }
 }
 
-impl<T> DoubleEndedIterator for RawIntoIter<'_, T> {
+impl<S: Space, T> DoubleEndedIterator for RawIntoIter<S, T> {
     fn next_back(&mut self) -> Option<T> {
         if self.start == self.end {
             return None;
@@ -268,7 +362,7 @@ impl<T> DoubleEndedIterator for RawIntoIter<'_, T> {
     }
 }
 
-impl<T> Drop for RawIntoIter<'_, T> {
+impl<S: Space, T> Drop for RawIntoIter<S, T> {
     fn drop(&mut self) {
         let (start, end) = (self.start, self.end);
         self.start = end;
