@@ -16,6 +16,13 @@ layers:
 deps:
     .ci/run deps
 
+api:
+    .ci/run api
+
+# Writes docs/public-api.txt anew, after a change that is meant.
+api-bless:
+    BLESS=1 .ci/run api
+
 test:
     .ci/run test
 
