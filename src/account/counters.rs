@@ -105,6 +105,7 @@ impl Block {
 
     #[inline]
     fn grew(&self, by: u64) {
+        // Relaxed: the owner reads what it wrote itself (invariant 1).
         let allocated = bump(&self.bytes_allocated, by);
         let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed));
         if live as i64 > self.peak.load(Relaxed) as i64 {
@@ -114,6 +115,7 @@ impl Block {
 
     /// As [`allocated`](Self::allocated), from any thread.
     pub(super) fn allocated_by_any(&self, size: usize) {
+        // Relaxed, as in the next two: figures, which publish no other memory.
         self.allocations.fetch_add(1, Relaxed);
         self.bytes_allocated.fetch_add(size as u64, Relaxed);
     }
@@ -137,7 +139,7 @@ impl Block {
     #[inline]
     pub(super) fn read(&self) -> HeapUsage {
         // Freed before allocated, so that a reader on another thread rather counts a byte as
-        // still live than as freed before it was allocated.
+        // still live than as freed before it was allocated. Relaxed loads are no promise of that.
         let deallocations = self.deallocations.load(Relaxed);
         let bytes_deallocated = self.bytes_deallocated.load(Relaxed);
         HeapUsage {

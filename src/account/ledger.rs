@@ -264,6 +264,7 @@ impl Account {
     #[cold]
     #[inline(never)]
     fn missed(&self) {
+        // Relaxed: as for the figures that it goes with.
         self.inexact.store(true, Relaxed);
     }
 
@@ -272,6 +273,8 @@ impl Account {
     fn credit(&self, frame: &Frame, block: &Block, peak: i64, writer: Writer) {
         let (start, now) = (&frame.start(), &block.read());
         let peak = self.peak_with(start, now, peak);
+        // Relaxed, here and below: figures, which publish no other memory. An exclusive owner sees
+        // what the former one wrote because its use happens after (see `Writer`).
         if peak > self.peak.load(Relaxed) {
             self.peak.fetch_max(peak, Relaxed);
         }

@@ -17,6 +17,9 @@ const NONE: u64 = u64::MAX;
 ///
 /// There are two such words: what the request's own headers say is only ever made earlier, while
 /// what this side set can also be extended and lifted.
+///
+/// Relaxed throughout: each word is complete in itself. Who moves a deadline that somebody sleeps on
+/// wakes them afterwards, and the waker orders the word with their next look.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     ours: AtomicU64,
@@ -50,7 +53,6 @@ impl Deadline {
         } else {
             &self.ours
         };
-        // Relaxed: the word is complete in itself.
         word.fetch_min(packed, Ordering::Relaxed);
     }
 

@@ -5,6 +5,9 @@ use crate::sync::{AtomicU64, Ordering};
 const NONE: u64 = u64::MAX;
 
 /// The shortest of all durations set so far.
+///
+/// Relaxed throughout: the word is complete in itself, and read later by the request's own future or
+/// body.
 #[derive(Debug)]
 pub(crate) struct Limit {
     nanos: AtomicU64,

@@ -61,6 +61,8 @@ impl Signal {
     /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): who makes something
     /// before and gets `false` knows that whoever cancels will see it.
     pub(crate) fn is_cancelled_now(&self) -> bool {
+        // Acquire and release, as in `cancel`: of the two read-modify-writes of one word the later one
+        // sees the earlier, and what was done before it.
         self.state.fetch_or(0, Ordering::AcqRel) & REASON != 0
     }
 
@@ -73,6 +75,7 @@ impl Signal {
         });
         // Relaxed load: only to save the locked instruction once the bit is there.
         if self.state.load(Ordering::Relaxed) & HAS_TOKEN == 0 {
+            // Release: the token is published with the bit. Acquire: see `cancel`.
             let before = self.state.fetch_or(HAS_TOKEN, Ordering::AcqRel);
             if before & REASON != 0 {
                 token.cancel();
@@ -83,6 +86,7 @@ impl Signal {
 
     /// As new. `&mut`: only between two requests.
     pub(crate) fn reset(&mut self) {
+        // Relaxed: nobody else is there.
         self.state.store(0, Ordering::Relaxed);
         self.token.take();
     }

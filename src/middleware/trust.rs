@@ -39,6 +39,7 @@ impl Trust {
     pub(super) fn arrival(&self, headers: &HeaderMap, unparsable: &AtomicU64) -> Arrival {
         let mut arrival = Arrival::default();
         let skipped = || {
+            // Relaxed: a figure.
             unparsable.fetch_add(1, Ordering::Relaxed);
         };
         for (header, trusted) in DeadlineHeader::ALL.into_iter().zip(self.deadlines) {

@@ -67,6 +67,7 @@ impl MemoryHandle {
             detached: gauges.tasks.detached(),
             tokens: gauges.tokens.len(),
             pool: self.config.pool.stats(),
+            // Relaxed: figures, each true at some moment.
             unparsable_deadlines: gauges.unparsable_deadlines.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
         }

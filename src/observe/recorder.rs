@@ -68,6 +68,7 @@ impl ScopeSink for Recorder {
                 // dropped in turn.
                 let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
                 let _ = dropped.map_err(std::mem::forget);
+                // Relaxed: a figure.
                 self.observer_panics.fetch_add(1, Ordering::Relaxed);
             }
         }

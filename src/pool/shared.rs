@@ -214,6 +214,7 @@ impl Shared {
     /// Gives a claim to `bytes` back, to the thread or to all.
     #[inline]
     fn unclaim(&self, own: Option<&Slots>, bytes: usize) {
+        // Relaxed: as in `claim`.
         let Some(float) = own.map(|own| &own.figures.float) else {
             self.granted.fetch_sub(bytes, Ordering::Relaxed);
             return;
@@ -360,6 +361,7 @@ impl Shared {
             let refused = self.shelf.put(arena, tag);
             drop(refused.map(|arena| self.evict(Some(own), arena)));
         }
+        // Relaxed: the float is this thread's, until `release` hands it to the next owner.
         let float = own.figures.float.swap(0, Ordering::Relaxed);
         self.granted.fetch_sub(float, Ordering::Relaxed);
         own.release();
@@ -408,6 +410,7 @@ impl Shared {
 
     /// Begins a new epoch, and frees the arenas that waited for all of the former one.
     pub(super) fn tick(&self) {
+        // Relaxed: see `return_with`.
         let now = self.epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.sweep(|tag| tag.is_stale(now));
         // A sweep puts back what turns out to be wanted, perhaps where a closing pool has passed.
@@ -438,7 +441,9 @@ impl Shared {
             // Relaxed: each part is true at some moment.
             all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
         };
-        // Returns before rents, so that an arena never comes back before it went out.
+        // Returns before rents, so that an arena never comes back before it went out. Acquire keeps the
+        // later loads behind these. The stores are relaxed, so the language promises nothing; the
+        // differences below stop at zero.
         let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
         let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
         let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));

@@ -68,6 +68,7 @@ impl Figures {
     /// Counts an arena that a thread took from its own, and tells how many there were before.
     #[inline]
     pub(super) fn count_hit(&self) -> u64 {
+        // Relaxed: as in `add`, by the one writer.
         let before = self.hits.load(Ordering::Relaxed);
         self.hits.store(before.wrapping_add(1), Ordering::Relaxed);
         before

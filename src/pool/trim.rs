@@ -35,7 +35,8 @@ impl Timer {
     /// Starts the task if it does not run. Not on the way back: it allocates.
     #[inline]
     pub(super) fn ensure(&self, pool: &Arc<Shared>) {
-        // Relaxed: a guess, which `start` checks.
+        // Relaxed: a guess. `start` checks that it is stopped; that it runs may be over this moment,
+        // and then the next look starts it.
         if self.state.load(Ordering::Relaxed) == STOPPED {
             self.start(pool);
         }
@@ -74,7 +75,8 @@ impl Timer {
                     continue;
                 }
                 // From here on the next to rent starts another one. Whoever rented before this did
-                // not, so look again.
+                // not, so look again. SeqCst is for the state alone: a renter's figures are relaxed, so
+                // one who counts at this very moment may be missed until somebody looks again.
                 pool.timer.state.store(STOPPED, Ordering::SeqCst);
                 if pool.is_idle() || !pool.timer.begin() {
                     ends.foreseen();

@@ -86,8 +86,8 @@ impl RequestScope {
     /// The request's arena, taken from the pool the first time.
     ///
     /// It has room for what 95 % of the route's recent requests used, so that most requests take no
-    /// memory from the system. It goes back when its last handle is gone: this scope's, and those of buffers and bytes
-    /// frozen from it.
+    /// memory from the system. It goes back when its last handle is gone: this scope's, and those of
+    /// buffers and bytes frozen from it.
     #[must_use]
     pub fn arena(&self) -> &Arena {
         let inner = self.inner();
@@ -95,6 +95,7 @@ impl RequestScope {
             let Some(config) = &inner.config else {
                 return Arena::new();
             };
+            // Relaxed: the number of a route whose size is a guess anyway.
             let route = inner.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
             match config.routes.sizes.bytes(route) {
                 Some(bytes) => config.pool.rent_with_capacity(bytes),
@@ -177,6 +178,7 @@ impl RequestScope {
     pub(crate) fn with_route<R>(&self, f: impl FnOnce(&RouteLabel) -> R) -> Option<R> {
         let inner = self.inner();
         let config = inner.config.as_ref()?;
+        // Relaxed, as in `set_route`: the number of a label, which the registry publishes itself.
         let number = inner.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
         Some(f(config.routes.label(number)))
     }

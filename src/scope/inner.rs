@@ -65,6 +65,7 @@ impl Inner {
     pub(super) fn open(&mut self, config: Arc<ScopeConfig>, route: usize, start: Instant) {
         config.sink.opened(route);
         self.config = Some(config);
+        // Relaxed: nobody else is there.
         self.route.store(route, Ordering::Relaxed);
         self.start = start;
     }
@@ -145,6 +146,7 @@ impl Inner {
         let (Some(group), Some(config)) = (self.tasks.get(), &self.config) else {
             return;
         };
+        // Relaxed: the number of a label, which the registry publishes itself.
         let route = self.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
         group.request_ended(Instant::now(), route);
         if let (true, Some(runtime)) = (group.has_tasks(), group.runtime()) {
@@ -157,6 +159,7 @@ impl Inner {
         let elapsed = self.start.elapsed();
         self.limits.head(elapsed, body);
         let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(NO_HEAD - 1);
+        // Relaxed: read in `close`, which the lifecycle's word orders after this.
         self.head.store(nanos.min(NO_HEAD - 1), Ordering::Relaxed);
     }
 
@@ -215,6 +218,7 @@ impl Inner {
         };
         // A scope only closes after it was cancelled with a reason (see `Lifecycle`).
         let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
+        // Relaxed: of one word's changes all threads see one order, so none comes after this one.
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let tasks = self.tasks.get();
         let cancel_latency = tasks.and_then(|tasks| tasks.request_closed());

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Every change is a read-modify-write of the one word, so all threads agree on their order.
+//! 1. Every change is a read-modify-write of the one word, so all threads agree on their order. It
+//!    acquires and releases, so who makes a step sees what was done before each former one.
 //! 2. `ENDED` is set once, and only if the response is over and, on an upgraded connection, no
 //!    hold is left; or because the request failed. Who sets it is told so ([`Step::End`]).
 //! 3. Setting `ENDED` also counts one more task, which stands for the end itself (cancelling the
@@ -52,6 +53,7 @@ impl Lifecycle {
 
     /// As new. `&mut`: only between two requests.
     pub(super) fn reset(&mut self) {
+        // Relaxed: nobody else is there.
         self.word.store(0, Ordering::Relaxed);
     }
 

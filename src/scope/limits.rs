@@ -59,11 +59,14 @@ impl Limits {
         self.deadline.clear();
         self.body.lift();
         self.body_idle.lift();
+        // Relaxed: nobody else is there.
         self.queued.store(0, Ordering::Relaxed);
         self.wants_body.store(false, Ordering::Relaxed);
     }
 
     fn queued(&self) -> Duration {
+        // Relaxed: set when the request arrives, before anybody else knows the scope, or by an inner
+        // layer on the way to the handler.
         Duration::from_nanos(self.queued.load(Ordering::Relaxed))
     }
 
@@ -191,6 +194,7 @@ impl RequestScope {
     }
 
     pub(crate) fn wants_body(&self) -> bool {
+        // Relaxed: see `set_wants_body`.
         self.inner().limits.wants_body.load(Ordering::Relaxed)
     }
 

@@ -18,6 +18,7 @@ pub(crate) fn thread_shard() -> usize {
     }
     MINE.try_with(|mine| {
         if mine.get() == usize::MAX {
+            // Relaxed: only to be different from thread to thread.
             let next = NEXT.fetch_add(1, Ordering::Relaxed);
             mine.set(next % SHARDS);
         }

@@ -49,6 +49,7 @@ impl Place {
 
     /// Takes what waits here if it has this tag.
     pub(crate) fn take_tagged(&self, tag: u8) -> Option<IdleArena> {
+        // Relaxed: a guess, which the compare-and-swap checks.
         let word = self.word.load(Ordering::Relaxed);
         if word.is_null() || word.addr() & TAG != usize::from(tag) {
             return None;
@@ -74,6 +75,8 @@ impl Place {
     /// its memory with it, and nothing worse.
     #[inline]
     pub(crate) fn put(&self, arena: IdleArena, tag: u8) -> Option<IdleArena> {
+        // Relaxed: only this thread fills the place, so null stays null, and nothing is read through
+        // the pointer.
         if !self.word.load(Ordering::Relaxed).is_null() {
             return Some(arena);
         }

@@ -28,6 +28,9 @@ const TASK: usize = 1 << 2;
 /// 2. A task is taken off `life` before it lets its scope close. So if the scope closes with no
 ///    task on `life`, the last one's end is known; else the last one to go finds `CLOSED`.
 /// 3. `MEASURED` is set once, by who tells how long it took.
+///
+/// `life` is changed by read-modify-writes that acquire and release, so who finds that no task is left
+/// sees what each of them noted before it went.
 #[derive(Debug)]
 pub(in crate::scope) struct TaskGroup {
     start: Instant,
@@ -93,13 +96,14 @@ impl TaskGroup {
 
     /// The request's response is over.
     pub(in crate::scope) fn request_ended(&self, at: Instant, route: usize) {
+        // Relaxed: released by noting the end.
         self.route.store(route, Ordering::Relaxed);
-        // Releases the route.
         self.note(&self.ended, at);
     }
 
     /// When the request ended, if it has.
     pub(super) fn ended(&self) -> Option<Instant> {
+        // SeqCst: see `Tasks::supervise`. Also acquires the route.
         match self.ended.load(Ordering::SeqCst) {
             NEVER => None,
             nanos => self.start.checked_add(Duration::from_nanos(nanos)),
@@ -113,6 +117,7 @@ impl TaskGroup {
 
     /// The route's number; of use when the request has ended.
     pub(super) fn route(&self) -> usize {
+        // Relaxed: of use after `ended`, which acquires it.
         self.route.load(Ordering::Relaxed)
     }
 
@@ -121,6 +126,8 @@ impl TaskGroup {
     }
 
     pub(super) fn task_started(&self) {
+        // Relaxed, as the other counts: figures. The report reads them after the scope has closed,
+        // which orders them.
         self.spawned.fetch_add(1, Ordering::Relaxed);
         self.life.fetch_add(TASK, Ordering::AcqRel);
     }
@@ -160,6 +167,8 @@ impl TaskGroup {
         if self.life.fetch_or(MEASURED, Ordering::AcqRel) & MEASURED != 0 {
             return None;
         }
+        // What was noted before the last change of `life` is seen, in whatever order; SeqCst as where
+        // it is written.
         let cancelled = self.cancelled.load(Ordering::SeqCst);
         let last = self.last_end.load(Ordering::Relaxed);
         // Without either, all tasks were over before the request was.
@@ -171,6 +180,8 @@ impl TaskGroup {
 
     /// Whether a task is alive.
     pub(in crate::scope) fn has_tasks(&self) -> bool {
+        // Acquire: as at every look at `life`. A task is on it before it looks for the end (see
+        // `Ticket::new`), so of "task started" and "request ended" one sees the other.
         self.life.load(Ordering::Acquire) >= TASK
     }
 

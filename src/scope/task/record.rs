@@ -85,6 +85,7 @@ impl TaskRecord {
     }
 
     fn is_running(&self) -> bool {
+        // Acquire: see `enter`.
         self.polls.load(Ordering::Acquire) % 2 == 1
     }
 
@@ -117,6 +118,7 @@ impl TaskRecord {
     }
 
     pub(super) fn is_released(&self) -> bool {
+        // Acquire, as in `release`. It only spares work: who releases after all looks again.
         self.released.load(Ordering::Acquire)
     }
 
@@ -145,6 +147,7 @@ impl TaskRecord {
 
     /// Reports, once, that the task still ran when its grace was over.
     pub(super) fn overran(&self, running: bool) {
+        // AcqRel, though nothing else hangs on it: one of two comes first, and the report is its.
         if self.reported.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -161,11 +164,13 @@ impl TaskRecord {
 
     /// Looks at a task whose grace is over. Returns whether to look again soon.
     pub(super) fn overdue(&self) -> bool {
+        // Acquire: see `enter`. If it runs, its figures up to this poll are seen.
         let polls = self.polls.load(Ordering::Acquire);
         let running = polls % 2 == 1;
         let overran = match self.kind {
             TaskKind::Async => {
-                // In the same poll as last time. Otherwise it drops itself.
+                // In the same poll as last time. Otherwise it drops itself. Relaxed: one sweeper at a
+                // time, and each look happens after the former.
                 let before = self.seen.swap(polls, Ordering::Relaxed);
                 running && before == polls
             }
@@ -192,6 +197,7 @@ impl Drop for EnteredTask<'_> {
     fn drop(&mut self) {
         // Exclusive: a task is in one poll at a time, and each happens after the former.
         self.record.account.leave(self.entry, Writer::Exclusive);
+        // Release: see `TaskRecord::enter`.
         self.record.polls.fetch_add(1, Ordering::Release);
     }
 }

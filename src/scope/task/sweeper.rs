@@ -73,6 +73,7 @@ impl Flag {
 impl Drop for Flag {
     fn drop(&mut self) {
         if self.up {
+            // SeqCst: as where the sweeper takes it down itself.
             self.gauges.tasks.sweeping.store(false, Ordering::SeqCst);
         }
     }
