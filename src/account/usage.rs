@@ -44,6 +44,22 @@ pub struct Usage {
 /// The heap of the whole process, or of one thread, since it started.
 ///
 /// See [`process_usage`](super::process_usage) and [`thread_usage`](super::thread_usage).
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::account::{TrackingAllocator, thread_usage};
+///
+/// #[global_allocator]
+/// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+///
+/// let before = thread_usage().expect("the allocator is installed");
+/// let kept = Vec::<u8>::with_capacity(100);
+/// let after = thread_usage().expect("the allocator is installed");
+/// assert_eq!(after.allocations - before.allocations, 1);
+/// assert_eq!(after.live_bytes() - before.live_bytes(), 100);
+/// # drop(kept);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapUsage {

@@ -9,6 +9,20 @@ use super::handle::Arena;
 ///
 /// Its source says why: the value's own `Serialize` implementation refused, or the arena could not
 /// grow.
+///
+/// # Examples
+///
+/// ```
+/// use std::{collections::HashMap, error::Error};
+///
+/// let arena = tower_memory::Arena::new();
+/// // JSON has no such keys.
+/// let pairs = HashMap::from([([1, 2], "a")]);
+/// let error = arena.to_json(&pairs).unwrap_err();
+/// assert_eq!(error.written(), 1);
+/// assert_eq!(error.to_string(), "the value could not be written as json after 1 bytes");
+/// assert!(error.source().is_some());
+/// ```
 #[derive(Debug)]
 pub struct JsonError {
     source: serde_json::Error,

@@ -8,6 +8,36 @@ use crate::{
 /// What a layer has seen so far, and what is alive right now.
 ///
 /// Made by [`MemoryHandle::snapshot`](super::MemoryHandle::snapshot). Its `Display` is a table.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, Outcome};
+///
+/// let layer = MemoryLayer::new();
+/// let handle = layer.handle();
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// let response = runtime.block_on(service.oneshot(Request::new(()))).expect("infallible");
+/// assert_eq!(handle.snapshot().in_flight, 1, "until the body is gone");
+/// drop(response);
+///
+/// let snapshot = handle.snapshot();
+/// assert_eq!((snapshot.in_flight, snapshot.pool.rented), (0, 0));
+/// let route = &snapshot.routes[0];
+/// assert_eq!((route.route.as_str(), route.requests), ("{unmatched}", 1));
+/// assert_eq!(route.outcomes.get(Outcome::Completed), 1);
+/// let arena = route.arena_bytes.expect("a request has closed");
+/// assert_eq!((arena.count, arena.mean()), (1, 0.0));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Snapshot {

@@ -88,6 +88,15 @@ impl fmt::Display for Outcome {
 }
 
 /// Where a request's arena came from.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::scope::ArenaSource;
+///
+/// assert_eq!(ArenaSource::Pool.as_str(), "pool");
+/// assert_eq!(ArenaSource::Unused.to_string(), "unused");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ArenaSource {
@@ -133,6 +142,38 @@ pub struct ArenaUsage {
 /// What is known of a request when its scope has closed.
 ///
 /// Observers get it; see [`Observer`](crate::observe::Observer).
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, sync::mpsc};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, Outcome, RequestScope, ScopeReport, scope::ArenaSource};
+///
+/// let (sender, reports) = mpsc::channel();
+/// let layer = MemoryLayer::new().observe(move |report: &ScopeReport| {
+///     let _ = sender.send(report.clone());
+/// });
+/// let service = layer.layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("inside of the layer");
+///     let text = scope.arena().alloc_str("hello");
+///     assert_eq!(text, "hello");
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// let response = runtime.block_on(service.oneshot(Request::new(()))).expect("infallible");
+/// drop(response);
+///
+/// let report = reports.recv().expect("the scope has closed");
+/// assert_eq!(report.outcome, Outcome::Completed);
+/// assert_eq!(report.route.as_str(), "{unmatched}");
+/// assert_eq!(report.arena.source, ArenaSource::Fresh);
+/// assert!(report.arena.bytes >= 5 && report.tasks_spawned == 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ScopeReport {

@@ -13,6 +13,32 @@ use crate::cancel::Aborted;
 ///
 /// Dropping it does not end the task: the request does.
 ///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope, scope::TaskErrorKind};
+///
+/// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("inside of the layer");
+///     assert_eq!(scope.spawn(async { 40 + 2 }).await.expect("it has returned"), 42);
+///
+///     let endless = scope.spawn(std::future::pending::<()>());
+///     endless.abort();
+///     let error = endless.await.unwrap_err();
+///     assert_eq!(error.kind(), TaskErrorKind::Aborted);
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # let response = runtime.block_on(service.oneshot(Request::new(()))).expect("infallible");
+/// # drop(response);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Cancel safety
 ///
 /// Cancel safe: awaiting it by reference may be given up and taken up again.

@@ -3,6 +3,15 @@ use std::{fmt, panic::Location, time::Duration};
 use crate::{account::Usage, scope::RouteLabel};
 
 /// How a task was started.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::scope::TaskKind;
+///
+/// assert_eq!(TaskKind::Async.as_str(), "async");
+/// assert_eq!(TaskKind::Detached.to_string(), "detached");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TaskKind {
