@@ -7,6 +7,9 @@ use super::{counters::Block, usage::HeapUsage};
 /// How many different accounts may be entered inside one another on one thread.
 const MAX_DEPTH: usize = 16;
 
+// `Account::usage` says so.
+const _: () = assert!(MAX_DEPTH == 16);
+
 /// An account that is entered on this thread, and the thread's counters when that began.
 ///
 /// A cell for each word: copied as a whole, a frame would be read in larger pieces than it was

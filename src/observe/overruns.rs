@@ -8,6 +8,9 @@ use crate::{
 /// How many places in the program are told apart.
 const MAX_LOCATIONS: usize = 256;
 
+// `TaskOverruns::location` says so.
+const _: () = assert!(MAX_LOCATIONS == 256);
+
 /// Tasks that still ran when their grace was over, by the place that started them.
 #[derive(Debug, Default)]
 pub(super) struct Overruns {

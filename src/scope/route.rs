@@ -19,6 +19,9 @@ pub(crate) const MAX_ROUTES: usize = 512;
 /// Longer labels are cut at this length; no route of a real router comes near it.
 pub(crate) const MAX_LABEL_BYTES: usize = 256;
 
+// `MemoryLayer::with_max_routes`, `MemoryLayer::route` and `RequestScope::set_route` say so.
+const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
+
 /// The name under which a request's figures are kept.
 ///
 /// With axum it is the matched path (`/items/{n}`), so there are as many labels as routes and not

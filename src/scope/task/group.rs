@@ -11,6 +11,9 @@ const NEVER: u64 = u64::MAX;
 /// Most tasks that a request's report names.
 const MAX_NAMED: usize = 64;
 
+// `ScopeReport::overruns` says so.
+const _: () = assert!(MAX_NAMED == 64);
+
 /// The request has closed.
 const CLOSED: usize = 1;
 /// How long the tasks took to end was told.

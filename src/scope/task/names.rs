@@ -5,6 +5,9 @@ use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 /// How many names of detached tasks are told apart.
 const MAX_NAMES: usize = 256;
 
+// `RequestScope::detach` and `DetachedTasks::name` say so.
+const _: () = assert!(MAX_NAMES == 256);
+
 /// The name of all others.
 const OTHER: &str = "{other}";
 
