@@ -80,6 +80,22 @@ impl Arena {
 }
 
 /// Why a body could not be read into an arena. See [`Arena::collect`].
+///
+/// # Examples
+///
+/// ```
+/// use http_body_util::Full;
+/// use tower_memory::{Arena, CollectErrorKind};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(async {
+/// let body = Full::new(bytes::Bytes::from_static(b"hello"));
+/// let error = Arena::new().collect(body, 4).await.unwrap_err();
+/// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
+/// assert_eq!((error.limit(), error.received()), (Some(4), 0));
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct CollectError<E> {
     cause: Cause<E>,

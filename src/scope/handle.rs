@@ -35,7 +35,16 @@ use crate::{
 ///     tokio::task::yield_now().await;
 ///     text.to_owned()
 /// }
-/// # let _ = handler;
+/// # use http::{Request, Response};
+/// # use tower::{Layer, ServiceExt, service_fn};
+/// # let service = tower_memory::MemoryLayer::new().layer(service_fn(|request: Request<()>| async {
+/// #     let scope = request.into_parts().0.extensions.remove::<RequestScope>().expect("in the layer");
+/// #     assert_eq!(handler(scope).await, "3 bytes");
+/// #     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Empty::<bytes::Bytes>::new()))
+/// # }));
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+/// # let response = runtime.block_on(service.oneshot(Request::new(()))).unwrap();
+/// # assert_eq!(response.status(), 200);
 /// ```
 #[derive(Clone)]
 pub struct RequestScope {

@@ -31,10 +31,23 @@ const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 /// # Examples
 ///
 /// ```
-/// use tower_memory::MemoryLayer;
+/// use std::{convert::Infallible, sync::mpsc};
 ///
-/// let layer = MemoryLayer::new().route("hello")?;
-/// # let _ = layer;
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, ScopeReport};
+///
+/// let (sender, labels) = mpsc::channel();
+/// let layer = MemoryLayer::new().route("hello")?.observe(move |report: &ScopeReport| {
+///     let _ = sender.send(report.route.clone());
+/// });
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+/// drop(runtime.block_on(service.oneshot(Request::new(()))));
+/// assert_eq!(labels.recv().expect("the scope has closed").as_str(), "hello");
 /// # Ok::<(), tower_memory::ConfigError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
