@@ -5,12 +5,12 @@ use super::{
     local::{self, Mine},
     retention::Retention,
     shelf::{BATCH, Batch, Shelf},
-    slots::{Slots, Tag, Writer},
+    slots::{Figures, Slots, Tag, Writer},
     stats::PoolStats,
     trim::Timer,
 };
 use crate::{
-    arena::{Home, IdleArena, Note, Rewind},
+    arena::{Home, IdleArena, Note, Retain},
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -87,9 +87,18 @@ impl Shared {
     #[inline]
     pub(super) fn rent(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
         let pool = Arc::as_ptr(self).addr();
-        match local::with_first(pool, |mine| self.rent_hot(wanted, mine)) {
+        let rented = local::with_first(pool, |mine| Some(self.rent_mine(wanted, mine)));
+        match rented {
             Some(arena) => arena,
             None => self.rent_cold(wanted),
+        }
+    }
+
+    #[inline]
+    fn rent_mine(self: &Arc<Self>, wanted: Wanted, mine: &Mine) -> IdleArena {
+        match self.rent_hot(wanted, mine) {
+            Some(arena) => arena,
+            None => self.rent_with(wanted, Some(&mine.slots)),
         }
     }
 
@@ -98,7 +107,7 @@ impl Shared {
     fn rent_hot(self: &Arc<Self>, wanted: Wanted, mine: &Mine) -> Option<IdleArena> {
         let mut hot = mine.hot.take()?;
         let note = hot.note();
-        if !wanted.includes(note.class) {
+        if !wanted.includes(note.class.into()) {
             mine.hot.set(Some(hot));
             return None;
         }
@@ -115,14 +124,12 @@ impl Shared {
     #[inline(never)]
     fn rent_cold(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
         local::enter(self);
-        let from_mine = |mine: &Mine| {
-            self.rent_hot(wanted, mine)
-                .unwrap_or_else(|| self.rent_with(wanted, Some(&mine.slots)))
-        };
-        local::with(Arc::as_ptr(self).addr(), from_mine)
+        let pool = Arc::as_ptr(self).addr();
+        local::with(pool, |mine| self.rent_mine(wanted, mine))
             .unwrap_or_else(|| self.rent_with(wanted, None))
     }
 
+    #[inline(never)]
     pub(super) fn rent_with(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
         match own.and_then(|own| Some((own, own.take(wanted)?))) {
             Some((own, mut arena)) => {
@@ -165,6 +172,16 @@ impl Shared {
                 figures.add(&figures.misses, 1);
                 let mut arena = IdleArena::new(self.classes.size(wanted.class));
                 arena.settle(Arc::clone(self));
+                // If nobody uses it, it may wait as it is for who rents next.
+                arena.set_note(Note {
+                    capacity: 0,
+                    hot: if self.retention.enabled {
+                        0
+                    } else {
+                        Note::NOT_HOT
+                    },
+                    class: wanted.class as u8,
+                });
                 arena
             }
         };
@@ -195,20 +212,28 @@ impl Shared {
                 return true;
             }
         };
+        // A thread that gets more than it takes comes by once in a few arenas.
+        let spare = own.map_or(0, |_| self.max_float / 2);
+        let spare = [spare, 0]
+            .into_iter()
+            .find(|spare| self.grant(rest + spare));
+        if let (Some(spare), Some(float)) = (spare, float) {
+            float.store(spare, Ordering::Relaxed);
+        }
+        spare.is_some()
+    }
+
+    /// Adds `bytes` to what is granted, if that does not exceed the limit.
+    fn grant(&self, bytes: usize) -> bool {
         let limit = self.retention.max_total_bytes;
         // Relaxed: a sum, which orders nothing.
-        let granted = self
-            .granted
+        self.granted
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
                 granted
-                    .checked_add(rest)
+                    .checked_add(bytes)
                     .filter(|&granted| granted <= limit)
             })
-            .is_ok();
-        if let (true, Some(float)) = (granted, float) {
-            float.store(0, Ordering::Relaxed);
-        }
-        granted
+            .is_ok()
     }
 
     /// Gives a claim to `bytes` back, to the thread or to all.
@@ -255,7 +280,7 @@ impl Shared {
         {
             return None;
         }
-        back.rewind_single();
+        back.retain_unchanged();
         figures.float.store(float - hot, Ordering::Relaxed);
         figures
             .returned
@@ -270,14 +295,17 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn cool_down(&self, own: &Slots, arena: IdleArena) {
-        let tag = Tag::new(arena.note().class, self.epoch.load(Ordering::Relaxed));
+        let tag = Tag::new(
+            arena.note().class.into(),
+            self.epoch.load(Ordering::Relaxed),
+        );
         drop(self.park(Some(own), arena, tag));
     }
 
     #[inline]
-    fn rewind(&self) -> Rewind {
-        Rewind {
-            keep: self.retention.max_arena_bytes,
+    fn retain(&self) -> Retain {
+        Retain {
+            most: self.retention.max_arena_bytes,
             wipe: self.retention.wipe,
         }
     }
@@ -290,7 +318,14 @@ impl Shared {
     ) -> Option<IdleArena> {
         let figures = &own.unwrap_or(&self.common).figures;
         let before = arena.capacity();
-        arena.rewind(self.rewind());
+        let note = arena.note();
+        // It has the one chunk that it was kept with before.
+        let unchanged = before > 0 && note.capacity == before && !self.retention.wipe;
+        if unchanged {
+            arena.retain_unchanged();
+        } else {
+            arena.retain(self.retain());
+        }
         let kept = arena.capacity();
         figures.add(&figures.returned, 1);
         // An arena without memory is not worth a place. Relaxed: see below.
@@ -303,22 +338,32 @@ impl Shared {
             figures.add(&figures.freed, 1);
             return Some(arena);
         }
-        if before > kept {
-            figures.add(&figures.evicted_bytes, (before - kept) as u64);
-        }
+        let class = if unchanged {
+            note.class.into()
+        } else {
+            self.keep_changed(figures, &mut arena, before)
+        };
         // Relaxed: an arena that came a moment too early is trimmed an interval early.
+        let tag = Tag::new(class, self.epoch.load(Ordering::Relaxed));
+        self.park(own, arena, tag)
+    }
+
+    /// Notes what is kept of an arena that had `before` bytes, and returns its class.
+    #[cold]
+    fn keep_changed(&self, figures: &Figures, arena: &mut IdleArena, before: usize) -> usize {
+        let kept = arena.capacity();
+        figures.add(&figures.evicted_bytes, (before - kept) as u64);
         let class = self.classes.of(kept);
         arena.set_note(Note {
             capacity: kept,
-            class,
             hot: if kept <= MAX_HOT && !self.retention.wipe {
                 kept
             } else {
                 Note::NOT_HOT
             },
+            class: class as u8,
         });
-        let tag = Tag::new(class, self.epoch.load(Ordering::Relaxed));
-        self.park(own, arena, tag)
+        class
     }
 
     /// Puts an arena whose bytes are claimed where others can take it; returns it if it is to be freed.
@@ -354,7 +399,7 @@ impl Shared {
     /// A thread gives its slots back: its arenas go to the shelf, its float to all.
     pub(super) fn leave(&self, own: &Slots, hot: Option<IdleArena>) {
         let hot = hot.map(|hot| {
-            let tag = Tag::new(hot.note().class, self.epoch.load(Ordering::Relaxed));
+            let tag = Tag::new(hot.note().class.into(), self.epoch.load(Ordering::Relaxed));
             (hot, tag)
         });
         for (arena, tag) in hot.into_iter().chain(iter::from_fn(|| own.take_with_tag())) {

@@ -28,22 +28,16 @@ pub(crate) trait Home: Send + Sync {
     fn grew(&self, bytes: usize);
 }
 
-/// A home, and the way to it.
-pub(super) struct Address {
-    pub(super) home: Arc<dyn Home>,
-    take_back: fn(IdleArena),
-}
-
 /// What a home wants to remember of an arena. It holds as long as the arena has the capacity that it
 /// was made for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Note {
     /// The capacity it was made for.
     pub(crate) capacity: usize,
-    pub(crate) class: usize,
     /// The same capacity if the arena may wait where only its thread can reach it; no capacity
     /// otherwise.
     pub(crate) hot: usize,
+    pub(crate) class: u8,
 }
 
 impl Note {
@@ -53,25 +47,36 @@ impl Note {
 
 /// The shared part of an arena. Aligned like a pair of cache lines, so that two arenas in use on
 /// two threads never share one, and so that a pointer to it has seven bits to spare.
-#[repr(align(128))]
+///
+/// In this order: all that going back to a pool and coming out of it takes is in the first line, which
+/// is then the only one that moves when one thread gives back what another one has taken.
+#[repr(C, align(128))]
 pub(super) struct Header {
     pub(super) refs: AtomicUsize,
     /// The chunk allocated from, or null. Replaced under `grow` (invariant 4).
     pub(super) current: AtomicPtr<Chunk>,
     /// Sum of the chunks' capacities.
     pub(super) capacity: AtomicUsize,
+    /// What the home knows of the arena: a [`Note`].
+    noted_capacity: usize,
+    noted_hot: usize,
+    noted_class: u8,
+    /// Whether the arena came back to a home and was rented again.
+    pub(super) reused: bool,
+    /// The address of the home, or zero: see [`IdleArena::home_address`].
+    home_at: usize,
+    /// [`Home::take_back`] of the home.
+    take_back: Option<fn(IdleArena)>,
+    // The second line.
+    /// Kept while the arena waits in a pool, too: renting it again costs no reference.
+    pub(super) home: Option<Arc<dyn Home>>,
     pub(super) grow: Mutex<()>,
     /// Capacity of a chunk made when there is none.
     pub(super) first_chunk: usize,
-    /// Whether the arena came back to a home and was rented again.
-    pub(super) reused: bool,
-    /// What the home knows of the arena.
-    note: Note,
-    /// The address of the home, or zero: see [`IdleArena::home_address`].
-    home_at: usize,
-    /// Kept while the arena waits in a pool, too: renting it again costs no reference.
-    pub(super) home: Option<Address>,
 }
+
+#[cfg(not(tower_memory_loom))]
+const _: () = assert!(std::mem::offset_of!(Header, home) == 64 || size_of::<usize>() != 8);
 
 /// An arena that nobody references: it can be rewound, kept, freed, or woken up again.
 pub(crate) struct IdleArena {
@@ -83,11 +88,11 @@ unsafe impl Send for IdleArena {}
 // SAFETY: `&IdleArena` gives access to plain figures only.
 unsafe impl Sync for IdleArena {}
 
-/// What becomes of an arena's memory between two users.
+/// What becomes of an arena's memory when its user has gone.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rewind {
+pub(crate) struct Retain {
     /// The largest chunk that may be kept, in bytes.
-    pub(crate) keep: usize,
+    pub(crate) most: usize,
     /// Whether all of it is overwritten with zeros.
     pub(crate) wipe: bool,
 }
@@ -100,20 +105,19 @@ impl IdleArena {
             refs: AtomicUsize::new(0),
             current: AtomicPtr::new(std::ptr::null_mut()),
             capacity: AtomicUsize::new(0),
+            noted_capacity: 0,
+            noted_hot: Note::NOT_HOT,
+            noted_class: 0,
+            reused: false,
+            home_at: 0,
+            take_back: None,
+            home: None,
             grow: Mutex::new(()),
             first_chunk: if first_chunk == 0 {
                 DEFAULT_FIRST_CHUNK
             } else {
                 first_chunk
             },
-            reused: false,
-            note: Note {
-                capacity: 0,
-                class: 0,
-                hot: Note::NOT_HOT,
-            },
-            home_at: 0,
-            home: None,
         });
         Self {
             header: NonNull::from(Box::leak(header)),
@@ -150,41 +154,43 @@ impl IdleArena {
         self.header().capacity.load(Ordering::Relaxed)
     }
 
-    /// Makes all memory free again, and keeps the largest chunk that is not above `how.keep` bytes.
-    pub(crate) fn rewind(&mut self, how: Rewind) {
-        if !self.rewind_whole(how) {
-            self.rewind_all(how);
+    /// Frees all memory but the largest chunk that is not above `how.most` bytes.
+    pub(crate) fn retain(&mut self, how: Retain) {
+        if !self.retain_whole(how) {
+            self.retain_one(how);
         }
     }
 
-    /// Makes all memory free again, if that is one chunk that is kept.
-    fn rewind_whole(&mut self, how: Rewind) -> bool {
+    /// Keeps all memory, if that is one chunk that may be kept.
+    fn retain_whole(&mut self, how: Retain) -> bool {
         let current = NonNull::new(self.header_mut().current.load(Ordering::Relaxed));
-        let Some(mut chunk) = current else {
+        let Some(chunk) = current else {
             return false;
         };
         // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
-        let this = unsafe { chunk.as_mut() };
-        let whole = this.prev().is_none() && this.capacity() <= how.keep;
+        let this = unsafe { chunk.as_ref() };
+        let whole = this.prev().is_none() && this.capacity() <= how.most;
         if whole {
             // SAFETY: as above.
-            unsafe { clean(chunk, how.wipe) };
+            unsafe { cover(chunk, how.wipe) };
         }
         whole
     }
 
-    /// Makes all memory of the only chunk free again, without looking further.
+    /// What [`retain`](Self::retain) does to an arena that keeps all it has, as is known without looking
+    /// at its memory, and without wiping: nothing, but in debug builds.
     #[inline]
-    pub(crate) fn rewind_single(&mut self) {
-        let current = NonNull::new(self.header_mut().current.load(Ordering::Relaxed));
-        if let Some(chunk) = current {
-            // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
-            unsafe { clean(chunk, false) };
+    pub(crate) fn retain_unchanged(&mut self) {
+        if cfg!(debug_assertions) {
+            if let Some(chunk) = NonNull::new(self.header_mut().current.load(Ordering::Relaxed)) {
+                // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+                unsafe { cover(chunk, false) };
+            }
         }
     }
 
     #[cold]
-    fn rewind_all(&mut self, how: Rewind) {
+    fn retain_one(&mut self, how: Retain) {
         let mut next = NonNull::new(self.header().current.load(Ordering::Relaxed));
         let mut kept: Option<NonNull<Chunk>> = None;
         let free = |chunk: NonNull<Chunk>| {
@@ -203,7 +209,7 @@ impl IdleArena {
             let capacity = unsafe { chunk.as_ref() }.capacity();
             // SAFETY: as above; `kept` was detached from the list in an earlier round.
             let best = kept.map_or(0, |kept| unsafe { kept.as_ref() }.capacity());
-            if capacity <= how.keep && capacity > best {
+            if capacity <= how.most && capacity > best {
                 if let Some(smaller) = kept.replace(chunk) {
                     free(smaller);
                 }
@@ -216,7 +222,7 @@ impl IdleArena {
             // SAFETY: alive, and ours alone.
             capacity = unsafe { chunk.as_ref() }.capacity();
             // SAFETY: as above.
-            unsafe { clean(chunk, how.wipe) };
+            unsafe { cover(chunk, how.wipe) };
         }
         let current = kept.map_or(std::ptr::null_mut(), NonNull::as_ptr);
         let header = self.header_mut();
@@ -227,22 +233,28 @@ impl IdleArena {
     /// What was noted last, whether or not it still holds.
     #[inline]
     pub(crate) fn note(&self) -> Note {
-        self.header().note
+        let header = self.header();
+        Note {
+            capacity: header.noted_capacity,
+            hot: header.noted_hot,
+            class: header.noted_class,
+        }
     }
 
     /// Notes something for as long as the capacity stays.
     pub(crate) fn set_note(&mut self, note: Note) {
-        self.header_mut().note = note;
+        let header = self.header_mut();
+        header.noted_capacity = note.capacity;
+        header.noted_hot = note.hot;
+        header.noted_class = note.class;
     }
 
     /// Makes the arena go to `home` each time its last reference is dropped.
     pub(crate) fn settle<H: Home + 'static>(&mut self, home: Arc<H>) {
         let header = self.header_mut();
         header.home_at = Arc::as_ptr(&home).addr();
-        header.home = Some(Address {
-            take_back: H::take_back,
-            home,
-        });
+        header.take_back = Some(H::take_back);
+        header.home = Some(home);
     }
 
     /// The address of the home that the arena settled at; zero if it has none.
@@ -253,16 +265,22 @@ impl IdleArena {
 
     /// Gives the arena to its home, by a reference of its own.
     pub(crate) fn go_home(self) {
-        let home = self.header().home.as_ref();
-        if let Some(home) = home.map(|home| Arc::clone(&home.home)) {
+        if let Some(home) = self.header().home.clone() {
             home.receive(self);
         }
     }
 
-    /// Turns the arena into its first reference.
+    /// Turns the arena into its first reference, with all of its memory free.
+    ///
+    /// That is done here and not when it came back, since a thread that takes memory has it in its cache
+    /// more often than one that only drops what others have taken.
     #[inline]
     pub(crate) fn wake(mut self) -> RawArena {
         let header = self.header_mut();
+        if let Some(mut chunk) = NonNull::new(header.current.load(Ordering::Relaxed)) {
+            // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+            unsafe { chunk.as_mut() }.rewind();
+        }
         // An only reference leaves the count as it is when it goes.
         if header.refs.load(Ordering::Relaxed) != 1 {
             header.refs.store(1, Ordering::Relaxed);
@@ -271,39 +289,34 @@ impl IdleArena {
         unsafe { RawArena::from_header(self.into_header()) }
     }
 
-    /// Notes that the arena will be used again.
+    /// Notes that the arena will be used again, unless it has no memory that could be.
     #[inline]
     pub(crate) fn reused(&mut self) {
         let header = self.header_mut();
-        if !header.reused {
+        if !header.reused && header.capacity.load(Ordering::Relaxed) > 0 {
             header.reused = true;
         }
     }
 }
 
-/// Makes a chunk ready for its next user.
+/// Overwrites what a chunk's user has left, if `wipe` is set, and in debug builds anyway.
 ///
 /// # Safety
 ///
 /// `chunk` is alive, and nothing points into it.
-#[inline]
-unsafe fn clean(mut chunk: NonNull<Chunk>, wipe: bool) {
-    // SAFETY: alive, and ours alone.
-    let this = unsafe { chunk.as_mut() };
-    let capacity = this.capacity();
-    this.rewind();
+unsafe fn cover(chunk: NonNull<Chunk>, wipe: bool) {
     if wipe || cfg!(debug_assertions) {
         let byte = if wipe { 0 } else { POISON };
         // All of it, since what was given back meanwhile was written to, too.
-        // SAFETY: nothing points into the chunk, which has this many bytes.
-        unsafe { Chunk::fill(chunk, byte, capacity) };
+        // SAFETY: alive, nothing points into it, and it has this many bytes.
+        unsafe { Chunk::fill(chunk, byte, chunk.as_ref().capacity()) };
     }
 }
 
 impl Drop for IdleArena {
     fn drop(&mut self) {
-        self.rewind_all(Rewind {
-            keep: 0,
+        self.retain_one(Retain {
+            most: 0,
             wipe: false,
         });
         // SAFETY: made by `Box::leak`, alive, and this is the only pointer to it (invariant 1).
@@ -321,8 +334,7 @@ impl Drop for IdleArena {
 pub(super) unsafe fn recycle(header: NonNull<Header>) {
     // SAFETY: the caller's promise.
     let idle = unsafe { IdleArena::from_header(header) };
-    let way = idle.header().home.as_ref().map(|home| home.take_back);
-    if let Some(take_back) = way {
+    if let Some(take_back) = idle.header().take_back {
         take_back(idle);
     }
 }

@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{
-    Home, IdleArena, RawArena, RawCursor, Rewind,
+    Home, IdleArena, RawArena, RawCursor, Retain,
     chunk::{Access, Use},
 };
 use crate::sync::Arc;
@@ -26,8 +26,8 @@ impl Home for Counter {
     }
 
     fn receive(self: Arc<Self>, mut arena: IdleArena) {
-        arena.rewind(Rewind {
-            keep: usize::MAX,
+        arena.retain(Retain {
+            most: usize::MAX,
             wipe: false,
         });
         self.0.fetch_add(1, Ordering::Relaxed);

@@ -47,7 +47,7 @@ pub(super) use self::{
 };
 pub(crate) use self::{
     bytes::RawBytes,
-    header::{Home, IdleArena, Note, Rewind},
+    header::{Home, IdleArena, Note, Retain},
     place::Place,
     reference::RawArena,
 };

@@ -168,7 +168,7 @@ impl RawArena {
         header.current.store(chunk.as_ptr(), Ordering::Release);
         drop(locked);
         if let Some(home) = &header.home {
-            home.home.grew(capacity);
+            home.grew(capacity);
         }
         Ok((ptr, chunk))
     }
