@@ -8,10 +8,9 @@ use crate::{arena::Arena, sync::Arc};
 /// A pool of [`Arena`]s.
 ///
 /// Cloning makes another handle to the same pool. Renting never fails: if no arena waits, a new one
-/// is made. An arena comes back when its last handle is dropped, on whatever thread that happens,
-/// and is rewound at once; nothing is allocated for that, and no thread waits for another. When the
-/// last handle of the pool is gone, the waiting arenas are freed, and those still out when they come
-/// back.
+/// is made. An arena comes back when its last handle is dropped, on whatever thread that happens;
+/// nothing is allocated for that, and no thread waits for another. When the last handle of the pool is
+/// gone, the waiting arenas are freed, and those still out when they come back.
 ///
 /// Each thread keeps a few arenas for itself; the others wait on a shelf that all share. An arena that
 /// nobody needed for a while is freed: see [`PoolBuilder::trim_interval`]. One of at most 64 KiB stays

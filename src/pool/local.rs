@@ -24,7 +24,7 @@ struct Local {
     /// The first pool that the thread used. Most programs have one, so it has a way of its own that
     /// is never changed.
     first: OnceCell<Mine>,
-    /// The one found last is the first.
+    /// The one entered last is the first.
     others: RefCell<[Option<Mine>; POOLS]>,
 }
 
@@ -78,6 +78,20 @@ pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Mine) -> Option<R>) -> 
         .flatten()
 }
 
+/// As [`with_first`], for any pool: the thread gets slots of it if it has none.
+///
+/// In vain if all are taken, or the thread is at its very end.
+pub(super) fn with_any<R>(pool: &Arc<Shared>, f: impl FnOnce(&Mine) -> R) -> Option<R> {
+    let at = Arc::as_ptr(pool).addr();
+    let mut f = Some(f);
+    let mut call = |mine: &Mine| f.take().map(|f| f(mine));
+    if let Some(done) = with(at, &mut call) {
+        return done;
+    }
+    enter(pool);
+    with(at, call).flatten()
+}
+
 /// As [`with_first`], for any pool of which the thread has slots.
 pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Mine) -> R) -> Option<R> {
     LOCAL
@@ -93,20 +107,15 @@ pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Mine) -> R) -> Option<R> {
         .flatten()
 }
 
-/// Makes `pool` the one the calling thread used last: the thread gets slots if it has none.
-///
-/// In vain if all are taken, or the thread is at its very end.
+/// Gives the calling thread slots of `pool`, and takes from it those of pools that have closed.
 #[cold]
 #[inline(never)]
-pub(super) fn enter(pool: &Arc<Shared>) {
+fn enter(pool: &Arc<Shared>) {
     // Dropped at the end, outside of the borrow: that may free a pool.
     let mut left: [Option<Mine>; POOLS + 1] = [const { None }; POOLS + 1];
     let _ = LOCAL.try_with(|local| {
-        let Some(first) = local.first.get() else {
+        if local.first.get().is_none() {
             return local.first.set(Mine::new(pool)?).ok();
-        };
-        if first.is_of(Arc::as_ptr(pool).addr()) {
-            return Some(());
         }
         let others = &mut *local.others.try_borrow_mut().ok()?;
         for (other, left) in others.iter_mut().zip(&mut left) {
@@ -116,23 +125,14 @@ pub(super) fn enter(pool: &Arc<Shared>) {
                 *left = other.take();
             }
         }
-        let is_it = |mine: &Option<Mine>| {
-            let mine = mine.as_ref();
-            mine.is_some_and(|mine| mine.is_of(Arc::as_ptr(pool).addr()))
-        };
-        let place = match others.iter().position(is_it) {
-            Some(place) => place,
-            None => {
-                let new = Mine::new(pool)?;
-                let empty = others.iter().position(Option::is_none);
-                let place = empty.unwrap_or(POOLS - 1);
-                let former = others.get_mut(place)?.replace(new);
-                if let Some(left) = left.last_mut() {
-                    *left = former;
-                }
-                place
-            }
-        };
+        let new = Mine::new(pool)?;
+        let empty = others.iter().position(Option::is_none);
+        // With too many of them, the one entered first gives way.
+        let place = empty.unwrap_or(POOLS - 1);
+        let former = others.get_mut(place)?.replace(new);
+        if let Some(left) = left.last_mut() {
+            *left = former;
+        }
         others.get_mut(..=place)?.rotate_right(1);
         Some(())
     });

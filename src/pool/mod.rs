@@ -1,7 +1,7 @@
 //! Arenas that are used again.
 //!
 //! What `sync.Pool` does for a Go service, with exact life times: an arena comes back the moment
-//! its last handle is dropped, is rewound at once, and keeps at most the memory the pool allows. What
+//! its last handle is dropped, and keeps at most the memory the pool allows. What
 //! nobody needs any more is freed, also when there is no traffic.
 
 mod class;

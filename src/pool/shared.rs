@@ -14,8 +14,9 @@ use crate::{
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
-/// Most bytes that one thread may keep a claim to while it has no arena for them.
-const MAX_FLOAT: usize = 64 * 1024;
+/// Most bytes that one thread may keep a claim to while it has no arena for them; all threads together
+/// may do so for half of what the pool may keep.
+const MAX_FLOAT: usize = 128 * 1024;
 
 /// After this many hits a thread looks whether the pool's timer runs; at each miss it does so anyway.
 const TIMER_EVERY: u64 = 256;
@@ -26,6 +27,10 @@ const HOT_AFTER: u64 = 64;
 
 /// Larger arenas wait where others can take and trim them.
 const MAX_HOT: usize = 64 * 1024;
+
+/// Something that changes often, away from what every thread reads.
+#[repr(align(128))]
+struct Apart<T>(T);
 
 /// What all handles of a pool, its threads and its arenas share.
 ///
@@ -43,7 +48,7 @@ pub(super) struct Shared {
     /// For threads that have none; keeps no arenas.
     common: Slots,
     shelf: Shelf,
-    granted: AtomicUsize,
+    granted: Apart<AtomicUsize>,
     max_float: usize,
     /// Counted up by the timer. See [`Tag::is_stale`].
     epoch: AtomicUsize,
@@ -59,15 +64,16 @@ impl Shared {
             std::thread::available_parallelism().map_or(1, usize::from) * 4
         };
         let most = if cfg!(tower_memory_loom) { 2 } else { 32 };
+        let slots = threads.max(most);
         Self {
             classes: Classes::new(retention.initial_bytes, retention.max_arena_bytes),
             slots: iter::repeat_with(|| Arc::new(Slots::new(Writer::One)))
-                .take(threads.max(most))
+                .take(slots)
                 .collect(),
             common: Slots::new(Writer::Many),
             shelf: Shelf::new(),
-            granted: AtomicUsize::new(0),
-            max_float: MAX_FLOAT.min(retention.max_total_bytes / 16),
+            granted: Apart(AtomicUsize::new(0)),
+            max_float: MAX_FLOAT.min(retention.max_total_bytes / (2 * slots)),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             timer: Timer::new(),
@@ -123,9 +129,7 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn rent_cold(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
-        local::enter(self);
-        let pool = Arc::as_ptr(self).addr();
-        local::with(pool, |mine| self.rent_mine(wanted, mine))
+        local::with_any(self, |mine| self.rent_mine(wanted, mine))
             .unwrap_or_else(|| self.rent_with(wanted, None))
     }
 
@@ -212,7 +216,8 @@ impl Shared {
                 return true;
             }
         };
-        // A thread that gets more than it takes comes by once in a few arenas.
+        // A thread that gets back more than it takes comes by once in a few arenas. Half of what it may
+        // have, here and in `unclaim`, so that one that gives and takes in turn need not.
         let spare = own.map_or(0, |_| self.max_float / 2);
         let spare = [spare, 0]
             .into_iter()
@@ -228,6 +233,7 @@ impl Shared {
         let limit = self.retention.max_total_bytes;
         // Relaxed: a sum, which orders nothing.
         self.granted
+            .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
                 granted
                     .checked_add(bytes)
@@ -241,16 +247,23 @@ impl Shared {
     fn unclaim(&self, own: Option<&Slots>, bytes: usize) {
         // Relaxed: as in `claim`.
         let Some(float) = own.map(|own| &own.figures.float) else {
-            self.granted.fetch_sub(bytes, Ordering::Relaxed);
+            self.granted.0.fetch_sub(bytes, Ordering::Relaxed);
             return;
         };
         let left = float.load(Ordering::Relaxed) + bytes;
         if left <= self.max_float {
             float.store(left, Ordering::Relaxed);
         } else {
-            float.store(0, Ordering::Relaxed);
-            self.granted.fetch_sub(left, Ordering::Relaxed);
+            self.unclaim_all(float, left);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unclaim_all(&self, float: &AtomicUsize, left: usize) {
+        let kept = self.max_float / 2;
+        float.store(kept, Ordering::Relaxed);
+        self.granted.0.fetch_sub(left - kept, Ordering::Relaxed);
     }
 
     /// Accounts for an arena that waited and is freed.
@@ -408,7 +421,7 @@ impl Shared {
         }
         // Relaxed: the float is this thread's, until `release` hands it to the next owner.
         let float = own.figures.float.swap(0, Ordering::Relaxed);
-        self.granted.fetch_sub(float, Ordering::Relaxed);
+        self.granted.0.fetch_sub(float, Ordering::Relaxed);
         own.release();
         if self.has_closed() {
             self.trim();
@@ -496,7 +509,7 @@ impl Shared {
         let misses = sum(|slots| slots.figures.misses.load(Ordering::Relaxed));
         let float = sum(|slots| slots.figures.float.load(Ordering::Relaxed) as u64);
         let freed = sum(|slots| slots.figures.freed.load(Ordering::Relaxed));
-        let granted = self.granted.load(Ordering::Relaxed);
+        let granted = self.granted.0.load(Ordering::Relaxed);
         let pooled_bytes = granted.saturating_sub(float as usize);
         // Arenas hold what they took from the system and did not give back.
         let allocated_bytes = grown_bytes.saturating_sub(evicted_bytes) as usize;
@@ -524,10 +537,8 @@ impl Home for Shared {
     }
 
     fn receive(self: Arc<Self>, arena: IdleArena) {
-        local::enter(&self);
         let mut arena = Some(arena);
-        let pool = Arc::as_ptr(&self).addr();
-        let refused = local::with(pool, |mine| {
+        let refused = local::with_any(&self, |mine| {
             if self.keep_hot(mine, &mut arena).is_some() {
                 return None;
             }

@@ -22,7 +22,10 @@ const WORDS: usize = if cfg!(tower_memory_loom) { 1 } else { 16 };
 const BITS: usize = if cfg!(tower_memory_loom) { 2 } else { 64 };
 
 /// A bit for each place.
+///
+/// Aligned so that those that one thread takes out of and those that another one puts into lie apart.
 #[derive(Debug)]
+#[repr(align(128))]
 struct Bits {
     words: [AtomicU64; WORDS],
 }
@@ -116,7 +119,7 @@ pub(super) type Batch = [Option<(IdleArena, Tag)>; BATCH];
 
 /// Arenas that move between a thread's slots and the shelf at once, so that a thread that only rents
 /// and one that only returns meet once in as many requests.
-pub(super) const BATCH: usize = 4;
+pub(super) const BATCH: usize = 8;
 
 impl Shelf {
     pub(super) fn new() -> Self {
@@ -144,10 +147,10 @@ impl Shelf {
 
     /// Keeps `arena`, or returns it if the shelf is full.
     pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
-        let mut batch = [Some((arena, tag)), None, None, None];
+        let mut batch = [const { None }; BATCH];
+        batch[0] = Some((arena, tag));
         self.put_all(&mut batch);
-        let [refused, ..] = batch;
-        refused.map(|(arena, _)| arena)
+        batch.into_iter().flatten().next().map(|(arena, _)| arena)
     }
 
     /// Keeps the arenas of `batch`, but for those it has no room for.

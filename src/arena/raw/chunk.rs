@@ -124,6 +124,7 @@ impl Chunk {
     }
 
     /// Makes all bytes free again. `&mut`: nothing points into the chunk (invariant 1).
+    #[inline]
     pub(super) fn rewind(&mut self) {
         self.pos.store(0, Ordering::Relaxed);
         // Most requests give nothing back, and a load is cheaper than a store.

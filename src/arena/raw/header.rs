@@ -78,7 +78,7 @@ pub(super) struct Header {
 #[cfg(not(tower_memory_loom))]
 const _: () = assert!(std::mem::offset_of!(Header, home) == 64 || size_of::<usize>() != 8);
 
-/// An arena that nobody references: it can be rewound, kept, freed, or woken up again.
+/// An arena that nobody references: it can be kept, freed, or woken up again, with its memory free.
 pub(crate) struct IdleArena {
     header: NonNull<Header>,
 }
