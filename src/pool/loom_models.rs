@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     arena::{Arena, Home, IdleArena, Place},
-    sync::Arc,
+    sync::{Arc, Ordering, fence},
 };
 
 /// Bytes of a pool's new arenas, and their class.
@@ -362,7 +362,7 @@ fn slots_that_change_hands_lose_no_figures() {
             thread::spawn(move || {
                 let mine = slots.claim();
                 if mine {
-                    slots.figures.add(&slots.figures.returned, 1);
+                    slots.figures.add_return();
                     slots.release();
                 }
                 u64::from(mine)
@@ -374,5 +374,25 @@ fn slots_that_change_hands_lose_no_figures() {
             .sum();
         let counted = &slots.figures.returned;
         assert_eq!(counted.load(crate::sync::Ordering::Relaxed), owners);
+    });
+}
+
+/// A timer that ends because the pool looks idle, while a thread rents: one of the two sees the other.
+#[test]
+fn a_timer_that_ends_is_seen_by_who_rents_or_sees_it() {
+    loom::model(|| {
+        let pool = Arc::new(Shared::new(Retention::DEFAULT));
+        assert!(pool.timer.begin());
+        let timer = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || pool.timer.ends(|| pool.is_idle())
+        });
+        // What `rent_elsewhere` does.
+        let figures = &pool.slots()[0].figures;
+        figures.add(&figures.misses, 1);
+        fence(Ordering::SeqCst);
+        let starts = pool.timer.is_stopped();
+        let ended = timer.join().expect("no panic");
+        assert!(starts || !ended, "an arena is out, and nobody will trim");
     });
 }

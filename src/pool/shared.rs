@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     arena::{Home, IdleArena, Note, Retain},
-    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, AtomicBool, AtomicUsize, Ordering, fence},
 };
 
 /// Most bytes that one thread may keep a claim to while it has no arena for them; all threads together
@@ -189,7 +189,9 @@ impl Shared {
                 arena
             }
         };
-        // After the figures: a timer that is about to end looks at them.
+        // Between the figures and the look at the timer: one that is about to end says so and then
+        // looks at the figures, with a fence in between as well, so at least one sees the other.
+        fence(Ordering::SeqCst);
         self.timer.ensure(self);
         arena
     }
@@ -295,9 +297,7 @@ impl Shared {
         }
         back.retain_unchanged();
         figures.float.store(float - hot, Ordering::Relaxed);
-        figures
-            .returned
-            .store(returned.wrapping_add(1), Ordering::Relaxed);
+        figures.count_return(returned);
         if let Some(former) = mine.hot.replace(arena.take()) {
             self.cool_down(&mine.slots, former);
         }
@@ -340,7 +340,7 @@ impl Shared {
             arena.retain(self.retain());
         }
         let kept = arena.capacity();
-        figures.add(&figures.returned, 1);
+        figures.add_return();
         // An arena without memory is not worth a place. Relaxed: see below.
         let keeps = kept > 0
             && self.retention.enabled
@@ -477,12 +477,13 @@ impl Shared {
         }
     }
 
-    /// Whether nothing waits that could be trimmed, and nothing is out.
+    /// Whether nothing waits and nothing is out.
+    ///
+    /// What a thread has at hand cannot be trimmed, but it comes back as something that can once it was
+    /// used for more.
     pub(super) fn is_idle(&self) -> bool {
-        let mut own = self.slots.iter();
-        self.stats().rented == 0
-            && self.shelf.waiting() == 0
-            && own.all(|slots| slots.waiting() == 0)
+        let now = self.stats();
+        now.rented == 0 && now.pooled == 0
     }
 
     /// The last handle is gone.
@@ -499,9 +500,8 @@ impl Shared {
             // Relaxed: each part is true at some moment.
             all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
         };
-        // Returns before rents, so that an arena never comes back before it went out. Acquire keeps the
-        // later loads behind these. The stores are relaxed, so the language promises nothing; the
-        // differences below stop at zero.
+        // Returns before rents, so that an arena never comes back before it went out. Acquire: pairs with
+        // the release in `Figures::count_return`. What is not ordered makes differences stop at zero.
         let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
         let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
         let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));

@@ -76,6 +76,7 @@ impl Bits {
         }
     }
 
+    #[cfg(test)]
     fn count(&self) -> usize {
         let ones = |word: &AtomicU64| word.load(Ordering::Relaxed).count_ones() as usize;
         self.words.iter().map(ones).sum()
@@ -253,6 +254,7 @@ impl Shelf {
     }
 
     /// How many arenas wait here.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.full.iter().map(Bits::count).sum()
     }

@@ -65,6 +65,25 @@ impl Figures {
 }
 
 impl Figures {
+    /// Counts an arena that came back, before which `returned` had. For the one writer.
+    #[inline]
+    pub(super) fn count_return(&self, returned: u64) {
+        // Release: who sees it come back sees it go out (`Shared::stats`).
+        self.returned
+            .store(returned.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Counts an arena that came back.
+    pub(super) fn add_return(&self) {
+        match self.writer {
+            Writer::One => self.count_return(self.returned.load(Ordering::Relaxed)),
+            Writer::Many => {
+                // Release: as in `count_return`.
+                self.returned.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
     /// Counts an arena that a thread took from its own, and tells how many there were before.
     #[inline]
     pub(super) fn count_hit(&self) -> u64 {
@@ -153,12 +172,6 @@ impl Slots {
             }
         }
         arena
-    }
-
-    /// How many arenas wait here.
-    pub(super) fn waiting(&self) -> usize {
-        let waits = |place: &&Place| place.tag().is_some();
-        self.places.iter().filter(waits).count()
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::shared::Shared;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, fence, lock};
 
 const STOPPED: usize = 0;
 const RUNNING: usize = 1;
@@ -35,11 +35,26 @@ impl Timer {
     /// Starts the task if it does not run. Not on the way back: it allocates.
     #[inline]
     pub(super) fn ensure(&self, pool: &Arc<Shared>) {
-        // Relaxed: a guess. `start` checks that it is stopped; that it runs may be over this moment,
-        // and then the next look starts it.
-        if self.state.load(Ordering::Relaxed) == STOPPED {
+        if self.is_stopped() {
             self.start(pool);
         }
+    }
+
+    #[inline]
+    pub(super) fn is_stopped(&self) -> bool {
+        // Relaxed: a guess. `start` checks that it is stopped; who must not miss that it is puts a fence
+        // before.
+        self.state.load(Ordering::Relaxed) == STOPPED
+    }
+
+    /// Whether the task may end, since nobody uses the pool. From then on the next to rent starts another
+    /// one.
+    pub(super) fn ends(&self, is_idle: impl FnOnce() -> bool) -> bool {
+        self.state.store(STOPPED, Ordering::SeqCst);
+        // Between the state and the look at the figures, as there is one between the figures and the look
+        // at the state where an arena is rented.
+        fence(Ordering::SeqCst);
+        is_idle() || !self.begin()
     }
 
     #[cold]
@@ -71,14 +86,7 @@ impl Timer {
                     return;
                 };
                 pool.tick();
-                if !pool.is_idle() {
-                    continue;
-                }
-                // From here on the next to rent starts another one. Whoever rented before this did
-                // not, so look again. SeqCst is for the state alone: a renter's figures are relaxed, so
-                // one who counts at this very moment may be missed until somebody looks again.
-                pool.timer.state.store(STOPPED, Ordering::SeqCst);
-                if pool.is_idle() || !pool.timer.begin() {
+                if pool.is_idle() && pool.timer.ends(|| pool.is_idle()) {
                     ends.foreseen();
                     return;
                 }
@@ -87,7 +95,7 @@ impl Timer {
         *lock(&self.task) = Some(task.abort_handle());
     }
 
-    fn begin(&self) -> bool {
+    pub(super) fn begin(&self) -> bool {
         self.state
             .compare_exchange(STOPPED, RUNNING, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
