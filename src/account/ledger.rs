@@ -110,7 +110,6 @@ impl Account {
     /// # drop(text);
     /// ```
     #[inline]
-    #[must_use = "the account is left when the guard is dropped"]
     pub fn enter(&self) -> Entered<'_> {
         Entered {
             entry: self.begin(),

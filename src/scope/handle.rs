@@ -238,7 +238,6 @@ impl RequestScope {
     /// When a connection is upgraded (WebSocket), the HTTP response is over at once; move the
     /// guard into the task that serves the connection. If the response turns out not to be an
     /// upgrade the guard has no effect.
-    #[must_use = "the scope is held until the guard is dropped"]
     pub fn hold(&self) -> ScopeHold {
         ScopeHold::new(self)
     }
