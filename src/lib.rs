@@ -106,8 +106,3 @@ pub use self::scope::{MemoryPolicy, Outcome, RequestScope, ScopeReport};
 #[cfg(all(doctest, feature = "axum", feature = "json"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// Compiles what must not compile.
-#[cfg(all(doctest, feature = "allocator-api2", feature = "axum"))]
-#[doc = include_str!("../docs/soundness.md")]
-struct Soundness;

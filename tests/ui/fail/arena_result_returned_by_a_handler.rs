@@ -1,0 +1,10 @@
+use axum::{Router, routing::get};
+use tower_memory::Arena;
+
+async fn handler(arena: Arena) -> &'static str {
+    arena.format(format_args!("gone with the handle {}", 1))
+}
+
+fn main() {
+    let _: Router = Router::new().route("/", get(handler));
+}

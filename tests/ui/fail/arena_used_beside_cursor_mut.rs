@@ -1,0 +1,9 @@
+use tower_memory::Arena;
+
+fn main() {
+    let mut arena = Arena::new();
+    let mut cursor = arena.cursor_mut();
+    let clone = arena.clone();
+    cursor.alloc(1);
+    drop(clone);
+}

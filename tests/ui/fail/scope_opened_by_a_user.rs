@@ -1,0 +1,5 @@
+use tower_memory::RequestScope;
+
+fn main() {
+    let _ = RequestScope::open;
+}

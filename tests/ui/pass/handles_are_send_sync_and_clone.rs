@@ -1,0 +1,31 @@
+use tower_memory::{
+    Arena, ArenaPool, MemoryHandle, MemoryLayer, MemoryPolicy, MemoryService, RequestScope,
+    TrackingAllocator,
+    axum::RouteLabelLayer,
+    client::{PropagateDeadline, PropagateDeadlineLayer},
+    middleware::{PolicyService, RequestBodyLayer, RequestBodyService},
+    pool::PoolBuilder,
+    scope::{RouteLabel, ScopeReport},
+};
+
+fn handle<T: Send + Sync + Clone + 'static>() {}
+
+fn main() {
+    handle::<Arena>();
+    handle::<ArenaPool>();
+    handle::<MemoryHandle>();
+    handle::<MemoryLayer>();
+    handle::<MemoryPolicy>();
+    handle::<MemoryService<()>>();
+    handle::<PolicyService<()>>();
+    handle::<PoolBuilder>();
+    handle::<PropagateDeadline<()>>();
+    handle::<PropagateDeadlineLayer>();
+    handle::<RequestBodyLayer>();
+    handle::<RequestBodyService<()>>();
+    handle::<RequestScope>();
+    handle::<RouteLabel>();
+    handle::<RouteLabelLayer>();
+    handle::<ScopeReport>();
+    handle::<TrackingAllocator>();
+}
