@@ -92,7 +92,8 @@ fn ready<B>(
 
 fn everything() -> MemoryLayer {
     DeadlineHeader::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .fold(MemoryLayer::new(), MemoryLayer::trust_deadline)
         .trust_request_start()
         .deadline_margin(SECOND)
@@ -170,7 +171,7 @@ fn headers_that_cannot_be_read_allocate_nothing() {
     ];
     for value in values {
         let before = thread_usage().unwrap().allocations;
-        for header in DeadlineHeader::ALL {
+        for &header in DeadlineHeader::ALL {
             assert!(header.parse(value).is_err());
         }
         assert!(tower_memory::deadline_header::RequestStart::parse(value).is_err());

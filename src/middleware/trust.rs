@@ -42,7 +42,7 @@ impl Trust {
             // Relaxed: a figure.
             unparsable.fetch_add(1, Ordering::Relaxed);
         };
-        for (header, trusted) in DeadlineHeader::ALL.into_iter().zip(self.deadlines) {
+        for (header, trusted) in DeadlineHeader::ALL.iter().copied().zip(self.deadlines) {
             if !trusted {
                 continue;
             }

@@ -141,7 +141,8 @@ impl OutcomeCounts {
     /// The outcomes that occurred, and how often.
     pub fn iter(&self) -> impl Iterator<Item = (Outcome, u64)> {
         Outcome::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .zip(self.counts)
             .filter(|&(_, count)| count > 0)
     }
@@ -235,13 +236,13 @@ mod tests {
     #[test]
     fn every_outcome_has_its_own_place() {
         let mut counts = OutcomeCounts::default();
-        for (at, outcome) in Outcome::ALL.into_iter().enumerate() {
+        for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             assert_eq!(index(outcome), at);
             for _ in 0..=at {
                 counts.add(outcome);
             }
         }
-        for (at, outcome) in Outcome::ALL.into_iter().enumerate() {
+        for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             assert_eq!(counts.get(outcome), at as u64 + 1);
         }
         assert_eq!(counts.total(), 36);

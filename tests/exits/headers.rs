@@ -32,13 +32,15 @@ const SOURCES: [DeadlineSource; 6] = [
 
 fn header_of(source: DeadlineSource) -> Option<DeadlineHeader> {
     DeadlineHeader::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .find(|header| header.source() == source)
 }
 
 fn trusting_all() -> MemoryLayer {
     DeadlineHeader::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .fold(MemoryLayer::new(), MemoryLayer::trust_deadline)
         .trust_request_start()
 }
@@ -118,11 +120,12 @@ async fn of_each_pair_of_sources_the_shorter_holds_in_both_orders() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_counts_only_if_that_very_header_is_trusted() {
-    for header in DeadlineHeader::ALL {
+    for &header in DeadlineHeader::ALL {
         let own = (header.source(), SECOND);
         let layer = (DeadlineSource::Layer, 2 * SECOND);
         let others = DeadlineHeader::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|other| *other != header)
             .fold(MemoryLayer::new(), MemoryLayer::trust_deadline);
         for (trusting, expected) in [
@@ -139,7 +142,7 @@ async fn a_header_counts_only_if_that_very_header_is_trusted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_never_makes_a_deadline_later() {
-    for header in DeadlineHeader::ALL {
+    for &header in DeadlineHeader::ALL {
         for huge in ["99999999", "99999998"] {
             let value = match header {
                 DeadlineHeader::GrpcTimeout => format!("{huge}H"),

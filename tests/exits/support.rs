@@ -130,7 +130,7 @@ impl Watch {
         let reports = self.reports.lock().unwrap().clone();
         assert_eq!(reports.len(), expected, "reports: {reports:#?}");
         let routes = self.handle.snapshot().routes;
-        for outcome in Outcome::ALL {
+        for &outcome in Outcome::ALL {
             let reported = reports.iter().filter(|r| r.outcome == outcome).count();
             let counted: u64 = routes.iter().map(|r| r.outcomes.get(outcome)).sum();
             assert_eq!(counted, reported as u64, "{outcome} in the statistics");

@@ -9,7 +9,7 @@ use tower_memory::deadline_header::{DeadlineHeader, RequestStart};
 
 /// Panics if something does not hold.
 pub(crate) fn holds(data: &[u8]) {
-    for header in DeadlineHeader::ALL {
+    for &header in DeadlineHeader::ALL {
         reading(header, data);
         writing(header, data);
     }
