@@ -9,8 +9,15 @@ use super::source::DeadlineSource;
 /// ```
 /// use tower_memory::cancel::{CancelReason, DeadlineSource};
 ///
-/// let reason = CancelReason::DeadlineExceeded { source: DeadlineSource::Layer };
-/// assert_eq!(reason.to_string(), "the deadline set by the layer passed");
+/// fn whose_deadline(reason: CancelReason) -> Option<DeadlineSource> {
+///     match reason {
+///         CancelReason::DeadlineExceeded { source, .. } => Some(source),
+///         _ => None,
+///     }
+/// }
+/// assert_eq!(whose_deadline(CancelReason::Shutdown), None);
+/// assert_eq!(CancelReason::Shutdown.deadline_source(), None);
+/// assert_eq!(CancelReason::Shutdown.to_string(), "the server is going down");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -20,6 +27,7 @@ pub enum CancelReason {
     /// The response is complete.
     Completed,
     /// The deadline passed before there was a response, or a limit for its body.
+    #[non_exhaustive]
     DeadlineExceeded {
         /// Who had set it.
         source: DeadlineSource,
@@ -37,6 +45,15 @@ pub enum CancelReason {
 }
 
 impl CancelReason {
+    /// Who had set the deadline that passed; `None` for all other reasons.
+    #[must_use]
+    pub const fn deadline_source(self) -> Option<DeadlineSource> {
+        match self {
+            Self::DeadlineExceeded { source } => Some(source),
+            _ => None,
+        }
+    }
+
     /// A code that is never zero.
     pub(crate) const fn to_code(self) -> u8 {
         match self {

@@ -25,10 +25,6 @@ use super::support::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn exceeded(source: DeadlineSource) -> CancelReason {
-    CancelReason::DeadlineExceeded { source }
-}
-
 /// The 504 of a handler that never answers.
 async fn timed_out() -> (Response<ResponseBody<Steps>>, Watch) {
     let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
@@ -77,11 +73,11 @@ async fn the_deadline_comes_on_time_and_drops_the_handler_in_its_scope() {
     );
     assert_eq!(response.status(), 504);
     // The future is still there.
-    let reason = exceeded(DeadlineSource::Layer);
+    let reason = *response.extensions().get::<CancelReason>().unwrap();
+    assert_eq!(reason.deadline_source(), Some(DeadlineSource::Layer));
     let noted = dropped.lock().unwrap().take();
     assert_eq!(noted, Some((Instant::now(), Some(reason))));
     drop(future);
-    assert_eq!(response.extensions().get::<CancelReason>(), Some(&reason));
     watch.assert_open();
     drop(response);
     assert_eq!(watch.outcome_now(), Outcome::DeadlineExceeded);
@@ -110,7 +106,7 @@ async fn the_answer_to_the_deadline_dropped_unread_leaves_the_outcome_as_it_is()
     drop(response);
     let report = watch.report_now();
     assert_eq!(report.outcome, Outcome::DeadlineExceeded);
-    assert_eq!(report.reason, exceeded(DeadlineSource::Layer));
+    assert_eq!(report.reason.deadline_source(), Some(DeadlineSource::Layer));
 }
 
 /// A handler that is ready after a second, in a layer with this timeout.
@@ -216,7 +212,7 @@ async fn the_handler_can_tighten_its_deadline_and_not_widen_it() {
         // Timers tick in milliseconds.
         assert!(start.elapsed() - expected <= Duration::from_millis(1));
         drop(response);
-        assert_eq!(watch.report().await.reason, exceeded(source));
+        assert_eq!(watch.report().await.reason.deadline_source(), Some(source));
     }
 }
 
@@ -237,8 +233,8 @@ async fn a_deadline_tightened_after_the_first_poll_is_kept() {
         assert!(start.elapsed() - 2 * SECOND <= Duration::from_millis(2));
         drop(response);
         assert_eq!(
-            watch.report().await.reason,
-            exceeded(DeadlineSource::Handler)
+            watch.report().await.reason.deadline_source(),
+            Some(DeadlineSource::Handler)
         );
     }
 }
@@ -266,8 +262,9 @@ async fn tasks_are_cancelled_at_the_deadline_and_not_only_when_the_answer_is_rea
     let response = service.oneshot(get("/")).await.unwrap();
     let deadline = Instant::now();
     sleep(3 * SECOND).await;
-    let seen = ended.lock().unwrap().take();
-    assert_eq!(seen, Some((exceeded(DeadlineSource::Layer), deadline)));
+    let (reason, at) = ended.lock().unwrap().take().unwrap();
+    assert_eq!(reason.deadline_source(), Some(DeadlineSource::Layer));
+    assert_eq!(at, deadline);
     watch.assert_open();
     drop(response);
     assert_eq!(watch.report().await.outcome, Outcome::DeadlineExceeded);
@@ -295,7 +292,10 @@ async fn of_two_layers_the_shorter_timeout_holds_and_there_is_one_scope() {
             1
         );
         response.into_body().collect().await.unwrap();
-        assert_eq!(watch.report_now().reason, exceeded(DeadlineSource::Layer));
+        assert_eq!(
+            watch.report_now().reason.deadline_source(),
+            Some(DeadlineSource::Layer)
+        );
         assert!(inner_watch.reports(0).await.is_empty());
         assert!(inner_watch.handle.snapshot().routes.is_empty());
     }

@@ -11,9 +11,7 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
-    MemoryLayer, RequestScope,
-    cancel::{CancelReason, DeadlineSource},
-    deadline_header::DeadlineHeader,
+    MemoryLayer, RequestScope, cancel::DeadlineSource, deadline_header::DeadlineHeader,
 };
 
 use super::support::{Refused, Steps, get, scope_of, use_everything, watched};
@@ -120,7 +118,7 @@ async fn nothing_is_extended_after_the_deadline() {
     drop((response, scope));
     let source = DeadlineSource::Layer;
     let reason = watch.report_now().reason;
-    assert_eq!(reason, CancelReason::DeadlineExceeded { source });
+    assert_eq!(reason.deadline_source(), Some(source));
 }
 
 /// A waker that was left in the scope would keep its task, a connection, for as long as a handle.

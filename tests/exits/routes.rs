@@ -258,12 +258,16 @@ fn a_route_label_that_no_header_can_carry_is_refused_with_the_label() {
     let long = "x".repeat(257);
     for label in ["", "two\nlines", long.as_str()] {
         let error = MemoryLayer::new().route(label).unwrap_err();
-        let expected = ConfigError::RouteLabel {
-            label: label.to_owned(),
-            limit: 256,
-        };
-        assert_eq!(error, expected);
         let text = error.to_string();
+        let ConfigError::RouteLabel {
+            label: found,
+            limit: 256,
+            ..
+        } = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!(found, label);
         assert!(text.contains(&label.len().to_string()) && text.contains("256"));
     }
     assert!(MemoryLayer::new().route(&"x".repeat(256)).is_ok());
@@ -273,11 +277,15 @@ fn a_route_label_that_no_header_can_carry_is_refused_with_the_label() {
 fn a_number_of_routes_out_of_bounds_is_refused_with_the_numbers() {
     for asked in [0, 65_537, usize::MAX] {
         let error = MemoryLayer::with_max_routes(asked).unwrap_err();
-        let expected = ConfigError::MaxRoutes {
-            asked,
+        let ConfigError::MaxRoutes {
+            asked: found,
             limit: 65_536,
+            ..
+        } = error
+        else {
+            panic!("{error:?}");
         };
-        assert_eq!(error, expected);
+        assert_eq!(found, asked);
     }
     assert!(MemoryLayer::with_max_routes(1).is_ok());
 }
