@@ -24,9 +24,9 @@ pub struct BodyTimeoutError {
 }
 
 impl BodyTimeoutError {
-    /// Which limit it was.
+    /// Who had set the limit that passed.
     #[must_use]
-    pub const fn limit(&self) -> DeadlineSource {
+    pub const fn deadline_source(&self) -> DeadlineSource {
         self.source
     }
 

@@ -55,7 +55,7 @@ impl Expired<'_> {
 
     /// Whether the deadline had passed before the service was called: the handler did not run.
     #[must_use]
-    pub const fn on_arrival(&self) -> bool {
+    pub const fn is_on_arrival(&self) -> bool {
         self.on_arrival
     }
 

@@ -61,7 +61,7 @@ async fn a_closure_may_answer_with_any_status_and_body() {
     let teapot = layer().deadline_response(|expired: &Expired<'_>| {
         assert_eq!(expired.source(), DeadlineSource::Layer);
         assert_eq!(expired.scope().reason(), Some(expired.reason()));
-        assert!(!expired.on_arrival() && !expired.is_body_missing());
+        assert!(!expired.is_on_arrival() && !expired.is_body_missing());
         assert!(expired.after() >= SECOND);
         let text = format!("{} took too long", expired.scope().route());
         let mut response = Response::new(Bytes::from(text));

@@ -107,7 +107,7 @@ where
                 );
                 assert!(body.is_end_stream());
                 assert!(body.frame().await.is_none());
-                break Some(error.limit());
+                break Some(error.deadline_source());
             }
         }
     };

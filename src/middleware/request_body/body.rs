@@ -56,7 +56,8 @@ impl<B> RequestBody<B> {
     }
 
     /// The body inside.
-    pub const fn get_ref(&self) -> &B {
+    #[must_use]
+    pub const fn inner(&self) -> &B {
         &self.inner
     }
 
