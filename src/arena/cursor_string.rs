@@ -48,11 +48,6 @@ impl<'c, 'a> CursorString<'c, 'a> {
             raw: RawString::in_segment(cursor),
         }
     }
-
-    /// As [`into_str`](Self::into_str), for a cursor that nothing else is taken from.
-    pub(super) fn into_last_str(self) -> &'a mut str {
-        self.raw.into_last_str()
-    }
 }
 
 text_methods!(CursorString<'c, 'a>, 'a);

@@ -1,10 +1,17 @@
 use std::fmt;
 
-use super::error::ArenaError;
+use super::{error::ArenaError, raw::Draft};
 
 /// A text that can be appended to, and says why not.
 pub(super) trait PushStr {
     fn push(&mut self, text: &str) -> Result<(), ArenaError>;
+}
+
+impl PushStr for Draft<'_> {
+    #[inline]
+    fn push(&mut self, text: &str) -> Result<(), ArenaError> {
+        self.push_str(text)
+    }
 }
 
 /// Keeps the arena's error, which `fmt::Error` cannot carry.

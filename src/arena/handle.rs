@@ -4,9 +4,9 @@ use super::{
     boxed::ArenaBox,
     buffer::ArenaBuf,
     cursor::Cursor,
-    cursor_string::CursorString,
     error::ArenaError,
-    raw::{IdleArena, RawArena, RawCursor},
+    format::push_fmt,
+    raw::{Draft, IdleArena, RawArena},
     string::ArenaString,
     vec::ArenaVec,
 };
@@ -323,11 +323,9 @@ impl Arena {
         if let Some(text) = args.as_str() {
             return self.try_alloc_str(text);
         }
-        // One step up with more than most texts need, one back down to what this one does.
-        let mut cursor = RawCursor::new_begun(&self.raw, 128);
-        let mut text = CursorString::new(&mut cursor);
-        text.try_push_fmt(args)?;
-        Ok(text.into_last_str())
+        let mut text = Draft::new(&self.raw);
+        push_fmt(&mut text, args)?;
+        text.into_str()
     }
 
     /// A cursor: it allocates without atomic operations, for one user at a time.

@@ -366,3 +366,41 @@ fn clones_are_handles_of_one_arena() {
     drop(buf);
     assert_eq!((clone.handles(), clone.allocated_bytes()), (1, 5));
 }
+
+/// A text in parts, of which none ends where the arena would like it to.
+struct Parts(usize);
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = "\u{e4}b\u{1f600}defg".repeat(self.0.div_ceil(11));
+        let mut rest: &str = &text;
+        for part in (0..7).cycle() {
+            let end = (part..=rest.len()).find(|&end| rest.is_char_boundary(end));
+            let (now, later) = rest.split_at(end.unwrap_or(rest.len()));
+            f.write_str(now)?;
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn short_and_long_texts_are_formatted_as_std_does() {
+    let arena = Arena::new();
+    // What is longer than 128 bytes is written elsewhere than what is not.
+    for parts in [0, 1, 11, 12, 13, 40, 500] {
+        for fill in 0..11 {
+            let expected = format!("{:1$}{2}", "", fill, Parts(parts * 11));
+            let before = arena.allocated_bytes();
+            let text = arena.format(format_args!("{:1$}{2}", "", fill, Parts(parts * 11)));
+            assert_eq!(*text, expected);
+            if expected.len() <= 128 {
+                assert_eq!(arena.allocated_bytes() - before, expected.len());
+            }
+        }
+    }
+    assert_eq!(arena.format(format_args!("{}", "x".repeat(129))).len(), 129);
+}

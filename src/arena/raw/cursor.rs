@@ -76,14 +76,6 @@ impl<'a> RawCursor<'a> {
         this
     }
 
-    /// A cursor that has taken its first segment, if the current chunk has anything left.
-    #[inline]
-    pub(in crate::arena) fn new_begun(arena: &'a RawArena, step: usize) -> Self {
-        let mut this = Self::new(arena, step);
-        this.begin();
-        this
-    }
-
     #[inline]
     fn begin(&mut self) {
         let Some(chunk) = self.arena.current() else {
@@ -358,23 +350,6 @@ unsafe impl<'a> Keep<'a> for Segment<'_, 'a> {
             self.cursor.advance_to(unsafe { self.start.add(size) });
         }
         self.start
-    }
-}
-
-impl Segment<'_, '_> {
-    /// As [`keep`](Keep::keep), for bytes, and gives all that lies behind them back to the arena.
-    pub(super) fn keep_last(self, size: usize) -> NonNull<u8> {
-        let Self { cursor, start } = self;
-        if size > 0 {
-            // SAFETY: as in `keep`.
-            cursor.ptr = unsafe { start.add(size) };
-        }
-        cursor.base = cursor.ptr;
-        let mut rest = cursor.rest();
-        cursor.end = cursor.ptr;
-        // SAFETY: nothing points behind what is kept; `access` is true.
-        unsafe { Chunk::shrink(&mut rest, 0, Use::Advance, cursor.access) };
-        start
     }
 }
 

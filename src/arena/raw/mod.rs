@@ -30,6 +30,7 @@ mod bytes;
 mod chunk;
 mod copy;
 mod cursor;
+mod draft;
 mod header;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
@@ -42,6 +43,7 @@ mod vec;
 pub(super) use self::{
     boxed::RawBox,
     cursor::{RawCursor, Segment},
+    draft::Draft,
     string::RawString,
     vec::{Own, RawIntoIter, RawVec},
 };

@@ -4,8 +4,6 @@
 //!
 //! 1. The bytes are valid UTF-8: only whole `str`s are appended, and cut only at their boundaries.
 
-use std::slice;
-
 use super::{
     cursor::{RawCursor, Segment},
     reference::RawArena,
@@ -34,14 +32,6 @@ impl<'c, 'a> RawString<Segment<'c, 'a>> {
         Self {
             bytes: RawVec::in_segment(cursor),
         }
-    }
-
-    /// As [`into_str`](Self::into_str), and gives all that lies behind the text back.
-    pub(in crate::arena) fn into_last_str(self) -> &'a mut str {
-        let (segment, len) = self.bytes.into_parts();
-        let start = segment.keep_last(len);
-        // SAFETY: as in `RawVec::into_slice`, and valid UTF-8 (invariant 1).
-        unsafe { std::str::from_utf8_unchecked_mut(slice::from_raw_parts_mut(start.as_ptr(), len)) }
     }
 }
 

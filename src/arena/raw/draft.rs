@@ -1,0 +1,85 @@
+//! A text that is written beside the arena until it is known how long it is.
+//!
+//! Taking room in advance and giving back what was too much are two atomic steps on the arena's position;
+//! taking what is needed is one. Most texts are short enough for that.
+//!
+//! # Invariant
+//!
+//! 1. The first `len` bytes of `short` are initialised and valid UTF-8: only whole `str`s are appended.
+
+use std::{mem::MaybeUninit, ptr::NonNull, slice};
+
+use super::{copy::copy, reference::RawArena, string::RawString, vec::Own};
+use crate::arena::ArenaError;
+
+/// What is longer goes into the arena as it comes.
+const SHORT: usize = 128;
+
+pub(in crate::arena) struct Draft<'a> {
+    arena: &'a RawArena,
+    len: usize,
+    short: [MaybeUninit<u8>; SHORT],
+    long: Option<RawString<Own<'a>>>,
+}
+
+impl<'a> Draft<'a> {
+    #[inline]
+    pub(in crate::arena) fn new(arena: &'a RawArena) -> Self {
+        Self {
+            arena,
+            len: 0,
+            short: [const { MaybeUninit::uninit() }; SHORT],
+            long: None,
+        }
+    }
+
+    #[inline]
+    fn as_str(&self) -> &str {
+        // SAFETY: the first `len` bytes are initialised and valid UTF-8 (invariant 1).
+        unsafe {
+            let bytes = slice::from_raw_parts(self.short.as_ptr().cast(), self.len);
+            std::str::from_utf8_unchecked(bytes)
+        }
+    }
+
+    #[inline]
+    pub(in crate::arena) fn push_str(&mut self, text: &str) -> Result<(), ArenaError> {
+        let place = match self.long {
+            None => self.short.get_mut(self.len..self.len + text.len()),
+            Some(_) => None,
+        };
+        let Some(place) = place else {
+            return self.push_long(text);
+        };
+        let from = NonNull::from(text).cast();
+        let to = NonNull::from(place).cast();
+        // SAFETY: `place` has room for the text, which lies elsewhere.
+        unsafe { copy(from, to, text.len()) };
+        self.len += text.len();
+        Ok(())
+    }
+
+    /// As [`push_str`](Self::push_str), for a text that is not short any more.
+    #[cold]
+    #[inline(never)]
+    fn push_long(&mut self, text: &str) -> Result<(), ArenaError> {
+        let long = match &mut self.long {
+            Some(long) => long,
+            None => {
+                let mut long = RawString::with_capacity(self.arena, 4 * SHORT)?;
+                long.push_str(self.as_str())?;
+                self.long.insert(long)
+            }
+        };
+        long.push_str(text)
+    }
+
+    /// The text, for as long as the arena is borrowed.
+    #[inline]
+    pub(in crate::arena) fn into_str(self) -> Result<&'a mut str, ArenaError> {
+        match self.long {
+            Some(long) => Ok(long.into_str()),
+            None => self.arena.copy_str(self.as_str()),
+        }
+    }
+}
