@@ -119,6 +119,8 @@ impl Account {
     }
 
     /// Runs `f` inside this account.
+    ///
+    /// What [`RequestScope::enter`](crate::RequestScope::enter) is for a scope, which has no guard.
     pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
         let _entered = self.enter();
         f()

@@ -225,8 +225,36 @@ impl RequestScope {
     /// Runs `f` on behalf of the request: what it allocates is accounted, and
     /// [`current`](Self::current) finds this scope.
     ///
-    /// For closures that run elsewhere, such as those of `spawn_blocking`. Inside a poll of the
-    /// same request it changes nothing.
+    /// For closures that run elsewhere, such as those of tokio's own `spawn_blocking`. Inside a poll
+    /// of the same request it changes nothing.
+    ///
+    /// It takes a closure, where [`Account::enter`](crate::Account::enter) returns a guard and has
+    /// [`run`](crate::Account::run) for closures: guards dropped in another order than they were made
+    /// in would leave the wrong scope as the current one, while accounts only add up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope};
+    ///
+    /// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there").clone();
+    ///     let thread = std::thread::spawn(move || {
+    ///         assert!(RequestScope::current().is_none());
+    ///         scope.enter(|| RequestScope::current().is_some())
+    ///     });
+    ///     assert!(thread.join().expect("it ran"));
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(service.oneshot(Request::new(()))).expect("infallible");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         let mut slot = Some(self.clone());
         let _entered = current::enter(&mut slot, Writer::Shared);
