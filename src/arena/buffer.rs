@@ -43,7 +43,19 @@ pub struct ArenaBuf {
 }
 
 impl ArenaBuf {
+    /// An empty buffer in `arena`, which takes memory with its first byte.
+    #[must_use]
+    pub fn new_in(arena: &Arena) -> Self {
+        Self::with_capacity_in(0, arena)
+    }
+
     /// An empty buffer in `arena` with room for `capacity` bytes.
+    #[must_use]
+    pub fn with_capacity_in(capacity: usize, arena: &Arena) -> Self {
+        or_panic!(Self::try_with_capacity_in(capacity, arena))
+    }
+
+    /// As [`with_capacity_in`](Self::with_capacity_in).
     ///
     /// # Errors
     ///

@@ -49,6 +49,11 @@ macro_rules! list_methods {
 
             /// Makes room for `additional` more values, and for no more than that if it has to be
             /// taken elsewhere.
+            pub fn reserve_exact(&mut self, additional: usize) {
+                or_panic!(self.try_reserve_exact(additional));
+            }
+
+            /// As [`reserve_exact`](Self::reserve_exact).
             ///
             /// # Errors
             ///

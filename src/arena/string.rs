@@ -37,7 +37,19 @@ pub struct ArenaString<'a> {
 }
 
 impl<'a> ArenaString<'a> {
+    /// An empty text in `arena`, which takes memory with its first character.
+    #[must_use]
+    pub fn new_in(arena: &'a Arena) -> Self {
+        Self::with_capacity_in(0, arena)
+    }
+
     /// An empty text in `arena` with room for `capacity` bytes.
+    #[must_use]
+    pub fn with_capacity_in(capacity: usize, arena: &'a Arena) -> Self {
+        or_panic!(Self::try_with_capacity_in(capacity, arena))
+    }
+
+    /// As [`with_capacity_in`](Self::with_capacity_in).
     ///
     /// # Errors
     ///

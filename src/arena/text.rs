@@ -36,10 +36,26 @@ macro_rules! text_methods {
             /// Appends `character`.
             #[inline]
             pub fn push(&mut self, character: char) {
-                self.push_str(character.encode_utf8(&mut [0; 4]));
+                or_panic!(self.try_push(character));
             }
 
-            /// Appends what `args` formats to.
+            /// As [`push`](Self::push).
+            ///
+            /// # Errors
+            ///
+            /// If the text cannot grow; it is as before.
+            #[inline]
+            pub fn try_push(&mut self, character: char) -> Result<(), ArenaError> {
+                self.try_push_str(character.encode_utf8(&mut [0; 4]))
+            }
+
+            /// Appends what `args` formats to, as `write!` does, which returns a [`fmt::Result`].
+            #[inline]
+            pub fn push_fmt(&mut self, args: fmt::Arguments<'_>) {
+                or_panic!(self.try_push_fmt(args));
+            }
+
+            /// As [`push_fmt`](Self::push_fmt).
             ///
             /// # Errors
             ///

@@ -36,13 +36,19 @@ pub struct ArenaVec<'a, T> {
 }
 
 impl<'a, T> ArenaVec<'a, T> {
-    /// An empty list in `arena`.
+    /// An empty list in `arena`, which takes memory with its first value.
     #[must_use]
     pub fn new_in(arena: &'a Arena) -> Self {
-        or_panic!(Self::try_with_capacity_in(0, arena))
+        Self::with_capacity_in(0, arena)
     }
 
     /// An empty list in `arena` with room for `capacity` values.
+    #[must_use]
+    pub fn with_capacity_in(capacity: usize, arena: &'a Arena) -> Self {
+        or_panic!(Self::try_with_capacity_in(capacity, arena))
+    }
+
+    /// As [`with_capacity_in`](Self::with_capacity_in).
     ///
     /// # Errors
     ///

@@ -241,6 +241,8 @@ impl<'a> World<'a> {
                 assert!(vec.capacity() - vec.len() >= n);
                 vec.try_reserve_exact(n + 1).unwrap();
                 assert!(vec.capacity() - vec.len() > n);
+                vec.reserve_exact(n + 2);
+                assert!(vec.capacity() - vec.len() > n + 1);
             }
             Op::StringPush(i, n) => {
                 let (text, model) = &mut self.texts[i];

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use tower_memory::{Arena, ArenaVec};
+use tower_memory::{Arena, ArenaBuf, ArenaString, ArenaVec};
 
 use super::{panic_text, quiet_panic};
 
@@ -403,4 +403,43 @@ fn short_and_long_texts_are_formatted_as_std_does() {
         }
     }
     assert_eq!(arena.format(format_args!("{}", "x".repeat(129))).len(), 129);
+}
+
+#[test]
+fn what_is_made_in_an_arena_takes_memory_when_it_is_told_to_or_written_to() {
+    let arena = Arena::new();
+    let mut list = ArenaVec::new_in(&arena);
+    let mut text = ArenaString::new_in(&arena);
+    let mut buf = ArenaBuf::new_in(&arena);
+    assert_eq!(
+        [list.capacity(), text.capacity(), buf.capacity()],
+        [0, 0, 0]
+    );
+    assert_eq!(arena.allocated_bytes(), 0);
+    list.push(7_u64);
+    text.push('€');
+    text.push_fmt(format_args!("{}", 7));
+    buf.extend_from_slice(b"seven");
+    assert_eq!((&*list, &*text, &*buf), (&[7][..], "€7", &b"seven"[..]));
+
+    let list = ArenaVec::<u64>::with_capacity_in(3, &arena);
+    let text = ArenaString::with_capacity_in(4, &arena);
+    let buf = ArenaBuf::with_capacity_in(5, &arena);
+    assert!(list.capacity() >= 3 && text.capacity() >= 4 && buf.capacity() >= 5);
+}
+
+#[test]
+fn reserving_exactly_takes_no_more_than_that() {
+    let arena = Arena::new();
+    let mut list = ArenaVec::with_capacity_in(4, &arena);
+    list.extend(0..4_u64);
+    // Something behind it, so that it has to move.
+    let behind = arena.alloc(1_u8);
+    list.reserve_exact(1);
+    assert_eq!((list.capacity(), &*list), (5, &[0, 1, 2, 3][..]));
+    assert_eq!(*behind, 1);
+    let mut cursor = arena.cursor();
+    let mut list = cursor.vec::<u64>();
+    list.reserve_exact(3);
+    assert!(list.capacity() >= 3);
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tower_memory::{
-    Arena, ArenaPool, ArenaString, ArenaVec,
+    Arena, ArenaBuf, ArenaPool, ArenaString, ArenaVec,
     arena::{ArenaError, ArenaErrorKind},
 };
 
@@ -74,6 +74,7 @@ fn what_an_arena_cannot_get_is_an_error_with_the_numbers() {
         11: |arena| arena.clone().try_into_buf(11);
         32: |arena| ArenaVec::<u64>::try_with_capacity_in(4, arena);
         9: |arena| ArenaString::try_with_capacity_in(9, arena);
+        10: |arena| ArenaBuf::try_with_capacity_in(10, arena);
     }
 }
 
@@ -126,6 +127,7 @@ fn a_list_that_cannot_grow_is_as_before() {
     let n = 9;
     refusing(Refuse::Chunks(0), || {
         assert_eq!(text.try_push_str("9").unwrap_err().asked(), 9);
+        assert_eq!(text.try_push('€').unwrap_err().asked(), 11);
         assert_eq!(text.try_reserve(2).unwrap_err().asked(), 10);
         assert_eq!(
             text.try_push_fmt(format_args!("{n}")).unwrap_err().asked(),
@@ -180,6 +182,7 @@ fn a_list_of_a_cursor_that_cannot_grow_is_as_before() {
     let n = 9;
     refusing(Refuse::Chunks(0), || {
         assert_eq!(text.try_push_str("9").unwrap_err().used(), 0);
+        assert_eq!(text.try_push('€').unwrap_err().used(), 0);
         assert_eq!(text.try_reserve(2).unwrap_err().used(), 0);
         let error = text.try_push_fmt(format_args!("{n}")).unwrap_err();
         assert_eq!((error.asked(), error.used()), (before.len() + 1, 0));
