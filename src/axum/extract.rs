@@ -44,3 +44,14 @@ impl<S: Sync> FromRequestParts<S> for Arena {
             .ok_or_else(|| MissingMemoryLayer::new("Arena"))
     }
 }
+
+impl<S: Sync> OptionalFromRequestParts<S> for Arena {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _state: &S,
+    ) -> Result<Option<Self>, Self::Rejection> {
+        Ok(scope(parts).map(|scope| scope.arena().clone()))
+    }
+}

@@ -65,14 +65,21 @@ async fn a_route_added_after_the_layer_is_not_covered() {
 async fn optional_extractors_are_none_without_the_layer() {
     let router = Router::new().route(
         "/",
-        get(|scope: Option<RequestScope>| async move { format!("{}", scope.is_some()) }),
+        get(
+            |scope: Option<RequestScope>, arena: Option<Arena>| async move {
+                format!("{} {}", scope.is_some(), arena.is_some())
+            },
+        ),
     );
     assert_eq!(
         text(router.clone(), "/").await,
-        (StatusCode::OK, "false".into())
+        (StatusCode::OK, "false false".into())
     );
     let covered = router.layer(MemoryLayer::new());
-    assert_eq!(text(covered, "/").await, (StatusCode::OK, "true".into()));
+    assert_eq!(
+        text(covered, "/").await,
+        (StatusCode::OK, "true true".into())
+    );
 }
 
 #[tokio::test]
@@ -143,6 +150,7 @@ async fn a_layer_around_the_router_is_told_the_route_from_inside() {
         .route("/scope/{n}", get(|_: RequestScope| async {}))
         .route("/arena/{n}", get(|_: Arena| async {}))
         .route("/optional/{n}", get(|_: Option<RequestScope>| async {}))
+        .route("/maybe/{n}", get(|_: Option<Arena>| async {}))
         .route(
             "/labelled/{n}",
             get(|| async {}).layer(RouteLabelLayer::new()),
@@ -154,6 +162,7 @@ async fn a_layer_around_the_router_is_told_the_route_from_inside() {
         "/scope/1",
         "/arena/1",
         "/optional/1",
+        "/maybe/1",
         "/labelled/1",
         "/silent/1",
         "/none",
@@ -170,6 +179,7 @@ async fn a_layer_around_the_router_is_told_the_route_from_inside() {
             "/scope/{n}",
             "/arena/{n}",
             "/optional/{n}",
+            "/maybe/{n}",
             "/labelled/{n}",
             "{unmatched}",
             "{unmatched}",
