@@ -4,6 +4,9 @@ use super::source::DeadlineSource;
 
 /// Why a request's token was cancelled.
 ///
+/// [`as_str`](Self::as_str) is the name for labels; `Display` is a sentence for people, as error
+/// messages have it.
+///
 /// # Examples
 ///
 /// ```
@@ -17,6 +20,7 @@ use super::source::DeadlineSource;
 /// }
 /// assert_eq!(whose_deadline(CancelReason::Shutdown), None);
 /// assert_eq!(CancelReason::Shutdown.deadline_source(), None);
+/// assert_eq!(CancelReason::Shutdown.as_str(), "shutdown");
 /// assert_eq!(CancelReason::Shutdown.to_string(), "the server is going down");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +55,23 @@ impl CancelReason {
         match self {
             Self::DeadlineExceeded { source } => Some(source),
             _ => None,
+        }
+    }
+
+    /// The name as a metric label has it, which is that of the
+    /// [`Outcome`](crate::scope::Outcome); whose deadline it was, the
+    /// [source](Self::deadline_source) says.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::Completed => "completed",
+            Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::MemoryExceeded => "memory_exceeded",
+            Self::Panicked => "panicked",
+            Self::ServiceError => "service_error",
+            Self::Shed => "shed",
+            Self::Shutdown => "shutdown",
         }
     }
 

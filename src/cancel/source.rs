@@ -2,11 +2,15 @@ use std::fmt;
 
 /// Who set the deadline that is in force.
 ///
+/// [`as_str`](Self::as_str) is the name for labels; `Display` is a phrase for people, as error
+/// messages have it ("the deadline set by the layer passed").
+///
 /// # Examples
 ///
 /// ```
 /// use tower_memory::cancel::DeadlineSource;
 ///
+/// assert_eq!(DeadlineSource::Layer.as_str(), "layer");
 /// assert_eq!(DeadlineSource::Layer.to_string(), "the layer");
 /// assert!(DeadlineSource::GrpcTimeout.is_request());
 /// assert!(!DeadlineSource::Policy.is_request());
@@ -42,6 +46,21 @@ impl DeadlineSource {
             self,
             Self::EnvoyExpectedRqTimeout | Self::GrpcTimeout | Self::RequestTimeout
         )
+    }
+
+    /// The name as a metric label has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BodyIdleTimeout => "body_idle_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::EnvoyExpectedRqTimeout => "envoy_expected_rq_timeout",
+            Self::GrpcTimeout => "grpc_timeout",
+            Self::Handler => "handler",
+            Self::Layer => "layer",
+            Self::Policy => "policy",
+            Self::RequestTimeout => "request_timeout",
+        }
     }
 
     /// A code from 1 to 15.

@@ -244,3 +244,17 @@ impl Closed<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_called_what_its_outcome_is() {
+        let reasons: Vec<_> = (0..=u8::MAX).filter_map(CancelReason::from_code).collect();
+        assert!(reasons.len() > Outcome::ALL.len());
+        for reason in reasons {
+            assert_eq!(reason.as_str(), Outcome::from(reason).as_str());
+        }
+    }
+}
