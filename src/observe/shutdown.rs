@@ -6,7 +6,7 @@ use super::handle::MemoryHandle;
 use crate::scope::{RouteLabel, TaskReport};
 
 /// What did not stop in a [shutdown](MemoryHandle::shutdown).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// How long it was waited.

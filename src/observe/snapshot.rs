@@ -38,7 +38,7 @@ use crate::{
 /// assert_eq!((arena.count, arena.mean()), (1, 0.0));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The routes that had requests, in the order in which they were first seen.
@@ -60,7 +60,7 @@ pub struct Snapshot {
 }
 
 /// The figures of one route.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RouteSnapshot {
     /// The route.

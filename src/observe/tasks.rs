@@ -7,7 +7,7 @@ use crate::scope::{RouteLabel, TaskReport};
 ///
 /// Made by [`MemoryHandle::cancel_latency`]. The percentiles come from a histogram whose buckets
 /// are an eighth wide, and are never too low; the maximum is exact.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CancelLatency {
     /// The route.

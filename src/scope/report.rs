@@ -141,7 +141,8 @@ pub struct ArenaUsage {
 
 /// What is known of a request when its scope has closed.
 ///
-/// Observers get it; see [`Observer`](crate::observe::Observer).
+/// Observers get it; see [`Observer`](crate::observe::Observer). Its `Display` is one line for a log:
+/// "/items/{n}: completed after 1.5ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool)".
 ///
 /// # Examples
 ///
@@ -172,9 +173,10 @@ pub struct ArenaUsage {
 /// assert_eq!(report.route.as_str(), "{unmatched}");
 /// assert_eq!(report.arena.source, ArenaSource::Fresh);
 /// assert!(report.arena.bytes >= 5 && report.tasks_spawned == 0);
+/// assert!(report.to_string().starts_with("{unmatched}: completed after "));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScopeReport {
     /// The route it belonged to.
@@ -204,6 +206,37 @@ pub struct ScopeReport {
     /// From the cancellation to the end of the last task; `None` if no task was there to be
     /// cancelled, or one still runs.
     pub cancel_latency: Option<Duration>,
+}
+
+impl fmt::Display for ScopeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.route, self.outcome)?;
+        if let Some(source) = self.reason.deadline_source() {
+            write!(f, " ({source})")?;
+        }
+        write!(f, " after {:.1?}", self.total_time)?;
+        if let Some(usage) = &self.usage {
+            write!(
+                f,
+                ", {} bytes in {} allocations",
+                usage.bytes_allocated, usage.allocations
+            )?;
+        }
+        if self.arena.source != ArenaSource::Unused {
+            let ArenaUsage { bytes, source, .. } = self.arena;
+            write!(f, ", {bytes} bytes of arena ({source})")?;
+        }
+        for (what, count) in [
+            ("tasks", self.tasks_spawned),
+            ("aborted", self.tasks_aborted),
+            ("given up", self.tasks_given_up),
+        ] {
+            if count > 0 {
+                write!(f, ", {what} {count}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The figures of a scope that has closed, as they are passed on inside the crate: a report costs a
@@ -248,6 +281,59 @@ impl Closed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{cancel::DeadlineSource, scope::RouteRegistry};
+
+    fn report() -> ScopeReport {
+        ScopeReport {
+            route: RouteRegistry::new(0).label(0).clone(),
+            outcome: Outcome::Completed,
+            reason: CancelReason::Completed,
+            usage: None,
+            arena: ArenaUsage {
+                source: ArenaSource::Unused,
+                bytes: 0,
+                capacity: 0,
+            },
+            time_to_head: None,
+            total_time: Duration::from_micros(1500),
+            tasks_spawned: 0,
+            tasks_aborted: 0,
+            tasks_given_up: 0,
+            overruns: Vec::new(),
+            cancel_latency: None,
+        }
+    }
+
+    #[test]
+    fn a_report_is_one_line_of_what_is_known_and_not_usual() {
+        let plain = report();
+        assert_eq!(plain.to_string(), "{unmatched}: completed after 1.5ms");
+        let mut usage = Usage::default();
+        (usage.bytes_allocated, usage.allocations) = (412, 7);
+        let full = ScopeReport {
+            outcome: Outcome::DeadlineExceeded,
+            reason: CancelReason::DeadlineExceeded {
+                source: DeadlineSource::Layer,
+            },
+            usage: Some(usage),
+            arena: ArenaUsage {
+                source: ArenaSource::Pool,
+                bytes: 24_576,
+                capacity: 32_768,
+            },
+            tasks_spawned: 3,
+            tasks_aborted: 2,
+            tasks_given_up: 1,
+            ..report()
+        };
+        assert_eq!(
+            full.to_string(),
+            "{unmatched}: deadline_exceeded (the layer) after 1.5ms, 412 bytes in 7 allocations, \
+             24576 bytes of arena (pool), tasks 3, aborted 2, given up 1"
+        );
+        assert_ne!(full, plain);
+        assert_eq!(plain, report());
+    }
 
     #[test]
     fn a_reason_is_called_what_its_outcome_is() {

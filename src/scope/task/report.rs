@@ -55,7 +55,7 @@ impl fmt::Display for TaskKind {
 /// }
 /// # assert!(handle.outliving().is_empty());
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskReport {
     /// How it was started.
