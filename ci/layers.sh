@@ -37,18 +37,19 @@ use warnings;
 # module => what it may import, besides itself. A new folder in src/ needs a row.
 my %row = (
     sync       => "",
+    config     => "",
     account    => "sync",
     arena      => "sync",
-    pool       => "sync arena",
+    pool       => "sync config arena",
     cancel     => "sync",
     scope      => "sync account arena pool cancel",
     observe    => "sync account arena pool cancel scope",
     http       => "sync account arena pool cancel scope",
-    middleware => "sync account arena pool cancel scope observe http",
+    middleware => "sync config account arena pool cancel scope observe http",
     client     => "sync account arena pool cancel scope http",
     axum       => "sync account arena pool cancel scope observe http middleware",
 );
-my %core    = map { $_ => 1 } qw(sync account arena pool cancel scope);
+my %core    = map { $_ => 1 } qw(sync config account arena pool cancel scope);
 my %foreign = map { $_ => 1 } qw(http http_body tower_service tower_layer axum);
 my $unsafe_home = qr{^src/(?:account/allocator\.rs|arena/raw/.*)$};
 

@@ -76,6 +76,7 @@
 )]
 #![doc(test(attr(deny(warnings))))]
 
+mod config;
 mod sync;
 
 pub mod account;
@@ -96,10 +97,11 @@ pub mod axum;
 
 pub use self::account::{Account, TrackingAllocator};
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
+pub use self::config::ConfigError;
 pub use self::http::{CollectError, CollectErrorKind, deadline_header, header};
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
-pub use self::pool::{ArenaPool, ConfigError};
+pub use self::pool::ArenaPool;
 pub use self::scope::{MemoryPolicy, Outcome, RequestScope, ScopeReport};
 
 /// Compiles the examples of the README.

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     account::is_installed,
+    config::ConfigError,
     http::deadline_header::DeadlineHeader,
     observe::{MemoryHandle, Observer, Recorder, warn_not_installed},
-    pool::{ArenaPool, ConfigError},
+    pool::ArenaPool,
     scope::{MAX_LABEL_BYTES, MAX_ROUTES, MemoryPolicy, RouteRegistry, ScopeConfig, UNMATCHED},
     sync::Arc,
 };

@@ -5,7 +5,6 @@
 //! nobody needs any more is freed, also when there is no traffic.
 
 mod class;
-mod error;
 mod handle;
 mod local;
 #[cfg(all(test, tower_memory_loom))]
@@ -18,7 +17,6 @@ mod slots;
 mod stats;
 mod trim;
 
-pub use self::error::ConfigError;
 pub use self::handle::ArenaPool;
 pub use self::retention::PoolBuilder;
 pub use self::stats::PoolStats;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::{error::ConfigError, handle::ArenaPool};
+use super::handle::ArenaPool;
+use crate::config::ConfigError;
 
 /// Settings of an [`ArenaPool`]: how much memory it may keep.
 ///

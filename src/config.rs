@@ -1,3 +1,5 @@
+//! What is said of settings that cannot work, wherever they belong.
+
 use std::{error::Error, fmt};
 
 /// A configuration that cannot work, with the values that contradict each other.
