@@ -11,6 +11,9 @@ use super::{
 /// What a cursor takes in advance the first time.
 const FIRST_STEP: usize = 1024;
 
+// `Cursor` says so.
+const _: () = assert!(FIRST_STEP == 1 << 10);
+
 /// Allocates in an [`Arena`] without atomic operations, from a segment of its own.
 ///
 /// An `&Arena` may be used by several threads at once, so each allocation moves the arena's position

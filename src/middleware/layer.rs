@@ -19,6 +19,18 @@ use crate::{
     sync::Arc,
 };
 
+/// How long tasks may run on, unless something else is set.
+const GRACE: Duration = Duration::from_secs(5);
+
+// `MemoryLayer::grace` and `RequestScope::spawn` say so.
+const _: () = assert!(GRACE.as_millis() == 5000);
+
+/// The most routes that can be told apart: each takes a place in several tables from the start.
+const LARGEST_MAX_ROUTES: usize = 1 << 16;
+
+// `MemoryLayer::with_max_routes` says so.
+const _: () = assert!(LARGEST_MAX_ROUTES == 65_536);
+
 /// Gives each request its own memory, and takes it back with everything the request started.
 ///
 /// Each request that passes gets a [`RequestScope`](crate::RequestScope) in its extensions: a
@@ -96,19 +108,18 @@ impl MemoryLayer {
         let pool = ArenaPool::new();
         let routes = Arc::new(RouteRegistry::new(max_routes));
         let recorder = Recorder::new(routes.capacity());
-        let grace = Duration::from_secs(5);
         let scope = Arc::new(ScopeConfig::new(
             pool.clone(),
             Arc::clone(&routes),
             Arc::new(recorder.clone()),
-            grace,
+            GRACE,
             Arc::default(),
         ));
         Self {
             pool,
             routes,
             recorder,
-            grace,
+            grace: GRACE,
             config: Arc::new(Config {
                 scope,
                 limits: MemoryPolicy::new(),
@@ -135,7 +146,7 @@ impl MemoryLayer {
     /// assert!(MemoryLayer::with_max_routes(0).is_err());
     /// ```
     pub fn with_max_routes(max_routes: usize) -> Result<Self, ConfigError> {
-        let limit = 65_536;
+        let limit = LARGEST_MAX_ROUTES;
         if (1..=limit).contains(&max_routes) {
             Ok(Self::with_routes(max_routes))
         } else {

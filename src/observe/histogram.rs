@@ -6,6 +6,9 @@ use crate::sync::{AtomicU64, Ordering};
 const PARTS: u32 = 8;
 const PARTS_LOG: u32 = PARTS.ilog2();
 
+// `CancelLatency` says so.
+const _: () = assert!(PARTS == 8);
+
 /// Powers of two that are told apart: up to 2^42 ns, which is over an hour.
 const POWERS: u32 = 42;
 

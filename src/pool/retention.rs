@@ -48,6 +48,24 @@ impl Retention {
     };
 }
 
+// The setters of `PoolBuilder` say so.
+const _: () = {
+    let Retention {
+        initial_bytes,
+        max_arena_bytes,
+        max_total_bytes,
+        enabled,
+        wipe,
+        trim_interval,
+    } = Retention::DEFAULT;
+    assert!(initial_bytes == 16 << 10 && max_arena_bytes == 1 << 20 && max_total_bytes == 64 << 20);
+    assert!(
+        enabled
+            && !wipe
+            && matches!(trim_interval, Some(interval) if interval.as_millis() == 10_000)
+    );
+};
+
 impl PoolBuilder {
     pub(super) const fn new() -> Self {
         Self {

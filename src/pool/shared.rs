@@ -28,6 +28,9 @@ const HOT_AFTER: u64 = 64;
 /// Larger arenas wait where others can take and trim them.
 const MAX_HOT: usize = 64 * 1024;
 
+// `ArenaPool`, its `trim` and `PoolBuilder::trim_interval` say so.
+const _: () = assert!(MAX_HOT == 64 << 10);
+
 /// Something that changes often, away from what every thread reads.
 #[repr(align(128))]
 struct Apart<T>(T);

@@ -20,6 +20,13 @@ const EVERY: u32 = 16;
 /// Of the requests beyond a window's first, this share is counted (one in eight).
 const SAMPLE_MASK: u64 = 7;
 
+/// One request in this many may need more than the size.
+const ONE_ABOVE: u32 = 20;
+
+// `RequestScope::arena` and `RouteSnapshot::learned_arena_bytes` say so: what 95 % used, rounded up by
+// an eighth at most.
+const _: () = assert!(100 - 100 / ONE_ABOVE == 95 && PARTS == 8);
+
 /// What the recent requests of one route used of their arena: the size that 95 % of them did not
 /// exceed.
 ///
@@ -116,7 +123,7 @@ impl LearnedSize {
     fn compute(&self) {
         let total: u32 = self.buckets.iter().map(|count| count.load(Relaxed)).sum();
         // At most this many may need more.
-        let above = total / 20;
+        let above = total / ONE_ABOVE;
         let mut seen = 0;
         for (bucket, count) in self.buckets.iter().enumerate().rev() {
             seen += count.load(Relaxed);

@@ -30,6 +30,9 @@ const MAX_STEP: usize = 32 * 1024;
 /// See invariant 3.
 const ALIGN: usize = 8;
 
+// `Cursor` says so.
+const _: () = assert!(MAX_STEP == 32 << 10 && ALIGN == 8);
+
 pub(in crate::arena) struct RawCursor<'a> {
     ptr: NonNull<u8>,
     end: NonNull<u8>,
