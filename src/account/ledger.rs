@@ -347,6 +347,27 @@ impl fmt::Debug for Account {
 }
 
 /// Guard of [`Account::enter`]: leaves the account when dropped.
+///
+/// Guards may be dropped in any order.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::{Account, TrackingAllocator};
+///
+/// #[global_allocator]
+/// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+///
+/// let (first, second) = (Account::new(), Account::new());
+/// let in_first = first.enter();
+/// let in_second = second.enter();
+/// drop(in_first);
+/// let text = String::with_capacity(8);
+/// drop(in_second);
+/// assert_eq!(first.usage().expect("installed").bytes_allocated, 0);
+/// assert_eq!(second.usage().expect("installed").bytes_allocated, 8);
+/// # drop(text);
+/// ```
 #[must_use = "the account is left when the guard is dropped"]
 pub struct Entered<'a> {
     entry: Entry,

@@ -14,6 +14,24 @@ pin_project! {
     ///
     /// Made by [`Account::track`].
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tower_memory::{Account, TrackingAllocator};
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+    ///
+    /// let account = Arc::new(Account::new());
+    /// let captured = String::with_capacity(16); // before, and not inside of it
+    /// let work = Account::track(&account, async move { drop(captured) });
+    /// assert!(Arc::ptr_eq(work.account(), &account));
+    /// drop(work); // inside of it, though it was never polled
+    /// let usage = account.usage().expect("installed");
+    /// assert_eq!((usage.bytes_allocated, usage.bytes_deallocated), (0, 16));
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// As cancel safe as the future it wraps: dropping it drops that future, inside the account.

@@ -14,14 +14,30 @@ use crate::scope::ScopeReport;
 /// # Examples
 ///
 /// ```
-/// use tower_memory::{MemoryLayer, scope::ScopeReport};
+/// use std::{convert::Infallible, sync::{Arc, Mutex}};
 ///
-/// let layer = MemoryLayer::new().observe(|report: &ScopeReport| {
-///     if let Some(usage) = report.usage {
-///         println!("{} took {} bytes", report.route, usage.bytes_allocated);
-///     }
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, ScopeReport};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let log = Arc::new(Mutex::new(Vec::new()));
+/// let layer = MemoryLayer::new().observe({
+///     let log = Arc::clone(&log);
+///     move |report: &ScopeReport| log.lock().unwrap().push(report.to_string())
 /// });
-/// # let _ = layer;
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// let response = service.oneshot(Request::new(())).await?;
+/// assert!(log.lock().unwrap().is_empty(), "the body is not over");
+/// drop(response);
+/// assert!(log.lock().unwrap()[0].starts_with("{unmatched}: completed after "));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Observer: Send + Sync + 'static {
     /// A request is over. Must not block.

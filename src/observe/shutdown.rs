@@ -5,7 +5,36 @@ use tokio::time::{Instant, timeout_at};
 use super::handle::MemoryHandle;
 use crate::scope::{RouteLabel, TaskReport};
 
-/// What did not stop in a [shutdown](MemoryHandle::shutdown).
+/// What did not stop in a [shutdown](MemoryHandle::shutdown). Its `Display` is a line for each.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::MemoryLayer;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new();
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// let unsent = service.oneshot(Request::new(())).await?;
+///
+/// let report = layer.handle().shutdown(Duration::ZERO).await;
+/// assert!(!report.is_clean() && report.tasks.is_empty());
+/// assert!(report.to_string().ends_with("{unmatched} open: 1"));
+///
+/// drop(unsent);
+/// assert!(layer.handle().shutdown(Duration::ZERO).await.is_clean());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
@@ -18,6 +47,33 @@ pub struct ShutdownReport {
 }
 
 /// Requests of one route that are open.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::MemoryLayer;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new().route("reports")?;
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// let unsent = service.oneshot(Request::new(())).await?;
+///
+/// let report = layer.handle().shutdown(Duration::ZERO).await;
+/// let open = &report.requests[0];
+/// assert_eq!((open.route.as_str(), open.count), ("reports", 1));
+/// # drop(unsent);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenRequests {

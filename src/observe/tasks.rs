@@ -7,6 +7,39 @@ use crate::scope::{RouteLabel, TaskReport};
 ///
 /// Made by [`MemoryHandle::cancel_latency`]. The percentiles come from a histogram whose buckets
 /// are an eighth wide, and are never too low; the maximum is exact.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new();
+/// let service = layer.layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     let token = scope.token();
+///     scope.spawn(async move { token.cancelled().await });
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// drop(service.oneshot(Request::new(())).await?);
+/// let handle = layer.handle();
+/// while handle.snapshot().tasks > 0 {
+///     tokio::task::yield_now().await;
+/// }
+///
+/// let latency = &handle.cancel_latency()[0];
+/// assert_eq!((latency.route.as_str(), latency.count), ("{unmatched}", 1));
+/// assert!(latency.max <= latency.p99 && latency.p50 == latency.p99);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CancelLatency {
@@ -25,6 +58,35 @@ pub struct CancelLatency {
 /// The detached tasks of one name.
 ///
 /// Made by [`MemoryHandle::detached`].
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new();
+/// let service = layer.layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     scope.detach("audit", async {}).await.expect("it has returned");
+///     scope.detach("audit", std::future::pending::<()>());
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// drop(service.oneshot(Request::new(())).await?);
+///
+/// let audit = &layer.handle().detached()[0];
+/// assert_eq!((audit.name, audit.started, audit.alive), ("audit", 2, 1));
+/// assert_eq!(audit.bytes, None, "no `TrackingAllocator` is installed");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DetachedTasks {
@@ -41,6 +103,35 @@ pub struct DetachedTasks {
 /// How many tasks that were started at one place still ran when their grace was over.
 ///
 /// Made by [`MemoryHandle::task_overruns`].
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new().grace(Duration::from_millis(20));
+/// let service = layer.layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     scope.spawn(std::future::pending::<()>()); // does not look at its token
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// drop(service.oneshot(Request::new(())).await?);
+/// tokio::time::sleep(Duration::from_millis(40)).await;
+///
+/// let overruns = &layer.handle().task_overruns()[0];
+/// assert_eq!(overruns.location.expect("one of the first").file(), file!());
+/// assert_eq!((overruns.aborted, overruns.given_up), (1, 0));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskOverruns {

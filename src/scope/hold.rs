@@ -12,6 +12,39 @@ use crate::{account::Writer, cancel::CancelReason};
 /// Guard of [`RequestScope::hold`]: keeps the scope of an upgraded connection open.
 ///
 /// Mostly it is given the future that serves the connection, with [`run`](Self::run).
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, sync::mpsc};
+///
+/// use http::{Request, Response, StatusCode};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let (sender, held) = mpsc::channel();
+/// let layer = MemoryLayer::new();
+/// let service = layer.layer(service_fn(move |request: Request<()>| {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     let _ = sender.send(scope.hold());
+///     let mut response = Response::new(Empty::<bytes::Bytes>::new());
+///     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+///     async { Ok::<_, Infallible>(response) }
+/// }));
+/// drop(service.oneshot(Request::new(())).await?);
+///
+/// let hold = held.recv()?; // kept by who serves the connection
+/// assert!(!hold.scope().is_ended());
+/// assert_eq!(layer.handle().snapshot().in_flight, 1);
+/// drop(hold);
+/// assert_eq!(layer.handle().snapshot().in_flight, 0);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the scope is held until the guard is dropped"]
 pub struct ScopeHold {
     /// `None` only in the middle of `drop`, or while a [`Held`] future is polled.
@@ -93,6 +126,38 @@ impl fmt::Debug for ScopeHold {
 
 pin_project! {
     /// A future that runs inside a scope and holds it; made by [`ScopeHold::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::mpsc};
+    ///
+    /// use http::{Request, Response, StatusCode};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(async {
+    /// let (sender, served) = mpsc::channel();
+    /// let layer = MemoryLayer::new();
+    /// let service = layer.layer(service_fn(move |request: Request<()>| {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     let connection = async { RequestScope::current().is_some() };
+    ///     let _ = sender.send(tokio::spawn(scope.hold().run(connection)));
+    ///     let mut response = Response::new(Empty::<bytes::Bytes>::new());
+    ///     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    ///     async { Ok::<_, Infallible>(response) }
+    /// }));
+    /// drop(service.oneshot(Request::new(())).await?);
+    ///
+    /// let found_its_scope = served.recv()?.await?;
+    /// assert!(found_its_scope);
+    /// assert_eq!(layer.handle().snapshot().in_flight, 0);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Cancel safety
     ///

@@ -127,6 +127,33 @@ impl fmt::Display for ArenaSource {
 }
 
 /// What a request took from its arena.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope, scope::ArenaSource};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     assert_eq!(scope.arena_usage().source, ArenaSource::Unused);
+///     scope.arena().alloc([7_u8; 100]);
+///     let usage = scope.arena_usage();
+///     assert_eq!((usage.source, usage.bytes), (ArenaSource::Fresh, 100));
+///     assert!(usage.capacity >= 100);
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// drop(service.oneshot(Request::new(())).await?);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArenaUsage {
