@@ -4,12 +4,14 @@
 //! its last handle is dropped, and keeps at most the memory the pool allows. What
 //! nobody needs any more is freed, also when there is no traffic.
 
+mod claims;
 mod class;
 mod handle;
 mod local;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
 mod retention;
+mod returns;
 mod shared;
 mod shelf;
 mod sizing;

@@ -1,60 +1,41 @@
 use std::{fmt, iter};
 
 use super::{
+    claims::Claims,
     class::{Classes, Wanted},
     local::{self, Mine},
     retention::Retention,
-    shelf::{BATCH, Batch, Shelf},
-    slots::{Figures, Slots, Tag, Writer},
+    shelf::{BATCH, Shelf},
+    slots::{Slots, Tag, Writer},
     stats::PoolStats,
     trim::Timer,
 };
 use crate::{
-    arena::{Home, IdleArena, Note, Retain},
+    arena::{IdleArena, Note},
     sync::{Arc, AtomicBool, AtomicUsize, Ordering, fence},
 };
 
-/// Most bytes that one thread may keep a claim to while it has no arena for them; all threads together
-/// may do so for half of what the pool may keep.
-const MAX_FLOAT: usize = 128 * 1024;
-
 /// After this many hits a thread looks whether the pool's timer runs; at each miss it does so anyway.
 const TIMER_EVERY: u64 = 256;
-
-/// A thread keeps an arena for itself only after it took this many back: where there is little to do,
-/// and any thread may do it, one arena should do for all.
-const HOT_AFTER: u64 = 64;
-
-/// Larger arenas wait where others can take and trim them.
-const MAX_HOT: usize = 64 * 1024;
-
-// `ArenaPool`, its `trim` and `PoolBuilder::trim_interval` say so.
-const _: () = assert!(MAX_HOT == 64 << 10);
-
-/// Something that changes often, away from what every thread reads.
-#[repr(align(128))]
-struct Apart<T>(T);
 
 /// What all handles of a pool, its threads and its arenas share.
 ///
 /// # Invariants
 ///
-/// 1. `granted` is the bytes of all waiting arenas and of all threads' floats, and never above
-///    `max_total_bytes`: who keeps an arena has claimed its bytes before.
+/// 1. Who keeps an arena has claimed its bytes before ([`Claims`]).
 /// 2. An arena holds a reference to its pool for as long as it exists, whether it waits or is out.
 ///    The circle is broken when the last handle of the pool closes it.
 pub(super) struct Shared {
     pub(super) retention: Retention,
-    classes: Classes,
+    pub(super) classes: Classes,
     /// Claimed by threads, one each.
     slots: Box<[Arc<Slots>]>,
     /// For threads that have none; keeps no arenas.
-    common: Slots,
-    shelf: Shelf,
-    granted: Apart<AtomicUsize>,
-    max_float: usize,
+    pub(super) common: Slots,
+    pub(super) shelf: Shelf,
+    pub(super) claims: Claims,
     /// Counted up by the timer. See [`Tag::is_stale`].
-    epoch: AtomicUsize,
+    pub(super) epoch: AtomicUsize,
     pub(super) closed: AtomicBool,
     pub(super) timer: Timer,
 }
@@ -75,8 +56,7 @@ impl Shared {
                 .collect(),
             common: Slots::new(Writer::Many),
             shelf: Shelf::new(),
-            granted: Apart(AtomicUsize::new(0)),
-            max_float: MAX_FLOAT.min(retention.max_total_bytes / (2 * slots)),
+            claims: Claims::new(retention.max_total_bytes, slots),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             timer: Timer::new(),
@@ -86,10 +66,6 @@ impl Shared {
 
     pub(super) fn slots(&self) -> &[Arc<Slots>] {
         &self.slots
-    }
-
-    pub(super) fn classes(&self) -> &Classes {
-        &self.classes
     }
 
     /// An arena that will do.
@@ -124,7 +100,7 @@ impl Shared {
         if figures.count_hit() % TIMER_EVERY == 0 {
             self.timer.ensure(self);
         }
-        self.unclaim(Some(&mine.slots), note.capacity);
+        self.claims.unclaim(Some(&mine.slots), note.capacity);
         hot.reused();
         Some(hot)
     }
@@ -202,238 +178,22 @@ impl Shared {
     /// Accounts for an arena that waited and is used again.
     #[inline]
     fn went_out(&self, own: Option<&Slots>, arena: &mut IdleArena) {
-        self.unclaim(own, arena.capacity());
+        self.claims.unclaim(own, arena.capacity());
         arena.reused();
     }
 
-    /// Claims the right to keep `bytes` more.
-    #[inline]
-    fn claim(&self, own: Option<&Slots>, bytes: usize) -> bool {
-        let float = own.map(|own| &own.figures.float);
-        // Relaxed: one writer.
-        let left = float.map_or(0, |float| float.load(Ordering::Relaxed));
-        let rest = match bytes.checked_sub(left) {
-            Some(rest) if rest > 0 => rest,
-            _ => {
-                if let Some(float) = float {
-                    float.store(left - bytes, Ordering::Relaxed);
-                }
-                return true;
-            }
-        };
-        // A thread that gets back more than it takes comes by once in a few arenas. Half of what it may
-        // have, here and in `unclaim`, so that one that gives and takes in turn need not.
-        let spare = own.map_or(0, |_| self.max_float / 2);
-        let spare = [spare, 0]
-            .into_iter()
-            .find(|spare| self.grant(rest + spare));
-        if let (Some(spare), Some(float)) = (spare, float) {
-            float.store(spare, Ordering::Relaxed);
-        }
-        spare.is_some()
-    }
-
-    /// Adds `bytes` to what is granted, if that does not exceed the limit.
-    fn grant(&self, bytes: usize) -> bool {
-        let limit = self.retention.max_total_bytes;
-        // Relaxed: a sum, which orders nothing.
-        self.granted
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |granted| {
-                granted
-                    .checked_add(bytes)
-                    .filter(|&granted| granted <= limit)
-            })
-            .is_ok()
-    }
-
-    /// Gives a claim to `bytes` back, to the thread or to all.
-    #[inline]
-    fn unclaim(&self, own: Option<&Slots>, bytes: usize) {
-        // Relaxed: as in `claim`.
-        let Some(float) = own.map(|own| &own.figures.float) else {
-            self.granted.0.fetch_sub(bytes, Ordering::Relaxed);
-            return;
-        };
-        let left = float.load(Ordering::Relaxed) + bytes;
-        if left <= self.max_float {
-            float.store(left, Ordering::Relaxed);
-        } else {
-            self.unclaim_all(float, left);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn unclaim_all(&self, float: &AtomicUsize, left: usize) {
-        let kept = self.max_float / 2;
-        float.store(kept, Ordering::Relaxed);
-        self.granted.0.fetch_sub(left - kept, Ordering::Relaxed);
-    }
-
     /// Accounts for an arena that waited and is freed.
-    fn evict(&self, own: Option<&Slots>, arena: IdleArena) -> IdleArena {
+    pub(super) fn evict(&self, own: Option<&Slots>, arena: IdleArena) -> IdleArena {
         let figures = &own.unwrap_or(&self.common).figures;
         figures.add(&figures.evicted_bytes, arena.capacity() as u64);
         figures.add(&figures.freed, 1);
-        self.unclaim(own, arena.capacity());
+        self.claims.unclaim(own, arena.capacity());
         arena
-    }
-
-    /// Keeps an arena that came back as it was before where only this thread can reach it. `arena` is
-    /// emptied if so.
-    #[inline]
-    fn keep_hot(&self, mine: &Mine, arena: &mut Option<IdleArena>) -> Option<()> {
-        let back = arena.as_mut()?;
-        let hot = back.note().hot;
-        let figures = &mine.slots.figures;
-        let float = figures.float.load(Ordering::Relaxed);
-        let returned = figures.returned.load(Ordering::Relaxed);
-        // The same capacity: the same single chunk, and all that was asked then still holds. Relaxed: as
-        // in `return_with`.
-        if hot != back.capacity()
-            || hot > float
-            || returned < HOT_AFTER
-            || self.closed.load(Ordering::Relaxed)
-        {
-            return None;
-        }
-        back.retain_unchanged();
-        figures.float.store(float - hot, Ordering::Relaxed);
-        figures.count_return(returned);
-        if let Some(former) = mine.hot.replace(arena.take()) {
-            self.cool_down(&mine.slots, former);
-        }
-        Some(())
-    }
-
-    /// Moves an arena that was hot to where others can take it.
-    #[cold]
-    #[inline(never)]
-    fn cool_down(&self, own: &Slots, arena: IdleArena) {
-        let tag = Tag::new(
-            arena.note().class.into(),
-            self.epoch.load(Ordering::Relaxed),
-        );
-        drop(self.park(Some(own), arena, tag));
-    }
-
-    #[inline]
-    fn retain(&self) -> Retain {
-        Retain {
-            most: self.retention.max_arena_bytes,
-            wipe: self.retention.wipe,
-        }
-    }
-
-    /// Takes an arena back; returns it if it is to be freed.
-    pub(super) fn return_with(
-        &self,
-        mut arena: IdleArena,
-        own: Option<&Slots>,
-    ) -> Option<IdleArena> {
-        let figures = &own.unwrap_or(&self.common).figures;
-        let before = arena.capacity();
-        let note = arena.note();
-        // It has the one chunk that it was kept with before.
-        let unchanged = before > 0 && note.capacity == before && !self.retention.wipe;
-        if unchanged {
-            arena.retain_unchanged();
-        } else {
-            arena.retain(self.retain());
-        }
-        let kept = arena.capacity();
-        figures.add_return();
-        // An arena without memory is not worth a place. Relaxed: see below.
-        let keeps = kept > 0
-            && self.retention.enabled
-            && !self.closed.load(Ordering::Relaxed)
-            && self.claim(own, kept);
-        if !keeps {
-            figures.add(&figures.evicted_bytes, before as u64);
-            figures.add(&figures.freed, 1);
-            return Some(arena);
-        }
-        let class = if unchanged {
-            note.class.into()
-        } else {
-            self.keep_changed(figures, &mut arena, before)
-        };
-        // Relaxed: an arena that came a moment too early is trimmed an interval early.
-        let tag = Tag::new(class, self.epoch.load(Ordering::Relaxed));
-        self.park(own, arena, tag)
-    }
-
-    /// Notes what is kept of an arena that had `before` bytes, and returns its class.
-    #[cold]
-    fn keep_changed(&self, figures: &Figures, arena: &mut IdleArena, before: usize) -> usize {
-        let kept = arena.capacity();
-        figures.add(&figures.evicted_bytes, (before - kept) as u64);
-        let class = self.classes.of(kept);
-        arena.set_note(Note {
-            capacity: kept,
-            hot: if kept <= MAX_HOT && !self.retention.wipe {
-                kept
-            } else {
-                Note::NOT_HOT
-            },
-            class: class as u8,
-        });
-        class
-    }
-
-    /// Puts an arena whose bytes are claimed where others can take it; returns it if it is to be freed.
-    fn park(&self, own: Option<&Slots>, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
-        let refused = match own {
-            Some(own) => own.put(arena, tag).and_then(|arena| {
-                self.spill(own);
-                own.put(arena, tag)
-            }),
-            None => Some(arena),
-        };
-        let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
-        // The pool may have closed in between, and passed this place already. A thread with slots may
-        // miss one that closes in this very moment: then the arena waits until the thread ends or
-        // leaves the pool. Without slots, nobody would come by again.
-        if self.closed.load(Ordering::Relaxed) || (own.is_none() && self.has_closed()) {
-            self.trim();
-        }
-        refused.map(|arena| self.evict(own, arena))
-    }
-
-    /// Moves some of a thread's arenas to the shelf.
-    #[cold]
-    #[inline(never)]
-    fn spill(&self, own: &Slots) {
-        let mut batch: Batch = std::array::from_fn(|_| own.take_with_tag());
-        self.shelf.put_all(&mut batch);
-        for (refused, _) in batch.into_iter().flatten() {
-            drop(self.evict(Some(own), refused));
-        }
-    }
-
-    /// A thread gives its slots back: its arenas go to the shelf, its float to all.
-    pub(super) fn leave(&self, own: &Slots, hot: Option<IdleArena>) {
-        let hot = hot.map(|hot| {
-            let tag = Tag::new(hot.note().class.into(), self.epoch.load(Ordering::Relaxed));
-            (hot, tag)
-        });
-        for (arena, tag) in hot.into_iter().chain(iter::from_fn(|| own.take_with_tag())) {
-            let refused = self.shelf.put(arena, tag);
-            drop(refused.map(|arena| self.evict(Some(own), arena)));
-        }
-        // Relaxed: the float is this thread's, until `release` hands it to the next owner.
-        let float = own.figures.float.swap(0, Ordering::Relaxed);
-        self.granted.0.fetch_sub(float, Ordering::Relaxed);
-        own.release();
-        if self.has_closed() {
-            self.trim();
-        }
     }
 
     /// Whether the pool has closed, in one order with its closing: if not, [`close`](Self::close)
     /// finds the arenas that the caller has put somewhere before.
-    fn has_closed(&self) -> bool {
+    pub(super) fn has_closed(&self) -> bool {
         // A read-modify-write, as in `close`: they follow one another. Release and acquire: the
         // later one sees what was done before the earlier one.
         self.closed.fetch_or(false, Ordering::AcqRel)
@@ -499,82 +259,7 @@ impl Shared {
 
     pub(super) fn stats(&self) -> PoolStats {
         let all = || self.slots.iter().map(AsRef::as_ref).chain([&self.common]);
-        let sum = |figure: fn(&Slots) -> u64| {
-            // Relaxed: each part is true at some moment.
-            all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
-        };
-        // Returns before rents, so that an arena never comes back before it went out. Acquire: pairs with
-        // the release in `Figures::count_return`. What is not ordered makes differences stop at zero.
-        let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
-        let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
-        let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));
-        let hits = sum(|slots| slots.figures.hits.load(Ordering::Relaxed));
-        let misses = sum(|slots| slots.figures.misses.load(Ordering::Relaxed));
-        let float = sum(|slots| slots.figures.float.load(Ordering::Relaxed) as u64);
-        let freed = sum(|slots| slots.figures.freed.load(Ordering::Relaxed));
-        let granted = self.granted.0.load(Ordering::Relaxed);
-        let pooled_bytes = granted.saturating_sub(float as usize);
-        // Arenas hold what they took from the system and did not give back.
-        let allocated_bytes = grown_bytes.saturating_sub(evicted_bytes) as usize;
-        PoolStats {
-            // What came back and was neither freed nor taken since.
-            pooled: returned.saturating_sub(freed + hits) as usize,
-            pooled_bytes,
-            rented: (hits + misses).saturating_sub(returned) as usize,
-            rented_bytes: allocated_bytes.saturating_sub(pooled_bytes),
-            evicted_bytes,
-            hits,
-            misses,
-        }
-    }
-}
-
-impl Home for Shared {
-    fn take_back(arena: IdleArena) {
-        let pool = arena.home_address();
-        let mut arena = Some(arena);
-        let kept = local::with_first(pool, |mine| mine.shared.keep_hot(mine, &mut arena));
-        if kept.is_none() {
-            take_back_cold(arena);
-        }
-    }
-
-    fn receive(self: Arc<Self>, arena: IdleArena) {
-        let mut arena = Some(arena);
-        let refused = local::with_any(&self, |mine| {
-            if self.keep_hot(mine, &mut arena).is_some() {
-                return None;
-            }
-            self.return_with(arena.take()?, Some(&mine.slots))
-        });
-        drop(refused.flatten());
-        drop(arena.and_then(|arena| self.return_with(arena, None)));
-    }
-
-    fn grew(&self, bytes: usize) {
-        self.common
-            .figures
-            .add(&self.common.figures.grown_bytes, bytes as u64);
-    }
-}
-
-/// Takes an arena back that cannot be kept hot.
-#[cold]
-#[inline(never)]
-fn take_back_cold(arena: Option<IdleArena>) {
-    let Some(arena) = arena else {
-        return;
-    };
-    let pool = arena.home_address();
-    let mut arena = Some(arena);
-    let refused = local::with_first(pool, |mine| {
-        let arena = arena.take()?;
-        Some(mine.shared.return_with(arena, Some(&mine.slots)))
-    });
-    // Freed here, and not where the pool is at work: it may go, too.
-    drop(refused.flatten());
-    if let Some(arena) = arena {
-        arena.go_home();
+        PoolStats::sum(all, &self.claims)
     }
 }
 

@@ -1,3 +1,6 @@
+use super::{claims::Claims, slots::Slots};
+use crate::sync::Ordering;
+
 /// Figures of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
 ///
 /// # Examples
@@ -31,6 +34,39 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// Adds up what the threads have counted.
+    pub(super) fn sum<'s, I: Iterator<Item = &'s Slots>>(
+        all: impl Fn() -> I,
+        claims: &Claims,
+    ) -> Self {
+        let sum = |figure: fn(&Slots) -> u64| {
+            // Relaxed: each part is true at some moment.
+            all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
+        };
+        // Returns before rents, so that an arena never comes back before it went out. Acquire: pairs with
+        // the release in `Figures::count_return`. What is not ordered makes differences stop at zero.
+        let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
+        let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
+        let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));
+        let hits = sum(|slots| slots.figures.hits.load(Ordering::Relaxed));
+        let misses = sum(|slots| slots.figures.misses.load(Ordering::Relaxed));
+        let float = sum(|slots| slots.figures.float.load(Ordering::Relaxed) as u64);
+        let freed = sum(|slots| slots.figures.freed.load(Ordering::Relaxed));
+        let pooled_bytes = claims.granted().saturating_sub(float as usize);
+        // Arenas hold what they took from the system and did not give back.
+        let allocated_bytes = grown_bytes.saturating_sub(evicted_bytes) as usize;
+        Self {
+            // What came back and was neither freed nor taken since.
+            pooled: returned.saturating_sub(freed + hits) as usize,
+            pooled_bytes,
+            rented: (hits + misses).saturating_sub(returned) as usize,
+            rented_bytes: allocated_bytes.saturating_sub(pooled_bytes),
+            evicted_bytes,
+            hits,
+            misses,
+        }
+    }
+
     /// Bytes taken from the system, in use or waiting.
     #[must_use]
     pub const fn allocated_bytes(&self) -> usize {
