@@ -66,7 +66,9 @@ impl<'a> Draft<'a> {
         let long = match &mut self.long {
             Some(long) => long,
             None => {
-                let mut long = RawString::with_capacity(self.arena, 4 * SHORT)?;
+                let mut long = RawString::with_capacity(self.arena, 0)?;
+                // In one step: short of memory, nothing is taken for the one and not for the other.
+                long.reserve(self.len + text.len())?;
                 long.push_str(self.as_str())?;
                 self.long.insert(long)
             }
