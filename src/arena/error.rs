@@ -23,6 +23,19 @@ pub struct ArenaError {
 }
 
 /// What kind of error an [`ArenaError`] is.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::{Arena, arena::ArenaErrorKind};
+///
+/// let arena = Arena::new();
+/// // Fits the address space by its number, and no machine in truth.
+/// let error = arena.try_buf_with_capacity(isize::MAX as usize / 2).unwrap_err();
+/// assert_eq!(error.kind(), ArenaErrorKind::OutOfMemory);
+/// let error = arena.try_buf_with_capacity(isize::MAX as usize + 1).unwrap_err();
+/// assert_eq!(error.kind(), ArenaErrorKind::CapacityOverflow);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ArenaErrorKind {

@@ -7,15 +7,35 @@ use crate::cancel::CancelReason;
 /// # Examples
 ///
 /// ```
-/// use tower_memory::client::{CallError, CallErrorKind};
+/// use bytes::Bytes;
+/// use http::{Request, Response, StatusCode};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::client::{CallError, CallErrorKind, PropagateDeadlineLayer};
+/// use tower_memory::deadline_header::DeadlineHeader;
 ///
-/// fn status(error: &CallError) -> http::StatusCode {
+/// fn status(error: &CallError) -> StatusCode {
 ///     match error.kind() {
-///         CallErrorKind::DeadlineExceeded => http::StatusCode::GATEWAY_TIMEOUT,
-///         _ => http::StatusCode::BAD_GATEWAY,
+///         CallErrorKind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+///         _ => StatusCode::BAD_GATEWAY,
 ///     }
 /// }
-/// # let _ = status;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// // In the place of a real client.
+/// let client = service_fn(async |_: Request<()>| {
+///     Err::<Response<Empty<Bytes>>, _>(std::io::Error::other("refused"))
+/// });
+/// let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(client);
+///
+/// let error = client.oneshot(Request::new(())).await.unwrap_err();
+/// assert_eq!((error.kind(), status(&error).as_u16()), (CallErrorKind::Service, 502));
+/// assert_eq!(error.to_string(), "the called service failed");
+/// let source = error.into_service_error().expect("the service's own");
+/// assert_eq!(source.to_string(), "refused");
+/// # });
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct CallError {
@@ -30,6 +50,37 @@ enum Fault {
 }
 
 /// What kind of error a [`CallError`] is.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::client::{CallErrorKind, PropagateDeadlineLayer};
+/// use tower_memory::{MemoryLayer, RequestScope, deadline_header::DeadlineHeader};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// // In the place of a real client.
+/// let client = service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// });
+/// let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(client);
+/// let service = MemoryLayer::new().layer(service_fn(move |request: Request<()>| {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     scope.tighten_deadline(Duration::ZERO);
+///     client.clone().oneshot(Request::new(()))
+/// }));
+///
+/// let error = service.oneshot(Request::new(())).await.unwrap_err();
+/// assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallErrorKind {

@@ -13,6 +13,32 @@ use crate::{http::deadline_header::DeadlineHeader, scope::RequestScope};
 /// The service made by [`PropagateDeadlineLayer`](super::PropagateDeadlineLayer).
 ///
 /// It is ready when the inner service is; a clone is as ready as the inner service's clone.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{client::PropagateDeadlineLayer, deadline_header::DeadlineHeader};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// // In the place of a real client.
+/// let client = service_fn(|call: Request<()>| async move {
+///     // The call is made on behalf of no request, so nothing is said.
+///     assert!(!call.headers().contains_key("grpc-timeout"));
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// });
+/// let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(client);
+/// assert_eq!(client.clone().oneshot(Request::new(())).await?.status(), 200);
+/// assert_eq!(client.inner().oneshot(Request::new(())).await?.status(), 200);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct PropagateDeadline<S> {
     inner: S,

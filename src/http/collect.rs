@@ -110,6 +110,27 @@ enum Cause<E> {
 }
 
 /// What kind of error a [`CollectError`] is.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+///
+/// use bytes::Bytes;
+/// use http_body::Frame;
+/// use http_body_util::StreamBody;
+/// use tower_memory::{Arena, CollectErrorKind};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(async {
+/// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("the client has gone"))];
+/// let body = StreamBody::new(futures_util::stream::iter(frames));
+/// let error = Arena::new().collect(body, 5).await.unwrap_err();
+/// assert_eq!((error.kind(), error.received()), (CollectErrorKind::Body, 2));
+/// assert_eq!(error.into_body_error().expect("the body's own").to_string(), "the client has gone");
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CollectErrorKind {

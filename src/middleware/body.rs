@@ -42,6 +42,37 @@ pin_project! {
     ///
     /// The limits are looked at when the server asks for more. While it does not, because the client
     /// reads nothing of what has been written, they do not end the response.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, Outcome};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(async {
+    /// let layer = MemoryLayer::new();
+    /// let service = layer.layer(service_fn(|_: Request<()>| async {
+    ///     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+    /// }));
+    /// let unread = service.clone().oneshot(Request::new(())).await?;
+    /// drop(unread);
+    /// let response = service.oneshot(Request::new(())).await?;
+    /// let read = response.into_body().collect().await.expect("nothing fails here").to_bytes();
+    /// assert_eq!(read, "hello");
+    ///
+    /// let outcomes = layer.handle().snapshot().routes[0].outcomes;
+    /// assert_eq!(outcomes.get(Outcome::ClientGone), 1);
+    /// assert_eq!(outcomes.get(Outcome::Completed), 1);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use = "a body does nothing unless polled"]
     pub struct ResponseBody<B> {
         // Emptied when it is over, so that its drop is accounted.

@@ -10,12 +10,32 @@ use crate::cancel::{CancelReason, DeadlineSource};
 /// # Examples
 ///
 /// ```
-/// use tower_memory::middleware::BodyTimeoutError;
+/// use std::{convert::Infallible, time::Duration};
 ///
-/// fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-///     error.is::<BodyTimeoutError>()
-/// }
-/// # let _ = is_ours;
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, StreamBody};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, cancel::DeadlineSource, middleware::BodyTimeoutError};
+///
+/// type Endless = futures_util::stream::Pending<Result<http_body::Frame<Bytes>, Infallible>>;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new().body_idle_timeout(Duration::from_millis(10));
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     let body: StreamBody<Endless> = StreamBody::new(futures_util::stream::pending());
+///     Ok::<_, Infallible>(Response::new(body))
+/// }));
+///
+/// let response = service.oneshot(Request::new(())).await?;
+/// let error = response.into_body().collect().await.expect_err("cut off");
+/// let error = error.downcast_ref::<BodyTimeoutError>().expect("by the layer");
+/// assert_eq!(error.deadline_source(), DeadlineSource::BodyIdleTimeout);
+/// assert!(error.after() >= Duration::from_millis(10));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyTimeoutError {

@@ -13,6 +13,38 @@ use crate::{
 /// A request whose deadline passed before there was a response head.
 ///
 /// What a [`ResponseForDeadline`](super::ResponseForDeadline) is given to answer.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, cancel::DeadlineSource, middleware::Expired};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new()
+///     .timeout(Duration::from_millis(10))
+///     .deadline_response(|expired: &Expired<'_>| {
+///         assert_eq!(expired.source(), DeadlineSource::Layer);
+///         assert!(expired.after() >= Duration::from_millis(10) && !expired.is_on_arrival());
+///         assert!(expired.scope().is_cancelled());
+///         assert!(expired.to_string().starts_with("the deadline set by the layer passed after "));
+///         expired.response()
+///     });
+/// let service = layer.layer(service_fn(|_: Request<()>| {
+///     std::future::pending::<Result<Response<Empty<bytes::Bytes>>, Infallible>>()
+/// }));
+/// let response = service.oneshot(Request::new(())).await?;
+/// assert_eq!(response.status(), 504);
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Expired<'a> {
     pub(super) scope: &'a RequestScope,

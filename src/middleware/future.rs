@@ -45,6 +45,31 @@ pin_project! {
     /// Dropping it is how a server says that the client has gone: the handler is dropped, the
     /// token is cancelled, and the scope ends with
     /// [`Outcome::ClientGone`](crate::scope::Outcome::ClientGone).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, Service, service_fn};
+    /// use tower_memory::{MemoryLayer, Outcome};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(async {
+    /// let layer = MemoryLayer::new();
+    /// let mut service = layer.layer(service_fn(|_: Request<()>| async {
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// let future = service.call(Request::new(()));
+    /// drop(future);
+    /// let snapshot = layer.handle().snapshot();
+    /// assert_eq!(snapshot.routes[0].outcomes.get(Outcome::ClientGone), 1);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         // Emptied when it is over, so that its drop is accounted.

@@ -18,17 +18,31 @@ use crate::sync::Arc;
 /// # Examples
 ///
 /// ```
-/// use http::StatusCode;
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response, StatusCode};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, middleware::Expired};
 ///
-/// let layer = MemoryLayer::new().deadline_response(|expired: &Expired<'_>| {
-///     if expired.is_body_missing() {
-///         expired.response() // 408, as it would be
-///     } else {
-///         expired.problem(StatusCode::SERVICE_UNAVAILABLE)
-///     }
-/// });
-/// # let _ = layer;
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let layer = MemoryLayer::new()
+///     .timeout(Duration::from_millis(10))
+///     .deadline_response(|expired: &Expired<'_>| {
+///         if expired.is_body_missing() {
+///             expired.response() // 408, as it would be
+///         } else {
+///             expired.problem(StatusCode::SERVICE_UNAVAILABLE)
+///         }
+///     });
+/// let service = layer.layer(service_fn(|_: Request<()>| {
+///     std::future::pending::<Result<Response<Empty<bytes::Bytes>>, Infallible>>()
+/// }));
+/// assert_eq!(service.oneshot(Request::new(())).await?.status(), 503);
+/// # Ok::<_, Infallible>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait ResponseForDeadline: Send + Sync + 'static {
     /// The response. Must not block.

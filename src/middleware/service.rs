@@ -22,6 +22,31 @@ use crate::{
 /// It is ready when the inner service is, takes nothing before `call`, and never changes the error
 /// type: what it has to refuse it answers. Clones share everything; a clone is as ready as the
 /// inner service's clone.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::MemoryLayer;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let inner = service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// });
+/// let service = MemoryLayer::new().layer(inner);
+/// let bare = service.inner().clone().oneshot(Request::new(())).await?;
+/// assert!(bare.headers().is_empty());
+/// let response = service.oneshot(Request::new(())).await?;
+/// assert!(response.headers().contains_key("x-arena-source"));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct MemoryService<S> {
     inner: S,

@@ -19,13 +19,20 @@ use std::time::Duration;
 #[cfg_attr(not(feature = "axum"), doc = "```text")]
 /// use std::time::Duration;
 ///
-/// use axum::{Router, handler::Handler, routing::get};
+/// use axum::{Router, body::Body, handler::Handler, http::Request, routing::get};
+/// use tower::ServiceExt;
 /// use tower_memory::{MemoryLayer, MemoryPolicy};
 ///
-/// async fn search() {}
-/// async fn upload() {}
+/// async fn search() {
+///     tokio::time::sleep(Duration::from_secs(3)).await;
+/// }
+/// async fn upload() {
+///     tokio::time::sleep(Duration::from_secs(30)).await;
+/// }
 /// async fn events() {}
 ///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+/// # runtime.block_on(async {
 /// let second = Duration::from_secs(1);
 /// // Shorter than what the layer says.
 /// let quick = MemoryPolicy::new().timeout(second);
@@ -39,7 +46,19 @@ use std::time::Duration;
 ///     .route("/files", get(search).post(upload.layer(slow))) // one method
 ///     .route("/events", get(events).layer(stream))
 ///     .layer(MemoryLayer::new().timeout(5 * second).body_timeout(20 * second));
-/// # let _ = app;
+///
+/// for (method, path, status) in [
+///     ("GET", "/search", 504),
+///     ("GET", "/files", 200),
+///     ("POST", "/files", 200),
+///     ("GET", "/events", 200),
+/// ] {
+///     let request = Request::builder().method(method).uri(path).body(Body::empty())?;
+///     assert_eq!(app.clone().oneshot(request).await?.status(), status, "{method} {path}");
+/// }
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use = "a policy does nothing until it is applied"]

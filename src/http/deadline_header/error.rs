@@ -17,6 +17,16 @@ pub struct ParseDeadlineError {
 }
 
 /// What kind of error a [`ParseDeadlineError`] is.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::deadline_header::{DeadlineHeader, ParseDeadlineErrorKind};
+///
+/// let kind = |value| DeadlineHeader::GrpcTimeout.parse(value).unwrap_err().kind();
+/// assert_eq!(kind(b"soon"), ParseDeadlineErrorKind::Malformed);
+/// assert_eq!(kind(b"123456789S"), ParseDeadlineErrorKind::OutOfRange);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseDeadlineErrorKind {

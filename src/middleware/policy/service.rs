@@ -13,6 +13,31 @@ use crate::{
 ///
 /// It applies the policy to the scope of each request, or, outside of any `MemoryLayer`, leaves it in
 /// the request's extensions for one further in. Nothing else of requests and responses is touched.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::MemoryPolicy;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let second = Duration::from_secs(1);
+/// let service = MemoryPolicy::new().timeout(second).layer(service_fn(move |request: Request<()>| {
+///     // No `MemoryLayer` has opened a scope.
+///     let left = request.extensions().get::<MemoryPolicy>();
+///     assert_eq!(left, Some(&MemoryPolicy::new().timeout(second)));
+///     async { Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new())) }
+/// }));
+/// service.oneshot(Request::new(())).await?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct PolicyService<S> {
     inner: S,

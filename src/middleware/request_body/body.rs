@@ -11,6 +11,32 @@ use crate::scope::RequestScope;
 
 pin_project! {
     /// A request body that notes whether somebody waits for it. It passes everything on as it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::middleware::{RequestBody, RequestBodyLayer};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(async {
+    /// let service = RequestBodyLayer::new().layer(service_fn(
+    ///     |request: Request<RequestBody<Full<Bytes>>>| async {
+    ///         let body: Full<Bytes> = request.into_body().into_inner();
+    ///         Ok::<_, Infallible>(Response::new(body))
+    ///     },
+    /// ));
+    /// let response = service.oneshot(Request::new(Full::from("hello"))).await?;
+    /// assert_eq!(http_body::Body::size_hint(response.body()).exact(), Some(5));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use = "a body does nothing unless polled"]
     pub struct RequestBody<B> {
         #[pin]

@@ -96,6 +96,30 @@ pub struct TaskError {
 }
 
 /// What kind of error a [`TaskError`] is.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{MemoryLayer, RequestScope, scope::TaskErrorKind};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
+///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+///     let error = scope.spawn(async { panic!("no such record") }).await.unwrap_err();
+///     assert_eq!(error.kind(), TaskErrorKind::Panicked);
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// service.oneshot(Request::new(())).await?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskErrorKind {
