@@ -48,9 +48,9 @@ async fn pending() -> &'static str {
     "hello"
 }
 
-const ITEMS: usize = 1000;
+pub(crate) const ITEMS: usize = 1000;
 
-async fn items_on_the_heap() -> Response<Body> {
+pub(crate) async fn items_on_the_heap() -> Response<Body> {
     let items: Vec<String> = (0..ITEMS)
         .map(|i| format!("item-{}", black_box(i)))
         .collect();
@@ -58,7 +58,7 @@ async fn items_on_the_heap() -> Response<Body> {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn items_in_the_arena(scope: RequestScope) -> Response<Body> {
+pub(crate) async fn items_in_the_arena(scope: RequestScope) -> Response<Body> {
     let arena = scope.arena();
     let mut items = arena.vec_with_capacity(ITEMS);
     for i in 0..ITEMS {
@@ -67,7 +67,7 @@ async fn items_in_the_arena(scope: RequestScope) -> Response<Body> {
     arena.json(&items)
 }
 
-async fn items_into_a_buffer(scope: RequestScope) -> Response<Body> {
+pub(crate) async fn items_into_a_buffer(scope: RequestScope) -> Response<Body> {
     let mut body = scope.arena().buf();
     let mut separator = '[';
     for i in 0..ITEMS {

@@ -21,6 +21,7 @@ mod cancel;
 mod clock;
 mod harness;
 mod layer;
+mod load;
 mod machine;
 mod map;
 mod memory;
@@ -40,6 +41,7 @@ fn main() {
         "TrackingAllocator<System>",
         &[
             layer::add,
+            load::add,
             arena::add,
             text::add,
             map::add,

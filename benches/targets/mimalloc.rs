@@ -13,6 +13,7 @@ mod body;
 mod clock;
 mod harness;
 mod layer;
+mod load;
 mod machine;
 mod map;
 mod memory;
@@ -32,6 +33,7 @@ fn main() {
         "TrackingAllocator<MiMalloc>",
         &[
             layer::add,
+            load::add,
             arena::add,
             text::add,
             map::add,
