@@ -74,6 +74,17 @@ impl<'a, T> IntoIterator for ArenaVec<'a, T> {
 }
 
 /// The values of an [`ArenaVec`], moved out of it one by one; the rest is dropped with it.
+///
+/// # Examples
+///
+/// ```
+/// let arena = tower_memory::Arena::new();
+/// let mut words = arena.vec();
+/// words.extend(["a", "b", "c"].map(String::from));
+/// let mut words = words.into_iter();
+/// assert_eq!((words.next().as_deref(), words.next_back().as_deref()), (Some("a"), Some("c")));
+/// assert_eq!(words.len(), 1);
+/// ```
 pub struct IntoIter<'a, T> {
     raw: RawIntoIter<Own<'a>, T>,
 }
