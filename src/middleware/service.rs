@@ -91,18 +91,6 @@ impl Config {
     }
 }
 
-/// Asks `expose`; a function has to be shown the request's parts, which are put together again.
-fn is_exposed<B>(expose: &Expose, request: Request<B>) -> (bool, Request<B>) {
-    match expose {
-        Expose::Always => (true, request),
-        Expose::Never => (false, request),
-        Expose::When(f) => {
-            let (parts, body) = request.into_parts();
-            (f(&parts), Request::from_parts(parts, body))
-        }
-    }
-}
-
 fn exchange<B>(request: &Request<B>, exposed: bool) -> Exchange {
     let method = request.method();
     Exchange {
@@ -127,7 +115,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let config = &self.config;
         let outer = request.extensions().get::<RequestScope>();
         // A scope that has ended belongs to a request whose extensions were used again.
@@ -149,7 +137,17 @@ where
         let arrival = config.arrival(&request);
         let outer = request.extensions().get::<MemoryPolicy>().copied();
         let route = config.number(request.extensions());
-        let (exposed, mut request) = is_exposed(&config.expose, request);
+        let exposed = match &config.expose {
+            Expose::Always => true,
+            Expose::Never => false,
+            // A function has to be shown the request's parts, which are put together again.
+            Expose::When(f) => {
+                let (parts, body) = request.into_parts();
+                let exposed = f(&parts);
+                request = Request::from_parts(parts, body);
+                exposed
+            }
+        };
         let exchange = exchange(&request, exposed);
         let answers = config.answers.clone();
         let mut keeper = Keeper::open(&config.scope, route);

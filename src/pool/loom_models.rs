@@ -373,7 +373,7 @@ fn slots_that_change_hands_lose_no_figures() {
             .map(|thread| thread.join().expect("no panic"))
             .sum();
         let counted = &slots.figures.returned;
-        assert_eq!(counted.load(crate::sync::Ordering::Relaxed), owners);
+        assert_eq!(counted.load(Ordering::Relaxed), owners);
     });
 }
 
