@@ -29,7 +29,7 @@ use crate::{
 /// let layer = MemoryLayer::new()
 ///     .timeout(Duration::from_millis(10))
 ///     .deadline_response(|expired: &Expired<'_>| {
-///         assert_eq!(expired.source(), DeadlineSource::Layer);
+///         assert_eq!(expired.deadline_source(), DeadlineSource::Layer);
 ///         assert!(expired.after() >= Duration::from_millis(10) && !expired.is_on_arrival());
 ///         assert!(expired.scope().is_cancelled());
 ///         assert!(expired.to_string().starts_with("the deadline set by the layer passed after "));
@@ -66,7 +66,7 @@ impl Expired<'_> {
 
     /// Who had set the deadline.
     #[must_use]
-    pub const fn source(&self) -> DeadlineSource {
+    pub const fn deadline_source(&self) -> DeadlineSource {
         self.source
     }
 

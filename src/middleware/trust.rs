@@ -53,7 +53,7 @@ impl Trust {
                 };
                 let timeout = timeout.saturating_sub(self.margin);
                 if arrival.deadline.is_none_or(|(least, _)| timeout < least) {
-                    arrival.deadline = Some((timeout, header.source()));
+                    arrival.deadline = Some((timeout, header.deadline_source()));
                 }
             }
         }

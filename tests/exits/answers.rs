@@ -59,7 +59,7 @@ fn problem(response: &Response<Bytes>) -> serde_json::Value {
 #[tokio::test(start_paused = true)]
 async fn a_closure_may_answer_with_any_status_and_body() {
     let teapot = layer().deadline_response(|expired: &Expired<'_>| {
-        assert_eq!(expired.source(), DeadlineSource::Layer);
+        assert_eq!(expired.deadline_source(), DeadlineSource::Layer);
         assert_eq!(expired.scope().reason(), Some(expired.reason()));
         assert!(!expired.is_on_arrival() && !expired.is_body_missing());
         assert!(expired.after() >= SECOND);

@@ -34,7 +34,7 @@ fn header_of(source: DeadlineSource) -> Option<DeadlineHeader> {
     DeadlineHeader::ALL
         .iter()
         .copied()
-        .find(|header| header.source() == source)
+        .find(|header| header.deadline_source() == source)
 }
 
 fn trusting_all() -> MemoryLayer {
@@ -121,7 +121,7 @@ async fn of_each_pair_of_sources_the_shorter_holds_in_both_orders() {
 #[tokio::test(start_paused = true)]
 async fn a_header_counts_only_if_that_very_header_is_trusted() {
     for &header in DeadlineHeader::ALL {
-        let own = (header.source(), SECOND);
+        let own = (header.deadline_source(), SECOND);
         let layer = (DeadlineSource::Layer, 2 * SECOND);
         let others = DeadlineHeader::ALL
             .iter()
@@ -281,7 +281,7 @@ async fn a_request_that_has_nothing_left_on_arrival_is_answered_and_not_run() {
             let seen = seen(layer, &[(header.name(), zero)]).await;
             assert_eq!((seen.status, seen.ran), (504, false), "{header}: {zero:?}");
             assert_eq!((seen.after, seen.unparsable), (Duration::ZERO, 0));
-            let source = header.source();
+            let source = header.deadline_source();
             assert_eq!(seen.reason.deadline_source(), Some(source));
         }
     }

@@ -82,7 +82,7 @@ impl DeadlineHeader {
 
     /// The source of a deadline that this header has set.
     #[must_use]
-    pub const fn source(self) -> DeadlineSource {
+    pub const fn deadline_source(self) -> DeadlineSource {
         match self {
             Self::EnvoyExpectedRqTimeout => DeadlineSource::EnvoyExpectedRqTimeout,
             Self::GrpcTimeout => DeadlineSource::GrpcTimeout,
