@@ -88,6 +88,9 @@ impl PoolBuilder {
     }
 
     /// Bytes all waiting arenas may keep together (64 MiB unless set).
+    ///
+    /// How many arenas that is has a limit of its own: 1024 wait where all threads share them, and up to
+    /// nine with each thread. What is beyond is freed.
     pub const fn max_total_bytes(mut self, bytes: usize) -> Self {
         self.retention.max_total_bytes = bytes;
         self

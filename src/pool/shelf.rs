@@ -21,6 +21,9 @@ use crate::{
 const WORDS: usize = if cfg!(tower_memory_loom) { 1 } else { 16 };
 const BITS: usize = if cfg!(tower_memory_loom) { 2 } else { 64 };
 
+// `PoolBuilder::max_total_bytes` says so.
+const _: () = assert!(WORDS * BITS == 1024 || cfg!(tower_memory_loom));
+
 /// A bit for each place.
 ///
 /// Aligned so that those that one thread takes out of and those that another one puts into lie apart.

@@ -7,6 +7,9 @@ use crate::{
 /// Arenas that wait with one thread.
 pub(super) const PLACES: usize = if cfg!(tower_memory_loom) { 1 } else { 8 };
 
+// `PoolBuilder::max_total_bytes` says so, and counts the one at hand.
+const _: () = assert!(PLACES == 8 || cfg!(tower_memory_loom));
+
 /// Whether counters have one writer or several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
