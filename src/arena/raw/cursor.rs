@@ -329,7 +329,12 @@ unsafe impl Space for Segment<'_, '_> {
     }
 
     #[inline]
-    fn grow(&mut self, held: Layout, at_least: usize, wanted: usize) -> Result<usize, ArenaError> {
+    unsafe fn grow(
+        &mut self,
+        held: Layout,
+        at_least: usize,
+        wanted: usize,
+    ) -> Result<usize, ArenaError> {
         // Neither wraps: a size is at most isize::MAX, and so is an alignment.
         let slack = held.align() - 1;
         self.cursor
@@ -347,9 +352,9 @@ unsafe impl Space for Segment<'_, '_> {
 // SAFETY: from here on the cursor does not count what is kept as free.
 unsafe impl<'a> Keep<'a> for Segment<'_, 'a> {
     #[inline]
-    fn keep(self, size: usize) -> NonNull<u8> {
+    unsafe fn keep(self, size: usize) -> NonNull<u8> {
         if size > 0 {
-            // SAFETY: the values lie in the segment, so their end does, too.
+            // SAFETY: that many bytes lie in the segment (the caller's promise, and invariant 1).
             self.cursor.advance_to(unsafe { self.start.add(size) });
         }
         self.start
@@ -365,6 +370,7 @@ impl<'c, 'a, T> RawVec<Segment<'c, 'a>, T> {
             start: NonNull::<T>::dangling().cast(),
         };
         let size = segment.measure(align_of::<T>());
-        Self::new_in(segment, size)
+        // SAFETY: `measure` has said so.
+        unsafe { Self::new_in(segment, size) }
     }
 }

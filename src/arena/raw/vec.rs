@@ -28,7 +28,16 @@ pub(in crate::arena) unsafe trait Space {
     /// Makes room for at least `at_least` bytes, and for `wanted` if that costs no more, and says how
     /// many there are now. What `held` describes lies at the start before and after, aligned as it
     /// says. On an error everything is as before.
-    fn grow(&mut self, held: Layout, at_least: usize, wanted: usize) -> Result<usize, ArenaError>;
+    ///
+    /// # Safety
+    ///
+    /// `held` is at most as many bytes as the space has, and aligned as it was asked for before.
+    unsafe fn grow(
+        &mut self,
+        held: Layout,
+        at_least: usize,
+        wanted: usize,
+    ) -> Result<usize, ArenaError>;
 
     /// The arena in which the bytes lie.
     fn arena(&self) -> &RawArena;
@@ -41,7 +50,11 @@ pub(in crate::arena) unsafe trait Space {
 /// See [`Space`].
 pub(in crate::arena) unsafe trait Keep<'a>: Space {
     /// Keeps the first `size` bytes for as long as the arena is borrowed, and gives the others back.
-    fn keep(self, size: usize) -> NonNull<u8>;
+    ///
+    /// # Safety
+    ///
+    /// The space has that many, and nothing points to the others.
+    unsafe fn keep(self, size: usize) -> NonNull<u8>;
 }
 
 /// A region of its own.
@@ -64,9 +77,14 @@ unsafe impl Space for Own<'_> {
     }
 
     #[inline]
-    fn grow(&mut self, held: Layout, at_least: usize, wanted: usize) -> Result<usize, ArenaError> {
+    unsafe fn grow(
+        &mut self,
+        held: Layout,
+        at_least: usize,
+        wanted: usize,
+    ) -> Result<usize, ArenaError> {
         let (written, align) = (held.size(), held.align());
-        // SAFETY: shared access is always true.
+        // SAFETY: shared access is always true; `held` lies in the region (the caller's promise).
         unsafe {
             self.arena.regrow(
                 &mut self.region,
@@ -88,11 +106,12 @@ unsafe impl Space for Own<'_> {
 // SAFETY: what is kept lies below the arena's position, and no region is left that could give it back.
 unsafe impl<'a> Keep<'a> for Own<'a> {
     #[inline]
-    fn keep(self, size: usize) -> NonNull<u8> {
+    unsafe fn keep(self, size: usize) -> NonNull<u8> {
         // Not dropped: that would give all of it back.
         let mut this = mem::ManuallyDrop::new(self);
         let arena = this.arena;
-        // SAFETY: the caller needs `size` bytes.
+        // SAFETY: nothing points behind the first `size` bytes (the caller's promise); shared access is
+        // always true.
         unsafe { arena.shrink(&mut this.region, size, Use::Advance, Access::Shared) };
         this.region.ptr
     }
@@ -124,7 +143,8 @@ impl<'a, T> RawVec<Own<'a>, T> {
         let layout = Layout::array::<T>(capacity).map_err(|_| overflow::<T>(arena, capacity))?;
         let region = arena.region(layout)?;
         let size = region.size;
-        Ok(Self::new_in(Own { arena, region }, size))
+        // SAFETY: a region of an array of `T` has its size and alignment.
+        Ok(unsafe { Self::new_in(Own { arena, region }, size) })
     }
 }
 
@@ -136,9 +156,13 @@ fn overflow<T>(arena: &RawArena, count: usize) -> ArenaError {
 impl<S: Space, T> RawVec<S, T> {
     const MIN_CAPACITY: usize = if size_of::<T>() == 1 { 16 } else { 4 };
 
-    /// An empty vector in `space`, which has `size` bytes and is aligned for `T`.
+    /// An empty vector in `space`.
+    ///
+    /// # Safety
+    ///
+    /// `space` has `size` bytes, and its start is aligned for `T`.
     #[inline]
-    pub(super) fn new_in(space: S, size: usize) -> Self {
+    pub(super) unsafe fn new_in(space: S, size: usize) -> Self {
         Self {
             capacity: Self::fit(size),
             len: 0,
@@ -214,7 +238,8 @@ impl<S: Space, T> RawVec<S, T> {
         let wanted = Layout::array::<T>(needed.max(preferred)).unwrap_or(at_least);
         // Cannot fail: the values are there already.
         let held = Layout::array::<T>(self.len).map_err(|_| overflow(self.len))?;
-        let size = self.space.grow(held, at_least.size(), wanted.size())?;
+        // SAFETY: `held` is the values there are, which fit (invariants 1 and 2).
+        let size = unsafe { self.space.grow(held, at_least.size(), wanted.size())? };
         self.capacity = Self::fit(size);
         Ok(())
     }
@@ -269,7 +294,8 @@ impl<S: Space, T> RawVec<S, T> {
         T: 'a,
     {
         let (space, len) = self.into_parts();
-        let start = space.keep(len * size_of::<T>());
+        // SAFETY: `len` values fit (invariants 1 and 2), and nothing points behind them.
+        let start = unsafe { space.keep(len * size_of::<T>()) };
         // SAFETY: `len` initialised values, aligned as they were, in memory that nobody else uses as
         // long as the arena is borrowed (`Keep`).
         unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), len) }
