@@ -97,7 +97,8 @@ pin_project! {
     }
 }
 
-enum Role {
+/// What the layer is to the request's scope.
+pub(super) enum Role {
     /// This layer opened the scope, and ends it.
     Opener {
         keeper: Keeper,
@@ -277,35 +278,17 @@ impl Role {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) const fn open(
+    pub(super) const fn new(
         inner: Option<F>,
         expired: Option<DeadlineSource>,
-        keeper: Keeper,
+        role: Role,
         exchange: Exchange,
         answers: Option<Arc<Answers>>,
     ) -> Self {
         Self {
             inner,
             timer: None,
-            role: Role::Opener { keeper },
-            exchange,
-            answers,
-            expired,
-            noted: false,
-        }
-    }
-
-    pub(super) const fn nested(
-        inner: Option<F>,
-        expired: Option<DeadlineSource>,
-        scope: RequestScope,
-        exchange: Exchange,
-        answers: Option<Arc<Answers>>,
-    ) -> Self {
-        Self {
-            inner,
-            timer: None,
-            role: Role::Nested { scope },
+            role,
             exchange,
             answers,
             expired,
@@ -328,15 +311,7 @@ impl<F> ResponseFuture<F> {
         }
         keeper.finish(reason);
         let answer = Box::new(answer);
-        Self {
-            inner: None,
-            timer: None,
-            role: Role::Refused { answer },
-            exchange,
-            answers: None,
-            expired: None,
-            noted: false,
-        }
+        Self::new(None, None, Role::Refused { answer }, exchange, None)
     }
 }
 

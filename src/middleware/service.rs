@@ -7,7 +7,7 @@ use tower_service::Service;
 use super::{
     body::ResponseBody,
     expose::Expose,
-    future::{Exchange, ResponseFuture},
+    future::{Exchange, ResponseFuture, Role},
     layer::Config,
 };
 use crate::{
@@ -131,7 +131,7 @@ where
                     None
                 }
             };
-            return ResponseFuture::nested(inner, expired, scope, exchange, answers);
+            return ResponseFuture::new(inner, expired, Role::Nested { scope }, exchange, answers);
         }
 
         let arrival = config.arrival(&request);
@@ -172,6 +172,6 @@ where
             None
         };
         entered.done();
-        ResponseFuture::open(inner, expired, keeper, exchange, answers)
+        ResponseFuture::new(inner, expired, Role::Opener { keeper }, exchange, answers)
     }
 }
