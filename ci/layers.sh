@@ -44,10 +44,10 @@ my %row = (
     cancel     => "sync",
     scope      => "sync account arena pool cancel",
     observe    => "sync account arena pool cancel scope",
-    http       => "sync account arena pool cancel scope",
-    middleware => "sync config account arena pool cancel scope observe http",
-    client     => "sync account arena pool cancel scope http",
-    axum       => "sync account arena pool cancel scope observe http middleware",
+    wire       => "sync account arena pool cancel scope",
+    middleware => "sync config account arena pool cancel scope observe wire",
+    client     => "sync account arena pool cancel scope wire",
+    extract    => "sync account arena pool cancel scope observe wire middleware",
 );
 my %core    = map { $_ => 1 } qw(sync config account arena pool cancel scope);
 my %foreign = map { $_ => 1 } qw(http http_body tower_service tower_layer axum);
@@ -291,7 +291,7 @@ self_test() {
         fi
     }
 
-    mkdir -p "$tmp/bad/src"/{account,arena/raw,pool,cancel,scope,observe,http,middleware,axum,stray}
+    mkdir -p "$tmp/bad/src"/{account,arena/raw,pool,cancel,scope,observe,wire,middleware,extract,stray}
     cat >"$tmp/bad/src/lib.rs" <<'RS'
 pub use crate::scope::{config::Config, RequestScope as Scope, RequestScope};
 fn f() { unsafe { g() } }
@@ -331,11 +331,11 @@ use crate::{self as root, Nowhere};
 unsafe fn a() {}
 unsafe impl Send for X {}
 RS
-    echo 'use crate::http::A;' >"$tmp/bad/src/scope/mod.rs"
-    echo 'use crate::http::A;' >"$tmp/bad/src/observe/mod.rs"
-    echo 'use crate::{scope::A, observe::B};' >"$tmp/bad/src/http/mod.rs"
-    echo '#[cfg(test)] mod tests { use crate::axum::A; }' >"$tmp/bad/src/middleware/mod.rs"
-    echo 'fn a() { unsafe { b() } }' >"$tmp/bad/src/axum/mod.rs"
+    echo 'use crate::wire::A;' >"$tmp/bad/src/scope/mod.rs"
+    echo 'use crate::wire::A;' >"$tmp/bad/src/observe/mod.rs"
+    echo 'use crate::{scope::A, observe::B};' >"$tmp/bad/src/wire/mod.rs"
+    echo '#[cfg(test)] mod tests { use crate::extract::A; }' >"$tmp/bad/src/middleware/mod.rs"
+    echo 'fn a() { unsafe { b() } }' >"$tmp/bad/src/extract/mod.rs"
     echo >"$tmp/bad/src/stray/mod.rs"
 
     local code=0
@@ -365,11 +365,11 @@ RS
     expect src/cancel/mod.rs:1 '`cancel` names `crate::Nowhere`'
     expect src/cancel/mod.rs:2 '`unsafe` outside'
     expect src/cancel/mod.rs:3 '`unsafe` outside'
-    expect src/scope/mod.rs:1 '`scope` may not import `http`'
-    expect src/observe/mod.rs:1 '`observe` may not import `http`'
-    expect src/http/mod.rs:1 '`http` may not import `observe`'
-    expect src/middleware/mod.rs:1 '`middleware` may not import `axum`'
-    expect src/axum/mod.rs:1 '`unsafe` outside'
+    expect src/scope/mod.rs:1 '`scope` may not import `wire`'
+    expect src/observe/mod.rs:1 '`observe` may not import `wire`'
+    expect src/wire/mod.rs:1 '`wire` may not import `observe`'
+    expect src/middleware/mod.rs:1 '`middleware` may not import `extract`'
+    expect src/extract/mod.rs:1 '`unsafe` outside'
     expect src/stray/mod.rs:1 'module `stray` has no row'
     local found
     found=$(grep -c '^src/' <<<"$out") || true
@@ -379,7 +379,7 @@ RS
         status=1
     fi
 
-    mkdir -p "$tmp/good/src"/{account,arena/raw,pool,cancel,scope,observe,http,middleware,axum}
+    mkdir -p "$tmp/good/src"/{account,arena/raw,pool,cancel,scope,observe,wire,middleware,extract}
     cat >"$tmp/good/src/lib.rs" <<'RS'
 #![deny(unsafe_code)]
 mod sync;
@@ -406,9 +406,9 @@ RS
     echo 'use crate::sync::Arc;' >"$tmp/good/src/cancel/mod.rs"
     echo 'use crate::{account::A, arena::B, cancel::C, pool::D, sync::E};' >"$tmp/good/src/scope/mod.rs"
     echo 'use crate::scope::A;' >"$tmp/good/src/observe/mod.rs"
-    echo 'use crate::scope::A; use http::HeaderMap;' >"$tmp/good/src/http/mod.rs"
-    echo 'use crate::{http::A, observe::B, scope::C}; use tower_service::Service;' >"$tmp/good/src/middleware/mod.rs"
-    echo 'use crate::{http::A, middleware::B}; use ::axum::Router;' >"$tmp/good/src/axum/mod.rs"
+    echo 'use crate::scope::A; use http::HeaderMap;' >"$tmp/good/src/wire/mod.rs"
+    echo 'use crate::{wire::A, observe::B, scope::C}; use tower_service::Service;' >"$tmp/good/src/middleware/mod.rs"
+    echo 'use crate::{wire::A, middleware::B}; use ::axum::Router;' >"$tmp/good/src/extract/mod.rs"
     if ! out=$(check "$tmp/good"); then
         echo "self-test: the clean tree failed:" >&2
         echo "$out" >&2

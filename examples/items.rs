@@ -82,7 +82,7 @@ async fn buf(scope: RequestScope, Path(n): Path<usize>) -> Result<impl IntoRespo
 
 /// Never answers. The layer does, and tells the task that it is over.
 async fn slow(scope: RequestScope) {
-    let token = scope.token();
+    let token = scope.child_token();
     let request = scope.clone();
     scope.spawn(async move {
         token.cancelled().await;

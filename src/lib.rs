@@ -37,7 +37,7 @@
 //! | for | see |
 //! |---|---|
 //! | the layer, its timeout, who sees the headers | [`MemoryLayer`], [`Expose`] |
-//! | other limits for some routes or methods | [`MemoryPolicy`] |
+//! | other limits for some routes or methods | [`RoutePolicy`] |
 //! | deadlines that requests bring, and that calls take along | [`deadline_header`], [`client`] |
 //! | what a handler is given | [`RequestScope`], [`Arena`] |
 //! | figures of the heap without any HTTP | [`account`] |
@@ -45,7 +45,7 @@
 //! | tasks, and what outlives a request | [`RequestScope::spawn`], [`MemoryHandle::outliving`] |
 //! | shutdown, sockets | [`MemoryHandle::shutdown`], [`RequestScope::hold`] |
 //! | statistics, observers | [`observe`] |
-//! | the extractors (feature `axum`) | `tower_memory::axum` |
+//! | the extractors (feature `axum`) | `tower_memory::extract` |
 //!
 //! # What it does not do
 //!
@@ -87,22 +87,22 @@ pub mod scope;
 
 pub mod observe;
 
-mod http;
 pub mod middleware;
+mod wire;
 
 pub mod client;
 
 #[cfg(feature = "axum")]
-pub mod axum;
+pub mod extract;
 
 pub use self::account::{Account, TrackingAllocator};
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
 pub use self::config::ConfigError;
-pub use self::http::{CollectError, CollectErrorKind, deadline_header, header};
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::ArenaPool;
-pub use self::scope::{MemoryPolicy, Outcome, RequestScope, ScopeReport};
+pub use self::scope::{Outcome, RequestScope, RoutePolicy, ScopeReport};
+pub use self::wire::{CollectError, CollectErrorKind, deadline_header, header};
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "axum", feature = "json"))]

@@ -503,7 +503,7 @@ async fn planned(
     let blocking = tokio::task::spawn_blocking({
         let (plan, scope) = (Arc::clone(&plan), scope.clone());
         move || {
-            scope.enter(|| run(&plan.blocking, &mut [const { None }; SLOTS]));
+            scope.in_scope(|| run(&plan.blocking, &mut [const { None }; SLOTS]));
         }
     });
     task.await.unwrap();
@@ -599,9 +599,9 @@ fn peak(account: &Account) -> u64 {
 #[test]
 fn an_outer_account_includes_what_an_inner_one_is_credited_with() {
     let (outer, inner) = (Account::new(), Account::new());
-    outer.run(|| {
+    outer.in_scope(|| {
         churn(10);
-        inner.run(|| churn(5));
+        inner.in_scope(|| churn(5));
         churn(3);
     });
     churn(1000);
@@ -614,12 +614,12 @@ fn an_outer_account_includes_what_an_inner_one_is_credited_with() {
 #[test]
 fn an_account_that_is_entered_again_counts_once() {
     let (a, b) = (Account::new(), Account::new());
-    a.run(|| a.run(|| a.run(|| churn(7))));
+    a.in_scope(|| a.in_scope(|| a.in_scope(|| churn(7))));
     assert_eq!(bytes(&a), 7);
     // Also if another one is in between.
-    a.run(|| {
-        b.run(|| {
-            a.run(|| churn(11));
+    a.in_scope(|| {
+        b.in_scope(|| {
+            a.in_scope(|| churn(11));
             churn(13);
         });
         churn(17);
@@ -655,9 +655,9 @@ fn guards_may_be_dropped_in_any_order() {
 #[test]
 fn an_inner_account_does_not_hide_the_outer_ones_peak() {
     let (outer, inner) = (Account::new(), Account::new());
-    outer.run(|| {
+    outer.in_scope(|| {
         churn(1000);
-        inner.run(|| {
+        inner.in_scope(|| {
             churn(10);
             assert_eq!((peak(&outer), peak(&inner)), (1000, 10));
         });
@@ -669,11 +669,11 @@ fn an_inner_account_does_not_hide_the_outer_ones_peak() {
 #[test]
 fn the_peak_counts_what_was_kept_from_before() {
     let account = Account::new();
-    let kept = account.run(|| black_box(Vec::<u8>::with_capacity(500)));
-    account.run(|| churn(300));
+    let kept = account.in_scope(|| black_box(Vec::<u8>::with_capacity(500)));
+    account.in_scope(|| churn(300));
     assert_eq!(peak(&account), 800);
-    account.run(|| drop(kept));
-    account.run(|| churn(700));
+    account.in_scope(|| drop(kept));
+    account.in_scope(|| churn(700));
     assert_eq!(peak(&account), 800);
     let usage = account.usage().unwrap();
     assert_eq!(usage.bytes_deallocated, usage.bytes_allocated);
@@ -692,12 +692,12 @@ fn an_account_that_finds_no_room_has_no_figure_and_the_others_are_right() {
     }
     while guards.pop().is_some() {}
     for (i, account) in accounts.iter().enumerate() {
-        account.run(|| churn(1));
+        account.in_scope(|| churn(1));
         let figure = account.usage().map(|usage| usage.bytes_allocated);
         assert_eq!(figure, (i < 16).then_some(10), "account {i} afterwards");
     }
     let fresh = Account::new();
-    fresh.run(|| churn(2));
+    fresh.in_scope(|| churn(2));
     assert_eq!(bytes(&fresh), 2, "the room is free again");
 }
 
@@ -755,7 +755,7 @@ fn a_tracked_future_that_completes_is_dropped_inside_the_account() {
 fn a_panic_leaves_the_account() {
     let account = Account::new();
     let caught = catch_unwind(AssertUnwindSafe(|| {
-        account.run(|| {
+        account.in_scope(|| {
             churn(100);
             std::panic::resume_unwind(Box::new("from within"));
         });
@@ -769,7 +769,7 @@ fn a_panic_leaves_the_account() {
         Some(usage),
         "left, and nothing more counted"
     );
-    account.run(|| churn(5));
+    account.in_scope(|| churn(5));
     assert_eq!(bytes(&account), usage.bytes_allocated + 5);
 }
 
@@ -780,7 +780,7 @@ fn several_threads_inside_one_account_add_up() {
         for _ in 0..4 {
             threads.spawn(|| {
                 for _ in 0..1000 {
-                    account.run(|| churn(10));
+                    account.in_scope(|| churn(10));
                 }
             });
         }
@@ -930,8 +930,8 @@ fn a_threads_figures_never_go_backwards() {
 fn freeing_what_others_allocated_does_not_lower_later_peaks() {
     let foreign = Vec::<u8>::with_capacity(10_000);
     let account = Account::new();
-    account.run(|| drop(foreign));
-    let kept = account.run(|| Vec::<u8>::with_capacity(500));
+    account.in_scope(|| drop(foreign));
+    let kept = account.in_scope(|| Vec::<u8>::with_capacity(500));
     let usage = account.usage().expect("installed");
     assert_eq!(usage.bytes_deallocated, 10_000);
     assert_eq!(usage.peak_bytes, 500);

@@ -287,7 +287,7 @@ fn what_the_client_side_is_made_of_may_cross_threads() {
     crosses::<PropagateDeadlineLayer>();
     crosses::<tower_memory::client::PropagateDeadline<()>>();
     crosses::<tower_memory::client::PropagateDeadlineFuture<std::future::Ready<()>>>();
-    crosses::<tower_memory::MemoryPolicy>();
+    crosses::<tower_memory::RoutePolicy>();
     crosses::<tower_memory::middleware::BodyTimeoutError>();
     crosses::<tower_memory::middleware::Expired<'static>>();
     crosses::<tower_memory::middleware::RequestBody<()>>();

@@ -14,7 +14,7 @@ use http_body::Body;
 use http_body_util::Full;
 use tower::{Layer, Service, service_fn};
 use tower_memory::{
-    Expose, MemoryLayer, MemoryPolicy, RequestScope, TrackingAllocator,
+    Expose, MemoryLayer, RequestScope, RoutePolicy, TrackingAllocator,
     account::thread_usage,
     deadline_header::DeadlineHeader,
     middleware::{Expired, RequestBodyLayer},
@@ -123,7 +123,7 @@ fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_and_make_no_tim
 
     let bare = || ready(|_: &Request<()>| {});
     assert_eq!(settled(everything().layer(bare())), least, "everything");
-    let policy = MemoryPolicy::new()
+    let policy = RoutePolicy::new()
         .disable_timeout()
         .timeout(SECOND)
         .body_timeout(SECOND);

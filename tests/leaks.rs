@@ -66,13 +66,13 @@ impl End {
 /// Starts two tasks, one of which waits for the token and one that now and then ignores it.
 fn start_tasks(scope: &RequestScope, n: usize) {
     scope.arena().alloc_str("in the arena");
-    let token = scope.token();
+    let token = scope.child_token();
     let text = format!("request {n}");
     scope.spawn(async move {
         token.cancelled().await;
         drop(text);
     });
-    let token = scope.token();
+    let token = scope.child_token();
     scope.spawn(async move {
         if n % 97 == 0 {
             pending::<()>().await;
@@ -90,7 +90,7 @@ async fn handle(request: Request<(usize, End)>) -> Result<Response<Full<Bytes>>,
     match end {
         End::Done | End::LeftLate => Ok(Response::new(Full::new(Bytes::from_static(b"hello")))),
         End::TimedOut => {
-            scope.tighten_deadline(TIMEOUT);
+            scope.shorten_deadline(TIMEOUT);
             pending().await
         }
         End::LeftEarly => pending().await,

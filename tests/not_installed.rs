@@ -22,7 +22,7 @@ fn nothing_is_known_of_the_heap() {
     assert_eq!(process_usage(), None);
     assert_eq!(thread_usage(), None);
     let account = Account::new();
-    assert_eq!(account.run(|| vec![1_u8; 100]).len(), 100);
+    assert_eq!(account.in_scope(|| vec![1_u8; 100]).len(), 100);
     assert_eq!(account.usage(), None);
     let guard = account.enter();
     assert_eq!(account.usage(), None, "inside, too");
@@ -54,7 +54,7 @@ fn an_allocator_that_is_only_called_directly_does_not_count_as_installed() {
     assert_eq!(process_usage(), None);
     assert_eq!(thread_usage(), None);
     let account = Account::new();
-    account.run(call);
+    account.in_scope(call);
     assert_eq!(account.usage(), None);
 }
 

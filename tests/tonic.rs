@@ -136,7 +136,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let scope = request.extensions().get::<RequestScope>().unwrap().clone();
         scope.arena().alloc_str("in the arena");
-        let token = scope.token();
+        let token = scope.child_token();
         scope.spawn(async move { token.cancelled().await });
         let delay = request.headers().get("x-delay-ms").map(|value| {
             let millis = value.to_str().unwrap().parse().unwrap();

@@ -118,7 +118,7 @@ async fn server() -> (
     let app = Router::new().route(
         "/",
         get(async move |scope: RequestScope| {
-            let token = scope.token();
+            let token = scope.child_token();
             scope.spawn(async move {
                 begin.send(()).expect("the row runs");
                 token.cancelled().await;
@@ -194,7 +194,7 @@ fn spawn() -> Contest {
                     move |request: Request<Empty<Bytes>>| async move {
                         let scope = request.extensions().get::<RequestScope>();
                         let scope = scope.expect("the layer is there");
-                        let token = scope.token();
+                        let token = scope.child_token();
                         let task = async move { token.cancelled().await };
                         if scoped {
                             scope.spawn(task);

@@ -11,7 +11,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Collects what code that ran on its behalf has allocated and freed.
 ///
-/// Code runs on behalf of an account while it is *entered*: inside [`run`](Self::run), between
+/// Code runs on behalf of an account while it is *entered*: inside [`in_scope`](Self::in_scope), between
 /// [`enter`](Self::enter) and the guard's drop, or in the polls and the drop of a
 /// [`Tracked`] future. Accounts nest inclusively: an outer account is also credited with what an
 /// inner one is. Entering an account that is already entered on this thread changes nothing.
@@ -27,9 +27,9 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering::Relaxed};
 /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
 ///
 /// let (outer, inner) = (Account::new(), Account::new());
-/// outer.run(|| {
+/// outer.in_scope(|| {
 ///     let kept = vec![0_u8; 10];
-///     inner.run(|| drop(vec![0_u8; 5]));
+///     inner.in_scope(|| drop(vec![0_u8; 5]));
 ///     kept
 /// });
 /// assert_eq!(outer.usage().expect("installed").bytes_allocated, 15);
@@ -120,8 +120,8 @@ impl Account {
 
     /// Runs `f` inside this account.
     ///
-    /// What [`RequestScope::enter`](crate::RequestScope::enter) is for a scope, which has no guard.
-    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+    /// What [`RequestScope::in_scope`](crate::RequestScope::in_scope) is for a scope, which has no guard.
+    pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let _entered = self.enter();
         f()
     }

@@ -16,7 +16,7 @@
 /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
 ///
 /// let account = Account::new();
-/// account.run(|| drop(Vec::<u8>::with_capacity(100)));
+/// account.in_scope(|| drop(Vec::<u8>::with_capacity(100)));
 ///
 /// let usage = account.usage().expect("the allocator is installed");
 /// assert_eq!(usage.allocations, 1);

@@ -19,19 +19,19 @@ use std::fmt;
 #[non_exhaustive]
 pub enum DeadlineSource {
     /// The limit for the time between two frames of a response body: `body_idle_timeout` of a
-    /// `MemoryLayer` or `MemoryPolicy`.
+    /// `MemoryLayer` or `RoutePolicy`.
     BodyIdleTimeout,
-    /// The limit for a whole response body: `body_timeout` of a `MemoryLayer` or `MemoryPolicy`.
+    /// The limit for a whole response body: `body_timeout` of a `MemoryLayer` or `RoutePolicy`.
     BodyTimeout,
     /// The request's header `x-envoy-expected-rq-timeout-ms`, which the layer trusts.
     EnvoyExpectedRqTimeout,
     /// The request's header `grpc-timeout`, which the layer trusts.
     GrpcTimeout,
-    /// The application, through `RequestScope::tighten_deadline` or `extend_deadline`.
+    /// The application, through `RequestScope::shorten_deadline` or `extend_deadline`.
     Handler,
     /// A `MemoryLayer`'s `timeout`.
     Layer,
-    /// The `timeout` of a `MemoryPolicy`.
+    /// The `timeout` of a `RoutePolicy`.
     Policy,
     /// The request's header `x-request-timeout-ms`, which the layer trusts.
     RequestTimeout,

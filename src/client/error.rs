@@ -71,7 +71,7 @@ enum Fault {
 /// let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(client);
 /// let service = MemoryLayer::new().layer(service_fn(move |request: Request<()>| {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
-///     scope.tighten_deadline(Duration::ZERO);
+///     scope.shorten_deadline(Duration::ZERO);
 ///     client.clone().oneshot(Request::new(()))
 /// }));
 ///

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use super::service::PropagateDeadline;
-use crate::http::deadline_header::DeadlineHeader;
+use crate::wire::deadline_header::DeadlineHeader;
 
 /// Sends what remains of a request's deadline with the calls made on its behalf.
 ///

@@ -8,7 +8,7 @@ use http::{HeaderMap, Request};
 use tower_service::Service;
 
 use super::{error::CallError, future::PropagateDeadlineFuture};
-use crate::{http::deadline_header::DeadlineHeader, scope::RequestScope};
+use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 
 /// The service made by [`PropagateDeadlineLayer`](super::PropagateDeadlineLayer).
 ///

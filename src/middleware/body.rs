@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::{body_error::BodyTimeoutError, body_timer::BodyTimer};
 use crate::{
     cancel::{CancelReason, DeadlineSource},
-    http as answers,
     scope::{Keeper, RequestScope},
+    wire as answers,
 };
 
 pin_project! {
@@ -35,7 +35,7 @@ pin_project! {
     /// # Limits
     ///
     /// A body whose time is over (`body_timeout` or `body_idle_timeout` of a `MemoryLayer` or
-    /// `MemoryPolicy`) is dropped, and ends with a
+    /// `RoutePolicy`) is dropped, and ends with a
     /// [`BodyTimeoutError`](super::BodyTimeoutError), so that the client can tell it from a complete
     /// one. In gRPC it ends with the trailers that say so instead. Therefore the error is boxed; the
     /// inner body's own errors are in that box as they came.

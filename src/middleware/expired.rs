@@ -6,8 +6,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::response_for::Answers;
 use crate::{
     cancel::{CancelReason, DeadlineSource},
-    http::{self as answers, Protocol},
     scope::RequestScope,
+    wire::{self as answers, Protocol},
 };
 
 /// A request whose deadline passed before there was a response head.

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     cancel::{CancelReason, DeadlineSource},
-    http::{self as answers, Protocol},
     scope::{BodyKind, Keeper, RequestScope},
     sync::Arc,
+    wire::{self as answers, Protocol},
 };
 
 /// What of the request decides about the response.
@@ -125,7 +125,7 @@ impl Role {
                 result
             }
             // It may be polled by a task of its own, out of the outer layer's sight.
-            Self::Nested { scope } => scope.enter(f),
+            Self::Nested { scope } => scope.in_scope(f),
             Self::Refused { .. } | Self::Over => f(),
         }
     }

@@ -12,11 +12,11 @@ use super::{
 use crate::{
     account::is_installed,
     config::ConfigError,
-    http::deadline_header::DeadlineHeader,
     observe::{MemoryHandle, Observer, Recorder, warn_not_installed},
     pool::ArenaPool,
-    scope::{MAX_LABEL_BYTES, MAX_ROUTES, MemoryPolicy, RouteRegistry, ScopeConfig, UNMATCHED},
+    scope::{MAX_LABEL_BYTES, MAX_ROUTES, RoutePolicy, RouteRegistry, ScopeConfig, UNMATCHED},
     sync::Arc,
+    wire::deadline_header::DeadlineHeader,
 };
 
 /// How long tasks may run on, unless something else is set.
@@ -85,7 +85,7 @@ pub struct MemoryLayer {
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) scope: Arc<ScopeConfig>,
-    pub(super) limits: MemoryPolicy,
+    pub(super) limits: RoutePolicy,
     /// `None` without any, which saves looking.
     pub(super) trust: Option<Trust>,
     pub(super) answers: Option<Arc<Answers>>,
@@ -122,7 +122,7 @@ impl MemoryLayer {
             grace: GRACE,
             config: Arc::new(Config {
                 scope,
-                limits: MemoryPolicy::new(),
+                limits: RoutePolicy::new(),
                 trust: None,
                 answers: None,
                 expose: Expose::default(),
@@ -165,7 +165,7 @@ impl MemoryLayer {
     /// was upgraded. A handler that is ready at its first poll is in time whatever the timeout;
     /// `Duration::MAX` is none.
     ///
-    /// For some routes only, or longer for some: [`MemoryPolicy`].
+    /// For some routes only, or longer for some: [`RoutePolicy`].
     ///
     /// # Panics
     ///
@@ -205,7 +205,7 @@ impl MemoryLayer {
         self.limits(|limits| limits.body_idle_timeout(timeout))
     }
 
-    fn limits(mut self, set: impl FnOnce(MemoryPolicy) -> MemoryPolicy) -> Self {
+    fn limits(mut self, set: impl FnOnce(RoutePolicy) -> RoutePolicy) -> Self {
         let config = Arc::make_mut(&mut self.config);
         config.limits = set(config.limits);
         self

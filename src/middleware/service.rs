@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     cancel::{CancelReason, DeadlineSource},
-    http::{Protocol, matched_path, shutting_down},
-    scope::{Arrival, Keeper, MemoryPolicy, RequestScope, UNMATCHED},
+    scope::{Arrival, Keeper, RequestScope, RoutePolicy, UNMATCHED},
     sync::Arc,
+    wire::{Protocol, matched_path, shutting_down},
 };
 
 /// The service made by [`MemoryLayer`](crate::MemoryLayer).
@@ -135,7 +135,7 @@ where
         }
 
         let arrival = config.arrival(&request);
-        let outer = request.extensions().get::<MemoryPolicy>().copied();
+        let outer = request.extensions().get::<RoutePolicy>().copied();
         let route = config.number(request.extensions());
         let exposed = match &config.expose {
             Expose::Always => true,

@@ -3,9 +3,9 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 
 use crate::{
-    http::deadline_header::{DeadlineHeader, RequestStart},
     scope::Arrival,
     sync::{AtomicU64, Ordering},
+    wire::deadline_header::{DeadlineHeader, RequestStart},
 };
 
 /// Which headers of a request the layer believes.

@@ -16,7 +16,7 @@ mod warn;
 pub use self::handle::MemoryHandle;
 pub use self::observer::Observer;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
-pub use self::snapshot::{Figures, OutcomeCounts, RouteSnapshot, Snapshot};
+pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot, Summary};
 pub use self::tasks::{CancelLatency, DetachedTasks, TaskOverruns};
 
 pub(crate) use self::recorder::Recorder;

@@ -72,11 +72,11 @@ pub struct RouteSnapshot {
     /// Closed requests, by how they ended.
     pub outcomes: OutcomeCounts,
     /// Heap bytes allocated per closed request; `None` if none was measured.
-    pub bytes: Option<Figures>,
+    pub bytes: Option<Summary>,
     /// Heap allocations per closed request; `None` if none was measured.
-    pub allocations: Option<Figures>,
+    pub allocations: Option<Summary>,
     /// Bytes taken from the arena per closed request; `None` if none has closed.
-    pub arena_bytes: Option<Figures>,
+    pub arena_bytes: Option<Summary>,
     /// Bytes the arenas of the route's next requests have room for from the start: what 95 % of its
     /// recent requests did not exceed, rounded up by an eighth at most. `None` if none has used an
     /// arena. It is a good capacity for a buffer that holds all of the response.
@@ -90,7 +90,7 @@ pub struct RouteSnapshot {
 /// A figure over several requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Figures {
+pub struct Summary {
     /// Requests it was measured for; never zero.
     pub count: u64,
     /// The sum.
@@ -99,7 +99,7 @@ pub struct Figures {
     pub max: u64,
 }
 
-impl Figures {
+impl Summary {
     /// The arithmetic mean.
     #[must_use]
     pub fn mean(&self) -> f64 {
@@ -193,7 +193,7 @@ impl fmt::Display for Snapshot {
             "learned",
         )?;
         for route in &self.routes {
-            let mean = |figures: Option<Figures>| {
+            let mean = |figures: Option<Summary>| {
                 figures.map_or_else(|| "-".into(), |f| format!("{:.1}", f.mean()))
             };
             let max = route

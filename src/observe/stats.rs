@@ -2,7 +2,7 @@ use std::{array, time::Duration};
 
 use super::{
     histogram::{Histogram, Percentiles},
-    snapshot::{Figures, OutcomeCounts},
+    snapshot::{OutcomeCounts, Summary},
 };
 use crate::{
     scope::{Closed, SHARDS, thread_shard},
@@ -70,8 +70,8 @@ impl Sum {
     }
 
     /// `None` if nothing was added: what was never measured is not zero.
-    pub(super) fn figures(&self) -> Option<Figures> {
-        (self.count > 0).then_some(Figures {
+    pub(super) fn figures(&self) -> Option<Summary> {
+        (self.count > 0).then_some(Summary {
             count: self.count,
             total: self.total,
             max: self.max,

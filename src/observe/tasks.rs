@@ -23,7 +23,7 @@ use crate::scope::{RouteLabel, TaskReport};
 /// let layer = MemoryLayer::new();
 /// let service = layer.layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
-///     let token = scope.token();
+///     let token = scope.child_token();
 ///     scope.spawn(async move { token.cancelled().await });
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));

@@ -103,7 +103,7 @@ impl ArenaPool {
 
     /// What is in use, what waits, and what was given back so far.
     ///
-    /// Figures are kept by each thread and added up here. While others rent and return, each is true
+    /// Summary are kept by each thread and added up here. While others rent and return, each is true
     /// at some moment of the call, and they need not fit each other.
     #[must_use]
     pub fn stats(&self) -> PoolStats {

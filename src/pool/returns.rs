@@ -6,7 +6,7 @@ use super::{
     local::{self, Mine},
     shared::Shared,
     shelf::Batch,
-    slots::{Figures, Slots, Tag},
+    slots::{Slots, Summary, Tag},
 };
 use crate::{
     arena::{Home, IdleArena, Note, Retain},
@@ -110,7 +110,7 @@ impl Shared {
 
     /// Notes what is kept of an arena that had `before` bytes, and returns its class.
     #[cold]
-    fn keep_changed(&self, figures: &Figures, arena: &mut IdleArena, before: usize) -> usize {
+    fn keep_changed(&self, figures: &Summary, arena: &mut IdleArena, before: usize) -> usize {
         let kept = arena.capacity();
         figures.add(&figures.evicted_bytes, (before - kept) as u64);
         let class = self.classes.of(kept);

@@ -31,12 +31,12 @@ pub(super) enum Writer {
 pub(super) struct Slots {
     places: [Place; PLACES],
     owned: AtomicBool,
-    pub(super) figures: Figures,
+    pub(super) figures: Summary,
 }
 
 /// A thread's share of the pool's figures.
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(super) struct Summary {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) returned: AtomicU64,
@@ -50,7 +50,7 @@ pub(super) struct Figures {
     writer: Writer,
 }
 
-impl Figures {
+impl Summary {
     /// Adds to one of the figures.
     #[inline]
     pub(super) fn add(&self, figure: &AtomicU64, by: u64) {
@@ -67,7 +67,7 @@ impl Figures {
     }
 }
 
-impl Figures {
+impl Summary {
     /// Counts an arena that came back, before which `returned` had. For the one writer.
     #[inline]
     pub(super) fn count_return(&self, returned: u64) {
@@ -102,7 +102,7 @@ impl Slots {
         Self {
             places: std::array::from_fn(|_| Place::new()),
             owned: AtomicBool::new(false),
-            figures: Figures {
+            figures: Summary {
                 hits: AtomicU64::new(0),
                 misses: AtomicU64::new(0),
                 returned: AtomicU64::new(0),

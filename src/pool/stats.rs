@@ -1,7 +1,7 @@
 use super::{claims::Claims, slots::Slots};
 use crate::sync::Ordering;
 
-/// Figures of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
+/// Summary of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
 ///
 /// # Examples
 ///
@@ -44,7 +44,7 @@ impl PoolStats {
             all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
         };
         // Returns before rents, so that an arena never comes back before it went out. Acquire: pairs with
-        // the release in `Figures::count_return`. What is not ordered makes differences stop at zero.
+        // the release in `Summary::count_return`. What is not ordered makes differences stop at zero.
         let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
         let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
         let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{handle::RequestScope, policy::MemoryPolicy};
+use super::{handle::RequestScope, policy::RoutePolicy};
 use crate::cancel::DeadlineSource;
 
 impl RequestScope {
@@ -38,12 +38,12 @@ impl RequestScope {
     /// use tower_memory::RequestScope;
     ///
     /// async fn handler(scope: RequestScope) {
-    ///     scope.tighten_deadline(Duration::from_millis(200));
+    ///     scope.shorten_deadline(Duration::from_millis(200));
     ///     assert!(scope.remaining() <= Some(Duration::from_millis(200)));
     /// }
     /// # let _ = handler;
     /// ```
-    pub fn tighten_deadline(&self, timeout: Duration) {
+    pub fn shorten_deadline(&self, timeout: Duration) {
         let after = self.age().saturating_add(timeout);
         let deadline = &self.inner().limits.deadline;
         deadline.tighten(after, DeadlineSource::Handler);
@@ -92,7 +92,7 @@ impl RequestScope {
     /// Lifts the deadline, except what a trusted request header has set.
     ///
     /// For a handler that finds out late that it will take its time; for a whole route there is
-    /// [`MemoryPolicy::disable_timeout`]. A deadline that is set later holds again: that of the body
+    /// [`RoutePolicy::disable_timeout`]. A deadline that is set later holds again: that of the body
     /// begins with the response head, and is lifted while the body is made.
     ///
     /// # Examples
@@ -101,27 +101,27 @@ impl RequestScope {
     /// use tower_memory::RequestScope;
     ///
     /// async fn handler(scope: RequestScope) {
-    ///     scope.disable_timeout();
+    ///     scope.clear_deadline();
     ///     assert_eq!(scope.deadline(), None);
     /// }
     /// # let _ = handler;
     /// ```
-    pub fn disable_timeout(&self) {
+    pub fn clear_deadline(&self) {
         self.inner().limits.deadline.lift();
     }
 
     /// Applies the limits of a policy to this request, from now on.
     ///
-    /// The same as a [`MemoryPolicy`] layer that is reached now, for services that choose by
+    /// The same as a [`RoutePolicy`] layer that is reached now, for services that choose by
     /// something else than a route. Limits of the body hold if there is no response head yet.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tower_memory::{MemoryPolicy, RequestScope};
+    /// use tower_memory::{RoutePolicy, RequestScope};
     ///
-    /// const REPORT: MemoryPolicy = MemoryPolicy::new()
+    /// const REPORT: RoutePolicy = RoutePolicy::new()
     ///     .disable_timeout()
     ///     .timeout(Duration::from_secs(60));
     ///
@@ -135,7 +135,7 @@ impl RequestScope {
     /// }
     /// # let _ = choose::<()>;
     /// ```
-    pub fn apply_policy(&self, policy: &MemoryPolicy) {
+    pub fn apply_policy(&self, policy: &RoutePolicy) {
         self.apply(policy, DeadlineSource::Policy);
     }
 

@@ -83,7 +83,7 @@ impl RequestScope {
             .is_none_or(|inner| Arc::strong_count(inner) == 1)
     }
 
-    /// The scope in whose poll (or [`enter`](Self::enter)) the calling thread is.
+    /// The scope in whose poll (or [`in_scope`](Self::in_scope)) the calling thread is.
     ///
     /// For code that has no request at hand. `None` outside of any request, and in tasks that were
     /// not started with [`spawn`](Self::spawn).
@@ -134,7 +134,7 @@ impl RequestScope {
     /// Each call makes a child of the request's own token, which is made the first time: cancelling
     /// it stops those who wait for it or a clone of it, and neither the request nor anybody else.
     #[must_use]
-    pub fn token(&self) -> CancellationToken {
+    pub fn child_token(&self) -> CancellationToken {
         self.own_token().child_token()
     }
 
@@ -246,7 +246,7 @@ impl RequestScope {
     ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there").clone();
     ///     let thread = std::thread::spawn(move || {
     ///         assert!(RequestScope::current().is_none());
-    ///         scope.enter(|| RequestScope::current().is_some())
+    ///         scope.in_scope(|| RequestScope::current().is_some())
     ///     });
     ///     assert!(thread.join().expect("it ran"));
     ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
@@ -255,7 +255,7 @@ impl RequestScope {
     /// # runtime.block_on(service.oneshot(Request::new(()))).expect("infallible");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+    pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let mut slot = Some(self.clone());
         let _entered = current::enter(&mut slot, Writer::Shared);
         f()

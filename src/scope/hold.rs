@@ -47,7 +47,7 @@ use crate::{account::Writer, cancel::CancelReason};
 /// ```
 #[must_use = "the scope is held until the guard is dropped"]
 pub struct ScopeHold {
-    /// `None` only in the middle of `drop`, or while a [`Held`] future is polled.
+    /// `None` only in the middle of `drop`, or while a [`HoldFuture`] future is polled.
     scope: Option<RequestScope>,
     holds: bool,
 }
@@ -95,8 +95,8 @@ impl ScopeHold {
     /// }
     /// # let _ = handler;
     /// ```
-    pub const fn run<F>(self, future: F) -> Held<F> {
-        Held {
+    pub const fn run<F>(self, future: F) -> HoldFuture<F> {
+        HoldFuture {
             future: Some(future),
             hold: Some(self),
         }
@@ -164,7 +164,7 @@ pin_project! {
     /// As cancel safe as the future inside: dropping it drops that one, inside the scope, and then
     /// the hold.
     #[must_use = "futures do nothing unless polled"]
-    pub struct Held<F> {
+    pub struct HoldFuture<F> {
         // Emptied as soon as it is ready, so that its drop is accounted too.
         #[pin]
         future: Option<F>,
@@ -172,7 +172,7 @@ pin_project! {
         hold: Option<ScopeHold>,
     }
 
-    impl<F> PinnedDrop for Held<F> {
+    impl<F> PinnedDrop for HoldFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let (true, Some(hold)) = (this.future.is_some(), this.hold.as_mut()) {
@@ -185,7 +185,7 @@ pin_project! {
     }
 }
 
-impl<F> Held<F> {
+impl<F> HoldFuture<F> {
     /// The scope that is held; `None` after the future was ready.
     #[must_use]
     pub fn scope(&self) -> Option<&RequestScope> {
@@ -193,7 +193,7 @@ impl<F> Held<F> {
     }
 }
 
-impl<F: Future> Future for Held<F> {
+impl<F: Future> Future for HoldFuture<F> {
     type Output = F::Output;
 
     /// # Panics
@@ -203,7 +203,7 @@ impl<F: Future> Future for Held<F> {
         let mut this = self.project();
         let (Some(future), Some(hold)) = (this.future.as_mut().as_pin_mut(), this.hold.as_mut())
         else {
-            panic!("`Held` polled after completion");
+            panic!("`HoldFuture` polled after completion");
         };
         let entered = current::enter(&mut hold.scope, Writer::Shared).or_panicked();
         let polled = future.poll(cx);
@@ -218,9 +218,9 @@ impl<F: Future> Future for Held<F> {
     }
 }
 
-impl<F> fmt::Debug for Held<F> {
+impl<F> fmt::Debug for HoldFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
+        f.debug_struct("HoldFuture")
             .field("hold", &self.hold)
             .finish_non_exhaustive()
     }

@@ -2,7 +2,7 @@ use std::{task::Waker, time::Duration};
 
 use atomic_waker::AtomicWaker;
 
-use super::{handle::RequestScope, policy::MemoryPolicy};
+use super::{handle::RequestScope, policy::RoutePolicy};
 use crate::{
     cancel::{Deadline, DeadlineSource, Limit},
     sync::{AtomicBool, AtomicU64, Ordering},
@@ -87,7 +87,7 @@ impl Limits {
     /// that it allows had passed before the service was called.
     fn apply(
         &self,
-        policy: &MemoryPolicy,
+        policy: &RoutePolicy,
         elapsed: Duration,
         source: DeadlineSource,
     ) -> Option<DeadlineSource> {
@@ -131,8 +131,8 @@ impl RequestScope {
     pub(crate) fn begin(
         &self,
         arrival: Option<Arrival>,
-        outer: Option<&MemoryPolicy>,
-        layer: &MemoryPolicy,
+        outer: Option<&RoutePolicy>,
+        layer: &RoutePolicy,
     ) -> Option<DeadlineSource> {
         let limits = &self.inner().limits;
         let arrived = arrival.and_then(|arrival| limits.arrived(arrival, Duration::ZERO));
@@ -146,7 +146,7 @@ impl RequestScope {
     pub(crate) fn tighten(
         &self,
         arrival: Option<Arrival>,
-        layer: &MemoryPolicy,
+        layer: &RoutePolicy,
     ) -> Option<DeadlineSource> {
         let arrived = arrival.and_then(|arrival| self.inner().limits.arrived(arrival, self.age()));
         arrived.or(self.apply(layer, DeadlineSource::Layer))
@@ -154,7 +154,7 @@ impl RequestScope {
 
     pub(crate) fn apply(
         &self,
-        policy: &MemoryPolicy,
+        policy: &RoutePolicy,
         source: DeadlineSource,
     ) -> Option<DeadlineSource> {
         let passed = self.inner().limits.apply(policy, self.age(), source);

@@ -21,7 +21,7 @@ use std::time::Duration;
 ///
 /// use axum::{Router, body::Body, handler::Handler, http::Request, routing::get};
 /// use tower::ServiceExt;
-/// use tower_memory::{MemoryLayer, MemoryPolicy};
+/// use tower_memory::{MemoryLayer, RoutePolicy};
 ///
 /// async fn search() {
 ///     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -35,11 +35,11 @@ use std::time::Duration;
 /// # runtime.block_on(async {
 /// let second = Duration::from_secs(1);
 /// // Shorter than what the layer says.
-/// let quick = MemoryPolicy::new().timeout(second);
+/// let quick = RoutePolicy::new().timeout(second);
 /// // Longer: the layer's limit is lifted first.
-/// let slow = MemoryPolicy::new().disable_timeout().timeout(60 * second);
+/// let slow = RoutePolicy::new().disable_timeout().timeout(60 * second);
 /// // A stream that may go on for ever, but not in silence.
-/// let stream = MemoryPolicy::new().disable_body_timeout().body_idle_timeout(30 * second);
+/// let stream = RoutePolicy::new().disable_body_timeout().body_idle_timeout(30 * second);
 ///
 /// let app: Router = Router::new()
 ///     .route("/search", get(search).layer(quick)) // each method of the route so far
@@ -62,7 +62,7 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use = "a policy does nothing until it is applied"]
-pub struct MemoryPolicy {
+pub struct RoutePolicy {
     pub(crate) timeout: Rule,
     pub(crate) body_timeout: Rule,
     pub(crate) body_idle_timeout: Rule,
@@ -76,15 +76,15 @@ pub(crate) struct Rule {
     pub(crate) limit: Option<Duration>,
 }
 
-impl MemoryPolicy {
+impl RoutePolicy {
     /// A policy that changes nothing.
     ///
     /// # Examples
     ///
     /// ```
-    /// use tower_memory::MemoryPolicy;
+    /// use tower_memory::RoutePolicy;
     ///
-    /// assert_eq!(MemoryPolicy::new(), MemoryPolicy::default());
+    /// assert_eq!(RoutePolicy::new(), RoutePolicy::default());
     /// ```
     pub const fn new() -> Self {
         let nothing = Rule {
@@ -135,7 +135,7 @@ impl MemoryPolicy {
     }
 }
 
-impl MemoryPolicy {
+impl RoutePolicy {
     /// What this policy and one further out come to together.
     pub(crate) fn inside(self, outer: Self) -> Self {
         Self {

@@ -10,7 +10,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_memory::{
-    MemoryLayer, MemoryPolicy, Outcome,
+    MemoryLayer, Outcome, RoutePolicy,
     cancel::{CancelReason, DeadlineSource},
     deadline_header::DeadlineHeader,
     middleware::{Expired, RequestBody, RequestBodyLayer},
@@ -302,7 +302,7 @@ async fn the_limit_of_a_policy_is_answered_by_the_layer_around_it() {
     let (layer, watch) = watched(
         MemoryLayer::new().deadline_response(|e: &Expired<'_>| e.problem(StatusCode::BAD_GATEWAY)),
     );
-    let policy = MemoryPolicy::new().timeout(SECOND);
+    let policy = RoutePolicy::new().timeout(SECOND);
     let service = layer.layer(policy.layer(never_answering()));
     assert_eq!(service.oneshot(get("/")).await.unwrap().status(), 502);
     let source = DeadlineSource::Policy;

@@ -15,7 +15,7 @@ use http::{Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_memory::{
-    Arena, ArenaPool, CollectErrorKind, MemoryLayer, RequestScope, axum::ArenaJson,
+    Arena, ArenaPool, CollectErrorKind, MemoryLayer, RequestScope, extract::ArenaJson,
 };
 
 use super::support::{Step, Steps, data, poll_once, settled, trailers, watched};

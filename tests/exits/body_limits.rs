@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty, StreamBody};
 use tokio::time::{Instant, Sleep, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
-    MemoryLayer, MemoryPolicy, Outcome, RequestScope,
+    MemoryLayer, Outcome, RequestScope, RoutePolicy,
     cancel::{CancelReason, DeadlineSource},
     deadline_header::DeadlineHeader,
     middleware::{BodyTimeoutError, ResponseBody},
@@ -66,7 +66,7 @@ impl Body for Ticks {
 /// A response with this body, in this layer.
 async fn opened<B>(
     layer: MemoryLayer,
-    policy: MemoryPolicy,
+    policy: RoutePolicy,
     body: impl FnOnce(RequestScope) -> B + Clone,
 ) -> (ResponseBody<B>, Watch)
 where
@@ -152,7 +152,7 @@ async fn a_body_has_a_limit_for_all_of_it_and_one_for_each_silence() {
             (2, 4, None),
         ),
     ] {
-        let (body, watch) = opened(layer, MemoryPolicy::new(), |_| Ticks::new(pauses)).await;
+        let (body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(pauses)).await;
         assert_eq!(read(body).await, expected, "{pauses:?}");
         let reason = watch.report().await.reason;
         assert_eq!(reason.deadline_source(), expected.2, "{pauses:?}");
@@ -168,7 +168,7 @@ async fn policies_tighten_and_disable_the_limits_of_bodies() {
             .body_timeout(5 * SECOND)
             .body_idle_timeout(3 * SECOND)
     };
-    let new = MemoryPolicy::new;
+    let new = RoutePolicy::new;
     let idle = Some(DeadlineSource::BodyIdleTimeout);
     let whole = Some(DeadlineSource::BodyTimeout);
     for (policy, pauses, expected) in [
@@ -199,14 +199,14 @@ async fn policies_tighten_and_disable_the_limits_of_bodies() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_ask_makes_no_body_idle() {
     let layer = MemoryLayer::new().body_idle_timeout(3 * SECOND);
-    let (mut body, watch) = opened(layer, MemoryPolicy::new(), |_| Ticks::new(&[1, 1])).await;
+    let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(&[1, 1])).await;
     assert!(body.frame().await.unwrap().is_ok());
     sleep(60 * SECOND).await;
     assert_eq!(read(body).await, (1, 1, None));
     watch.report().await;
 
     let layer = MemoryLayer::new().body_timeout(3 * SECOND);
-    let (mut body, watch) = opened(layer, MemoryPolicy::new(), |_| Ticks::new(&[1, 1])).await;
+    let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(&[1, 1])).await;
     assert!(body.frame().await.unwrap().is_ok());
     sleep(60 * SECOND).await;
     assert_eq!(read(body).await, (0, 0, Some(DeadlineSource::BodyTimeout)));
@@ -216,7 +216,7 @@ async fn a_server_that_does_not_ask_makes_no_body_idle() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_always_has_something_to_say_ends_at_its_limit_too() {
     let layer = MemoryLayer::new().body_timeout(3 * SECOND);
-    let (mut body, watch) = opened(layer, MemoryPolicy::new(), |_| {
+    let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| {
         let frame = || Ok::<_, Refused>(Frame::data(Bytes::from_static(b".")));
         StreamBody::new(stream::repeat_with(frame))
     })
@@ -237,17 +237,17 @@ async fn a_body_that_always_has_something_to_say_ends_at_its_limit_too() {
 async fn while_it_is_made_a_body_can_move_its_deadline() {
     for (act, expected) in [
         (
-            (|scope: &RequestScope| scope.tighten_deadline(SECOND)) as fn(&RequestScope),
+            (|scope: &RequestScope| scope.shorten_deadline(SECOND)) as fn(&RequestScope),
             (1, 3, Some(DeadlineSource::Handler)),
         ),
-        (RequestScope::disable_timeout, (3, 22, None)),
+        (RequestScope::clear_deadline, (3, 22, None)),
         (
             |scope| assert!(scope.extend_deadline(8 * SECOND)),
             (2, 10, Some(DeadlineSource::Handler)),
         ),
     ] {
         let layer = MemoryLayer::new().timeout(SECOND).body_timeout(5 * SECOND);
-        let (body, watch) = opened(layer, MemoryPolicy::new(), move |scope| {
+        let (body, watch) = opened(layer, RoutePolicy::new(), move |scope| {
             assert!(scope.remaining() <= Some(SECOND), "of the head");
             tokio::spawn(async move {
                 sleep(2 * SECOND).await;
@@ -350,7 +350,7 @@ async fn an_upgraded_connection_has_no_limits() {
 #[tokio::test(start_paused = true)]
 async fn a_limited_body_dropped_while_it_waits_is_a_client_that_left() {
     let layer = MemoryLayer::new().body_timeout(5 * SECOND);
-    let (mut body, watch) = opened(layer, MemoryPolicy::new(), |_| Ticks::new(&[9])).await;
+    let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(&[9])).await;
     let waiting = tokio::time::timeout(SECOND, body.frame()).await;
     assert!(waiting.is_err());
     drop(body);

@@ -200,7 +200,7 @@ async fn the_handler_can_tighten_its_deadline_and_not_widen_it() {
             move |request: Request<Empty<Bytes>>| async move {
                 let scope = scope_of(&request);
                 assert_eq!(scope.remaining(), Some(10 * SECOND));
-                scope.tighten_deadline(tightened);
+                scope.shorten_deadline(tightened);
                 assert_eq!(scope.remaining(), Some(expected));
                 use_everything(&scope);
                 std::future::pending::<Result<Response<Steps>, Refused>>().await
@@ -224,7 +224,7 @@ async fn a_deadline_tightened_after_the_first_poll_is_kept() {
         let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
             let scope = scope_of(&request);
             sleep(SECOND).await;
-            scope.tighten_deadline(SECOND);
+            scope.shorten_deadline(SECOND);
             std::future::pending::<Result<Response<Steps>, Refused>>().await
         }));
         let start = Instant::now();

@@ -164,7 +164,7 @@ fn a_caught_panic_cancels_at_once_and_the_drop_of_the_future_ends_the_scope() {
     watch.assert_open();
     let scope = scope.lock().unwrap().take().unwrap();
     assert_eq!(scope.reason(), Some(CancelReason::Panicked));
-    assert!(scope.token().is_cancelled());
+    assert!(scope.child_token().is_cancelled());
     assert!(!scope.is_ended());
     // Not unwinding any more: `std::thread::panicking` would not tell.
     drop(future);

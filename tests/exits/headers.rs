@@ -11,7 +11,7 @@ use http_body_util::{Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
-    MemoryLayer, MemoryPolicy, Outcome,
+    MemoryLayer, Outcome, RoutePolicy,
     cancel::{CancelReason, DeadlineSource},
     deadline_header::DeadlineHeader,
 };
@@ -51,7 +51,7 @@ async fn ended_by(
     deadlines: &[(DeadlineSource, Duration)],
 ) -> Option<(DeadlineSource, Duration)> {
     let mut request = get("/");
-    let mut policy = MemoryPolicy::new();
+    let mut policy = RoutePolicy::new();
     let mut handler = None;
     for &(source, after) in deadlines {
         match source {
@@ -71,7 +71,7 @@ async fn ended_by(
             let scope = scope_of(&request);
             use_everything(&scope);
             if let Some(handler) = handler {
-                scope.tighten_deadline(handler);
+                scope.shorten_deadline(handler);
             }
             // Longer than any deadline here.
             tokio::time::sleep(100 * SECOND).await;
@@ -352,7 +352,7 @@ async fn time_in_a_queue_is_taken_off_headers_layers_and_policies() {
     // A policy has its time taken off, too, and the handler behind it does not run.
     for (timeout, status) in [(SECOND, 504), (100 * SECOND, 200)] {
         let (layer, watch) = watched(trusting_all());
-        let policy = MemoryPolicy::new().timeout(timeout);
+        let policy = RoutePolicy::new().timeout(timeout);
         let service = layer.layer(policy.layer(service_fn(async |_: Request<_>| {
             Ok::<_, Refused>(Response::new(Full::<Bytes>::default()))
         })));

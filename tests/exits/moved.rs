@@ -52,7 +52,7 @@ async fn ended_after(layer: MemoryLayer, act: fn(&RequestScope)) -> (u16, Durati
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_tightened_by_a_task_ends_a_handler_that_waits() {
-    let tighten = |scope: &RequestScope| scope.tighten_deadline(SECOND);
+    let tighten = |scope: &RequestScope| scope.shorten_deadline(SECOND);
     // With a timer that was armed for later, and with none.
     for layer in [MemoryLayer::new().timeout(15 * SECOND), MemoryLayer::new()] {
         assert_eq!(ended_after(layer, tighten).await, (504, 2 * SECOND));
@@ -71,12 +71,12 @@ async fn a_deadline_that_is_extended_holds_later() {
 #[tokio::test(start_paused = true)]
 async fn a_timeout_that_is_disabled_does_not_come() {
     let layer = || MemoryLayer::new().timeout(2 * SECOND);
-    let disable = RequestScope::disable_timeout;
+    let disable = RequestScope::clear_deadline;
     assert_eq!(ended_after(layer(), disable).await, (200, 20 * SECOND));
     let again = |scope: &RequestScope| {
-        scope.disable_timeout();
+        scope.clear_deadline();
         assert_eq!((scope.deadline(), scope.remaining()), (None, None));
-        scope.tighten_deadline(3 * SECOND);
+        scope.shorten_deadline(3 * SECOND);
     };
     assert_eq!(ended_after(layer(), again).await, (504, 4 * SECOND));
 }
@@ -88,7 +88,7 @@ async fn what_the_request_asks_for_is_neither_extended_nor_disabled() {
             .timeout(2 * SECOND)
             .trust_deadline(DeadlineHeader::RequestTimeout)
     };
-    let disable = RequestScope::disable_timeout;
+    let disable = RequestScope::clear_deadline;
     assert_eq!(ended_after(layer(), disable).await, (504, 10 * SECOND));
     let extend = |scope: &RequestScope| {
         assert!(scope.extend_deadline(5 * SECOND));

@@ -361,7 +361,7 @@ async fn cancelled_after(layer: MemoryLayer, ends: &'static [u64]) -> Watch {
         "/slow",
         on_get(async move |scope: RequestScope| {
             for &after in ends {
-                let token = scope.token();
+                let token = scope.child_token();
                 scope.spawn(async move {
                     token.cancelled().await;
                     sleep(Duration::from_millis(after)).await;

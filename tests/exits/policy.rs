@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 use tower_memory::{
-    MemoryLayer, MemoryPolicy, RequestScope,
+    MemoryLayer, RequestScope, RoutePolicy,
     cancel::{CancelReason, DeadlineSource},
 };
 
@@ -21,12 +21,12 @@ async fn forever(_scope: RequestScope) {
     tokio::time::sleep(1000 * SECOND).await;
 }
 
-const fn within(seconds: u64) -> MemoryPolicy {
-    MemoryPolicy::new().timeout(Duration::from_secs(seconds))
+const fn within(seconds: u64) -> RoutePolicy {
+    RoutePolicy::new().timeout(Duration::from_secs(seconds))
 }
 
-const fn without() -> MemoryPolicy {
-    MemoryPolicy::new().disable_timeout()
+const fn without() -> RoutePolicy {
+    RoutePolicy::new().disable_timeout()
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,8 +82,8 @@ async fn of_nested_policies_the_nearest_has_the_last_word() {
         (without(), within(2), 2),
         (within(2), without().timeout(4 * SECOND), 4),
         (without().timeout(8 * SECOND), within(9), 8),
-        (without(), MemoryPolicy::new(), 1000),
-        (MemoryPolicy::new(), MemoryPolicy::new(), 5),
+        (without(), RoutePolicy::new(), 1000),
+        (RoutePolicy::new(), RoutePolicy::new(), 5),
     ] {
         let (layer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
         let app = Router::new()
@@ -120,7 +120,7 @@ async fn around_the_layer_a_policy_is_further_out_than_its_timeout() {
         let mut by_hand = request("/");
         by_hand.extensions_mut().insert(outer);
         for call in [by_hand, request("/")] {
-            let by_hand = call.extensions().get::<MemoryPolicy>().is_some();
+            let by_hand = call.extensions().get::<RoutePolicy>().is_some();
             let start = Instant::now();
             if by_hand {
                 drop(service.clone().oneshot(call).await.unwrap());

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 use tower_memory::{
     Arena, MemoryLayer, Outcome, RequestScope,
-    axum::{MissingMemoryLayer, RouteLabelLayer},
+    extract::{MissingMemoryLayer, RouteLabelLayer},
     scope::ArenaSource,
 };
 

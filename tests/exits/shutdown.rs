@@ -75,7 +75,7 @@ async fn open_requests_are_told_and_waited_for() {
     let (app, watch, called) = app(MemoryLayer::new(), |scope| async move {
         use_everything(&scope);
         assert_eq!(scope.cancelled().await, CancelReason::Shutdown);
-        assert!(scope.token().is_cancelled());
+        assert!(scope.child_token().is_cancelled());
         sleep(Duration::from_secs(2)).await;
         Response::new(Body::from("in time"))
     });
@@ -153,7 +153,9 @@ async fn a_request_that_asks_for_its_token_later_finds_it_cancelled() {
             async move {
                 go.notified().await;
                 seen.lock().unwrap().push(scope.is_cancelled());
-                seen.lock().unwrap().push(scope.token().is_cancelled());
+                seen.lock()
+                    .unwrap()
+                    .push(scope.child_token().is_cancelled());
                 let told = scope.clone();
                 scope
                     .spawn(async move { told.cancelled().await })

@@ -151,7 +151,7 @@ pub(crate) fn scope_of<B>(request: &Request<B>) -> RequestScope {
 /// Takes one of everything a scope has, so that all of it has to come back.
 pub(crate) fn use_everything(scope: &RequestScope) {
     scope.arena().alloc_str("in the arena");
-    let token = scope.token();
+    let token = scope.child_token();
     scope.spawn(async move { token.cancelled().await });
 }
 
@@ -310,7 +310,7 @@ pub(crate) fn answering<B: Clone>(
 > + Clone {
     tower::service_fn(move |request: Request<Empty<Bytes>>| {
         scope_of(&request).arena().alloc_str("in the arena");
-        drop(scope_of(&request).token());
+        drop(scope_of(&request).child_token());
         std::future::ready(Ok(Response::new(body.clone())))
     })
 }
@@ -325,7 +325,7 @@ pub(crate) fn never_answering() -> impl Service<
     tower::service_fn(|request: Request<Empty<Bytes>>| {
         let scope = scope_of(&request);
         scope.arena().alloc_str("in the arena");
-        let token = scope.token();
+        let token = scope.child_token();
         Box::pin(async move {
             let _held = (scope, token);
             std::future::pending::<Result<Response<Steps>, Refused>>().await

@@ -55,7 +55,7 @@ fn ended() -> (RequestScope, Watch) {
 #[test]
 fn a_token_made_after_the_end_is_cancelled() {
     let (scope, watch) = ended();
-    assert!(scope.token().is_cancelled());
+    assert!(scope.child_token().is_cancelled());
     assert_eq!(scope.reason(), Some(CancelReason::Completed));
     assert_eq!(
         scope.cancelled().now_or_never(),
@@ -74,7 +74,7 @@ fn tokens_are_counted_once_per_request_and_only_if_asked_for() {
         move |scope| {
             let now = || handle.snapshot().tokens;
             let before = now();
-            let tokens = [scope.token(), scope.token()];
+            let tokens = [scope.child_token(), scope.child_token()];
             counts.lock().unwrap().extend([before, now()]);
             assert!(tokens.iter().all(|token| !token.is_cancelled()));
         }
@@ -88,10 +88,10 @@ fn tokens_are_counted_once_per_request_and_only_if_asked_for() {
 fn cancelling_a_token_cancels_neither_the_request_nor_other_tokens() {
     let (layer, watch) = watched(MemoryLayer::new());
     let service = showing(&layer, |scope| {
-        let (mine, other) = (scope.token(), scope.token());
+        let (mine, other) = (scope.child_token(), scope.child_token());
         mine.cancel();
         assert!(mine.is_cancelled() && !other.is_cancelled());
-        assert!(!scope.is_cancelled() && !scope.token().is_cancelled());
+        assert!(!scope.is_cancelled() && !scope.child_token().is_cancelled());
     });
     drop(service.oneshot(get("/")).now_or_never().unwrap().unwrap());
     assert_eq!(watch.outcome_now(), Outcome::Completed);
@@ -282,7 +282,7 @@ async fn the_current_scope_is_found_in_all_its_polls_and_nowhere_else() {
                 let (of_blocking, blocking_scope) = (note.clone(), scope.clone());
                 tokio::task::spawn_blocking(move || {
                     assert!(RequestScope::current().is_none());
-                    blocking_scope.enter(|| of_blocking("entered"));
+                    blocking_scope.in_scope(|| of_blocking("entered"));
                     assert!(RequestScope::current().is_none());
                 })
                 .await

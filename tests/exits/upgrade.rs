@@ -53,7 +53,7 @@ fn holds_keep_the_scope_of_an_upgraded_connection_open_until_the_last_is_dropped
     ] {
         let (mut holds, watch) = held(method, status, 2);
         watch.assert_open();
-        let token = holds[0].scope().token();
+        let token = holds[0].scope().child_token();
         holds.pop();
         watch.assert_open();
         assert!(!token.is_cancelled() && !holds[0].scope().is_ended());
@@ -165,7 +165,7 @@ async fn a_held_future_runs_inside_its_scope_and_ends_it() {
     let held = hold.run(async {
         let of_first_poll = RequestScope::current().expect("the scope");
         tokio::task::yield_now().await;
-        let token = of_first_poll.token();
+        let token = of_first_poll.child_token();
         let task = of_first_poll.spawn(async move { token.cancelled().await });
         assert!(RequestScope::current().is_some());
         Some(task)

@@ -427,7 +427,7 @@ async fn the_deadline_cancels_the_tasks(http: Http) {
     let router = Router::new().route(
         "/",
         get(async move |scope: RequestScope| {
-            let token = scope.token();
+            let token = scope.child_token();
             scope.spawn({
                 let (scope, told) = (scope.clone(), told.clone());
                 async move {

@@ -1,9 +1,9 @@
 use tower_layer::Layer;
 
 use super::service::PolicyService;
-use crate::scope::MemoryPolicy;
+use crate::scope::RoutePolicy;
 
-impl<S> Layer<S> for MemoryPolicy {
+impl<S> Layer<S> for RoutePolicy {
     type Service = PolicyService<S>;
 
     fn layer(&self, inner: S) -> PolicyService<S> {

@@ -1,4 +1,4 @@
-//! The layer that a [`MemoryPolicy`](crate::MemoryPolicy) is.
+//! The layer that a [`RoutePolicy`](crate::RoutePolicy) is.
 
 mod future;
 mod layer;

@@ -6,10 +6,10 @@ use tower_service::Service;
 use super::future::PolicyFuture;
 use crate::{
     cancel::DeadlineSource,
-    scope::{MemoryPolicy, RequestScope},
+    scope::{RequestScope, RoutePolicy},
 };
 
-/// The service made by a [`MemoryPolicy`] as a layer.
+/// The service made by a [`RoutePolicy`] as a layer.
 ///
 /// It applies the policy to the scope of each request, or, outside of any `MemoryLayer`, leaves it in
 /// the request's extensions for one further in. Nothing else of requests and responses is touched.
@@ -22,15 +22,15 @@ use crate::{
 /// use http::{Request, Response};
 /// use http_body_util::Empty;
 /// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::MemoryPolicy;
+/// use tower_memory::RoutePolicy;
 ///
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
 /// # runtime.block_on(async {
 /// let second = Duration::from_secs(1);
-/// let service = MemoryPolicy::new().timeout(second).layer(service_fn(move |request: Request<()>| {
+/// let service = RoutePolicy::new().timeout(second).layer(service_fn(move |request: Request<()>| {
 ///     // No `MemoryLayer` has opened a scope.
-///     let left = request.extensions().get::<MemoryPolicy>();
-///     assert_eq!(left, Some(&MemoryPolicy::new().timeout(second)));
+///     let left = request.extensions().get::<RoutePolicy>();
+///     assert_eq!(left, Some(&RoutePolicy::new().timeout(second)));
 ///     async { Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new())) }
 /// }));
 /// service.oneshot(Request::new(())).await?;
@@ -41,11 +41,11 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct PolicyService<S> {
     inner: S,
-    policy: MemoryPolicy,
+    policy: RoutePolicy,
 }
 
 impl<S> PolicyService<S> {
-    pub(super) const fn new(inner: S, policy: MemoryPolicy) -> Self {
+    pub(super) const fn new(inner: S, policy: RoutePolicy) -> Self {
         Self { inner, policy }
     }
 
@@ -79,7 +79,7 @@ where
                 }
             }
             None => {
-                let outer = request.extensions().get::<MemoryPolicy>().copied();
+                let outer = request.extensions().get::<RoutePolicy>().copied();
                 let policy = self.policy.inside(outer.unwrap_or_default());
                 request.extensions_mut().insert(policy);
             }

@@ -16,7 +16,7 @@ pub(crate) fn warn_overrun(task: &TaskReport) {
         task.location = %task.location,
         task.route = task.route.as_str(),
         "{task}; its request has ended, and its grace is over: {end}. It should end when \
-         `RequestScope::token` is cancelled; further ones from the same place are only counted"
+         `RequestScope::child_token` is cancelled; further ones from the same place are only counted"
     );
 }
 

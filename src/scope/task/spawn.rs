@@ -34,7 +34,7 @@ impl RequestScope {
     /// use tower_memory::RequestScope;
     ///
     /// async fn handler(scope: RequestScope) -> &'static str {
-    ///     let token = scope.token();
+    ///     let token = scope.child_token();
     ///     scope.spawn(async move {
     ///         token.cancelled().await; // the request is over: tidy up and end
     ///     });

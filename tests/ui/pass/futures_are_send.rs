@@ -2,14 +2,14 @@ use std::{future::Ready, time::Duration};
 
 use tower_memory::{
     MemoryHandle, RequestScope, client::PropagateDeadlineFuture, middleware::PolicyFuture,
-    scope::Held,
+    scope::HoldFuture,
 };
 
 fn send<T: Send>() {}
 fn send_value<T: Send>(_: T) {}
 
 fn main() {
-    send::<Held<Ready<()>>>();
+    send::<HoldFuture<Ready<()>>>();
     send::<PolicyFuture<Ready<()>>>();
     send::<PropagateDeadlineFuture<Ready<()>>>();
     let of_a_handle = |handle: MemoryHandle, scope: RequestScope| {

@@ -1,7 +1,7 @@
 use tower_memory::{
-    Arena, ArenaPool, MemoryHandle, MemoryLayer, MemoryPolicy, MemoryService, RequestScope,
+    Arena, ArenaPool, MemoryHandle, MemoryLayer, RoutePolicy, MemoryService, RequestScope,
     TrackingAllocator,
-    axum::RouteLabelLayer,
+    extract::RouteLabelLayer,
     client::{PropagateDeadline, PropagateDeadlineLayer},
     middleware::{PolicyService, RequestBodyLayer, RequestBodyService},
     pool::PoolBuilder,
@@ -15,7 +15,7 @@ fn main() {
     handle::<ArenaPool>();
     handle::<MemoryHandle>();
     handle::<MemoryLayer>();
-    handle::<MemoryPolicy>();
+    handle::<RoutePolicy>();
     handle::<MemoryService<()>>();
     handle::<PolicyService<()>>();
     handle::<PoolBuilder>();

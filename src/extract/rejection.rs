@@ -3,7 +3,7 @@ use std::{error::Error, fmt};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::http::CollectError;
+use crate::wire::CollectError;
 
 /// The extractor found no scope in the request: `500`, since it is the server that is put together
 /// wrongly.

@@ -1,10 +1,10 @@
 //! Extractors and responses for axum, and a layer that names routes from inside a router.
 
-mod extract;
 #[cfg(feature = "json")]
 mod json;
 mod label;
 mod rejection;
+mod scope;
 
 #[cfg(feature = "json")]
 pub use self::json::ArenaJson;

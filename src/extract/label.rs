@@ -4,7 +4,7 @@ use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{http::matched_path, scope::RequestScope};
+use crate::{scope::RequestScope, wire::matched_path};
 
 /// Names the route of each request that passes, for a [`MemoryLayer`](crate::MemoryLayer) around
 /// the router.
@@ -18,7 +18,7 @@ use crate::{http::matched_path, scope::RequestScope};
 /// use axum::{Router, body::Body, routing::get};
 /// use http::Request;
 /// use tower::{Layer, ServiceExt};
-/// use tower_memory::{MemoryLayer, axum::RouteLabelLayer};
+/// use tower_memory::{MemoryLayer, extract::RouteLabelLayer};
 ///
 /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 /// # runtime.block_on(async {

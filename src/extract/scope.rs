@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use super::rejection::MissingMemoryLayer;
-use crate::{arena::Arena, http::matched_path, scope::RequestScope};
+use crate::{arena::Arena, scope::RequestScope, wire::matched_path};
 
 /// The request's scope. Where the layer is around the router, this also names the route.
 fn scope(parts: &Parts) -> Option<RequestScope> {

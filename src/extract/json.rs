@@ -18,7 +18,7 @@ use crate::{arena::Arena, scope::RequestScope};
 /// use axum::{Router, body::Body, routing::get};
 /// use http::Request;
 /// use tower::ServiceExt;
-/// use tower_memory::{MemoryLayer, axum::ArenaJson};
+/// use tower_memory::{MemoryLayer, extract::ArenaJson};
 ///
 /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 /// # runtime.block_on(async {
