@@ -97,11 +97,12 @@ pub mod extract;
 
 pub use self::account::{Account, TrackingAllocator};
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
+pub use self::cancel::Outcome;
 pub use self::config::ConfigError;
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::ArenaPool;
-pub use self::scope::{Outcome, RequestScope, RoutePolicy, ScopeReport};
+pub use self::scope::{RequestScope, RoutePolicy, ScopeReport};
 pub use self::wire::{CollectError, CollectErrorKind, deadline_header, header};
 
 /// Compiles the examples of the README.

@@ -23,8 +23,7 @@ use tonic_health::{
 };
 use tower::layer::layer_fn;
 use tower_memory::{
-    MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport,
-    cancel::{CancelReason, DeadlineSource},
+    MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, cancel::DeadlineSource,
     deadline_header::DeadlineHeader,
 };
 
@@ -82,15 +81,20 @@ impl Rig {
 
     /// Whose deadlines ended the requests, once nothing is left of them.
     async fn sources(&self, expected: usize) -> Vec<Option<DeadlineSource>> {
-        let reasons = self.reasons(expected).await;
-        reasons
-            .into_iter()
-            .map(CancelReason::deadline_source)
+        let reports = self.reports(expected).await;
+        reports
+            .iter()
+            .map(|report| report.deadline_source)
             .collect()
     }
 
-    /// Why the requests ended, once nothing is left of them.
-    async fn reasons(&self, expected: usize) -> Vec<CancelReason> {
+    /// How the requests ended, once nothing is left of them.
+    async fn outcomes(&self, expected: usize) -> Vec<Outcome> {
+        let reports = self.reports(expected).await;
+        reports.iter().map(|report| report.outcome).collect()
+    }
+
+    async fn reports(&self, expected: usize) -> Vec<ScopeReport> {
         let settled = async {
             loop {
                 let now = self.handle.snapshot();
@@ -106,7 +110,7 @@ impl Rig {
         assert!(settled.is_ok(), "{}", self.handle.snapshot());
         let reports = self.reports.lock().unwrap();
         assert_eq!(reports.len(), expected);
-        reports.iter().map(|report| report.reason).collect()
+        reports.clone()
     }
 }
 
@@ -179,7 +183,7 @@ async fn a_unary_call_keeps_its_message_and_its_trailers() {
     let answer = rig.channel().await.check(asked(SERVED)).await.unwrap();
     assert_eq!(answer.metadata().get("grpc-status").unwrap(), "0");
     assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
-    assert_eq!(rig.reasons(1).await, [CancelReason::Completed]);
+    assert_eq!(rig.outcomes(1).await, [Outcome::Completed]);
 }
 
 #[tokio::test]
@@ -194,7 +198,7 @@ async fn an_error_without_any_message_keeps_its_status_and_is_a_complete_respons
     assert_eq!(status.code(), Code::NotFound);
     assert_eq!(status.message(), "service not registered");
     assert!(status.metadata().get("x-alloc-route").is_some());
-    assert_eq!(rig.reasons(1).await, [CancelReason::Completed]);
+    assert_eq!(rig.outcomes(1).await, [Outcome::Completed]);
 }
 
 #[tokio::test]
@@ -208,7 +212,7 @@ async fn a_server_stream_is_open_until_its_client_leaves() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(rig.handle.snapshot().in_flight, 1);
     drop(messages);
-    assert_eq!(rig.reasons(1).await, [CancelReason::ClientGone]);
+    assert_eq!(rig.outcomes(1).await, [Outcome::ClientGone]);
 }
 
 #[tokio::test]
@@ -251,7 +255,7 @@ async fn without_trust_tonic_cancels_the_call_and_the_handler_sees_a_client_that
     request.set_timeout(Duration::from_millis(100));
     let status = rig.channel().await.check(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Cancelled, "{status:?}");
-    assert_eq!(rig.reasons(1).await, [CancelReason::ClientGone]);
+    assert_eq!(rig.outcomes(1).await, [Outcome::ClientGone]);
 }
 
 #[tokio::test]
@@ -310,7 +314,7 @@ async fn a_timeout_that_is_none_is_ignored_and_counted() {
         request.metadata_mut().insert("grpc-timeout", value);
         assert!(rig.patient().check(request).await.is_ok());
     }
-    assert_eq!(rig.reasons(4).await, [CancelReason::Completed; 4]);
+    assert_eq!(rig.outcomes(4).await, [Outcome::Completed; 4]);
     let snapshot = rig.handle.snapshot();
     assert_eq!(snapshot.unparsable_deadlines, 4);
     assert_eq!(snapshot.routes[0].outcomes.get(Outcome::Completed), 4);

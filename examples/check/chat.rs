@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
-use tower_memory::scope::Outcome;
+use tower_memory::Outcome;
 
 use self::{
     client::Client,

@@ -6,7 +6,7 @@ mod report;
 use std::{error::Error, net::SocketAddr, process::ExitCode};
 
 use axum::http::Method;
-use tower_memory::{MemoryHandle, scope::Outcome};
+use tower_memory::{MemoryHandle, Outcome};
 
 use self::{
     client::{Answer, Client},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::http::Method;
-use tower_memory::{MemoryHandle, scope::Outcome};
+use tower_memory::{MemoryHandle, Outcome};
 
 use self::{
     client::{Answer, Client},

@@ -10,7 +10,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tower::util::MapRequest;
-use tower_memory::{MemoryHandle, scope::Outcome};
+use tower_memory::{MemoryHandle, Outcome};
 
 use self::report::{Report, settled, text};
 use super::{METHODS, SERVED};

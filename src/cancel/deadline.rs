@@ -32,7 +32,7 @@ fn pack(after: Duration, source: DeadlineSource) -> Option<u64> {
     let units = u64::try_from(after.as_nanos())
         .ok()?
         .checked_next_multiple_of(1 << SOURCE_BITS)?;
-    Some(units | u64::from(source.to_code()))
+    Some(units | source.code() as u64)
 }
 
 impl Deadline {
@@ -97,7 +97,7 @@ fn unpack(packed: u64, start: Instant) -> Option<(Instant, DeadlineSource)> {
         return None;
     }
     let mask = (1_u64 << SOURCE_BITS) - 1;
-    let source = DeadlineSource::from_code((packed & mask) as u8)?;
+    let source = DeadlineSource::from_code((packed & mask) as usize)?;
     // Beyond what the clock can say there is no deadline.
     let at = start.checked_add(Duration::from_nanos(packed & !mask))?;
     Some((at, source))

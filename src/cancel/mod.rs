@@ -3,10 +3,12 @@
 mod deadline;
 mod grace;
 mod limit;
+mod outcome;
 mod reason;
 mod signal;
 mod source;
 
+pub use self::outcome::Outcome;
 pub use self::reason::CancelReason;
 pub use self::source::DeadlineSource;
 

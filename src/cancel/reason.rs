@@ -1,126 +1,112 @@
 use std::fmt;
 
-use super::source::DeadlineSource;
+use super::{outcome::Outcome, source::DeadlineSource};
 
-/// Why a request's token was cancelled.
+/// Why a request's token was cancelled: the [`Outcome`] and, if a deadline passed, its source.
 ///
-/// [`as_str`](Self::as_str) is the name for labels; `Display` is a sentence for people, as error
-/// messages have it.
+/// The first reason stays. It compares equal to its outcome; `Display` is a sentence for error
+/// messages, and [`Outcome::as_str`] is the name for metric labels.
 ///
 /// # Examples
 ///
 /// ```
-/// use tower_memory::cancel::{CancelReason, DeadlineSource};
+/// use tower_memory::{Outcome, RequestScope};
 ///
-/// fn whose_deadline(reason: CancelReason) -> Option<DeadlineSource> {
-///     match reason {
-///         CancelReason::DeadlineExceeded { source, .. } => Some(source),
-///         _ => None,
-///     }
+/// async fn handler(scope: RequestScope) {
+///     tokio::spawn(async move {
+///         let reason = scope.cancelled().await;
+///         if reason == Outcome::DeadlineExceeded {
+///             let source = reason.deadline_source().expect("it was a deadline");
+///             assert_eq!(reason.to_string(), format!("the deadline set by {source} passed"));
+///         }
+///     });
 /// }
-/// assert_eq!(whose_deadline(CancelReason::Shutdown), None);
-/// assert_eq!(CancelReason::Shutdown.deadline_source(), None);
-/// assert_eq!(CancelReason::Shutdown.as_str(), "shutdown");
-/// assert_eq!(CancelReason::Shutdown.to_string(), "the server is going down");
+/// # let _ = handler;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CancelReason {
-    /// The response, body included, was dropped before it was complete.
-    ClientGone,
-    /// The response is complete.
-    Completed,
-    /// The deadline passed before there was a response, or a limit for its body.
-    #[non_exhaustive]
-    DeadlineExceeded {
-        /// Who had set it.
-        source: DeadlineSource,
-    },
-    /// The request would have used more memory than it may.
-    MemoryExceeded,
-    /// The handler, or the response body, panicked.
-    Panicked,
-    /// The inner service, or the response body, returned an error.
-    ServiceError,
-    /// The request was refused to save memory.
-    Shed,
-    /// The server is going down.
-    Shutdown,
+pub struct CancelReason {
+    outcome: Outcome,
+    source: Option<DeadlineSource>,
 }
 
+/// The bits of a code that hold the outcome.
+const OUTCOME_BITS: u32 = 4;
+
+/// Every code fits into this many bits.
+pub(super) const CODE_BITS: u32 = 8;
+
+// A code holds one more than the position, since zero is no reason.
+const _: () = assert!(Outcome::ALL.len() < 1 << OUTCOME_BITS);
+const _: () = assert!(DeadlineSource::ALL.len() < 1 << (CODE_BITS - OUTCOME_BITS));
+
 impl CancelReason {
-    /// Who had set the deadline that passed; `None` for all other reasons.
+    /// A reason other than a deadline.
+    pub(crate) const fn new(outcome: Outcome) -> Self {
+        debug_assert!(!matches!(outcome, Outcome::DeadlineExceeded));
+        Self {
+            outcome,
+            source: None,
+        }
+    }
+
+    /// The deadline of this source passed.
+    pub(crate) const fn deadline(source: DeadlineSource) -> Self {
+        Self {
+            outcome: Outcome::DeadlineExceeded,
+            source: Some(source),
+        }
+    }
+
+    /// How a request that ends for this reason is counted.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        self.outcome
+    }
+
+    /// The source of the deadline that passed; `None` for all other reasons.
     #[must_use]
     pub const fn deadline_source(self) -> Option<DeadlineSource> {
-        match self {
-            Self::DeadlineExceeded { source } => Some(source),
-            _ => None,
-        }
+        self.source
     }
 
-    /// The name as a metric label has it, which is that of the
-    /// [`Outcome`](crate::scope::Outcome); whose deadline it was, the
-    /// [source](Self::deadline_source) says.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ClientGone => "client_gone",
-            Self::Completed => "completed",
-            Self::DeadlineExceeded { .. } => "deadline_exceeded",
-            Self::MemoryExceeded => "memory_exceeded",
-            Self::Panicked => "panicked",
-            Self::ServiceError => "service_error",
-            Self::Shed => "shed",
-            Self::Shutdown => "shutdown",
-        }
+    /// A number below `1 << CODE_BITS` that is never zero.
+    pub(super) const fn to_code(self) -> usize {
+        let source = match self.source {
+            Some(source) => source.code(),
+            None => 0,
+        };
+        (self.outcome.index() + 1) | source << OUTCOME_BITS
     }
 
-    /// A code that is never zero.
-    pub(crate) const fn to_code(self) -> u8 {
-        match self {
-            Self::ClientGone => 1,
-            Self::Completed => 2,
-            Self::MemoryExceeded => 3,
-            Self::Panicked => 4,
-            Self::ServiceError => 5,
-            Self::Shed => 6,
-            Self::Shutdown => 7,
-            Self::DeadlineExceeded { source } => 16 + source.to_code(),
-        }
-    }
-
-    /// The reason of a code; zero, and any other unknown code, is no reason.
-    pub(crate) const fn from_code(code: u8) -> Option<Self> {
-        Some(match code {
-            1 => Self::ClientGone,
-            2 => Self::Completed,
-            3 => Self::MemoryExceeded,
-            4 => Self::Panicked,
-            5 => Self::ServiceError,
-            6 => Self::Shed,
-            7 => Self::Shutdown,
-            16.. => match DeadlineSource::from_code(code - 16) {
-                Some(source) => Self::DeadlineExceeded { source },
-                None => return None,
-            },
-            _ => return None,
+    /// The reason of a code; `None` for zero.
+    pub(super) fn from_code(code: usize) -> Option<Self> {
+        let outcome = (code & ((1 << OUTCOME_BITS) - 1)).checked_sub(1)?;
+        Some(Self {
+            outcome: *Outcome::ALL.get(outcome)?,
+            source: DeadlineSource::from_code(code >> OUTCOME_BITS),
         })
+    }
+}
+
+impl PartialEq<Outcome> for CancelReason {
+    fn eq(&self, outcome: &Outcome) -> bool {
+        self.outcome == *outcome
     }
 }
 
 impl fmt::Display for CancelReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ClientGone => "the client went away",
-            Self::Completed => "the response is complete",
-            Self::DeadlineExceeded { source } => {
-                return write!(f, "the deadline set by {source} passed");
-            }
-            Self::MemoryExceeded => "the request used too much memory",
-            Self::Panicked => "the handler panicked",
-            Self::ServiceError => "the service failed",
-            Self::Shed => "the request was refused to save memory",
-            Self::Shutdown => "the server is going down",
+        if let Some(source) = self.source {
+            return write!(f, "the deadline set by {source} passed");
+        }
+        f.write_str(match self.outcome {
+            Outcome::Cancelled => "the application cancelled the request",
+            Outcome::ClientGone => "the client went away",
+            Outcome::Completed => "the response is complete",
+            Outcome::DeadlineExceeded => "a deadline passed",
+            Outcome::Panicked => "the handler panicked",
+            Outcome::ServiceError => "the service failed",
+            Outcome::Shutdown => "the server is shutting down",
         })
     }
 }
@@ -131,31 +117,19 @@ mod tests {
 
     #[test]
     fn every_reason_survives_its_code() {
-        let deadlines = [
-            DeadlineSource::BodyIdleTimeout,
-            DeadlineSource::BodyTimeout,
-            DeadlineSource::EnvoyExpectedRqTimeout,
-            DeadlineSource::GrpcTimeout,
-            DeadlineSource::Handler,
-            DeadlineSource::Layer,
-            DeadlineSource::Policy,
-            DeadlineSource::RequestTimeout,
-        ]
-        .map(|source| CancelReason::DeadlineExceeded { source });
-        for reason in deadlines.into_iter().chain([
-            CancelReason::ClientGone,
-            CancelReason::Completed,
-            CancelReason::MemoryExceeded,
-            CancelReason::Panicked,
-            CancelReason::ServiceError,
-            CancelReason::Shed,
-            CancelReason::Shutdown,
-        ]) {
-            assert_ne!(reason.to_code(), 0);
+        let deadlines = DeadlineSource::ALL
+            .iter()
+            .copied()
+            .map(CancelReason::deadline);
+        let others = Outcome::ALL
+            .iter()
+            .copied()
+            .filter(|outcome| *outcome != Outcome::DeadlineExceeded)
+            .map(CancelReason::new);
+        for reason in deadlines.chain(others) {
+            assert!((1..1 << CODE_BITS).contains(&reason.to_code()));
             assert_eq!(CancelReason::from_code(reason.to_code()), Some(reason));
         }
         assert_eq!(CancelReason::from_code(0), None);
-        assert_eq!(CancelReason::from_code(15), None);
-        assert_eq!(CancelReason::from_code(255), None);
     }
 }

@@ -1,6 +1,6 @@
 use tokio_util::sync::CancellationToken;
 
-use super::reason::CancelReason;
+use super::reason::{CODE_BITS, CancelReason};
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// A request's cancellation: its reason, and a token if anybody asked for one.
@@ -18,8 +18,8 @@ pub(crate) struct Signal {
     token: OnceLock<CancellationToken>,
 }
 
-const REASON: usize = 0xff;
-const HAS_TOKEN: usize = 0x100;
+const REASON: usize = (1 << CODE_BITS) - 1;
+const HAS_TOKEN: usize = 1 << CODE_BITS;
 
 impl Signal {
     pub(crate) fn new() -> Self {
@@ -36,7 +36,7 @@ impl Signal {
         let before = self
             .state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-                (state & REASON == 0).then_some(state | usize::from(reason.to_code()))
+                (state & REASON == 0).then_some(state | reason.to_code())
             });
         match before {
             Ok(before) => {
@@ -55,7 +55,7 @@ impl Signal {
     #[inline]
     pub(crate) fn reason(&self) -> Option<CancelReason> {
         // Acquire: see `cancel`.
-        CancelReason::from_code((self.state.load(Ordering::Acquire) & REASON) as u8)
+        CancelReason::from_code(self.state.load(Ordering::Acquire) & REASON)
     }
 
     /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): who makes something
@@ -97,6 +97,7 @@ mod loom_models {
     use loom::{sync::Arc, thread};
 
     use super::*;
+    use crate::cancel::Outcome;
 
     #[test]
     fn a_token_made_while_cancelling_is_cancelled() {
@@ -104,7 +105,7 @@ mod loom_models {
             let signal = Arc::new(Signal::new());
             let thread = thread::spawn({
                 let signal = Arc::clone(&signal);
-                move || signal.cancel(CancelReason::ClientGone)
+                move || signal.cancel(CancelReason::new(Outcome::ClientGone))
             });
             let token = signal.token(|_| {}).clone();
             assert!(thread.join().expect("no panic"));
@@ -118,15 +119,15 @@ mod loom_models {
             let signal = Arc::new(Signal::new());
             let thread = thread::spawn({
                 let signal = Arc::clone(&signal);
-                move || signal.cancel(CancelReason::ClientGone)
+                move || signal.cancel(CancelReason::new(Outcome::ClientGone))
             });
-            let mine = signal.cancel(CancelReason::Panicked);
+            let mine = signal.cancel(CancelReason::new(Outcome::Panicked));
             let other = thread.join().expect("no panic");
             assert!(mine ^ other);
             let expected = if mine {
-                CancelReason::Panicked
+                CancelReason::new(Outcome::Panicked)
             } else {
-                CancelReason::ClientGone
+                CancelReason::new(Outcome::ClientGone)
             };
             assert_eq!(signal.reason(), Some(expected));
         });

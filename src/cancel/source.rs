@@ -38,6 +38,18 @@ pub enum DeadlineSource {
 }
 
 impl DeadlineSource {
+    /// All sources, in the order of their names. A later version may have more.
+    pub const ALL: &'static [Self] = &[
+        Self::BodyIdleTimeout,
+        Self::BodyTimeout,
+        Self::EnvoyExpectedRqTimeout,
+        Self::GrpcTimeout,
+        Self::Handler,
+        Self::Layer,
+        Self::Policy,
+        Self::RequestTimeout,
+    ];
+
     /// Whether a header of the request set it: the client, or a proxy on its behalf, waits no
     /// longer. Nothing but the request itself lifts such a deadline.
     #[must_use]
@@ -63,32 +75,15 @@ impl DeadlineSource {
         }
     }
 
-    /// A code from 1 to 15.
-    pub(super) const fn to_code(self) -> u8 {
-        match self {
-            Self::Handler => 1,
-            Self::Layer => 2,
-            Self::Policy => 3,
-            Self::EnvoyExpectedRqTimeout => 4,
-            Self::GrpcTimeout => 5,
-            Self::RequestTimeout => 6,
-            Self::BodyTimeout => 7,
-            Self::BodyIdleTimeout => 8,
-        }
+    /// A number from 1 on: the position in [`ALL`](Self::ALL) plus one.
+    pub(crate) const fn code(self) -> usize {
+        // The variants are declared in the order of `ALL`; a test compares the two.
+        self as usize + 1
     }
 
-    pub(super) const fn from_code(code: u8) -> Option<Self> {
-        Some(match code {
-            1 => Self::Handler,
-            2 => Self::Layer,
-            3 => Self::Policy,
-            4 => Self::EnvoyExpectedRqTimeout,
-            5 => Self::GrpcTimeout,
-            6 => Self::RequestTimeout,
-            7 => Self::BodyTimeout,
-            8 => Self::BodyIdleTimeout,
-            _ => return None,
-        })
+    /// The source of a code; `None` for zero.
+    pub(crate) fn from_code(code: usize) -> Option<Self> {
+        Self::ALL.get(code.checked_sub(1)?).copied()
     }
 }
 
@@ -104,5 +99,22 @@ impl fmt::Display for DeadlineSource {
             Self::Policy => "the route's policy",
             Self::RequestTimeout => "the header x-request-timeout-ms",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_survives_its_code() {
+        for source in DeadlineSource::ALL {
+            assert_eq!(DeadlineSource::from_code(source.code()), Some(*source));
+        }
+        assert_eq!(DeadlineSource::from_code(0), None);
+        assert_eq!(
+            DeadlineSource::from_code(DeadlineSource::ALL.len() + 1),
+            None
+        );
     }
 }

@@ -1,6 +1,6 @@
 use std::{error::Error, fmt, time::Duration};
 
-use crate::cancel::CancelReason;
+use crate::cancel::{CancelReason, Outcome};
 
 /// Why an outgoing call gave no response.
 ///
@@ -115,9 +115,11 @@ impl CallError {
     #[must_use]
     pub const fn kind(&self) -> CallErrorKind {
         match self.fault {
-            Fault::Cancelled(CancelReason::DeadlineExceeded { .. })
-            | Fault::NothingRemains { .. } => CallErrorKind::DeadlineExceeded,
-            Fault::Cancelled(_) => CallErrorKind::Cancelled,
+            Fault::Cancelled(reason) => match reason.outcome() {
+                Outcome::DeadlineExceeded => CallErrorKind::DeadlineExceeded,
+                _ => CallErrorKind::Cancelled,
+            },
+            Fault::NothingRemains { .. } => CallErrorKind::DeadlineExceeded,
             Fault::Service(_) => CallErrorKind::Service,
         }
     }

@@ -9,7 +9,10 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::error::CallError;
-use crate::{cancel::CancelReason, scope::RequestScope};
+use crate::{
+    cancel::{CancelReason, Outcome},
+    scope::RequestScope,
+};
 
 pin_project! {
     /// The future of [`PropagateDeadline`](super::PropagateDeadline).
@@ -90,7 +93,9 @@ where
             return Poll::Pending;
         }
         // The token is cancelled after the reason is set, and by nobody else.
-        let reason = scope.reason().unwrap_or(CancelReason::Completed);
+        let reason = scope
+            .reason()
+            .unwrap_or(CancelReason::new(Outcome::Completed));
         this.inner.set(None);
         Poll::Ready(Err(CallError::cancelled(reason)))
     }

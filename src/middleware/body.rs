@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{body_error::BodyTimeoutError, body_timer::BodyTimer};
 use crate::{
-    cancel::{CancelReason, DeadlineSource},
+    cancel::{CancelReason, DeadlineSource, Outcome},
     scope::{Keeper, RequestScope},
     wire as answers,
 };
@@ -95,9 +95,9 @@ pin_project! {
             let this = this.project();
             forget_task(this.keeper, this.noted);
             let reason = if this.progress.complete {
-                CancelReason::Completed
+                CancelReason::new(Outcome::Completed)
             } else {
-                CancelReason::ClientGone
+                CancelReason::new(Outcome::ClientGone)
             };
             finish(this.inner, this.keeper, reason);
         }
@@ -201,13 +201,13 @@ fn cut_off<B>(
     source: DeadlineSource,
     grpc: bool,
 ) -> Result<Frame<Bytes>, Box<dyn Error + Send + Sync>> {
-    let reason = CancelReason::DeadlineExceeded { source };
+    let reason = CancelReason::deadline(source);
     let after = keeper
         .as_ref()
         .and_then(Keeper::scope)
         .map(|scope| {
             // Before the body is dropped, so that what it drops can see why.
-            scope.cancel(reason);
+            scope.cancel_for(reason);
             scope.age()
         })
         .unwrap_or_default();
@@ -272,7 +272,11 @@ where
                 this.progress.complete = true;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            finish(this.inner, this.keeper, CancelReason::Completed);
+            finish(
+                this.inner,
+                this.keeper,
+                CancelReason::new(Outcome::Completed),
+            );
             return Poll::Ready(None);
         };
         let Some(keeper) = this.keeper.as_mut() else {
@@ -305,8 +309,8 @@ where
         }
         let over = match &polled {
             Poll::Pending => None,
-            Poll::Ready(None) => Some(CancelReason::Completed),
-            Poll::Ready(Some(Err(_))) => Some(CancelReason::ServiceError),
+            Poll::Ready(None) => Some(CancelReason::new(Outcome::Completed)),
+            Poll::Ready(Some(Err(_))) => Some(CancelReason::new(Outcome::ServiceError)),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     this.progress.gave(data.len());
@@ -318,7 +322,7 @@ where
                         .as_ref()
                         .as_pin_ref()
                         .is_some_and(|inner| inner.is_end_stream());
-                last.then_some(CancelReason::Completed)
+                last.then_some(CancelReason::new(Outcome::Completed))
             }
         };
         if over.is_some() {

@@ -59,9 +59,7 @@ impl BodyTimeoutError {
 
 impl fmt::Display for BodyTimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = CancelReason::DeadlineExceeded {
-            source: self.source,
-        };
+        let reason = CancelReason::deadline(self.source);
         write!(f, "{reason} after {} ms", self.after.as_millis())
     }
 }

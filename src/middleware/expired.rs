@@ -74,9 +74,7 @@ impl Expired<'_> {
     /// (a server that is going down).
     #[must_use]
     pub const fn reason(&self) -> CancelReason {
-        CancelReason::DeadlineExceeded {
-            source: self.source,
-        }
+        CancelReason::deadline(self.source)
     }
 
     /// Time since the service was called.

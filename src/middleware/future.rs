@@ -16,7 +16,7 @@ use super::{
     response_for::Answers,
 };
 use crate::{
-    cancel::{CancelReason, DeadlineSource},
+    cancel::{CancelReason, DeadlineSource, Outcome},
     scope::{BodyKind, Keeper, RequestScope},
     sync::Arc,
     wire::{self as answers, Protocol},
@@ -44,7 +44,7 @@ pin_project! {
     ///
     /// Dropping it is how a server says that the client has gone: the handler is dropped, the
     /// token is cancelled, and the scope ends with
-    /// [`Outcome::ClientGone`](crate::scope::Outcome::ClientGone).
+    /// [`Outcome::ClientGone`](crate::Outcome::ClientGone).
     ///
     /// # Examples
     ///
@@ -250,9 +250,7 @@ impl Role {
         let expired = self.scope().cloned().map(|scope| {
             // Before the handler is dropped: then it waits for nothing any more.
             let wants_body = scope.wants_body();
-            scope.cancel(CancelReason::DeadlineExceeded {
-                source: passed.source,
-            });
+            scope.cancel_for(CancelReason::deadline(passed.source));
             (scope, wants_body)
         });
         let answer = self.run(|| {
@@ -357,7 +355,7 @@ where
             Poll::Ready(Err(error)) => {
                 this.role.forget_task(this.noted);
                 if let Role::Opener { keeper } = std::mem::replace(this.role, Role::Over) {
-                    keeper.finish(CancelReason::ServiceError);
+                    keeper.finish(CancelReason::new(Outcome::ServiceError));
                 }
                 Poll::Ready(Err(error))
             }

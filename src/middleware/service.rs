@@ -11,7 +11,7 @@ use super::{
     layer::Config,
 };
 use crate::{
-    cancel::{CancelReason, DeadlineSource},
+    cancel::{CancelReason, DeadlineSource, Outcome},
     scope::{Arrival, Keeper, RequestScope, RoutePolicy, UNMATCHED},
     sync::Arc,
     wire::{Protocol, matched_path, shutting_down},
@@ -127,7 +127,7 @@ where
             let inner = match expired {
                 None => Some(self.inner.call(request)),
                 Some(source) => {
-                    scope.cancel(CancelReason::DeadlineExceeded { source });
+                    scope.cancel_for(CancelReason::deadline(source));
                     None
                 }
             };
@@ -154,13 +154,18 @@ where
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.scope.gauges.shutdown.has_begun() {
             let answer = shutting_down(exchange.protocol, exchange.http1);
-            return ResponseFuture::refused(answer, CancelReason::Shutdown, keeper, exchange);
+            return ResponseFuture::refused(
+                answer,
+                CancelReason::new(Outcome::Shutdown),
+                keeper,
+                exchange,
+            );
         }
         let mut expired = None;
         if let Some(scope) = keeper.scope() {
             expired = scope.begin(arrival, outer.as_ref(), &config.limits);
             if let Some(source) = expired {
-                scope.cancel(CancelReason::DeadlineExceeded { source });
+                scope.cancel_for(CancelReason::deadline(source));
             }
             request.extensions_mut().insert(scope.clone());
         }

@@ -112,7 +112,7 @@ impl MemoryHandle {
     /// not longer than `grace`.
     ///
     /// Tokens of open requests are cancelled with
-    /// [`CancelReason::Shutdown`](crate::cancel::CancelReason::Shutdown): their tasks have the
+    /// [`Outcome::Shutdown`](crate::Outcome::Shutdown): their tasks have the
     /// layer's own grace, and holds and streamed bodies that watch the token can end. Handlers go
     /// on; a response that is still given is given. Either way such a request ends with
     /// [`Outcome::Shutdown`](crate::Outcome::Shutdown). Requests that come from now on are refused

@@ -81,7 +81,7 @@ impl Sum {
 
 impl Totals {
     fn close(&mut self, report: &Closed<'_>) {
-        self.outcomes.add(report.outcome());
+        self.outcomes.add(report.reason.outcome());
         if let Some(usage) = &report.usage {
             self.bytes.add(usage.bytes_allocated);
             self.allocations.add(usage.allocations);

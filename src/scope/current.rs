@@ -8,7 +8,7 @@ use std::cell::Cell;
 use super::handle::RequestScope;
 use crate::{
     account::{Entry, Writer},
-    cancel::CancelReason,
+    cancel::{CancelReason, Outcome},
 };
 
 thread_local! {
@@ -65,7 +65,7 @@ impl EnteredScope<'_> {
     /// `std::thread::panicking` would not do: it is also true while an outer panic unwinds, and
     /// not any more where a panic was caught further in.
     pub(super) fn or_panicked(mut self) -> Self {
-        self.on_unwind = Some(CancelReason::Panicked);
+        self.on_unwind = Some(CancelReason::new(Outcome::Panicked));
         self
     }
 

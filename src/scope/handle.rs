@@ -15,7 +15,7 @@ use super::{
 use crate::{
     account::{Usage, Writer},
     arena::Arena,
-    cancel::CancelReason,
+    cancel::{CancelReason, Outcome},
     sync::{Arc, Ordering},
 };
 
@@ -128,14 +128,42 @@ impl RequestScope {
         self.inner().account.usage()
     }
 
-    /// A token that is cancelled when the request ends, for whatever reason, or its deadline
-    /// passes.
+    /// Returns a token that is cancelled when the request ends, is [cancelled](Self::cancel), or
+    /// exceeds its deadline.
     ///
-    /// Each call makes a child of the request's own token, which is made the first time: cancelling
-    /// it stops those who wait for it or a clone of it, and neither the request nor anybody else.
+    /// Each call returns a new child of the request's token. Cancelling it affects its own clones
+    /// and children only; [`cancel`](Self::cancel) cancels the request.
     #[must_use]
     pub fn child_token(&self) -> CancellationToken {
         self.own_token().child_token()
+    }
+
+    /// Cancels the request with the reason [`Outcome::Cancelled`], unless it has one already.
+    ///
+    /// Cancelling is cooperative. Tokens are cancelled and the tasks get their grace period, but the
+    /// handler keeps running and its response is sent as it is, so the handler chooses what the
+    /// client sees. The request is counted as [`Outcome::Cancelled`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> StatusCode {
+    ///     let shards = [scope.spawn(async { Err("no quorum") }), scope.spawn(async { Ok(()) })];
+    ///     for shard in shards {
+    ///         if shard.await.is_ok_and(|answer| answer.is_err()) {
+    ///             scope.cancel(); // the other shards stop
+    ///             return StatusCode::SERVICE_UNAVAILABLE;
+    ///         }
+    ///     }
+    ///     StatusCode::OK
+    /// }
+    /// # let _ = handler;
+    /// ```
+    pub fn cancel(&self) {
+        self.cancel_for(CancelReason::new(Outcome::Cancelled));
     }
 
     /// The request's own token, made the first time.
@@ -162,7 +190,8 @@ impl RequestScope {
         }
         self.own_token().cancelled().await;
         // The token is cancelled after the reason is set, or a shutdown began, and by nobody else.
-        self.reason().unwrap_or(CancelReason::Completed)
+        self.reason()
+            .unwrap_or(CancelReason::new(Outcome::Completed))
     }
 
     /// Whether the request has ended, or its deadline has passed.

@@ -7,7 +7,10 @@ use std::{
 use pin_project_lite::pin_project;
 
 use super::{current, handle::RequestScope};
-use crate::{account::Writer, cancel::CancelReason};
+use crate::{
+    account::Writer,
+    cancel::{CancelReason, Outcome},
+};
 
 /// Guard of [`RequestScope::hold`]: keeps the scope of an upgraded connection open.
 ///
@@ -74,7 +77,7 @@ impl ScopeHold {
     /// What each of its polls, and its drop, allocates is accounted to the request, and
     /// [`RequestScope::current`] finds the scope in them. When the future has ended the scope ends,
     /// unless there are other holds: its token is cancelled and its tasks have their grace. If the
-    /// future panics the outcome is [`Panicked`](super::Outcome::Panicked).
+    /// future panics the outcome is [`Panicked`](crate::Outcome::Panicked).
     ///
     /// Nothing ends the future itself. When the server goes down it sees
     /// [`cancelled`](RequestScope::cancelled), as tasks do.
@@ -110,7 +113,10 @@ impl Drop for ScopeHold {
         };
         if self.holds {
             let inner = scope.inner();
-            inner.step(inner.lifecycle.release_hold(), CancelReason::Completed);
+            inner.step(
+                inner.lifecycle.release_hold(),
+                CancelReason::new(Outcome::Completed),
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     account::Account,
     arena::Arena,
-    cancel::{CancelReason, Signal},
+    cancel::{CancelReason, Outcome, Signal},
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
 };
 
@@ -114,14 +114,14 @@ impl Inner {
             return Some(reason);
         }
         let began = self.shutdown_began()?;
-        self.set_reason(CancelReason::Shutdown, Some(began));
+        self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
         self.signal.reason()
     }
 
     /// Cancels for `reason`, unless there was one before. Returns whether this was the first.
     pub(super) fn cancel(&self, reason: CancelReason) -> bool {
         if let Some(began) = self.shutdown_began() {
-            self.set_reason(CancelReason::Shutdown, Some(began));
+            self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
         }
         self.set_reason(reason, None)
     }
@@ -184,7 +184,7 @@ impl Inner {
 
     /// The response is over, for `reason`.
     pub(super) fn response_over(&self, reason: CancelReason) {
-        let step = if reason == CancelReason::Completed {
+        let step = if reason == CancelReason::new(Outcome::Completed) {
             self.lifecycle.response_done()
         } else {
             self.lifecycle.end()
@@ -217,7 +217,10 @@ impl Inner {
             return;
         };
         // A scope only closes after it was cancelled with a reason (see `Lifecycle`).
-        let reason = self.signal.reason().unwrap_or(CancelReason::Completed);
+        let reason = self
+            .signal
+            .reason()
+            .unwrap_or(CancelReason::new(Outcome::Completed));
         // Relaxed: of one word's changes all threads see one order, so none comes after this one.
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let tasks = self.tasks.get();

@@ -8,7 +8,11 @@ use super::{
     handle::RequestScope,
     limits::BodyKind,
 };
-use crate::{account::Writer, cancel::CancelReason, sync::Arc};
+use crate::{
+    account::Writer,
+    cancel::{CancelReason, Outcome},
+    sync::Arc,
+};
 
 /// The one owner of an open scope: first the response future, then the response body.
 ///
@@ -62,13 +66,13 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.end(CancelReason::ClientGone);
+        self.end(CancelReason::new(Outcome::ClientGone));
     }
 }
 
 impl RequestScope {
     /// Cancels the request without ending its scope. Returns whether this was the first reason.
-    pub(crate) fn cancel(&self, reason: CancelReason) -> bool {
+    pub(crate) fn cancel_for(&self, reason: CancelReason) -> bool {
         self.inner().cancel(reason)
     }
 

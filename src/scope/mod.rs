@@ -26,7 +26,7 @@ mod task;
 pub use self::handle::RequestScope;
 pub use self::hold::{HoldFuture, ScopeHold};
 pub use self::policy::RoutePolicy;
-pub use self::report::{ArenaSource, ArenaUsage, Outcome, ScopeReport};
+pub use self::report::{ArenaSource, ArenaUsage, ScopeReport};
 pub use self::route::RouteLabel;
 pub use self::task::{TaskError, TaskErrorKind, TaskHandle, TaskKind, TaskReport};
 

@@ -4,88 +4,10 @@ use super::{
     route::RouteLabel,
     task::{TaskGroup, TaskReport},
 };
-use crate::{account::Usage, cancel::CancelReason};
-
-/// How a request ended; exactly one per request.
-///
-/// # Examples
-///
-/// ```
-/// use tower_memory::scope::Outcome;
-///
-/// assert_eq!(Outcome::ClientGone.as_str(), "client_gone");
-/// assert!(Outcome::ALL.contains(&Outcome::Shutdown));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The response, body included, was dropped before it was complete.
-    ClientGone,
-    /// The whole response was handed to the server, whatever its status.
-    Completed,
-    /// The deadline passed before there was a response, or a limit for its body.
-    DeadlineExceeded,
-    /// The request would have used more memory than it may.
-    MemoryExceeded,
-    /// The handler, or the response body, panicked.
-    Panicked,
-    /// The inner service, or the response body, returned an error.
-    ServiceError,
-    /// The request was refused to save memory.
-    Shed,
-    /// The server was going down.
-    Shutdown,
-}
-
-impl Outcome {
-    /// All outcomes, in the order of their names; a later version may have more.
-    pub const ALL: &'static [Self] = &[
-        Self::ClientGone,
-        Self::Completed,
-        Self::DeadlineExceeded,
-        Self::MemoryExceeded,
-        Self::Panicked,
-        Self::ServiceError,
-        Self::Shed,
-        Self::Shutdown,
-    ];
-
-    /// The name as a metric label has it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ClientGone => "client_gone",
-            Self::Completed => "completed",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::MemoryExceeded => "memory_exceeded",
-            Self::Panicked => "panicked",
-            Self::ServiceError => "service_error",
-            Self::Shed => "shed",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
-
-impl From<CancelReason> for Outcome {
-    fn from(reason: CancelReason) -> Self {
-        match reason {
-            CancelReason::ClientGone => Self::ClientGone,
-            CancelReason::Completed => Self::Completed,
-            CancelReason::DeadlineExceeded { .. } => Self::DeadlineExceeded,
-            CancelReason::MemoryExceeded => Self::MemoryExceeded,
-            CancelReason::Panicked => Self::Panicked,
-            CancelReason::ServiceError => Self::ServiceError,
-            CancelReason::Shed => Self::Shed,
-            CancelReason::Shutdown => Self::Shutdown,
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+use crate::{
+    account::Usage,
+    cancel::{CancelReason, DeadlineSource, Outcome},
+};
 
 /// Where a request's arena came from.
 ///
@@ -210,8 +132,8 @@ pub struct ScopeReport {
     pub route: RouteLabel,
     /// How it ended.
     pub outcome: Outcome,
-    /// The same with its details: why the token was cancelled.
-    pub reason: CancelReason,
+    /// The source of the deadline that passed, if the outcome is that one did.
+    pub deadline_source: Option<DeadlineSource>,
     /// What it allocated on the heap, body and tasks included; `None` if that is not known.
     pub usage: Option<Usage>,
     /// What it took from its arena.
@@ -238,7 +160,7 @@ pub struct ScopeReport {
 impl fmt::Display for ScopeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.route, self.outcome)?;
-        if let Some(source) = self.reason.deadline_source() {
+        if let Some(source) = self.deadline_source {
             write!(f, " ({source})")?;
         }
         write!(f, " after {:.1?}", self.total_time)?;
@@ -282,16 +204,12 @@ pub(crate) struct Closed<'a> {
 }
 
 impl Closed<'_> {
-    pub(crate) fn outcome(&self) -> Outcome {
-        self.reason.into()
-    }
-
     pub(crate) fn report(&self) -> ScopeReport {
         let counts = self.tasks.map(TaskGroup::counts).unwrap_or_default();
         ScopeReport {
             route: self.label.clone(),
-            outcome: self.outcome(),
-            reason: self.reason,
+            outcome: self.reason.outcome(),
+            deadline_source: self.reason.deadline_source(),
             usage: self.usage,
             arena: self.arena,
             time_to_head: self.time_to_head,
@@ -314,7 +232,7 @@ mod tests {
         ScopeReport {
             route: RouteRegistry::new(0).label(0).clone(),
             outcome: Outcome::Completed,
-            reason: CancelReason::Completed,
+            deadline_source: None,
             usage: None,
             arena: ArenaUsage {
                 source: ArenaSource::Unused,
@@ -339,9 +257,7 @@ mod tests {
         (usage.bytes_allocated, usage.allocations) = (412, 7);
         let full = ScopeReport {
             outcome: Outcome::DeadlineExceeded,
-            reason: CancelReason::DeadlineExceeded {
-                source: DeadlineSource::Layer,
-            },
+            deadline_source: Some(DeadlineSource::Layer),
             usage: Some(usage),
             arena: ArenaUsage {
                 source: ArenaSource::Pool,
@@ -360,14 +276,5 @@ mod tests {
         );
         assert_ne!(full, plain);
         assert_eq!(plain, report());
-    }
-
-    #[test]
-    fn a_reason_is_called_what_its_outcome_is() {
-        let reasons: Vec<_> = (0..=u8::MAX).filter_map(CancelReason::from_code).collect();
-        assert!(reasons.len() > Outcome::ALL.len());
-        for reason in reasons {
-            assert_eq!(reason.as_str(), Outcome::from(reason).as_str());
-        }
     }
 }

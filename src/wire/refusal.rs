@@ -2,7 +2,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{problem::problem, protocol::Protocol};
-use crate::cancel::CancelReason;
+use crate::cancel::{CancelReason, Outcome};
 
 /// `UNAVAILABLE`: what was asked for was not begun, and may be sent again
 /// ([gRPC status codes](https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)).
@@ -15,7 +15,7 @@ const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 /// HTTP/1 clients are told to leave the connection; HTTP/2 has frames for that, and forbids the
 /// header ([RFC 9113, 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
 pub(crate) fn shutting_down(protocol: Protocol, http1: bool) -> Response<Bytes> {
-    const REASON: CancelReason = CancelReason::Shutdown;
+    const REASON: CancelReason = CancelReason::new(Outcome::Shutdown);
 
     let mut response = match protocol.content_type() {
         None => problem(StatusCode::SERVICE_UNAVAILABLE, &REASON.to_string()),

@@ -306,6 +306,6 @@ async fn the_limit_of_a_policy_is_answered_by_the_layer_around_it() {
     let service = layer.layer(policy.layer(never_answering()));
     assert_eq!(service.oneshot(get("/")).await.unwrap().status(), 502);
     let source = DeadlineSource::Policy;
-    let reason = watch.report_now().reason;
-    assert_eq!(reason.deadline_source(), Some(source));
+    let report = watch.report_now();
+    assert_eq!(report.deadline_source, Some(source));
 }

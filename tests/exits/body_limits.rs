@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope, RoutePolicy,
-    cancel::{CancelReason, DeadlineSource},
+    cancel::DeadlineSource,
     deadline_header::DeadlineHeader,
     middleware::{BodyTimeoutError, ResponseBody},
 };
@@ -154,10 +154,14 @@ async fn a_body_has_a_limit_for_all_of_it_and_one_for_each_silence() {
     ] {
         let (body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(pauses)).await;
         assert_eq!(read(body).await, expected, "{pauses:?}");
-        let reason = watch.report().await.reason;
-        assert_eq!(reason.deadline_source(), expected.2, "{pauses:?}");
+        let report = watch.report().await;
+        assert_eq!(report.deadline_source, expected.2, "{pauses:?}");
         let completed = expected.2.is_none();
-        assert_eq!(reason == CancelReason::Completed, completed, "{pauses:?}");
+        assert_eq!(
+            report.outcome == Outcome::Completed,
+            completed,
+            "{pauses:?}"
+        );
     }
 }
 
@@ -299,8 +303,8 @@ async fn the_deadline_of_a_grpc_call_is_for_its_messages_and_ends_them_with_a_st
     assert!(said.starts_with(message), "{said}");
     assert!(body.is_end_stream() && body.frame().await.is_none());
     let source = DeadlineSource::GrpcTimeout;
-    let reason = watch.report().await.reason;
-    assert_eq!(reason.deadline_source(), Some(source));
+    let report = watch.report().await;
+    assert_eq!(report.deadline_source, Some(source));
 
     // Elsewhere the header is for the head alone.
     let plain = service.oneshot(asking(Method::GET, "text/plain")).await;

@@ -106,7 +106,7 @@ async fn the_answer_to_the_deadline_dropped_unread_leaves_the_outcome_as_it_is()
     drop(response);
     let report = watch.report_now();
     assert_eq!(report.outcome, Outcome::DeadlineExceeded);
-    assert_eq!(report.reason.deadline_source(), Some(DeadlineSource::Layer));
+    assert_eq!(report.deadline_source, Some(DeadlineSource::Layer));
 }
 
 /// A handler that is ready after a second, in a layer with this timeout.
@@ -212,7 +212,7 @@ async fn the_handler_can_tighten_its_deadline_and_not_widen_it() {
         // Timers tick in milliseconds.
         assert!(start.elapsed() - expected <= Duration::from_millis(1));
         drop(response);
-        assert_eq!(watch.report().await.reason.deadline_source(), Some(source));
+        assert_eq!(watch.report().await.deadline_source, Some(source));
     }
 }
 
@@ -233,7 +233,7 @@ async fn a_deadline_tightened_after_the_first_poll_is_kept() {
         assert!(start.elapsed() - 2 * SECOND <= Duration::from_millis(2));
         drop(response);
         assert_eq!(
-            watch.report().await.reason.deadline_source(),
+            watch.report().await.deadline_source,
             Some(DeadlineSource::Handler)
         );
     }
@@ -293,7 +293,7 @@ async fn of_two_layers_the_shorter_timeout_holds_and_there_is_one_scope() {
         );
         response.into_body().collect().await.unwrap();
         assert_eq!(
-            watch.report_now().reason.deadline_source(),
+            watch.report_now().deadline_source,
             Some(DeadlineSource::Layer)
         );
         assert!(inner_watch.reports(0).await.is_empty());

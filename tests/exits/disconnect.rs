@@ -72,7 +72,7 @@ async fn assert_ended(watch: &Watch, ended: &mut UnboundedReceiver<CancelReason>
     for _ in 0..2 {
         let reason = timeout(Duration::from_secs(10), ended.recv()).await;
         let reason = reason.expect("the task ends").unwrap();
-        assert_eq!(reason, CancelReason::ClientGone);
+        assert_eq!(reason, Outcome::ClientGone);
     }
     let report = watch.report().await;
     assert_eq!(report.outcome, Outcome::ClientGone);

@@ -117,8 +117,8 @@ async fn nothing_is_extended_after_the_deadline() {
     assert!(!scope.extend_deadline(10 * SECOND));
     drop((response, scope));
     let source = DeadlineSource::Layer;
-    let reason = watch.report_now().reason;
-    assert_eq!(reason.deadline_source(), Some(source));
+    let report = watch.report_now();
+    assert_eq!(report.deadline_source, Some(source));
 }
 
 /// A waker that was left in the scope would keep its task, a connection, for as long as a handle.

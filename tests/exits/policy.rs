@@ -8,10 +8,7 @@ use http::{Method, Request, Response};
 use http_body_util::Empty;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_memory::{
-    MemoryLayer, RequestScope, RoutePolicy,
-    cancel::{CancelReason, DeadlineSource},
-};
+use tower_memory::{MemoryLayer, Outcome, RequestScope, RoutePolicy, cancel::DeadlineSource};
 
 use super::support::{Refused, Steps, get as request, never_answering, scope_of, watched};
 
@@ -62,11 +59,11 @@ async fn each_route_and_each_method_has_its_own_policy() {
         drop(response.await.unwrap());
         assert_eq!(start.elapsed().as_secs(), seconds, "{method} {path}");
         requests += 1;
-        let reason = watch.reports(requests).await.pop().unwrap().reason;
-        assert_eq!(reason.deadline_source(), source, "{method} {path}");
+        let report = watch.reports(requests).await.pop().unwrap();
+        assert_eq!(report.deadline_source, source, "{method} {path}");
         let completed = source.is_none();
         assert_eq!(
-            reason == CancelReason::Completed,
+            report.outcome == Outcome::Completed,
             completed,
             "{method} {path}"
         );

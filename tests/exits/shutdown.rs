@@ -74,7 +74,7 @@ async fn an_idle_layer_is_shut_down_at_once() {
 async fn open_requests_are_told_and_waited_for() {
     let (app, watch, called) = app(MemoryLayer::new(), |scope| async move {
         use_everything(&scope);
-        assert_eq!(scope.cancelled().await, CancelReason::Shutdown);
+        assert_eq!(scope.cancelled().await, Outcome::Shutdown);
         assert!(scope.child_token().is_cancelled());
         sleep(Duration::from_secs(2)).await;
         Response::new(Body::from("in time"))
@@ -173,7 +173,7 @@ async fn a_request_that_asks_for_its_token_later_finds_it_cancelled() {
     drop(request.await.unwrap().unwrap());
     assert_eq!(*seen.lock().unwrap(), [true, true]);
     let report = watch.report_now();
-    assert_eq!(report.reason, CancelReason::Shutdown);
+    assert_eq!(report.outcome, Outcome::Shutdown);
     assert_eq!(report.tasks_spawned, 1);
 }
 
@@ -204,7 +204,7 @@ async fn a_hold_is_told_and_waited_for() {
     let report = watch.handle.shutdown(GRACE).await;
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.elapsed, Duration::from_secs(1));
-    assert_eq!(socket.await.unwrap(), CancelReason::Shutdown);
+    assert_eq!(socket.await.unwrap(), Outcome::Shutdown);
     assert_eq!(watch.outcome_now(), Outcome::Shutdown);
 }
 
@@ -260,7 +260,7 @@ async fn a_server_is_shut_down_gracefully_with_its_requests() {
     stop.send(()).unwrap();
     let report = watch.handle.shutdown(GRACE).await;
     assert!(report.is_clean(), "{report}");
-    assert_eq!(answers.await.unwrap(), ["the server is going down"; 2]);
+    assert_eq!(answers.await.unwrap(), ["the server is shutting down"; 2]);
     server.await.unwrap().unwrap();
     let reports = watch.reports(2).await;
     assert!(reports.iter().all(|r| r.outcome == Outcome::Shutdown));
@@ -367,11 +367,11 @@ async fn a_request_that_comes_later_is_refused_without_asking_the_handler() {
     );
     assert_eq!(response.headers()["x-alloc-route"], "/");
     let reason = response.extensions().get::<CancelReason>();
-    assert_eq!(reason, Some(&CancelReason::Shutdown));
+    assert!(reason.is_some_and(|reason| *reason == Outcome::Shutdown));
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(problem["status"], 503);
-    assert_eq!(problem["detail"], "the server is going down");
+    assert_eq!(problem["detail"], "the server is shutting down");
     assert_eq!(watch.outcome_now(), Outcome::Shutdown);
 }
 

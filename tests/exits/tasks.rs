@@ -11,9 +11,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_memory::{
-    MemoryLayer, Outcome, RequestScope, cancel::CancelReason, scope::TaskErrorKind,
-};
+use tower_memory::{MemoryLayer, Outcome, RequestScope, scope::TaskErrorKind};
 
 use super::support::{Refused, Steps, Watch, get, scope_of, watched};
 
@@ -56,10 +54,16 @@ fn ended() -> (RequestScope, Watch) {
 fn a_token_made_after_the_end_is_cancelled() {
     let (scope, watch) = ended();
     assert!(scope.child_token().is_cancelled());
-    assert_eq!(scope.reason(), Some(CancelReason::Completed));
-    assert_eq!(
-        scope.cancelled().now_or_never(),
-        Some(CancelReason::Completed)
+    assert!(
+        scope
+            .reason()
+            .is_some_and(|reason| reason == Outcome::Completed)
+    );
+    assert!(
+        scope
+            .cancelled()
+            .now_or_never()
+            .is_some_and(|reason| reason == Outcome::Completed)
     );
     drop(scope);
     assert_eq!(watch.outcome_now(), Outcome::Completed);
@@ -95,6 +99,22 @@ fn cancelling_a_token_cancels_neither_the_request_nor_other_tokens() {
     });
     drop(service.oneshot(get("/")).now_or_never().unwrap().unwrap());
     assert_eq!(watch.outcome_now(), Outcome::Completed);
+}
+
+#[test]
+fn a_handler_that_cancels_its_request_answers_itself() {
+    let (layer, watch) = watched(MemoryLayer::new());
+    let service = showing(&layer, |scope| {
+        let token = scope.child_token();
+        scope.cancel();
+        assert!(token.is_cancelled() && scope.is_cancelled());
+        let reason = scope.reason().unwrap();
+        assert_eq!(reason.to_string(), "the application cancelled the request");
+    });
+    let response = service.oneshot(get("/")).now_or_never().unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    drop(response);
+    assert_eq!(watch.outcome_now(), Outcome::Cancelled);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,9 +18,7 @@ use hyper::body::Incoming;
 use tokio::sync::{Notify, mpsc};
 use tower::{Layer, service_fn};
 use tower_memory::{
-    MemoryLayer, Outcome, RequestScope,
-    cancel::{CancelReason, DeadlineSource},
-    middleware::RequestBodyLayer,
+    MemoryLayer, Outcome, RequestScope, cancel::DeadlineSource, middleware::RequestBodyLayer,
 };
 
 use super::support::{
@@ -110,7 +108,6 @@ async fn a_body_of_exact_length_is_completed(http: Http) {
 
     let report = watch.report().await;
     assert_eq!(report.outcome, Outcome::Completed);
-    assert_eq!(report.reason, CancelReason::Completed);
     assert_eq!(report.route.as_str(), "/items/{n}");
     assert_eq!((report.tasks_spawned, report.tasks_aborted), (1, 0));
     assert!(report.arena.bytes >= 10);
@@ -365,8 +362,8 @@ async fn a_body_that_is_cut_off_can_be_told_from_a_complete_one(http: Http) {
         let response = client.get("/").await.unwrap();
         assert_eq!(response.status(), 200);
         assert!(response.into_body().collect().await.is_err());
-        let reason = watch.report().await.reason;
-        assert_eq!(reason.deadline_source(), Some(source));
+        let report = watch.report().await;
+        assert_eq!(report.deadline_source, Some(source));
     }
 }
 
@@ -404,7 +401,7 @@ async fn the_deadline_is_answered_with_a_problem(http: Http) {
     let report = watch.report().await;
     assert_eq!(report.outcome, Outcome::DeadlineExceeded);
     let source = DeadlineSource::Layer;
-    assert_eq!(report.reason.deadline_source(), Some(source));
+    assert_eq!(report.deadline_source, Some(source));
     assert!(report.time_to_head >= Some(Duration::from_millis(20)));
 }
 

@@ -227,7 +227,7 @@ mod loom_models {
 
     use super::*;
     use crate::{
-        cancel::{CancelReason, Signal},
+        cancel::{CancelReason, Outcome, Signal},
         scope::lifecycle::Lifecycle,
     };
 
@@ -276,7 +276,7 @@ mod loom_models {
         /// As `Inner::step` does.
         fn end(&self) {
             let _ = self.life.end();
-            self.signal.cancel(CancelReason::ClientGone);
+            self.signal.cancel(CancelReason::new(Outcome::ClientGone));
             if let Some(group) = self.made() {
                 group.request_cancelled(self.start);
             }

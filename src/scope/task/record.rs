@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     account::{Account, Entry, Writer},
-    cancel::CancelReason,
+    cancel::{CancelReason, Outcome},
     scope::{RequestScope, RouteRegistry},
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
@@ -113,7 +113,10 @@ impl TaskRecord {
         }
         if let Some(scope) = &self.scope {
             let inner = scope.inner();
-            inner.step(inner.lifecycle.task_ended(), CancelReason::Completed);
+            inner.step(
+                inner.lifecycle.task_ended(),
+                CancelReason::new(Outcome::Completed),
+            );
         }
     }
 

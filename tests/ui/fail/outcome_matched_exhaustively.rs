@@ -3,12 +3,11 @@ use tower_memory::Outcome;
 fn is_success(outcome: Outcome) -> bool {
     match outcome {
         Outcome::Completed => true,
-        Outcome::ClientGone
+        Outcome::Cancelled
+        | Outcome::ClientGone
         | Outcome::DeadlineExceeded
-        | Outcome::MemoryExceeded
         | Outcome::Panicked
         | Outcome::ServiceError
-        | Outcome::Shed
         | Outcome::Shutdown => false,
     }
 }
