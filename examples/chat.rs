@@ -59,7 +59,7 @@ struct Chat {
 }
 
 fn app(ping: Duration) -> (Router, Arc<Chat>) {
-    let memory = MemoryLayer::new().timeout(Duration::from_secs(5));
+    let memory = MemoryLayer::with_timeout(Duration::from_secs(5));
     let chat = Arc::new(Chat {
         rooms: Rooms::default(),
         ping,

@@ -91,8 +91,11 @@ async fn back(Path(what): Path<String>, scope: RequestScope) -> String {
 
 /// Serves both on ports of their own; the handles are the front's and the back's.
 async fn serve(addr: SocketAddr) -> std::io::Result<(SocketAddr, [MemoryHandle; 2])> {
-    let inside = MemoryLayer::new().trust_deadline(HEADER);
-    let outside = MemoryLayer::new().timeout(TIMEOUT);
+    let inside = MemoryLayer::builder()
+        .trust_deadline(HEADER)
+        .build()
+        .unwrap();
+    let outside = MemoryLayer::with_timeout(TIMEOUT);
     let handles = [outside.handle(), inside.handle()];
 
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;

@@ -73,9 +73,11 @@ async fn main() -> ExitCode {
 
 async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     // There is no router to name the route.
-    let layer = MemoryLayer::new()
+    let layer = MemoryLayer::builder()
         .timeout(Duration::from_secs(5))
-        .route("hello")?;
+        .route("hello")
+        .build()
+        .unwrap();
     let handle: MemoryHandle = layer.handle();
     let listener = TcpListener::bind(args.addr)
         .await

@@ -32,7 +32,7 @@ const MAX_ITEMS: usize = 100_000;
 const CHUNKS: usize = 5;
 
 fn app() -> (Router, MemoryHandle) {
-    let memory = MemoryLayer::new().timeout(TIMEOUT);
+    let memory = MemoryLayer::with_timeout(TIMEOUT);
     let handle = memory.handle();
     let app = Router::new()
         .route("/vec/{n}", get(vec))

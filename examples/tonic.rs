@@ -70,7 +70,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
-    let layer = MemoryLayer::new().timeout(Duration::from_secs(5));
+    let layer = MemoryLayer::with_timeout(Duration::from_secs(5));
     let handle: MemoryHandle = layer.handle();
     let listener = TcpListener::bind(args.addr)
         .await

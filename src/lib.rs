@@ -26,7 +26,7 @@
 //! async fn main() -> std::io::Result<()> {
 //!     let app = Router::new()
 //!         .route("/items/{n}", get(items))
-//!         .layer(MemoryLayer::new().timeout(Duration::from_secs(5)));
+//!         .layer(MemoryLayer::with_timeout(Duration::from_secs(5)));
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 //!     axum::serve(listener, app).await
 //! }
@@ -74,7 +74,7 @@
         clippy::unwrap_used
     )
 )]
-#![doc(test(attr(deny(warnings))))]
+#![doc(test(attr(deny(warnings), allow(dead_code))))]
 
 mod config;
 mod sync;

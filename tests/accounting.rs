@@ -323,16 +323,19 @@ type Reports = Arc<Mutex<HashMap<String, ScopeReport>>>;
 /// A layer that collects its reports by route.
 fn layer_with_reports() -> (MemoryLayer, Reports) {
     let reports = Reports::default();
-    let layer = MemoryLayer::new().observe({
-        let reports = Arc::clone(&reports);
-        move |report: &ScopeReport| {
-            let former = reports
-                .lock()
-                .unwrap()
-                .insert(report.route.as_str().to_owned(), report.clone());
-            assert!(former.is_none(), "one request for each label");
-        }
-    });
+    let layer = MemoryLayer::builder()
+        .observe({
+            let reports = Arc::clone(&reports);
+            move |report: &ScopeReport| {
+                let former = reports
+                    .lock()
+                    .unwrap()
+                    .insert(report.route.as_str().to_owned(), report.clone());
+                assert!(former.is_none(), "one request for each label");
+            }
+        })
+        .build()
+        .unwrap();
     (layer, reports)
 }
 
@@ -935,5 +938,16 @@ fn freeing_what_others_allocated_does_not_lower_later_peaks() {
     let usage = account.usage().expect("installed");
     assert_eq!(usage.bytes_deallocated, 10_000);
     assert_eq!(usage.peak_bytes, 500);
+    drop(kept);
+}
+
+#[test]
+fn a_difference_of_two_usages_is_what_was_credited_between_them() {
+    let account = Account::new();
+    account.in_scope(|| churn(300));
+    let before = account.usage().unwrap();
+    let kept = account.in_scope(|| black_box(Vec::<u8>::with_capacity(500)));
+    let between = account.usage().unwrap() - before;
+    assert_eq!((between.allocations, between.live_bytes()), (1, 500));
     drop(kept);
 }

@@ -66,7 +66,7 @@ async fn handling<F, R>(timeout: Option<Duration>, f: impl FnOnce(RequestScope) 
 where
     F: Future<Output = R>,
 {
-    let layer = timeout.map_or_else(MemoryLayer::new, |t| MemoryLayer::new().timeout(t));
+    let layer = timeout.map_or_else(MemoryLayer::new, MemoryLayer::with_timeout);
     let handle = layer.handle();
     let mut result = None;
     let f = Mutex::new(Some(f));
@@ -199,7 +199,7 @@ async fn a_task_s_call_ends_with_the_request() {
     let (service, told) = upstream(header, 60 * SECOND);
     let client = PropagateDeadlineLayer::new(header).layer(service);
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let layer = MemoryLayer::new().timeout(2 * SECOND);
+    let layer = MemoryLayer::with_timeout(2 * SECOND);
     let handle = layer.handle();
     let service = layer.layer(service_fn({
         let seen = Arc::clone(&seen);
@@ -293,7 +293,7 @@ fn what_the_client_side_is_made_of_may_cross_threads() {
     crosses::<tower_memory::client::PropagateDeadlineFuture<std::future::Ready<()>>>();
     crosses::<tower_memory::RoutePolicy>();
     crosses::<tower_memory::middleware::BodyTimeoutError>();
-    crosses::<tower_memory::middleware::Expired<'static>>();
+    crosses::<tower_memory::middleware::DeadlineContext<'static>>();
     crosses::<tower_memory::middleware::RequestBody<()>>();
     crosses::<tower_memory::middleware::RequestBodyService<()>>();
     crosses::<tower_memory::middleware::PolicyService<()>>();

@@ -17,7 +17,8 @@ use tower_memory::{
     Expose, MemoryLayer, RequestScope, RoutePolicy, TrackingAllocator,
     account::thread_usage,
     deadline_header::DeadlineHeader,
-    middleware::{Expired, RequestBodyLayer},
+    middleware::MemoryLayerBuilder,
+    middleware::{DeadlineContext, RequestBodyLayer},
 };
 
 #[global_allocator]
@@ -90,18 +91,18 @@ fn ready<B>(
     })
 }
 
-fn everything() -> MemoryLayer {
+fn everything() -> MemoryLayerBuilder {
     DeadlineHeader::ALL
         .iter()
         .copied()
-        .fold(MemoryLayer::new(), MemoryLayer::trust_deadline)
+        .fold(MemoryLayer::builder(), MemoryLayerBuilder::trust_deadline)
         .trust_request_start()
         .deadline_margin(SECOND)
         .timeout(5 * SECOND)
         .body_timeout(5 * SECOND)
         .body_idle_timeout(5 * SECOND)
         .retry_after(SECOND)
-        .deadline_response(|e: &Expired<'_>| e.problem(StatusCode::BAD_GATEWAY))
+        .deadline_response(|e: &DeadlineContext<'_>| e.problem(StatusCode::BAD_GATEWAY))
         .expose(Expose::Never)
 }
 
@@ -118,22 +119,35 @@ fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_and_make_no_tim
     // What an extension costs, less the `Arc` that was made here: a scope is used again.
     let least = extension - 1;
 
-    let layer = MemoryLayer::new().expose(Expose::Never);
+    let layer = MemoryLayer::builder()
+        .expose(Expose::Never)
+        .build()
+        .unwrap();
     assert_eq!(settled(layer.layer(ready(|_: &Request<()>| {}))), least);
 
     let bare = || ready(|_: &Request<()>| {});
-    assert_eq!(settled(everything().layer(bare())), least, "everything");
+    assert_eq!(
+        settled(everything().build().unwrap().layer(bare())),
+        least,
+        "everything"
+    );
     let policy = RoutePolicy::new()
         .disable_timeout()
         .timeout(SECOND)
         .body_timeout(SECOND);
-    let policies = everything().layer(policy.layer(policy.layer(bare())));
+    let policies = everything()
+        .build()
+        .unwrap()
+        .layer(policy.layer(policy.layer(bare())));
     assert_eq!(settled(policies), least, "policies");
-    let nested = everything().layer(everything().layer(bare()));
+    let nested = everything()
+        .build()
+        .unwrap()
+        .layer(everything().build().unwrap().layer(bare()));
     assert_eq!(settled(nested), least, "a layer inside");
     let observed = RequestBodyLayer::new().layer(ready(|_| {}));
     assert_eq!(
-        settled(everything().layer(observed)),
+        settled(everything().build().unwrap().layer(observed)),
         least,
         "observed body"
     );
@@ -141,7 +155,7 @@ fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_and_make_no_tim
 
 #[test]
 fn a_deadline_alone_makes_no_token() {
-    let layer = everything();
+    let layer = everything().build().unwrap();
     let handle = layer.handle();
     let mut service = layer.layer(ready({
         let handle = handle.clone();

@@ -215,9 +215,11 @@ fn a_hundred_thousand_requests_with_two_tasks_each_leave_nothing() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let layer = MemoryLayer::new()
+        let layer = MemoryLayer::builder()
             .timeout(Duration::from_secs(60))
-            .grace(GRACE);
+            .grace_period(GRACE)
+            .build()
+            .unwrap();
         let memory = layer.handle();
         let service = layer.layer(service_fn(handle));
 
@@ -279,9 +281,12 @@ fn the_bytes_of_a_task_are_its_own_and_those_of_its_request() {
         .unwrap();
     runtime.block_on(async {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let layer = MemoryLayer::new().observe(move |report: &tower_memory::ScopeReport| {
-            let _ = tell.send(report.clone());
-        });
+        let layer = MemoryLayer::builder()
+            .observe(move |report: &tower_memory::ScopeReport| {
+                let _ = tell.send(report.clone());
+            })
+            .build()
+            .unwrap();
         let memory = layer.handle();
         let service = layer.layer(service_fn(|request: Request<()>| async move {
             let scope = request.extensions().get::<RequestScope>().unwrap();

@@ -61,10 +61,13 @@ fn an_allocator_that_is_only_called_directly_does_not_count_as_installed() {
 #[tokio::test]
 async fn a_request_has_no_heap_figures_and_all_others() {
     let reports = Arc::new(Mutex::new(Vec::<ScopeReport>::new()));
-    let layer = MemoryLayer::new().observe({
-        let reports = Arc::clone(&reports);
-        move |report: &ScopeReport| reports.lock().unwrap().push(report.clone())
-    });
+    let layer = MemoryLayer::builder()
+        .observe({
+            let reports = Arc::clone(&reports);
+            move |report: &ScopeReport| reports.lock().unwrap().push(report.clone())
+        })
+        .build()
+        .unwrap();
     let handle = layer.handle();
     let service = layer.layer(service_fn(async |request: Request<()>| {
         let scope = request.extensions().get::<RequestScope>().unwrap().clone();

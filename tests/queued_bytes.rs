@@ -84,13 +84,15 @@ impl Server {
             .build()
             .unwrap();
         let (closed, slow) = mpsc::unbounded_channel();
-        let layer = MemoryLayer::new()
+        let layer = MemoryLayer::builder()
             .pool(pool)
             .observe(move |report: &ScopeReport| {
                 if report.route.as_str() == "slow" {
                     closed.send(report.outcome).unwrap();
                 }
-            });
+            })
+            .build()
+            .unwrap();
         let handle = layer.handle();
         let service = TowerToHyperService::new(layer.layer(service_fn(handler)));
 

@@ -24,7 +24,7 @@ use tonic_health::{
 use tower::layer::layer_fn;
 use tower_memory::{
     MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, cancel::DeadlineSource,
-    deadline_header::DeadlineHeader,
+    deadline_header::DeadlineHeader, middleware::MemoryLayerBuilder,
 };
 
 const SERVED: &str = "example.Greeter";
@@ -38,12 +38,13 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new(layer: MemoryLayer) -> Self {
+    async fn new(layer: MemoryLayerBuilder) -> Self {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let layer = layer.observe({
             let reports = Arc::clone(&reports);
             move |report: &ScopeReport| reports.lock().unwrap().push(report.clone())
         });
+        let layer = layer.build().unwrap();
         let handle = layer.handle();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -179,7 +180,7 @@ fn assert_exceeded(status: &Status, set_by: &str) {
 
 #[tokio::test]
 async fn a_unary_call_keeps_its_message_and_its_trailers() {
-    let rig = Rig::new(MemoryLayer::new().timeout(Duration::from_secs(5))).await;
+    let rig = Rig::new(MemoryLayer::builder().timeout(Duration::from_secs(5))).await;
     let answer = rig.channel().await.check(asked(SERVED)).await.unwrap();
     assert_eq!(answer.metadata().get("grpc-status").unwrap(), "0");
     assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
@@ -188,7 +189,7 @@ async fn a_unary_call_keeps_its_message_and_its_trailers() {
 
 #[tokio::test]
 async fn an_error_without_any_message_keeps_its_status_and_is_a_complete_response() {
-    let rig = Rig::new(MemoryLayer::new()).await;
+    let rig = Rig::new(MemoryLayer::builder()).await;
     let status = rig
         .channel()
         .await
@@ -203,7 +204,7 @@ async fn an_error_without_any_message_keeps_its_status_and_is_a_complete_respons
 
 #[tokio::test]
 async fn a_server_stream_is_open_until_its_client_leaves() {
-    let rig = Rig::new(MemoryLayer::new().timeout(Duration::from_millis(50))).await;
+    let rig = Rig::new(MemoryLayer::builder().timeout(Duration::from_millis(50))).await;
     let mut client = rig.channel().await;
     let mut messages = client.watch(asked(SERVED)).await.unwrap().into_inner();
     let first = messages.next().await.unwrap().unwrap();
@@ -217,7 +218,7 @@ async fn a_server_stream_is_open_until_its_client_leaves() {
 
 #[tokio::test]
 async fn the_layers_timeout_is_deadline_exceeded() {
-    let rig = Rig::new(MemoryLayer::new().timeout(Duration::from_millis(50))).await;
+    let rig = Rig::new(MemoryLayer::builder().timeout(Duration::from_millis(50))).await;
     let status = rig
         .channel()
         .await
@@ -228,8 +229,8 @@ async fn the_layers_timeout_is_deadline_exceeded() {
     assert_eq!(rig.sources(1).await, [Some(DeadlineSource::Layer)]);
 }
 
-fn trusting() -> MemoryLayer {
-    MemoryLayer::new()
+fn trusting() -> MemoryLayerBuilder {
+    MemoryLayer::builder()
         .timeout(Duration::from_secs(20))
         .trust_deadline(DeadlineHeader::GrpcTimeout)
 }
@@ -250,7 +251,7 @@ async fn with_a_margin_a_call_that_takes_too_long_is_deadline_exceeded_and_not_c
 
 #[tokio::test]
 async fn without_trust_tonic_cancels_the_call_and_the_handler_sees_a_client_that_left() {
-    let rig = Rig::new(MemoryLayer::new()).await;
+    let rig = Rig::new(MemoryLayer::builder()).await;
     let mut request = delayed("30000");
     request.set_timeout(Duration::from_millis(100));
     let status = rig.channel().await.check(request).await.unwrap_err();
@@ -295,7 +296,7 @@ async fn the_deadline_of_a_stream_ends_it_after_its_messages() {
 
 #[tokio::test]
 async fn a_stream_that_is_silent_for_too_long_is_deadline_exceeded() {
-    let rig = Rig::new(MemoryLayer::new().body_idle_timeout(Duration::from_millis(50))).await;
+    let rig = Rig::new(MemoryLayer::builder().body_idle_timeout(Duration::from_millis(50))).await;
     let mut client = rig.channel().await;
     let mut messages = client.watch(asked(SERVED)).await.unwrap().into_inner();
     assert!(messages.next().await.unwrap().is_ok());

@@ -62,10 +62,11 @@ impl Subscriber for Collector {
 async fn a_place_whose_tasks_outlive_their_requests_is_warned_of_once() {
     let collector = Collector::default();
     tracing::subscriber::set_global_default(collector.clone()).unwrap();
-    let layer = MemoryLayer::new()
+    let layer = MemoryLayer::builder()
         .expose(Expose::Never)
-        .grace(Duration::from_secs(1))
+        .grace_period(Duration::from_secs(1))
         .route("report")
+        .build()
         .unwrap();
     let handle = layer.handle();
     let lines = Arc::new(Mutex::new(Vec::new()));

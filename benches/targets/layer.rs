@@ -180,14 +180,17 @@ impl Apps {
         let bare = Router::new()
             .route("/ready", get(ready))
             .route("/pending", get(pending));
-        let ours = || MemoryLayer::new().timeout(TIMEOUT);
+        let ours = |expose| {
+            let layer = MemoryLayer::builder().timeout(TIMEOUT).expose(expose);
+            layer.build().unwrap()
+        };
         let identity = bare.clone().layer(Identity::new());
         let status = StatusCode::GATEWAY_TIMEOUT;
         let timeout = bare
             .clone()
             .layer(TimeoutLayer::with_status_code(status, TIMEOUT));
-        let exposed = bare.clone().layer(ours());
-        let silent = bare.clone().layer(ours().expose(Expose::Never));
+        let exposed = bare.clone().layer(ours(Expose::Always));
+        let silent = bare.clone().layer(ours(Expose::Never));
         Self {
             bare: served(bare),
             identity: served(identity),
@@ -336,7 +339,10 @@ fn json_route() -> Contest {
             let place = Place::CurrentThread;
             let runtime = &place.runtime();
             let uri = Uri::from_static("/items");
-            let ours = MemoryLayer::new().timeout(TIMEOUT);
+            let ours = MemoryLayer::builder()
+                .timeout(TIMEOUT)
+                .expose(Expose::Always);
+            let ours = ours.build().unwrap();
             let heap_app = Router::new()
                 .route("/items", get(items_on_the_heap))
                 .layer(Identity::new());

@@ -27,7 +27,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     task::LocalSet,
 };
-use tower_memory::{MemoryLayer, RequestScope};
+use tower_memory::{Expose, MemoryLayer, RequestScope};
 
 use crate::{
     harness::{Contest, Report, Samples, Target, measure, nanos},
@@ -206,7 +206,10 @@ fn json_route() -> Contest {
         ]
         .map(str::to_owned),
         |report: &mut Report, [json_row, write_row, itoa_row, kept_row, p50_row, p99_row]| {
-            let ours = MemoryLayer::new().timeout(Duration::from_secs(5));
+            let ours = MemoryLayer::builder()
+                .timeout(Duration::from_secs(5))
+                .expose(Expose::Always);
+            let ours = ours.build().unwrap();
             let app = |handler| Router::new().route("/items", handler);
             let [heap, json, write, itoa, kept] = serve([
                 app(get(items_on_the_heap)),

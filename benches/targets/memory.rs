@@ -158,7 +158,7 @@ fn kept_after_burst() -> Contest {
                     continue;
                 }
                 let runtime = runtime();
-                let layer = MemoryLayer::new().pool(pool);
+                let layer = MemoryLayer::builder().pool(pool).build().unwrap();
                 let kept = runtime
                     .block_on(runtime.spawn(burst(layer)))
                     .expect("no panic");
@@ -221,7 +221,10 @@ fn learned() -> Contest {
                     continue;
                 }
                 let pool = ArenaPool::builder().enabled(pooled).build();
-                let layer = MemoryLayer::new().pool(pool.expect("sizes in order"));
+                let layer = MemoryLayer::builder()
+                    .pool(pool.expect("sizes in order"))
+                    .build()
+                    .unwrap();
                 let handle = layer.handle();
                 let app = app(&layer);
                 let serve = |requests: usize| {

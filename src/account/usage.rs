@@ -1,3 +1,5 @@
+use std::ops::Sub;
+
 /// What an [`Account`](super::Account) has been credited with.
 ///
 /// Bytes are those asked for by the program (`Layout::size`), without the allocator's rounding
@@ -55,9 +57,8 @@ pub struct Usage {
 ///
 /// let before = thread_usage().expect("the allocator is installed");
 /// let kept = Vec::<u8>::with_capacity(100);
-/// let after = thread_usage().expect("the allocator is installed");
-/// assert_eq!(after.allocations - before.allocations, 1);
-/// assert_eq!(after.live_bytes() - before.live_bytes(), 100);
+/// let made = thread_usage().expect("the allocator is installed") - before;
+/// assert_eq!((made.allocations, made.live_bytes()), (1, 100));
 /// # drop(kept);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl HeapUsage {
         self.bytes_allocated.wrapping_sub(self.bytes_deallocated) as i64
     }
 
-    /// What happened between `start` and this. Wrapping, as the counters are.
+    /// What was counted between `start` and this.
     #[inline]
     pub(super) const fn since(&self, start: &Self) -> Self {
         Self {
@@ -106,6 +107,37 @@ impl HeapUsage {
             reallocations: self.reallocations.wrapping_add(other.reallocations),
             bytes_allocated: self.bytes_allocated.wrapping_add(other.bytes_allocated),
             bytes_deallocated: self.bytes_deallocated.wrapping_add(other.bytes_deallocated),
+        }
+    }
+}
+
+/// What was counted between two readings of the same counters, the earlier one on the right.
+impl Sub for HeapUsage {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        self.since(&earlier)
+    }
+}
+
+/// What an account was credited with between two readings, the earlier one on the right. The peak
+/// between them is not known, so the difference has none.
+impl Sub for Usage {
+    type Output = HeapUsage;
+
+    fn sub(self, earlier: Self) -> HeapUsage {
+        self.totals() - earlier.totals()
+    }
+}
+
+impl Usage {
+    const fn totals(&self) -> HeapUsage {
+        HeapUsage {
+            allocations: self.allocations,
+            deallocations: self.deallocations,
+            reallocations: self.reallocations,
+            bytes_allocated: self.bytes_allocated,
+            bytes_deallocated: self.bytes_deallocated,
         }
     }
 }

@@ -21,7 +21,6 @@ use super::{outcome::Outcome, source::DeadlineSource};
 ///         }
 ///     });
 /// }
-/// # let _ = handler;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CancelReason {

@@ -21,8 +21,8 @@ use crate::cancel::{CancelReason, Outcome};
 ///     }
 /// }
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // In the place of a real client.
 /// let client = service_fn(async |_: Request<()>| {
 ///     Err::<Response<Empty<Bytes>>, _>(std::io::Error::other("refused"))
@@ -34,8 +34,8 @@ use crate::cancel::{CancelReason, Outcome};
 /// assert_eq!(error.to_string(), "the called service failed");
 /// let source = error.into_service_error().expect("the service's own");
 /// assert_eq!(source.to_string(), "refused");
-/// # });
-/// # Ok::<(), std::io::Error>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct CallError {
@@ -62,8 +62,8 @@ enum Fault {
 /// use tower_memory::client::{CallErrorKind, PropagateDeadlineLayer};
 /// use tower_memory::{MemoryLayer, RequestScope, deadline_header::DeadlineHeader};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // In the place of a real client.
 /// let client = service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
@@ -77,9 +77,8 @@ enum Fault {
 ///
 /// let error = service.oneshot(Request::new(())).await.unwrap_err();
 /// assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

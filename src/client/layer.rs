@@ -28,8 +28,8 @@ use crate::wire::deadline_header::DeadlineHeader;
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, client::PropagateDeadlineLayer, deadline_header::DeadlineHeader};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // In the place of a real client.
 /// let client = service_fn(async |call: Request<()>| {
 ///     let left: u64 = call.headers()["x-request-timeout-ms"].to_str().unwrap().parse().unwrap();
@@ -40,14 +40,12 @@ use crate::wire::deadline_header::DeadlineHeader;
 ///     .margin(Duration::from_millis(50));
 /// let client = propagate.layer(client);
 ///
-/// let service = MemoryLayer::new()
-///     .timeout(Duration::from_secs(5))
+/// let service = MemoryLayer::with_timeout(Duration::from_secs(5))
 ///     .layer(service_fn(move |_: Request<()>| client.clone().oneshot(Request::new(()))));
 /// let response = service.oneshot(Request::new(())).await?;
 /// assert_eq!(response.status(), 200);
-/// # Ok::<_, tower_memory::client::CallError>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy)]
 #[must_use = "a layer does nothing until it is applied to a service"]

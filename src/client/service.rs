@@ -24,8 +24,8 @@ use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{client::PropagateDeadlineLayer, deadline_header::DeadlineHeader};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // In the place of a real client.
 /// let client = service_fn(|call: Request<()>| async move {
 ///     // The call is made on behalf of no request, so nothing is said.
@@ -35,9 +35,8 @@ use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 /// let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(client);
 /// assert_eq!(client.clone().oneshot(Request::new(())).await?.status(), 200);
 /// assert_eq!(client.inner().oneshot(Request::new(())).await?.status(), 200);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct PropagateDeadline<S> {

@@ -54,8 +54,8 @@ pin_project! {
     /// use tower::{Layer, ServiceExt, service_fn};
     /// use tower_memory::{MemoryLayer, Outcome};
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    /// # runtime.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let layer = MemoryLayer::new();
     /// let service = layer.layer(service_fn(|_: Request<()>| async {
     ///     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
@@ -69,9 +69,8 @@ pin_project! {
     /// let outcomes = layer.handle().snapshot().routes[0].outcomes;
     /// assert_eq!(outcomes.get(Outcome::ClientGone), 1);
     /// assert_eq!(outcomes.get(Outcome::Completed), 1);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// # })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use = "a body does nothing unless polled"]
     pub struct ResponseBody<B> {

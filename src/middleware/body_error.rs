@@ -20,9 +20,9 @@ use crate::cancel::{CancelReason, DeadlineSource};
 ///
 /// type Endless = futures_util::stream::Pending<Result<http_body::Frame<Bytes>, Infallible>>;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
-/// let layer = MemoryLayer::new().body_idle_timeout(Duration::from_millis(10));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder().body_idle_timeout(Duration::from_millis(10)).build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     let body: StreamBody<Endless> = StreamBody::new(futures_util::stream::pending());
 ///     Ok::<_, Infallible>(Response::new(body))
@@ -33,9 +33,8 @@ use crate::cancel::{CancelReason, DeadlineSource};
 /// let error = error.downcast_ref::<BodyTimeoutError>().expect("by the layer");
 /// assert_eq!(error.deadline_source(), DeadlineSource::BodyIdleTimeout);
 /// assert!(error.after() >= Duration::from_millis(10));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyTimeoutError {

@@ -4,10 +4,10 @@ use http::request::Parts;
 
 use crate::sync::Arc;
 
-/// Who sees the `x-alloc-*` and `x-arena-*` response headers.
+/// Which clients see the `x-alloc-*` and `x-arena-*` response headers.
 ///
-/// The figures tell an outsider how much work a request makes, so a public service should not show
-/// them to everybody.
+/// The figures tell a stranger how much work a request makes. By default they are sent in debug
+/// builds only, so that a public service does not send them by an oversight.
 ///
 /// # Examples
 ///
@@ -19,10 +19,11 @@ use crate::sync::Arc;
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{Expose, MemoryLayer};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
-/// let layer = MemoryLayer::new()
-///     .expose(Expose::when(|request| request.headers.contains_key("x-debug")));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder()
+///     .expose(Expose::when(|request| request.headers.contains_key("x-debug")))
+///     .build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
@@ -31,27 +32,39 @@ use crate::sync::Arc;
 /// assert!(!plain.headers().contains_key("x-arena-bytes"));
 /// let asking = Request::get("/").header("x-debug", "1").body(())?;
 /// assert_eq!(service.oneshot(asking).await?.headers()["x-arena-bytes"], "0");
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Expose {
-    /// Everybody.
-    #[default]
+    /// All clients.
     Always,
-    /// Nobody.
+    /// All clients if the crate was built with `debug_assertions`, as in cargo's `dev` profile, and
+    /// no client otherwise. So the headers are there during development, and a release build does
+    /// not show them unless it is told to.
+    #[default]
+    DebugBuilds,
+    /// No client.
     Never,
-    /// Whose request the function says yes to. Made by [`Expose::when`].
+    /// Clients for whose request the function returns `true`. Made by [`Expose::when`].
     When(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
 }
 
 impl Expose {
-    /// Those whose request `f` says yes to; it is asked before the service is called.
+    /// Clients for whose request `f` returns `true`. It is called before the inner service.
     #[must_use]
     pub fn when(f: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Self::When(Arc::new(f))
+    }
+
+    /// The same, with what depends on the build decided.
+    pub(super) fn resolved(self) -> Self {
+        match self {
+            Self::DebugBuilds if cfg!(debug_assertions) => Self::Always,
+            Self::DebugBuilds => Self::Never,
+            decided => decided,
+        }
     }
 }
 
@@ -59,6 +72,7 @@ impl fmt::Debug for Expose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Always => "Always",
+            Self::DebugBuilds => "DebugBuilds",
             Self::Never => "Never",
             Self::When(_) => "When(..)",
         })

@@ -12,8 +12,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     body::{Extent, Progress, ResponseBody},
-    expired::Expired,
-    response_for::Answers,
+    deadline_context::DeadlineContext,
+    deadline_response::DeadlineResponses,
 };
 use crate::{
     cancel::{CancelReason, DeadlineSource, Outcome},
@@ -56,8 +56,8 @@ pin_project! {
     /// use tower::{Layer, Service, service_fn};
     /// use tower_memory::{MemoryLayer, Outcome};
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    /// # runtime.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let layer = MemoryLayer::new();
     /// let mut service = layer.layer(service_fn(|_: Request<()>| async {
     ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
@@ -66,9 +66,8 @@ pin_project! {
     /// drop(future);
     /// let snapshot = layer.handle().snapshot();
     /// assert_eq!(snapshot.routes[0].outcomes.get(Outcome::ClientGone), 1);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// # })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
@@ -81,7 +80,7 @@ pin_project! {
         role: Role,
         exchange: Exchange,
         // None unless the layer has answers of its own.
-        answers: Option<Arc<Answers>>,
+        answers: Option<Arc<DeadlineResponses>>,
         // Set until the first poll, if the deadline had passed on arrival.
         expired: Option<DeadlineSource>,
         // Whether the scope has this future's task.
@@ -205,7 +204,7 @@ impl Role {
         Response::from_parts(parts, body)
     }
 
-    /// Answers a request whose handler was not run.
+    /// DeadlineResponses a request whose handler was not run.
     ///
     /// # Panics
     ///
@@ -215,7 +214,7 @@ impl Role {
     fn not_called<R>(
         self,
         exchange: Exchange,
-        configured: Option<&Answers>,
+        configured: Option<&DeadlineResponses>,
         expired: Option<DeadlineSource>,
     ) -> Response<ResponseBody<R>> {
         match (self, expired) {
@@ -244,7 +243,7 @@ impl Role {
         mut self,
         mut inner: Pin<&mut Option<F>>,
         exchange: Exchange,
-        configured: Option<&Answers>,
+        configured: Option<&DeadlineResponses>,
         passed: Passed,
     ) -> Response<ResponseBody<R>> {
         let expired = self.scope().cloned().map(|scope| {
@@ -258,7 +257,7 @@ impl Role {
             let Some((scope, wants_body)) = &expired else {
                 return Response::default();
             };
-            let expired = Expired {
+            let expired = DeadlineContext {
                 scope,
                 source: passed.source,
                 after: scope.age(),
@@ -281,7 +280,7 @@ impl<F> ResponseFuture<F> {
         expired: Option<DeadlineSource>,
         role: Role,
         exchange: Exchange,
-        answers: Option<Arc<Answers>>,
+        answers: Option<Arc<DeadlineResponses>>,
     ) -> Self {
         Self {
             inner,
@@ -294,7 +293,7 @@ impl<F> ResponseFuture<F> {
         }
     }
 
-    /// Answers without the service. The scope ends here, for `reason`: what becomes of the answer
+    /// DeadlineResponses without the service. The scope ends here, for `reason`: what becomes of the answer
     /// is of no interest, and nobody has to wait for it.
     pub(super) fn refused(
         mut answer: Response<Bytes>,

@@ -33,8 +33,8 @@ use crate::{
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::MemoryLayer;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let inner = service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// });
@@ -43,9 +43,8 @@ use crate::{
 /// assert!(bare.headers().is_empty());
 /// let response = service.oneshot(Request::new(())).await?;
 /// assert!(response.headers().contains_key("x-arena-source"));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryService<S> {
@@ -122,7 +121,7 @@ where
         if let Some(scope) = outer.filter(|scope| !scope.is_ended()) {
             let scope = scope.clone();
             let exchange = exchange(&request, false);
-            let answers = config.answers.clone();
+            let answers = config.responses.clone();
             let expired = config.tighten(&scope, &request);
             let inner = match expired {
                 None => Some(self.inner.call(request)),
@@ -139,7 +138,7 @@ where
         let route = config.number(request.extensions());
         let exposed = match &config.expose {
             Expose::Always => true,
-            Expose::Never => false,
+            Expose::DebugBuilds | Expose::Never => false,
             // A function has to be shown the request's parts, which are put together again.
             Expose::When(f) => {
                 let (parts, body) = request.into_parts();
@@ -149,7 +148,7 @@ where
             }
         };
         let exchange = exchange(&request, exposed);
-        let answers = config.answers.clone();
+        let answers = config.responses.clone();
         let mut keeper = Keeper::open(&config.scope, route);
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.scope.gauges.shutdown.has_begun() {

@@ -26,11 +26,11 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct MemoryHandle {
     pub(super) config: Arc<ScopeConfig>,
-    pub(super) recorder: Recorder,
+    pub(super) recorder: Arc<Recorder>,
 }
 
 impl MemoryHandle {
-    pub(crate) const fn new(config: Arc<ScopeConfig>, recorder: Recorder) -> Self {
+    pub(crate) const fn new(config: Arc<ScopeConfig>, recorder: Arc<Recorder>) -> Self {
         Self { config, recorder }
     }
 

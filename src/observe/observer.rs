@@ -3,7 +3,7 @@ use crate::scope::ScopeReport;
 /// Told of each request when its scope has closed.
 ///
 /// Implemented for closures that take a `&ScopeReport`. Give it to
-/// [`MemoryLayer::observe`](crate::MemoryLayer::observe).
+/// [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
 ///
 /// # Panics
 ///
@@ -21,13 +21,13 @@ use crate::scope::ScopeReport;
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, ScopeReport};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let log = Arc::new(Mutex::new(Vec::new()));
-/// let layer = MemoryLayer::new().observe({
+/// let layer = MemoryLayer::builder().observe({
 ///     let log = Arc::clone(&log);
 ///     move |report: &ScopeReport| log.lock().unwrap().push(report.to_string())
-/// });
+/// }).build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
@@ -35,9 +35,8 @@ use crate::scope::ScopeReport;
 /// assert!(log.lock().unwrap().is_empty(), "the body is not over");
 /// drop(response);
 /// assert!(log.lock().unwrap()[0].starts_with("{unmatched}: completed after "));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 pub trait Observer: Send + Sync + 'static {
     /// A request is over. Must not block.

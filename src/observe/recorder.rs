@@ -11,26 +11,21 @@ use crate::{
 };
 
 /// Writes what scopes tell into the statistics, and passes it on to the observers.
-#[derive(Clone)]
 pub(crate) struct Recorder {
-    pub(super) stats: Arc<Stats>,
-    pub(super) overruns: Arc<Overruns>,
-    pub(super) observer_panics: Arc<AtomicU64>,
+    pub(super) stats: Stats,
+    pub(super) overruns: Overruns,
+    pub(super) observer_panics: AtomicU64,
     observers: Vec<Arc<dyn Observer>>,
 }
 
 impl Recorder {
-    pub(crate) fn new(routes: usize) -> Self {
+    pub(crate) fn new(routes: usize, observers: Vec<Arc<dyn Observer>>) -> Self {
         Self {
-            stats: Arc::new(Stats::new(routes)),
-            overruns: Arc::default(),
-            observer_panics: Arc::new(AtomicU64::new(0)),
-            observers: Vec::new(),
+            stats: Stats::new(routes),
+            overruns: Overruns::default(),
+            observer_panics: AtomicU64::new(0),
+            observers,
         }
-    }
-
-    pub(crate) fn add(&mut self, observer: impl Observer) {
-        self.observers.push(Arc::new(observer));
     }
 }
 

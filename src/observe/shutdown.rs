@@ -17,8 +17,8 @@ use crate::scope::{RouteLabel, TaskReport};
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::MemoryLayer;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let layer = MemoryLayer::new();
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
@@ -31,9 +31,8 @@ use crate::scope::{RouteLabel, TaskReport};
 ///
 /// drop(unsent);
 /// assert!(layer.handle().shutdown(Duration::ZERO).await.is_clean());
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -58,9 +57,9 @@ pub struct ShutdownReport {
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::MemoryLayer;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
-/// let layer = MemoryLayer::new().route("reports")?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder().route("reports").build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
@@ -70,9 +69,8 @@ pub struct ShutdownReport {
 /// let open = &report.requests[0];
 /// assert_eq!((open.route.as_str(), open.count), ("reports", 1));
 /// # drop(unsent);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

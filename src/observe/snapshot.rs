@@ -109,7 +109,7 @@ impl Summary {
 /// # Examples
 ///
 /// ```
-/// use tower_memory::{observe::OutcomeCounts, scope::Outcome};
+/// use tower_memory::{observe::OutcomeCounts, Outcome};
 ///
 /// let counts = OutcomeCounts::default();
 /// assert_eq!(counts.get(Outcome::Completed), 0);

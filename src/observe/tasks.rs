@@ -18,8 +18,8 @@ use crate::scope::{RouteLabel, TaskReport};
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, RequestScope};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let layer = MemoryLayer::new();
 /// let service = layer.layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
@@ -36,9 +36,8 @@ use crate::scope::{RouteLabel, TaskReport};
 /// let latency = &handle.cancel_latency()[0];
 /// assert_eq!((latency.route.as_str(), latency.count), ("{unmatched}", 1));
 /// assert!(latency.max <= latency.p99 && latency.p50 == latency.p99);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,8 +68,8 @@ pub struct CancelLatency {
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, RequestScope};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let layer = MemoryLayer::new();
 /// let service = layer.layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
@@ -83,9 +82,8 @@ pub struct CancelLatency {
 /// let audit = &layer.handle().detached()[0];
 /// assert_eq!((audit.name, audit.started, audit.alive), ("audit", 2, 1));
 /// assert_eq!(audit.bytes, None, "no `TrackingAllocator` is installed");
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,9 +112,9 @@ pub struct DetachedTasks {
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, RequestScope};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-/// # runtime.block_on(async {
-/// let layer = MemoryLayer::new().grace(Duration::from_millis(20));
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20)).build()?;
 /// let service = layer.layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
 ///     scope.spawn(std::future::pending::<()>()); // does not look at its token
@@ -128,9 +126,8 @@ pub struct DetachedTasks {
 /// let overruns = &layer.handle().task_overruns()[0];
 /// assert_eq!(overruns.location.expect("one of the first").file(), file!());
 /// assert_eq!((overruns.aborted, overruns.given_up), (1, 0));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -160,8 +157,8 @@ impl MemoryHandle {
     /// use tower::{Layer, ServiceExt, service_fn};
     /// use tower_memory::{MemoryLayer, RequestScope};
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    /// # runtime.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let layer = MemoryLayer::new();
     /// let service = layer.layer(service_fn(|request: Request<()>| async move {
     ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
@@ -173,9 +170,8 @@ impl MemoryHandle {
     /// let outliving = layer.handle().outliving();
     /// assert_eq!(outliving[0].name, Some("audit"));
     /// assert_eq!(outliving[0].location.file(), file!());
-    /// # Ok::<_, Infallible>(())
-    /// # })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use]
     pub fn outliving(&self) -> Vec<TaskReport> {

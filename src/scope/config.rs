@@ -35,7 +35,7 @@ pub(crate) trait ScopeSink: Send + Sync {
 /// What all scopes of one layer have in common.
 pub(crate) struct ScopeConfig {
     pub(crate) pool: ArenaPool,
-    pub(crate) routes: Arc<RouteRegistry>,
+    pub(crate) routes: RouteRegistry,
     pub(crate) sink: Arc<dyn ScopeSink>,
     pub(crate) grace: Duration,
     pub(crate) gauges: Arc<Gauges>,
@@ -58,24 +58,6 @@ impl Gauges {
         // Not under the lock: cancelling wakes tasks.
         for token in self.tokens.filter_map(|token| Some(token.clone())) {
             token.cancel();
-        }
-    }
-}
-
-impl ScopeConfig {
-    pub(crate) fn new(
-        pool: ArenaPool,
-        routes: Arc<RouteRegistry>,
-        sink: Arc<dyn ScopeSink>,
-        grace: Duration,
-        gauges: Arc<Gauges>,
-    ) -> Self {
-        Self {
-            pool,
-            routes,
-            sink,
-            grace,
-            gauges,
         }
     }
 }

@@ -41,7 +41,6 @@ impl RequestScope {
     ///     scope.shorten_deadline(Duration::from_millis(200));
     ///     assert!(scope.remaining() <= Some(Duration::from_millis(200)));
     /// }
-    /// # let _ = handler;
     /// ```
     pub fn shorten_deadline(&self, timeout: Duration) {
         let after = self.age().saturating_add(timeout);
@@ -104,7 +103,6 @@ impl RequestScope {
     ///     scope.clear_deadline();
     ///     assert_eq!(scope.deadline(), None);
     /// }
-    /// # let _ = handler;
     /// ```
     pub fn clear_deadline(&self) {
         self.inner().limits.deadline.lift();

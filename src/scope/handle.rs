@@ -160,7 +160,6 @@ impl RequestScope {
     ///     }
     ///     StatusCode::OK
     /// }
-    /// # let _ = handler;
     /// ```
     pub fn cancel(&self) {
         self.cancel_for(CancelReason::new(Outcome::Cancelled));
@@ -258,7 +257,7 @@ impl RequestScope {
     /// of the same request it changes nothing.
     ///
     /// It takes a closure, where [`Account::enter`](crate::Account::enter) returns a guard and has
-    /// [`run`](crate::Account::run) for closures: guards dropped in another order than they were made
+    /// [`Account::in_scope`](crate::Account::in_scope) for closures: guards dropped in another order than they were made
     /// in would leave the wrong scope as the current one, while accounts only add up.
     ///
     /// # Examples

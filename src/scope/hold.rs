@@ -26,8 +26,8 @@ use crate::{
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, RequestScope};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (sender, held) = mpsc::channel();
 /// let layer = MemoryLayer::new();
 /// let service = layer.layer(service_fn(move |request: Request<()>| {
@@ -44,9 +44,8 @@ use crate::{
 /// assert_eq!(layer.handle().snapshot().in_flight, 1);
 /// drop(hold);
 /// assert_eq!(layer.handle().snapshot().in_flight, 0);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[must_use = "the scope is held until the guard is dropped"]
 pub struct ScopeHold {
@@ -96,7 +95,6 @@ impl ScopeHold {
     ///         std::io::Result::Ok(socket.len())
     ///     }));
     /// }
-    /// # let _ = handler;
     /// ```
     pub const fn run<F>(self, future: F) -> HoldFuture<F> {
         HoldFuture {
@@ -143,8 +141,8 @@ pin_project! {
     /// use tower::{Layer, ServiceExt, service_fn};
     /// use tower_memory::{MemoryLayer, RequestScope};
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    /// # runtime.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (sender, served) = mpsc::channel();
     /// let layer = MemoryLayer::new();
     /// let service = layer.layer(service_fn(move |request: Request<()>| {
@@ -160,9 +158,8 @@ pin_project! {
     /// let found_its_scope = served.recv()?.await?;
     /// assert!(found_its_scope);
     /// assert_eq!(layer.handle().snapshot().in_flight, 0);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// # })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// # Cancel safety

@@ -31,8 +31,8 @@ use std::time::Duration;
 /// }
 /// async fn events() {}
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let second = Duration::from_secs(1);
 /// // Shorter than what the layer says.
 /// let quick = RoutePolicy::new().timeout(second);
@@ -45,7 +45,7 @@ use std::time::Duration;
 ///     .route("/search", get(search).layer(quick)) // each method of the route so far
 ///     .route("/files", get(search).post(upload.layer(slow))) // one method
 ///     .route("/events", get(events).layer(stream))
-///     .layer(MemoryLayer::new().timeout(5 * second).body_timeout(20 * second));
+///     .layer(MemoryLayer::builder().timeout(5 * second).body_timeout(20 * second).build()?);
 ///
 /// for (method, path, status) in [
 ///     ("GET", "/search", 504),
@@ -56,9 +56,8 @@ use std::time::Duration;
 ///     let request = Request::builder().method(method).uri(path).body(Body::empty())?;
 ///     assert_eq!(app.clone().oneshot(request).await?.status(), status, "{method} {path}");
 /// }
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use = "a policy does nothing until it is applied"]

@@ -60,8 +60,8 @@ impl fmt::Display for ArenaSource {
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, RequestScope, scope::ArenaSource};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
 ///     assert_eq!(scope.arena_usage().source, ArenaSource::Unused);
@@ -72,9 +72,8 @@ impl fmt::Display for ArenaSource {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
 /// drop(service.oneshot(Request::new(())).await?);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,9 +103,9 @@ pub struct ArenaUsage {
 /// use tower_memory::{MemoryLayer, Outcome, RequestScope, ScopeReport, scope::ArenaSource};
 ///
 /// let (sender, reports) = mpsc::channel();
-/// let layer = MemoryLayer::new().observe(move |report: &ScopeReport| {
+/// let layer = MemoryLayer::builder().observe(move |report: &ScopeReport| {
 ///     let _ = sender.send(report.clone());
-/// });
+/// }).build()?;
 /// let service = layer.layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("inside of the layer");
 ///     let text = scope.arena().alloc_str("hello");
@@ -123,7 +122,7 @@ pub struct ArenaUsage {
 /// assert_eq!(report.arena.source, ArenaSource::Fresh);
 /// assert!(report.arena.bytes >= 5 && report.tasks_spawned == 0);
 /// assert!(report.to_string().starts_with("{unmatched}: completed after "));
-/// # Ok::<(), std::io::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -19,7 +19,7 @@ pub(crate) const MAX_ROUTES: usize = 512;
 /// Longer labels are cut at this length; no route of a real router comes near it.
 pub(crate) const MAX_LABEL_BYTES: usize = 256;
 
-// `MemoryLayer::with_max_routes`, `MemoryLayer::route` and `RequestScope::set_route` say so.
+// `MemoryLayerBuilder::max_routes`, `MemoryLayerBuilder::route` and `RequestScope::set_route` say so.
 const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 
 /// The name under which a request's figures are kept.
@@ -39,9 +39,9 @@ const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 /// use tower_memory::{MemoryLayer, ScopeReport};
 ///
 /// let (sender, labels) = mpsc::channel();
-/// let layer = MemoryLayer::new().route("hello")?.observe(move |report: &ScopeReport| {
+/// let layer = MemoryLayer::builder().route("hello").observe(move |report: &ScopeReport| {
 ///     let _ = sender.send(report.route.clone());
-/// });
+/// }).build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));

@@ -13,15 +13,16 @@ use tower_memory::{
     MemoryLayer, Outcome, RoutePolicy,
     cancel::{CancelReason, DeadlineSource},
     deadline_header::DeadlineHeader,
-    middleware::{Expired, RequestBody, RequestBodyLayer},
+    middleware::MemoryLayerBuilder,
+    middleware::{DeadlineContext, RequestBody, RequestBodyLayer},
 };
 
 use super::support::{Refused, Steps, get, never_answering, scope_of, use_everything, watched};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn layer() -> MemoryLayer {
-    MemoryLayer::new()
+fn layer() -> MemoryLayerBuilder {
+    MemoryLayer::builder()
         .timeout(SECOND)
         .trust_deadline(DeadlineHeader::GrpcTimeout)
 }
@@ -37,7 +38,7 @@ fn call(headers: &[(&'static str, &'static str)]) -> Request<Empty<Bytes>> {
 }
 
 /// The answer of a layer whose handler never answers.
-async fn answer(layer: MemoryLayer, request: Request<Empty<Bytes>>) -> Response<Bytes> {
+async fn answer(layer: MemoryLayerBuilder, request: Request<Empty<Bytes>>) -> Response<Bytes> {
     let (layer, watch) = watched(layer);
     let response = layer.layer(never_answering()).oneshot(request).await;
     let (parts, body) = response.unwrap().into_parts();
@@ -58,7 +59,7 @@ fn problem(response: &Response<Bytes>) -> serde_json::Value {
 
 #[tokio::test(start_paused = true)]
 async fn a_closure_may_answer_with_any_status_and_body() {
-    let teapot = layer().deadline_response(|expired: &Expired<'_>| {
+    let teapot = layer().deadline_response(|expired: &DeadlineContext<'_>| {
         assert_eq!(expired.deadline_source(), DeadlineSource::Layer);
         assert_eq!(expired.scope().reason(), Some(expired.reason()));
         assert!(!expired.is_on_arrival() && !expired.is_body_missing());
@@ -68,7 +69,7 @@ async fn a_closure_may_answer_with_any_status_and_body() {
         *response.status_mut() = StatusCode::IM_A_TEAPOT;
         response
     });
-    let response = answer(teapot.route("tea").unwrap(), get("/")).await;
+    let response = answer(teapot.route("tea"), get("/")).await;
     assert_eq!(response.status(), 418);
     assert_eq!(response.body(), "tea took too long");
     let reason = response.extensions().get::<CancelReason>().unwrap();
@@ -77,7 +78,7 @@ async fn a_closure_may_answer_with_any_status_and_body() {
 
     let unavailable = layer()
         .retry_after(Duration::from_millis(1500))
-        .deadline_response(|e: &Expired<'_>| e.problem(StatusCode::SERVICE_UNAVAILABLE));
+        .deadline_response(|e: &DeadlineContext<'_>| e.problem(StatusCode::SERVICE_UNAVAILABLE));
     let response = answer(unavailable, get("/")).await;
     assert_eq!(problem(&response)["title"], "Service Unavailable");
     assert_eq!(response.status(), 503);
@@ -86,7 +87,7 @@ async fn a_closure_may_answer_with_any_status_and_body() {
 
 #[tokio::test(start_paused = true)]
 async fn a_closure_that_panics_leaves_nothing_behind() {
-    let panics = layer().deadline_response(|_: &Expired<'_>| panic!("the closure panics"));
+    let panics = layer().deadline_response(|_: &DeadlineContext<'_>| panic!("the closure panics"));
     let (layer, watch) = watched(panics);
     let service = layer.layer(never_answering());
     assert!(tokio::spawn(service.oneshot(get("/"))).await.is_err());
@@ -139,7 +140,7 @@ async fn a_grpc_call_is_answered_with_status_200_and_the_trailers_in_the_head() 
             // A closure is not asked: the protocol says what the answer is.
             let layer = layer()
                 .retry_after(SECOND)
-                .deadline_response(|_: &Expired<'_>| Response::new(Bytes::from("no grpc")));
+                .deadline_response(|_: &DeadlineContext<'_>| Response::new(Bytes::from("no grpc")));
             let (layer, watch) = watched(layer);
             let request = call(&[("content-type", asked), ("grpc-timeout", timeout)]);
             let response = layer.layer(never_answering()).oneshot(request).await;
@@ -161,9 +162,10 @@ async fn a_grpc_call_is_answered_with_status_200_and_the_trailers_in_the_head() 
 
 #[tokio::test(start_paused = true)]
 async fn an_inner_layer_gives_its_own_answer_at_its_own_deadline() {
-    let (outer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
-    let inner = layer().deadline_response(|e: &Expired<'_>| e.problem(StatusCode::BAD_GATEWAY));
-    let service = outer.layer(inner.layer(never_answering()));
+    let (outer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
+    let inner =
+        layer().deadline_response(|e: &DeadlineContext<'_>| e.problem(StatusCode::BAD_GATEWAY));
+    let service = outer.layer(inner.build().unwrap().layer(never_answering()));
     let response = service.clone().oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), 502);
     drop(response);
@@ -300,7 +302,8 @@ async fn axum_takes_observed_bodies_as_they_are() {
 #[tokio::test(start_paused = true)]
 async fn the_limit_of_a_policy_is_answered_by_the_layer_around_it() {
     let (layer, watch) = watched(
-        MemoryLayer::new().deadline_response(|e: &Expired<'_>| e.problem(StatusCode::BAD_GATEWAY)),
+        MemoryLayer::builder()
+            .deadline_response(|e: &DeadlineContext<'_>| e.problem(StatusCode::BAD_GATEWAY)),
     );
     let policy = RoutePolicy::new().timeout(SECOND);
     let service = layer.layer(policy.layer(never_answering()));

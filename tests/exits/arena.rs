@@ -94,7 +94,7 @@ async fn length(scope: RequestScope, body: Body) -> axum::response::Response {
 
 #[tokio::test]
 async fn in_axum_a_body_that_is_too_large_is_answered_with_413() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let app = Router::new().route("/", post(length)).layer(layer);
     for (sent, status, answer) in [
         (1000, StatusCode::OK, "1000"),
@@ -119,7 +119,7 @@ async fn in_axum_a_body_that_is_too_large_is_answered_with_413() {
 
 #[tokio::test]
 async fn arena_json_writes_into_the_arena_of_the_request() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let handler = || async { ArenaJson(vec!["a", "b"]) };
     let app = Router::new().route("/", get(handler)).layer(layer);
     let request = Request::get("/").body(Body::empty()).unwrap();
@@ -144,7 +144,7 @@ async fn arena_json_needs_no_layer() {
 
 #[tokio::test]
 async fn arena_json_that_cannot_be_written_is_an_internal_error() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     // JSON has no maps whose keys are lists.
     let handler = || async { ArenaJson(BTreeMap::from([(vec![1], 2)])) };
     let app = Router::new().route("/", get(handler)).layer(layer);
@@ -168,7 +168,7 @@ async fn request_of(app: &Router, path: &str) {
 
 #[tokio::test]
 async fn a_route_whose_size_is_learned_takes_no_chunk_per_request() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let app = Router::new().route("/{bytes}", get(fill)).layer(layer);
     for _ in 0..3 {
         request_of(&app, "/100000").await;
@@ -191,7 +191,7 @@ async fn a_route_whose_size_is_learned_takes_no_chunk_per_request() {
 
 #[tokio::test]
 async fn the_first_request_of_a_learned_route_takes_its_memory_at_once() {
-    let (layer, watch) = watched(MemoryLayer::new().pool(
+    let (layer, watch) = watched(MemoryLayer::builder().pool(
         // Nothing is kept: each arena is new.
         ArenaPool::builder().enabled(false).build().unwrap(),
     ));
@@ -219,7 +219,7 @@ async fn the_first_request_of_a_learned_route_takes_its_memory_at_once() {
 
 #[tokio::test]
 async fn routes_are_learned_apart_and_shown_in_the_snapshot() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let app = Router::new()
         .route(
             "/small",

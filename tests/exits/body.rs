@@ -23,7 +23,7 @@ fn open<B>(body: B) -> (ResponseBody<B>, Watch)
 where
     B: Body + Clone,
 {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(answering(body));
     let response = service.oneshot(get("/")).now_or_never().unwrap();
     watch.assert_open();
@@ -38,7 +38,7 @@ fn open_as(
     length: Option<u64>,
     body: &Steps,
 ) -> (ResponseBody<Steps>, Watch) {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
         scope_of(&request).arena().alloc_str("in the arena");
         let mut response = Response::builder().status(status);
@@ -238,7 +238,7 @@ fn a_body_that_panics_when_it_is_asked_for_its_size_is_panicked() {
             panic!("the size hint panics")
         }
     }
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(answering(Unsure));
     let asked = catch_unwind(AssertUnwindSafe(|| {
         service.oneshot(get("/")).now_or_never()
@@ -308,7 +308,7 @@ fn hints_are_the_inner_bodys() {
 
 #[test]
 fn bytes_of_the_arena_keep_it_out_after_the_scope_has_closed() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
         let bytes = super::support::arena_bytes(&scope_of(&request), "data");
         Ok::<_, Refused>(Response::new(Full::new(bytes)))

@@ -17,6 +17,7 @@ use tower_memory::{
     MemoryLayer, Outcome, RequestScope, RoutePolicy,
     cancel::DeadlineSource,
     deadline_header::DeadlineHeader,
+    middleware::MemoryLayerBuilder,
     middleware::{BodyTimeoutError, ResponseBody},
 };
 
@@ -65,7 +66,7 @@ impl Body for Ticks {
 
 /// A response with this body, in this layer.
 async fn opened<B>(
-    layer: MemoryLayer,
+    layer: MemoryLayerBuilder,
     policy: RoutePolicy,
     body: impl FnOnce(RequestScope) -> B + Clone,
 ) -> (ResponseBody<B>, Watch)
@@ -116,7 +117,7 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn a_body_has_a_limit_for_all_of_it_and_one_for_each_silence() {
-    let new = MemoryLayer::new;
+    let new = MemoryLayer::builder;
     let idle = Some(DeadlineSource::BodyIdleTimeout);
     let whole = Some(DeadlineSource::BodyTimeout);
     for (layer, pauses, expected) in [
@@ -168,7 +169,7 @@ async fn a_body_has_a_limit_for_all_of_it_and_one_for_each_silence() {
 #[tokio::test(start_paused = true)]
 async fn policies_tighten_and_disable_the_limits_of_bodies() {
     let layer = || {
-        MemoryLayer::new()
+        MemoryLayer::builder()
             .body_timeout(5 * SECOND)
             .body_idle_timeout(3 * SECOND)
     };
@@ -202,14 +203,14 @@ async fn policies_tighten_and_disable_the_limits_of_bodies() {
 /// the body, but counts for all of it.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_ask_makes_no_body_idle() {
-    let layer = MemoryLayer::new().body_idle_timeout(3 * SECOND);
+    let layer = MemoryLayer::builder().body_idle_timeout(3 * SECOND);
     let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(&[1, 1])).await;
     assert!(body.frame().await.unwrap().is_ok());
     sleep(60 * SECOND).await;
     assert_eq!(read(body).await, (1, 1, None));
     watch.report().await;
 
-    let layer = MemoryLayer::new().body_timeout(3 * SECOND);
+    let layer = MemoryLayer::builder().body_timeout(3 * SECOND);
     let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(&[1, 1])).await;
     assert!(body.frame().await.unwrap().is_ok());
     sleep(60 * SECOND).await;
@@ -219,7 +220,7 @@ async fn a_server_that_does_not_ask_makes_no_body_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_always_has_something_to_say_ends_at_its_limit_too() {
-    let layer = MemoryLayer::new().body_timeout(3 * SECOND);
+    let layer = MemoryLayer::builder().body_timeout(3 * SECOND);
     let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| {
         let frame = || Ok::<_, Refused>(Frame::data(Bytes::from_static(b".")));
         StreamBody::new(stream::repeat_with(frame))
@@ -250,7 +251,9 @@ async fn while_it_is_made_a_body_can_move_its_deadline() {
             (2, 10, Some(DeadlineSource::Handler)),
         ),
     ] {
-        let layer = MemoryLayer::new().timeout(SECOND).body_timeout(5 * SECOND);
+        let layer = MemoryLayer::builder()
+            .timeout(SECOND)
+            .body_timeout(5 * SECOND);
         let (body, watch) = opened(layer, RoutePolicy::new(), move |scope| {
             assert!(scope.remaining() <= Some(SECOND), "of the head");
             tokio::spawn(async move {
@@ -279,7 +282,7 @@ fn asking(method: Method, content_type: &'static str) -> Request<Empty<Bytes>> {
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_of_a_grpc_call_is_for_its_messages_and_ends_them_with_a_status() {
-    let layer = MemoryLayer::new()
+    let layer = MemoryLayer::builder()
         .timeout(30 * SECOND)
         .trust_deadline(DeadlineHeader::GrpcTimeout);
     let (layer, watch) = watched(layer);
@@ -315,7 +318,7 @@ async fn the_deadline_of_a_grpc_call_is_for_its_messages_and_ends_them_with_a_st
 #[tokio::test(start_paused = true)]
 async fn an_upgraded_connection_has_no_limits() {
     let limits = || {
-        MemoryLayer::new()
+        MemoryLayer::builder()
             .timeout(SECOND)
             .body_timeout(SECOND)
             .body_idle_timeout(SECOND)
@@ -353,7 +356,7 @@ async fn an_upgraded_connection_has_no_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limited_body_dropped_while_it_waits_is_a_client_that_left() {
-    let layer = MemoryLayer::new().body_timeout(5 * SECOND);
+    let layer = MemoryLayer::builder().body_timeout(5 * SECOND);
     let (mut body, watch) = opened(layer, RoutePolicy::new(), |_| Ticks::new(&[9])).await;
     let waiting = tokio::time::timeout(SECOND, body.frame()).await;
     assert!(waiting.is_err());

@@ -27,7 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The 504 of a handler that never answers.
 async fn timed_out() -> (Response<ResponseBody<Steps>>, Watch) {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(SECOND));
     let response = layer
         .layer(never_answering())
         .oneshot(get("/"))
@@ -53,7 +53,7 @@ impl Drop for Tell {
 async fn the_deadline_comes_on_time_and_drops_the_handler_in_its_scope() {
     let start = Instant::now();
     let dropped = Noted::default();
-    let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(SECOND));
     let mut service = layer.layer(service_fn({
         let dropped = Arc::clone(&dropped);
         move |_: Request<Empty<Bytes>>| {
@@ -111,7 +111,7 @@ async fn the_answer_to_the_deadline_dropped_unread_leaves_the_outcome_as_it_is()
 
 /// A handler that is ready after a second, in a layer with this timeout.
 async fn ready_after_a_second(timeout: Duration) -> (u16, Outcome) {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(timeout));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(timeout));
     let service = layer.layer(service_fn(async |_: Request<Empty<Bytes>>| {
         sleep(SECOND).await;
         Ok::<_, Refused>(Response::new(Full::new(Bytes::from_static(b"data"))))
@@ -147,7 +147,7 @@ async fn timeouts_without_end_are_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_of_zero_ends_only_what_has_to_wait() {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(Duration::ZERO));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(Duration::ZERO));
     let service = layer.layer(answering(Full::new(Bytes::from_static(b"data"))));
     let response = service.oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), 200);
@@ -165,7 +165,7 @@ async fn a_timeout_of_zero_ends_only_what_has_to_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_is_not_limited_by_the_deadline() {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(SECOND));
     let service = layer.layer(answering(Steps::data(["data"])));
     let response = service.oneshot(get("/")).await.unwrap();
     sleep(10 * SECOND).await;
@@ -179,7 +179,7 @@ async fn a_body_is_not_limited_by_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_future_dropped_after_its_deadline_but_not_polled_then_is_a_client_that_left() {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(SECOND));
     let mut future = Box::pin(layer.layer(never_answering()).call(get("/")));
     assert!(poll_once(&mut future).is_pending());
     sleep(2 * SECOND).await;
@@ -195,7 +195,7 @@ async fn the_handler_can_tighten_its_deadline_and_not_widen_it() {
         (Duration::MAX, 10 * SECOND, DeadlineSource::Layer),
         (Duration::ZERO, Duration::ZERO, DeadlineSource::Handler),
     ] {
-        let (layer, watch) = watched(MemoryLayer::new().timeout(10 * SECOND));
+        let (layer, watch) = watched(MemoryLayer::builder().timeout(10 * SECOND));
         let service = layer.layer(service_fn(
             move |request: Request<Empty<Bytes>>| async move {
                 let scope = scope_of(&request);
@@ -219,7 +219,8 @@ async fn the_handler_can_tighten_its_deadline_and_not_widen_it() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_tightened_after_the_first_poll_is_kept() {
     for timeout in [None, Some(10 * SECOND)] {
-        let layer = timeout.map_or_else(MemoryLayer::new, |t| MemoryLayer::new().timeout(t));
+        let layer =
+            timeout.map_or_else(MemoryLayer::builder, |t| MemoryLayer::builder().timeout(t));
         let (layer, watch) = watched(layer);
         let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
             let scope = scope_of(&request);
@@ -242,7 +243,7 @@ async fn a_deadline_tightened_after_the_first_poll_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn tasks_are_cancelled_at_the_deadline_and_not_only_when_the_answer_is_read() {
     let ended = Arc::new(Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(SECOND));
     let service = layer.layer(service_fn({
         let ended = Arc::clone(&ended);
         move |request: Request<Empty<Bytes>>| {
@@ -279,7 +280,9 @@ async fn of_two_layers_the_shorter_timeout_holds_and_there_is_one_scope() {
         (Some(SECOND), None),
     ] {
         let layer = |timeout: Option<Duration>| {
-            watched(timeout.map_or_else(MemoryLayer::new, |t| MemoryLayer::new().timeout(t)))
+            watched(
+                timeout.map_or_else(MemoryLayer::builder, |t| MemoryLayer::builder().timeout(t)),
+            )
         };
         let ((outer, watch), (inner, inner_watch)) = (layer(outer), layer(inner));
         let service = outer.layer(inner.layer(never_answering()));
@@ -303,8 +306,8 @@ async fn of_two_layers_the_shorter_timeout_holds_and_there_is_one_scope() {
 
 #[test]
 fn an_inner_layer_passes_the_body_on_and_leaves_the_end_to_the_outer_one() {
-    let (outer, watch) = watched(MemoryLayer::new().route("outer").unwrap());
-    let (inner, inner_watch) = watched(MemoryLayer::new().route("inner").unwrap());
+    let (outer, watch) = watched(MemoryLayer::builder().route("outer"));
+    let (inner, inner_watch) = watched(MemoryLayer::builder().route("inner"));
     let service = outer.layer(inner.layer(answering(Steps::data(["data"]).with_length(4))));
     let response = service
         .clone()
@@ -331,7 +334,7 @@ fn an_inner_layer_passes_the_body_on_and_leaves_the_end_to_the_outer_one() {
 #[test]
 fn exits_inside_of_two_layers_are_reported_once_by_the_outer_one() {
     let nested = || {
-        let (outer, watch) = watched(MemoryLayer::new());
+        let (outer, watch) = watched(MemoryLayer::builder());
         let inner = MemoryLayer::new();
         (outer, inner, watch)
     };
@@ -357,7 +360,7 @@ fn exits_inside_of_two_layers_are_reported_once_by_the_outer_one() {
 #[test]
 fn a_scope_that_is_over_is_not_taken_for_an_outer_one() {
     let kept = Arc::new(Mutex::new(None::<RequestScope>));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn({
         let kept = Arc::clone(&kept);
         move |request: Request<Empty<Bytes>>| {
@@ -387,7 +390,7 @@ fn a_scope_that_is_over_is_not_taken_for_an_outer_one() {
 
 #[tokio::test]
 async fn an_inner_layer_polled_by_a_task_of_its_own_works_for_the_outer_scope() {
-    let (outer, watch) = watched(MemoryLayer::new().route("outer").unwrap());
+    let (outer, watch) = watched(MemoryLayer::builder().route("outer"));
     let handler = MemoryLayer::new().layer(service_fn(async |_: Request<Empty<Bytes>>| {
         tokio::task::yield_now().await;
         let route = RequestScope::current().map(|scope| scope.route().to_string());
@@ -415,9 +418,9 @@ async fn greedy<T>() -> T {
 /// In real time, since paused time goes on only when nobody has anything to do.
 #[tokio::test]
 async fn a_greedy_handler_has_its_deadline_and_greedy_tasks_their_grace() {
-    let layer = MemoryLayer::new()
+    let layer = MemoryLayer::builder()
         .timeout(Duration::from_millis(20))
-        .grace(Duration::from_millis(20));
+        .grace_period(Duration::from_millis(20));
     let (layer, watch) = watched(layer);
     let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
         scope_of(&request).spawn(greedy::<()>());

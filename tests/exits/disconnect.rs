@@ -37,7 +37,7 @@ async fn server() -> (
             std::future::pending::<()>().await;
         }),
     );
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let address = serve(router.layer(layer)).await;
     (address, watch, begun, ended)
 }

@@ -90,8 +90,8 @@ async fn http1_bytes(address: SocketAddr, request_line: &str) -> String {
 
 #[tokio::test]
 async fn http1_bytes_are_the_same_with_and_without_the_layer() {
-    let (exposing, watch) = watched(MemoryLayer::new());
-    let (silent, silent_watch) = watched(MemoryLayer::new().expose(Expose::Never));
+    let (exposing, watch) = watched(MemoryLayer::builder());
+    let (silent, silent_watch) = watched(MemoryLayer::builder().expose(Expose::Never));
     let without = serve_with(None).await;
     let exposed = serve_with(Some(exposing)).await;
     let silent = serve_with(Some(silent)).await;
@@ -199,7 +199,7 @@ async fn http2_frames(address: SocketAddr, method: &str, path: &str) -> Vec<RawF
 
 #[tokio::test]
 async fn http2_frames_are_the_same_with_and_without_the_layer() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let without = serve_with(None).await;
     let with = serve_with(Some(layer)).await;
     for path in SHAPES {

@@ -22,7 +22,7 @@ use super::support::{
 
 #[test]
 fn dropping_the_response_future_unpolled_ends_the_scope_as_client_gone() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(never_answering());
     let future = service.call(get("/"));
     watch.assert_open();
@@ -34,14 +34,14 @@ fn dropping_the_response_future_unpolled_ends_the_scope_as_client_gone() {
 
 #[test]
 fn dropping_a_future_that_would_be_ready_ends_the_scope_as_client_gone() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     drop(layer.layer(answering(Steps::default())).call(get("/")));
     assert_eq!(watch.outcome_now(), Outcome::ClientGone);
 }
 
 #[test]
 fn dropping_the_response_future_ends_the_scope_as_client_gone() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut future = Box::pin(layer.layer(never_answering()).call(get("/")));
     for _ in 0..3 {
         assert!(poll_once(&mut future).is_pending());
@@ -61,7 +61,7 @@ fn the_handler_is_dropped_inside_its_scope_and_before_its_end() {
         }
     }
     let ended_at_drop = Arc::new(Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(service_fn({
         let ended_at_drop = Arc::clone(&ended_at_drop);
         move |_: Request<Empty<Bytes>>| {
@@ -79,7 +79,7 @@ fn the_handler_is_dropped_inside_its_scope_and_before_its_end() {
 
 #[tokio::test]
 async fn an_error_of_the_service_is_passed_on_and_ends_the_scope_as_service_error() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
         use_everything(&scope_of(&request));
         Err::<Response<Steps>, _>(Refused)
@@ -111,7 +111,7 @@ impl<B> Service<Request<B>> for PanicsInCall {
 
 #[test]
 fn a_panic_in_call_ends_the_scope_as_panicked() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(PanicsInCall);
     let caught = catch_unwind(AssertUnwindSafe(|| service.call(get("/"))));
     assert!(caught.is_err());
@@ -137,7 +137,7 @@ fn panicking_late() -> impl Service<
 
 #[tokio::test]
 async fn a_panic_in_a_spawned_request_ends_the_scope_as_panicked() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(panicking_late());
     let error = tokio::spawn(service.call(get("/"))).await.err();
     assert!(error.is_some_and(|error| error.is_panic()));
@@ -147,7 +147,7 @@ async fn a_panic_in_a_spawned_request_ends_the_scope_as_panicked() {
 #[test]
 fn a_caught_panic_cancels_at_once_and_the_drop_of_the_future_ends_the_scope() {
     let scope = Arc::new(Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(service_fn({
         let kept = Arc::clone(&scope);
         move |request: Request<Empty<Bytes>>| {
@@ -178,7 +178,7 @@ fn a_caught_panic_cancels_at_once_and_the_drop_of_the_future_ends_the_scope() {
 
 #[test]
 fn a_panic_that_the_handler_catches_itself_is_none_of_the_request() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(async |_: Request<Empty<Bytes>>| {
         assert!(catch_unwind(|| panic!("caught further in")).is_err());
         Ok::<_, Refused>(Response::new(Full::new(Bytes::from_static(b"fine"))))
@@ -206,7 +206,7 @@ fn drop_while_unwinding<T>(value: T) {
 
 #[test]
 fn a_future_dropped_by_an_outer_panic_is_no_panic_of_the_request() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut future = Box::pin(layer.layer(never_answering()).call(get("/")));
     assert!(poll_once(&mut future).is_pending());
     drop_while_unwinding(future);
@@ -216,7 +216,7 @@ fn a_future_dropped_by_an_outer_panic_is_no_panic_of_the_request() {
 #[test]
 fn a_body_dropped_by_an_outer_panic_ends_as_it_would_without() {
     for (bytes, outcome) in [("", Outcome::Completed), ("data", Outcome::ClientGone)] {
-        let (layer, watch) = watched(MemoryLayer::new());
+        let (layer, watch) = watched(MemoryLayer::builder());
         let service = layer.layer(answering(Full::new(Bytes::from_static(bytes.as_bytes()))));
         let response = service.oneshot(get("/")).now_or_never().unwrap().unwrap();
         watch.assert_open();
@@ -233,7 +233,7 @@ fn a_panic_in_the_drop_of_the_handler_ends_the_scope_as_panicked() {
             panic!("the drop panics");
         }
     }
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| {
         let bomb = Bomb;
         async move {
@@ -249,8 +249,8 @@ fn a_panic_in_the_drop_of_the_handler_ends_the_scope_as_panicked() {
 #[test]
 fn a_handler_that_is_ready_at_once_needs_no_runtime() {
     for timeout in [None, Some(Duration::ZERO), Some(Duration::from_secs(1))] {
-        let layer = timeout.map_or_else(MemoryLayer::new, |timeout| {
-            MemoryLayer::new().timeout(timeout)
+        let layer = timeout.map_or_else(MemoryLayer::builder, |timeout| {
+            MemoryLayer::builder().timeout(timeout)
         });
         let (layer, watch) = watched(layer);
         let service = layer.layer(answering(Full::new(Bytes::from_static(b"data"))));
@@ -269,7 +269,7 @@ fn a_handler_that_is_ready_at_once_needs_no_runtime() {
 
 #[test]
 fn a_pending_handler_without_a_deadline_needs_no_runtime() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
         let polls = Cell::new(0);
         let scope = scope_of(&request);
@@ -294,7 +294,7 @@ fn a_pending_handler_without_a_deadline_needs_no_runtime() {
 
 #[test]
 fn polling_after_completion_panics_and_reports_nothing_more() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut future = Box::pin(layer.layer(answering(Steps::data([]))).call(get("/")));
     let Poll::Ready(Ok(response)) = poll_once(&mut future) else {
         panic!("not ready");
@@ -306,7 +306,7 @@ fn polling_after_completion_panics_and_reports_nothing_more() {
 
 #[tokio::test]
 async fn readiness_is_the_inner_services() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let (mut service, mut handle) =
         tower_test::mock::spawn_layer::<Request<Empty<Bytes>>, Response<Full<Bytes>>, MemoryLayer>(
             layer,

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RoutePolicy, cancel::DeadlineSource, deadline_header::DeadlineHeader,
+    middleware::MemoryLayerBuilder,
 };
 
 use super::support::{Refused, Steps, get, never_answering, scope_of, use_everything, watched};
@@ -35,17 +36,17 @@ fn header_of(source: DeadlineSource) -> Option<DeadlineHeader> {
         .find(|header| header.deadline_source() == source)
 }
 
-fn trusting_all() -> MemoryLayer {
+fn trusting_all() -> MemoryLayerBuilder {
     DeadlineHeader::ALL
         .iter()
         .copied()
-        .fold(MemoryLayer::new(), MemoryLayer::trust_deadline)
+        .fold(MemoryLayer::builder(), MemoryLayerBuilder::trust_deadline)
         .trust_request_start()
 }
 
 /// When a request with these deadlines ends, and whose deadline that was.
 async fn ended_by(
-    mut layer: MemoryLayer,
+    mut layer: MemoryLayerBuilder,
     deadlines: &[(DeadlineSource, Duration)],
 ) -> Option<(DeadlineSource, Duration)> {
     let mut request = get("/");
@@ -121,16 +122,16 @@ async fn a_header_counts_only_if_that_very_header_is_trusted() {
             .iter()
             .copied()
             .filter(|other| *other != header)
-            .fold(MemoryLayer::new(), MemoryLayer::trust_deadline);
+            .fold(MemoryLayer::builder(), MemoryLayerBuilder::trust_deadline);
         for (trusting, expected) in [
-            (MemoryLayer::new(), layer),
+            (MemoryLayer::builder(), layer),
             (others, layer),
-            (MemoryLayer::new().trust_deadline(header), own),
+            (MemoryLayer::builder().trust_deadline(header), own),
             (trusting_all(), own),
         ] {
             assert_eq!(ended_by(trusting, &[own, layer]).await, Some(expected));
         }
-        assert_eq!(ended_by(MemoryLayer::new(), &[own]).await, None);
+        assert_eq!(ended_by(MemoryLayer::builder(), &[own]).await, None);
     }
 }
 
@@ -166,7 +167,7 @@ struct Seen {
     unparsable: u64,
 }
 
-async fn seen(layer: MemoryLayer, headers: &[(HeaderName, &[u8])]) -> Seen {
+async fn seen(layer: MemoryLayerBuilder, headers: &[(HeaderName, &[u8])]) -> Seen {
     let mut request = get("/");
     for (name, value) in headers {
         let value = HeaderValue::from_bytes(value).unwrap();
@@ -244,7 +245,7 @@ async fn malformed_values_are_ignored_and_counted() {
             assert_eq!(seen.deadline_source, Some(source));
         }
     }
-    let layer = MemoryLayer::new().timeout(SECOND);
+    let layer = MemoryLayer::builder().timeout(SECOND);
     let untrusted = seen(layer, &[(DeadlineHeader::GrpcTimeout.name(), b"nonsense")]).await;
     assert_eq!(untrusted.unparsable, 0, "not even looked at");
 }
@@ -340,7 +341,7 @@ async fn time_in_a_queue_is_taken_off_headers_layers_and_policies() {
     assert_eq!(layer.deadline_source, Some(source));
     let expired = seen(trusting_all().timeout(SECOND), from_ref(&start)).await;
     assert_eq!((expired.status, expired.ran), (504, false));
-    let untrusted = seen(MemoryLayer::new().timeout(SECOND), from_ref(&start)).await;
+    let untrusted = seen(MemoryLayer::builder().timeout(SECOND), from_ref(&start)).await;
     assert!(untrusted.ran && about(untrusted.after, SECOND));
 
     // A policy has its time taken off, too, and the handler behind it does not run.
@@ -406,13 +407,17 @@ async fn a_start_alone_is_no_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn an_inner_layer_may_trust_what_the_outer_one_does_not() {
-    let (outer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
+    let (outer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
     for (value, after, ran) in [("2000", 2 * SECOND, true), ("500", SECOND, false)] {
         let (tell, told) = std::sync::mpsc::channel();
-        let inner = trusting_all().layer(service_fn(move |_: Request<Empty<Bytes>>| {
-            tell.send(()).unwrap();
-            std::future::pending::<Result<Response<Steps>, Refused>>()
-        }));
+        let inner =
+            trusting_all()
+                .build()
+                .unwrap()
+                .layer(service_fn(move |_: Request<Empty<Bytes>>| {
+                    tell.send(()).unwrap();
+                    std::future::pending::<Result<Response<Steps>, Refused>>()
+                }));
         // What is in between takes a second, which counts.
         let service = outer.layer(service_fn(move |request| {
             let inner = inner.clone();

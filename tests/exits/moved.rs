@@ -12,6 +12,7 @@ use tokio::{
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, RequestScope, cancel::DeadlineSource, deadline_header::DeadlineHeader,
+    middleware::MemoryLayerBuilder,
 };
 
 use super::support::{Refused, Steps, get, scope_of, use_everything, watched};
@@ -20,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// When a request ends on whose scope a task does this after a second, while the handler waits for
 /// something else.
-async fn ended_after(layer: MemoryLayer, act: fn(&RequestScope)) -> (u16, Duration) {
+async fn ended_after(layer: MemoryLayerBuilder, act: fn(&RequestScope)) -> (u16, Duration) {
     let (layer, watch) = watched(layer);
     let service = layer.layer(service_fn(
         move |request: Request<Empty<Bytes>>| async move {
@@ -54,14 +55,17 @@ async fn ended_after(layer: MemoryLayer, act: fn(&RequestScope)) -> (u16, Durati
 async fn a_deadline_tightened_by_a_task_ends_a_handler_that_waits() {
     let tighten = |scope: &RequestScope| scope.shorten_deadline(SECOND);
     // With a timer that was armed for later, and with none.
-    for layer in [MemoryLayer::new().timeout(15 * SECOND), MemoryLayer::new()] {
+    for layer in [
+        MemoryLayer::builder().timeout(15 * SECOND),
+        MemoryLayer::builder(),
+    ] {
         assert_eq!(ended_after(layer, tighten).await, (504, 2 * SECOND));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_is_extended_holds_later() {
-    let layer = || MemoryLayer::new().timeout(2 * SECOND);
+    let layer = || MemoryLayer::builder().timeout(2 * SECOND);
     let extend = |scope: &RequestScope| assert!(scope.extend_deadline(5 * SECOND));
     assert_eq!(ended_after(layer(), extend).await, (504, 6 * SECOND));
     let not_earlier = |scope: &RequestScope| assert!(scope.extend_deadline(SECOND / 2));
@@ -70,7 +74,7 @@ async fn a_deadline_that_is_extended_holds_later() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_that_is_disabled_does_not_come() {
-    let layer = || MemoryLayer::new().timeout(2 * SECOND);
+    let layer = || MemoryLayer::builder().timeout(2 * SECOND);
     let disable = RequestScope::clear_deadline;
     assert_eq!(ended_after(layer(), disable).await, (200, 20 * SECOND));
     let again = |scope: &RequestScope| {
@@ -84,7 +88,7 @@ async fn a_timeout_that_is_disabled_does_not_come() {
 #[tokio::test(start_paused = true)]
 async fn what_the_request_asks_for_is_neither_extended_nor_disabled() {
     let layer = || {
-        MemoryLayer::new()
+        MemoryLayer::builder()
             .timeout(2 * SECOND)
             .trust_deadline(DeadlineHeader::RequestTimeout)
     };
@@ -103,7 +107,7 @@ async fn what_the_request_asks_for_is_neither_extended_nor_disabled() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_extended_after_the_deadline() {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(SECOND));
     let kept = Arc::new(std::sync::Mutex::new(None));
     let service = layer.layer(service_fn({
         let kept = Arc::clone(&kept);
@@ -132,7 +136,7 @@ async fn a_scope_that_outlives_its_response_does_not_keep_the_task_that_waited()
     }
 
     for answers in [true, false] {
-        let (layer, watch) = watched(MemoryLayer::new());
+        let (layer, watch) = watched(MemoryLayer::builder());
         let kept = Arc::new(std::sync::Mutex::new(None));
         let release = Arc::new(Notify::new());
         let mut service = layer.layer(service_fn({

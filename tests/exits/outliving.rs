@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 use tower_memory::{
     MemoryHandle, MemoryLayer, Outcome, RequestScope,
+    middleware::MemoryLayerBuilder,
     observe::{CancelLatency, TaskOverruns},
     scope::{TaskErrorKind, TaskHandle, TaskKind},
 };
@@ -23,7 +24,7 @@ type Place = &'static Location<'static>;
 
 /// A request to `/items/{n}`, which shows its scope to `f` and is over.
 async fn over<T: Send + 'static>(
-    layer: MemoryLayer,
+    layer: MemoryLayerBuilder,
     f: impl Fn(&RequestScope) -> T + Clone + Send + Sync + 'static,
 ) -> (T, Watch) {
     let (layer, watch) = watched(layer);
@@ -95,7 +96,7 @@ fn stuck_poll(scope: &RequestScope) -> Stuck {
 }
 
 async fn is_given_up(kind: TaskKind, stuck: fn(&RequestScope) -> Stuck) {
-    let layer = MemoryLayer::new().grace(Duration::from_millis(20));
+    let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20));
     let (stuck, watch) = over(layer, stuck).await;
     let start = Instant::now();
     let handle = &watch.handle;
@@ -152,7 +153,7 @@ async fn a_task_that_blocks_in_its_poll_is_given_up_and_named_with_file_and_line
 #[tokio::test(start_paused = true)]
 async fn a_task_that_ignores_its_token_is_aborted_and_named_with_file_and_line() {
     let grace = Duration::from_secs(3);
-    let ((task, line), watch) = over(MemoryLayer::new().grace(grace), |scope| {
+    let ((task, line), watch) = over(MemoryLayer::builder().grace_period(grace), |scope| {
         (scope.spawn(std::future::pending::<()>()), line!())
     })
     .await;
@@ -179,7 +180,7 @@ async fn a_task_that_ignores_its_token_is_aborted_and_named_with_file_and_line()
 
 #[tokio::test(start_paused = true)]
 async fn overruns_are_counted_by_the_place_that_started_the_task() {
-    let layer = MemoryLayer::new().grace(Duration::from_millis(1));
+    let layer = MemoryLayer::builder().grace_period(Duration::from_millis(1));
     let (tasks, watch) = over(layer, |scope| {
         let mut tasks: Vec<_> = (0..3)
             .map(|_| scope.spawn(std::future::pending::<()>()))
@@ -206,7 +207,7 @@ async fn overruns_are_counted_by_the_place_that_started_the_task() {
 
 #[tokio::test(start_paused = true)]
 async fn a_report_names_a_bounded_number_of_tasks_and_counts_all() {
-    let layer = MemoryLayer::new().grace(Duration::from_millis(1));
+    let layer = MemoryLayer::builder().grace_period(Duration::from_millis(1));
     let (_, watch) = over(layer, |scope| {
         for _ in 0..200 {
             scope.spawn(std::future::pending::<()>());
@@ -219,7 +220,7 @@ async fn a_report_names_a_bounded_number_of_tasks_and_counts_all() {
 
 #[tokio::test(start_paused = true)]
 async fn a_detached_task_outlives_its_request_and_keeps_nothing_of_it() {
-    let (mut tasks, watch) = over(MemoryLayer::new(), |scope| {
+    let (mut tasks, watch) = over(MemoryLayer::builder(), |scope| {
         use_everything(scope);
         let handle = scope.detach("audit", async {
             assert!(RequestScope::current().is_none());
@@ -272,7 +273,7 @@ async fn a_detached_task_outlives_its_request_and_keeps_nothing_of_it() {
 #[tokio::test]
 async fn a_task_of_an_open_request_is_not_outliving() {
     let seen = Arc::new(Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let app = Router::new().route(
         "/",
         on_get({
@@ -300,7 +301,7 @@ fn a_closure_that_found_no_thread_in_time_is_never_run() {
     let (release, wait) = mpsc::channel::<()>();
     let busy = runtime.spawn_blocking(move || wait.recv());
     runtime.block_on(async {
-        let layer = MemoryLayer::new().grace(Duration::from_millis(20));
+        let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20));
         let ((task, line), watch) = over(layer, |scope| {
             use_everything(scope);
             (scope.spawn_blocking(|| unreachable!()), line!())
@@ -321,7 +322,7 @@ fn a_closure_that_found_no_thread_in_time_is_never_run() {
 
 #[tokio::test]
 async fn a_closure_is_of_the_request_and_sees_its_token() {
-    let layer = MemoryLayer::new();
+    let layer = MemoryLayer::builder();
     let (task, watch) = over(layer, |scope| {
         let cloned = scope.clone();
         scope.spawn_blocking(move || {
@@ -345,7 +346,7 @@ async fn a_closure_is_of_the_request_and_sees_its_token() {
 
 #[tokio::test]
 async fn a_closure_that_panics_changes_nothing_of_the_outcome() {
-    let (task, watch) = over(MemoryLayer::new(), |scope| {
+    let (task, watch) = over(MemoryLayer::builder(), |scope| {
         scope.spawn_blocking(|| panic!("the closure panics"))
     })
     .await;
@@ -358,7 +359,7 @@ async fn a_closure_that_panics_changes_nothing_of_the_outcome() {
 }
 
 /// A handler that starts tasks which end so long after the token, and never answers.
-async fn cancelled_after(layer: MemoryLayer, ends: &'static [u64]) -> Watch {
+async fn cancelled_after(layer: MemoryLayerBuilder, ends: &'static [u64]) -> Watch {
     let (layer, watch) = watched(layer);
     let app = Router::new().route(
         "/slow",
@@ -382,7 +383,7 @@ async fn cancelled_after(layer: MemoryLayer, ends: &'static [u64]) -> Watch {
 
 #[tokio::test(start_paused = true)]
 async fn the_cancel_latency_is_that_of_the_last_task() {
-    let layer = MemoryLayer::new().timeout(Duration::from_millis(500));
+    let layer = MemoryLayer::builder().timeout(Duration::from_millis(500));
     let watch = cancelled_after(layer, &[10, 30, 20]).await;
     let report = watch.report().await;
     assert_eq!(report.outcome, Outcome::DeadlineExceeded);
@@ -396,9 +397,9 @@ async fn the_cancel_latency_is_that_of_the_last_task() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_tasks_were_over_before_it_has_no_cancel_latency() {
-    let (_, watch) = over(MemoryLayer::new(), |_| ()).await;
+    let (_, watch) = over(MemoryLayer::builder(), |_| ()).await;
     assert_eq!(watch.report().await.cancel_latency, None);
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let app = Router::new().route(
         "/",
         on_get(async |scope: RequestScope| scope.spawn(async {}).await.unwrap()),

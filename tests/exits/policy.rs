@@ -28,7 +28,7 @@ const fn without() -> RoutePolicy {
 
 #[tokio::test(start_paused = true)]
 async fn each_route_and_each_method_has_its_own_policy() {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
     let app = Router::new()
         .route("/plain", get(forever))
         .route("/quick", get(forever).layer(within(1)))
@@ -82,7 +82,7 @@ async fn of_nested_policies_the_nearest_has_the_last_word() {
         (without(), RoutePolicy::new(), 1000),
         (RoutePolicy::new(), RoutePolicy::new(), 5),
     ] {
-        let (layer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
+        let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
         let app = Router::new()
             .route("/", get(forever.layer(inner)))
             .layer(outer)
@@ -98,7 +98,7 @@ async fn of_nested_policies_the_nearest_has_the_last_word() {
 #[tokio::test(start_paused = true)]
 async fn around_the_layer_a_policy_is_further_out_than_its_timeout() {
     for (policy, seconds) in [(within(2), 2), (within(9), 5), (without(), 5)] {
-        let (layer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
+        let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
         let service = policy.layer(layer.layer(never_answering()));
         let start = Instant::now();
         drop(service.oneshot(request("/")).await.unwrap());
@@ -111,7 +111,7 @@ async fn around_the_layer_a_policy_is_further_out_than_its_timeout() {
         ([within(2), within(3)], 2),
         ([within(1), without().timeout(3 * SECOND)], 3),
     ] {
-        let (layer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
+        let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
         let [outer, inner] = policies;
         let service = inner.layer(layer.layer(never_answering()));
         let mut by_hand = request("/");
@@ -133,7 +133,7 @@ async fn around_the_layer_a_policy_is_further_out_than_its_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_may_choose_a_policy_by_itself() {
-    let (layer, watch) = watched(MemoryLayer::new().timeout(5 * SECOND));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
     let service = layer.layer(tower::service_fn(async |call: Request<Empty<Bytes>>| {
         let policy = match call.uri().path() {
             "/reports" => without().timeout(60 * SECOND),

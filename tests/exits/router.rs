@@ -51,7 +51,7 @@ async fn an_extractor_without_the_layer_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn a_route_added_after_the_layer_is_not_covered() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let router = Router::new()
         .route("/before", get(|_: RequestScope| async {}))
         .layer(layer)
@@ -103,7 +103,7 @@ async fn the_rejection_can_be_handled_by_the_application() {
 
 #[tokio::test]
 async fn the_arena_extractor_gives_the_arena_of_the_scope() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let router = Router::new()
         .route(
             "/",
@@ -123,7 +123,7 @@ async fn the_arena_extractor_gives_the_arena_of_the_scope() {
 
 #[tokio::test]
 async fn a_layer_inside_the_router_names_the_route_by_its_pattern() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let nested = Router::new().route(
         "/items/{n}",
         get(|Path(n): Path<u32>| async move { n.to_string() }),
@@ -156,7 +156,7 @@ async fn a_layer_around_the_router_is_told_the_route_from_inside() {
             get(|| async {}).layer(RouteLabelLayer::new()),
         )
         .route("/silent/{n}", get(|| async {}));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(router);
     let paths = [
         "/scope/1",
@@ -193,7 +193,7 @@ async fn a_route_layer_names_all_routes_before_it() {
         .route("/a/{n}", get(|| async {}))
         .route("/b/{n}", get(|| async {}))
         .route_layer(RouteLabelLayer::new());
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(router);
     for path in ["/a/1", "/b/1", "/c/1"] {
         drop(service.clone().oneshot(request(path)).await.unwrap());
@@ -205,8 +205,8 @@ async fn a_route_layer_names_all_routes_before_it() {
 
 #[tokio::test]
 async fn layers_around_and_inside_the_router_make_one_scope_named_by_the_router() {
-    let (inside, inside_watch) = watched(MemoryLayer::new());
-    let (around, watch) = watched(MemoryLayer::new());
+    let (inside, inside_watch) = watched(MemoryLayer::builder());
+    let (around, watch) = watched(MemoryLayer::builder());
     let router = Router::new()
         .route("/{n}", any(|_: RequestScope| async {}))
         .layer(inside);
@@ -251,7 +251,7 @@ async fn a_hundred_thousand_unmatched_paths_are_one_label() {
 
 #[tokio::test]
 async fn an_unmatched_method_is_named_by_its_path() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let router = Router::new()
         .route("/items/{n}", get(|| async {}))
         .layer(layer);
@@ -261,5 +261,23 @@ async fn an_unmatched_method_is_named_by_its_path() {
     assert_eq!(
         (report.route.as_str(), report.outcome),
         ("/items/{n}", Outcome::Completed)
+    );
+}
+
+#[tokio::test]
+async fn a_layered_router_inside_a_router_is_served_and_named() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let router = Router::new()
+        .route("/items/{n}", get(|| async { "item" }))
+        .layer(RouteLabelLayer::new());
+    let app: Router = Router::new().fallback_service(layer.layer(router));
+    let response = app.oneshot(request("/items/7")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    drop(response);
+    let report = watch.report().await;
+    // The body was not read.
+    assert_eq!(
+        (report.route.as_str(), report.outcome),
+        ("/items/{n}", Outcome::ClientGone)
     );
 }

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
-    ConfigError, Expose, MemoryLayer, Outcome, ScopeReport, middleware::ResponseBody,
+    ArenaPool, ConfigError, Expose, MemoryLayer, Outcome, ScopeReport, middleware::ResponseBody,
 };
 
 use super::support::{Refused, answering, get, poll_once, scope_of, watched};
@@ -39,7 +39,7 @@ where
 
 #[test]
 fn set_route_moves_what_is_in_flight() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
         let scope = scope_of(&request);
         let mut polls = 0;
@@ -72,7 +72,7 @@ fn set_route_moves_what_is_in_flight() {
 #[test]
 fn set_route_after_the_end_changes_nothing() {
     let kept = Arc::new(std::sync::Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn({
         let kept = Arc::clone(&kept);
         move |request: Request<Empty<Bytes>>| {
@@ -114,7 +114,7 @@ fn a_hundred_thousand_labels_are_bounded() {
 #[test]
 fn a_label_that_is_no_header_value_has_no_header_and_counts_all_the_same() {
     for label in ["two\nlines", "\r\nx-injected: yes", "nul\0", "\u{7f}"] {
-        let (layer, watch) = watched(MemoryLayer::new());
+        let (layer, watch) = watched(MemoryLayer::builder());
         let service = layer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
             scope_of(&request).set_route(label);
             std::future::ready(Ok::<_, Refused>(Response::new(Full::<Bytes>::default())))
@@ -138,7 +138,7 @@ fn an_observer_that_panics_is_counted_and_the_others_are_told() {
             told.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let layer = MemoryLayer::new()
+    let layer = MemoryLayer::builder()
         .observe(count())
         .observe(|_: &ScopeReport| panic!("the observer panics"))
         .observe(count());
@@ -156,7 +156,7 @@ fn an_observer_may_ask_for_a_snapshot_and_send_a_request() {
     let inner = MemoryLayer::new();
     let inner_handle = inner.handle();
     let inner_service = inner.layer(answering(Full::<Bytes>::default()));
-    let (layer, watch) = watched(MemoryLayer::new().observe({
+    let (layer, watch) = watched(MemoryLayer::builder().observe({
         let snapshots = Arc::clone(&snapshots);
         let inner_handle = inner_handle.clone();
         move |_: &ScopeReport| {
@@ -173,7 +173,7 @@ fn an_observer_may_ask_for_a_snapshot_and_send_a_request() {
 
 #[test]
 fn headers_tell_the_route_and_the_arena_but_no_heap_without_the_allocator() {
-    let layer = MemoryLayer::new().route("hello").unwrap();
+    let layer = MemoryLayer::builder().route("hello").build().unwrap();
     let service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
         if request.uri().path() == "/arena" {
             scope_of(&request).arena().alloc_str("12345678");
@@ -197,15 +197,19 @@ fn headers_tell_the_route_and_the_arena_but_no_heap_without_the_allocator() {
 
 #[test]
 fn headers_of_the_same_names_from_inside_are_replaced() {
-    let service = MemoryLayer::new().layer(service_fn(|_: Request<Empty<Bytes>>| {
-        let response = Response::builder()
-            .header("x-arena-bytes", "1")
-            .header("x-arena-bytes", "2")
-            .header("x-kept", "kept");
-        std::future::ready(Ok::<_, Refused>(
-            response.body(Full::<Bytes>::default()).unwrap(),
-        ))
-    }));
+    let service =
+        MemoryLayer::builder()
+            .build()
+            .unwrap()
+            .layer(service_fn(|_: Request<Empty<Bytes>>| {
+                let response = Response::builder()
+                    .header("x-arena-bytes", "1")
+                    .header("x-arena-bytes", "2")
+                    .header("x-kept", "kept");
+                std::future::ready(Ok::<_, Refused>(
+                    response.body(Full::<Bytes>::default()).unwrap(),
+                ))
+            }));
     let response = at_once(&service, get("/"));
     let bytes: Vec<_> = response.headers().get_all("x-arena-bytes").iter().collect();
     assert_eq!(bytes, ["0"]);
@@ -215,8 +219,10 @@ fn headers_of_the_same_names_from_inside_are_replaced() {
 #[test]
 fn headers_are_shown_to_whom_the_layer_exposes_them() {
     let shown = |expose: Expose, request: Request<Empty<Bytes>>| {
-        let service = MemoryLayer::new()
+        let service = MemoryLayer::builder()
             .expose(expose)
+            .build()
+            .unwrap()
             .layer(answering(Full::<Bytes>::default()));
         match at_once(&service, request).headers().len() {
             0 => false,
@@ -240,7 +246,10 @@ fn headers_are_shown_to_whom_the_layer_exposes_them() {
 
 #[test]
 fn asking_whom_to_expose_to_leaves_the_request_as_it_was() {
-    let layer = MemoryLayer::new().expose(Expose::when(|_| true));
+    let layer = MemoryLayer::builder()
+        .expose(Expose::when(|_| true))
+        .build()
+        .unwrap();
     let service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
         assert_eq!(request.extensions().get::<u8>(), Some(&7));
         assert_eq!(request.headers()["x-debug"], "1");
@@ -257,7 +266,7 @@ fn asking_whom_to_expose_to_leaves_the_request_as_it_was() {
 fn a_route_label_that_no_header_can_carry_is_refused_with_the_label() {
     let long = "x".repeat(257);
     for label in ["", "two\nlines", long.as_str()] {
-        let error = MemoryLayer::new().route(label).unwrap_err();
+        let error = MemoryLayer::builder().route(label).build().unwrap_err();
         let text = error.to_string();
         let ConfigError::RouteLabel {
             label: found,
@@ -270,13 +279,21 @@ fn a_route_label_that_no_header_can_carry_is_refused_with_the_label() {
         assert_eq!(found, label);
         assert!(text.contains(&label.len().to_string()) && text.contains("256"));
     }
-    assert!(MemoryLayer::new().route(&"x".repeat(256)).is_ok());
+    assert!(
+        MemoryLayer::builder()
+            .route("x".repeat(256))
+            .build()
+            .is_ok()
+    );
 }
 
 #[test]
 fn a_number_of_routes_out_of_bounds_is_refused_with_the_numbers() {
     for asked in [0, 65_537, usize::MAX] {
-        let error = MemoryLayer::with_max_routes(asked).unwrap_err();
+        let error = MemoryLayer::builder()
+            .max_routes(asked)
+            .build()
+            .unwrap_err();
         let ConfigError::MaxRoutes {
             asked: found,
             limit: 65_536,
@@ -287,5 +304,40 @@ fn a_number_of_routes_out_of_bounds_is_refused_with_the_numbers() {
         };
         assert_eq!(found, asked);
     }
-    assert!(MemoryLayer::with_max_routes(1).is_ok());
+    assert!(MemoryLayer::builder().max_routes(1).build().is_ok());
+}
+
+#[test]
+fn a_handle_and_a_clone_are_of_the_layer_that_was_built() {
+    let pool = ArenaPool::builder().initial_bytes(64).build().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let layer = MemoryLayer::builder()
+        .pool(pool.clone())
+        .observe({
+            let seen = Arc::clone(&seen);
+            move |_: &ScopeReport| _ = seen.fetch_add(1, Ordering::Relaxed)
+        })
+        .build()
+        .unwrap();
+    let handle = layer.handle();
+    for layer in [layer.clone(), layer] {
+        let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
+            scope_of(&request).arena().alloc(1_u8);
+            Ok::<_, Refused>(Response::new(Full::<Bytes>::default()))
+        }));
+        drop(at_once(&service, get("/")));
+    }
+    let snapshot = handle.snapshot();
+    assert_eq!(snapshot.routes[0].requests, 2);
+    assert_eq!(seen.load(Ordering::Relaxed), 2);
+    assert_eq!(snapshot.pool.misses, pool.stats().misses);
+    assert!(snapshot.pool.misses > 0);
+}
+
+#[test]
+fn headers_are_shown_by_default_in_debug_builds_only() {
+    let service = MemoryLayer::new().layer(answering(Full::<Bytes>::default()));
+    let response = at_once(&service, get("/"));
+    let shown = response.headers().contains_key("x-arena-source");
+    assert_eq!(shown, cfg!(debug_assertions));
 }

@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope,
     cancel::CancelReason,
+    middleware::MemoryLayerBuilder,
     observe::ShutdownReport,
     scope::{ScopeHold, TaskKind},
 };
@@ -33,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// An app whose `/` does as `f` says, and tells when it is there.
 fn app<Fut>(
-    layer: MemoryLayer,
+    layer: MemoryLayerBuilder,
     f: impl Fn(RequestScope) -> Fut + Clone + Send + Sync + 'static,
 ) -> (Router, Watch, Arc<Notify>)
 where
@@ -60,7 +61,7 @@ fn request() -> Request<Body> {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_layer_is_shut_down_at_once() {
-    let (_, watch, _) = app(MemoryLayer::new(), |_| async { Response::default() });
+    let (_, watch, _) = app(MemoryLayer::builder(), |_| async { Response::default() });
     assert!(!watch.handle.is_shutting_down());
     let report = watch.handle.shutdown(GRACE).await;
     assert!(watch.handle.is_shutting_down());
@@ -72,7 +73,7 @@ async fn an_idle_layer_is_shut_down_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn open_requests_are_told_and_waited_for() {
-    let (app, watch, called) = app(MemoryLayer::new(), |scope| async move {
+    let (app, watch, called) = app(MemoryLayer::builder(), |scope| async move {
         use_everything(&scope);
         assert_eq!(scope.cancelled().await, Outcome::Shutdown);
         assert!(scope.child_token().is_cancelled());
@@ -103,7 +104,7 @@ async fn open_requests_are_told_and_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_stop_is_returned() {
-    let layer = MemoryLayer::new().grace(Duration::from_secs(60));
+    let layer = MemoryLayer::builder().grace_period(Duration::from_secs(60));
     let (app, watch, called) = app(layer, |scope| async move {
         scope.spawn(std::future::pending::<()>());
         scope.detach("audit", std::future::pending::<()>());
@@ -146,7 +147,7 @@ async fn what_does_not_stop_is_returned() {
 async fn a_request_that_asks_for_its_token_later_finds_it_cancelled() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let go = Arc::new(Notify::new());
-    let (app, watch, called) = app(MemoryLayer::new(), {
+    let (app, watch, called) = app(MemoryLayer::builder(), {
         let (seen, go) = (Arc::clone(&seen), Arc::clone(&go));
         move |scope| {
             let (seen, go) = (Arc::clone(&seen), Arc::clone(&go));
@@ -180,7 +181,7 @@ async fn a_request_that_asks_for_its_token_later_finds_it_cancelled() {
 #[tokio::test(start_paused = true)]
 async fn a_hold_is_told_and_waited_for() {
     let kept = Arc::new(Mutex::new(None::<ScopeHold>));
-    let (app, watch, _) = app(MemoryLayer::new(), {
+    let (app, watch, _) = app(MemoryLayer::builder(), {
         let kept = Arc::clone(&kept);
         move |scope| {
             *kept.lock().unwrap() = Some(scope.hold());
@@ -210,7 +211,7 @@ async fn a_hold_is_told_and_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn detached_tasks_are_waited_for_and_not_told() {
-    let (app, watch, _) = app(MemoryLayer::new(), |scope| async move {
+    let (app, watch, _) = app(MemoryLayer::builder(), |scope| async move {
         scope.detach("audit", sleep(Duration::from_secs(3)));
         Response::default()
     });
@@ -224,7 +225,7 @@ async fn detached_tasks_are_waited_for_and_not_told() {
 
 #[tokio::test]
 async fn a_server_is_shut_down_gracefully_with_its_requests() {
-    let (app, watch, called) = app(MemoryLayer::new(), |scope| async move {
+    let (app, watch, called) = app(MemoryLayer::builder(), |scope| async move {
         use_everything(&scope);
         let reason = scope.cancelled().await;
         Response::new(Body::from(reason.to_string()))
@@ -268,7 +269,7 @@ async fn a_server_is_shut_down_gracefully_with_its_requests() {
 
 #[tokio::test]
 async fn a_streamed_body_that_watches_the_token_ends_with_the_server() {
-    let (app, watch, called) = app(MemoryLayer::new(), |scope| async move {
+    let (app, watch, called) = app(MemoryLayer::builder(), |scope| async move {
         let events = futures_util::stream::unfold(scope, |scope| async move {
             tokio::select! {
                 _ = scope.cancelled() => None,
@@ -303,7 +304,7 @@ fn no_handler_runs_after_a_clean_shutdown() {
     for _ in 0..50 {
         let down = Arc::new(AtomicBool::new(false));
         let ran = Arc::new(AtomicUsize::new(0));
-        let (layer, watch) = watched(MemoryLayer::new());
+        let (layer, watch) = watched(MemoryLayer::builder());
         let app = Router::new()
             .route(
                 "/",
@@ -351,7 +352,7 @@ fn no_handler_runs_after_a_clean_shutdown() {
 
 /// A layer that has been shut down, around a handler that must not run.
 async fn shut_down() -> (Router, Watch) {
-    let (app, watch, _) = app(MemoryLayer::new(), |_| async { unreachable!() });
+    let (app, watch, _) = app(MemoryLayer::builder(), |_| async { unreachable!() });
     assert!(watch.handle.shutdown(GRACE).await.is_clean());
     (app, watch)
 }

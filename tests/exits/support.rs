@@ -28,7 +28,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower::Service;
-use tower_memory::{MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport};
+use tower_memory::{
+    MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, middleware::MemoryLayerBuilder,
+};
 
 /// How long to wait for what must come. Only a failing test waits that long.
 const BOUND: Duration = Duration::from_secs(30);
@@ -41,12 +43,13 @@ pub(crate) struct Watch {
 }
 
 /// Collects the reports of `layer`.
-pub(crate) fn watched(layer: MemoryLayer) -> (MemoryLayer, Watch) {
+pub(crate) fn watched(layer: MemoryLayerBuilder) -> (MemoryLayer, Watch) {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let layer = layer.observe({
         let reports = Arc::clone(&reports);
         move |report: &ScopeReport| reports.lock().unwrap().push(report.clone())
     });
+    let layer = layer.build().unwrap();
     let handle = layer.handle();
     (layer, Watch { handle, reports })
 }

@@ -39,7 +39,7 @@ fn showing(
 /// A request that is over, and its scope, which is still held.
 fn ended() -> (RequestScope, Watch) {
     let kept = Arc::new(Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = showing(&layer, {
         let kept = Arc::clone(&kept);
         move |scope| *kept.lock().unwrap() = Some(scope)
@@ -72,7 +72,7 @@ fn a_token_made_after_the_end_is_cancelled() {
 #[test]
 fn tokens_are_counted_once_per_request_and_only_if_asked_for() {
     let counts = Arc::new(Mutex::new(Vec::new()));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = showing(&layer, {
         let (counts, handle) = (Arc::clone(&counts), watch.handle.clone());
         move |scope| {
@@ -90,7 +90,7 @@ fn tokens_are_counted_once_per_request_and_only_if_asked_for() {
 
 #[test]
 fn cancelling_a_token_cancels_neither_the_request_nor_other_tokens() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = showing(&layer, |scope| {
         let (mine, other) = (scope.child_token(), scope.child_token());
         mine.cancel();
@@ -103,7 +103,7 @@ fn cancelling_a_token_cancels_neither_the_request_nor_other_tokens() {
 
 #[test]
 fn a_handler_that_cancels_its_request_answers_itself() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = showing(&layer, |scope| {
         let token = scope.child_token();
         scope.cancel();
@@ -121,7 +121,7 @@ fn a_handler_that_cancels_its_request_answers_itself() {
 async fn a_task_that_ignores_its_token_is_dropped_after_the_grace_and_not_before() {
     let handles = Arc::new(Mutex::new(Vec::new()));
     let grace = Duration::from_secs(3);
-    let (layer, watch) = watched(MemoryLayer::new().grace(grace));
+    let (layer, watch) = watched(MemoryLayer::builder().grace_period(grace));
     let service = showing(&layer, {
         let handles = Arc::clone(&handles);
         move |scope| {
@@ -162,9 +162,9 @@ async fn a_task_that_ignores_its_token_is_dropped_after_the_grace_and_not_before
 #[tokio::test(start_paused = true)]
 async fn tasks_that_ignore_their_token_are_dropped_after_every_kind_of_end() {
     for kind in ["done", "fails", "left", "deadline", "panics"] {
-        let layer = MemoryLayer::new()
+        let layer = MemoryLayer::builder()
             .timeout(Duration::from_secs(60))
-            .grace(Duration::from_secs(1));
+            .grace_period(Duration::from_secs(1));
         let (layer, watch) = watched(layer);
         let service = layer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
             let scope = scope_of(&request);
@@ -210,7 +210,7 @@ async fn tasks_that_ignore_their_token_are_dropped_after_every_kind_of_end() {
 #[tokio::test]
 async fn a_task_that_panics_or_is_aborted_changes_nothing_of_the_outcome() {
     let handles = Arc::new(Mutex::new(Vec::new()));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = showing(&layer, {
         let handles = Arc::clone(&handles);
         move |scope| {
@@ -249,7 +249,7 @@ async fn a_task_started_after_the_end_is_dropped_after_the_grace_and_reported_by
 
 #[test]
 fn tasks_that_go_down_with_their_runtime_close_the_scope() {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -282,7 +282,7 @@ async fn the_current_scope_is_found_in_all_its_polls_and_nowhere_else() {
         let places = Arc::clone(&places);
         move |place| places.lock().unwrap().push((place, found()))
     };
-    let (layer, watch) = watched(MemoryLayer::new().route("mine").unwrap());
+    let (layer, watch) = watched(MemoryLayer::builder().route("mine"));
     let service = layer.layer(service_fn({
         let note = note.clone();
         move |request: Request<Empty<Bytes>>| {

@@ -22,7 +22,7 @@ use super::support::{
 /// A response with this status whose handler holds its scope `holds` times; its body is dropped.
 fn held(method: Method, status: StatusCode, holds: usize) -> (Vec<ScopeHold>, Watch) {
     let kept = Arc::new(Mutex::new(Vec::new()));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn({
         let kept = Arc::clone(&kept);
         move |request: Request<Empty<Bytes>>| {
@@ -86,7 +86,7 @@ fn an_upgrade_without_a_hold_ends_with_its_response() {
 #[test]
 fn a_hold_does_not_outlive_a_request_that_failed() {
     let kept = Arc::new(Mutex::new(None));
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn({
         let kept = Arc::clone(&kept);
         move |request: Request<Empty<Bytes>>| {
@@ -127,7 +127,7 @@ async fn an_upgraded_connection_is_open_until_it_is_closed_and_has_no_deadline()
                 .unwrap()
         }),
     );
-    let (layer, watch) = watched(MemoryLayer::new().timeout(Duration::from_millis(50)));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(Duration::from_millis(50)));
     let address = serve(router.layer(layer)).await;
     let mut client = Client::connect(Http::One, address).await;
     let request = Request::get("http://localhost/")

@@ -44,7 +44,7 @@ async fn server() -> (SocketAddr, Watch, UnboundedReceiver<()>) {
             },
         ),
     );
-    let (layer, watch) = watched(MemoryLayer::new().timeout(DEADLINE));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(DEADLINE));
     let address = serve(router.layer(layer)).await;
     (address, watch, told)
 }

@@ -18,7 +18,8 @@ use hyper::body::Incoming;
 use tokio::sync::{Notify, mpsc};
 use tower::{Layer, service_fn};
 use tower_memory::{
-    MemoryLayer, Outcome, RequestScope, cancel::DeadlineSource, middleware::RequestBodyLayer,
+    MemoryLayer, Outcome, RequestScope, cancel::DeadlineSource, middleware::MemoryLayerBuilder,
+    middleware::RequestBodyLayer,
 };
 
 use super::support::{
@@ -66,7 +67,7 @@ over_both! {
     many_requests_on_one_connection_are_reported_once_each,
 }
 
-async fn app(router: Router, layer: MemoryLayer, http: Http) -> (Client, Watch) {
+async fn app(router: Router, layer: MemoryLayerBuilder, http: Http) -> (Client, Watch) {
     let (layer, watch) = watched(layer);
     let address = serve(router.layer(layer)).await;
     (Client::connect(http, address).await, watch)
@@ -99,7 +100,7 @@ async fn a_body_of_exact_length_is_completed(http: Http) {
             Body::from(arena_bytes(&scope, "0123456789"))
         }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     let response = received(client.get("/items/7").await.unwrap()).await;
     assert_eq!(response.status, 200);
     assert_eq!(response.body, "0123456789");
@@ -130,7 +131,7 @@ async fn a_streamed_body_is_completed(http: Http) {
             ]))
         }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     let response = received(client.get("/").await.unwrap()).await;
     assert_eq!(response.body, "one two three");
     assert!(!response.headers.contains_key("content-length"));
@@ -151,7 +152,7 @@ async fn a_body_with_trailers_is_completed(http: Http) {
             )
         }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     let request = Request::get("http://localhost/")
         .header(header::TE, "trailers")
         .body(Empty::new())
@@ -167,7 +168,7 @@ async fn an_empty_body_is_completed(http: Http) {
         "/",
         get(|scope: RequestScope| async move { use_everything(&scope) }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     let response = received(client.get("/").await.unwrap()).await;
     assert_eq!(response.headers["content-length"], "0");
     assert_eq!(response.body, "");
@@ -182,7 +183,7 @@ async fn a_response_to_head_is_completed(http: Http) {
             "0123456789"
         }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     let request = Request::head("http://localhost/")
         .body(Empty::new())
         .unwrap();
@@ -202,7 +203,7 @@ async fn responses_that_never_have_a_body_are_completed(http: Http) {
                 status
             }),
         );
-        let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+        let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
         let response = received(client.get("/").await.unwrap()).await;
         assert_eq!(response.body, "");
         assert_eq!(watch.outcome().await, Outcome::Completed, "{status}");
@@ -212,7 +213,7 @@ async fn responses_that_never_have_a_body_are_completed(http: Http) {
 }
 
 async fn an_error_of_the_service_is_a_service_error(http: Http) {
-    let (layer, watch) = watched(MemoryLayer::new());
+    let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(|request: Request<Incoming>| async move {
         use_everything(&scope_of(&request));
         tokio::task::yield_now().await;
@@ -247,7 +248,7 @@ async fn a_client_that_leaves_before_the_head_is_gone(http: Http) {
                 }
             }),
         );
-        let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+        let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
         let mut pending = client.get("/");
         tokio::select! {
             _ = &mut pending => panic!("nothing is answered"),
@@ -274,7 +275,7 @@ async fn a_client_that_leaves_during_the_body_is_gone(http: Http) {
                 Body::new(Steps::new([first, Step::Stall]))
             }),
         );
-        let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+        let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
         let mut response = client.get("/").await.unwrap();
         let first = response.body_mut().frame().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "first");
@@ -297,7 +298,7 @@ async fn a_panic_in_the_handler_is_told_from_a_client_that_left(http: Http) {
     }
     let (mut client, watch) = app(
         Router::new().route("/", get(panics)),
-        MemoryLayer::new(),
+        MemoryLayer::builder(),
         http,
     )
     .await;
@@ -315,7 +316,7 @@ async fn a_panic_in_the_body_is_told_from_a_client_that_left(http: Http) {
             Body::new(Steps::new([data("first"), Step::Panic]))
         }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     // The head may or may not be sent before the connection breaks.
     if let Ok(response) = client.get("/").await {
         assert!(response.into_body().collect().await.is_err());
@@ -331,7 +332,7 @@ async fn an_error_of_the_body_is_a_service_error(http: Http) {
             Body::new(Steps::new([data("first"), Step::Fail]))
         }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     if let Ok(response) = client.get("/").await {
         assert!(response.into_body().collect().await.is_err());
     }
@@ -350,11 +351,11 @@ async fn a_body_that_is_cut_off_can_be_told_from_a_complete_one(http: Http) {
     let limit = Duration::from_millis(50);
     for (layer, source) in [
         (
-            MemoryLayer::new().body_timeout(limit),
+            MemoryLayer::builder().body_timeout(limit),
             DeadlineSource::BodyTimeout,
         ),
         (
-            MemoryLayer::new().body_idle_timeout(limit),
+            MemoryLayer::builder().body_idle_timeout(limit),
             DeadlineSource::BodyIdleTimeout,
         ),
     ] {
@@ -379,7 +380,7 @@ fn stuck() -> Router {
 }
 
 async fn the_deadline_is_answered_with_a_problem(http: Http) {
-    let layer = MemoryLayer::new().timeout(Duration::from_millis(20));
+    let layer = MemoryLayer::builder().timeout(Duration::from_millis(20));
     let (mut client, watch) = app(stuck(), layer, http).await;
     let response = received(client.get("/").await.unwrap()).await;
     assert_eq!(response.status, 504);
@@ -406,7 +407,7 @@ async fn the_deadline_is_answered_with_a_problem(http: Http) {
 }
 
 async fn the_deadline_of_head_is_answered_without_a_body(http: Http) {
-    let layer = MemoryLayer::new().timeout(Duration::from_millis(20));
+    let layer = MemoryLayer::builder().timeout(Duration::from_millis(20));
     let (mut client, watch) = app(stuck(), layer, http).await;
     let request = Request::builder()
         .method(Method::HEAD)
@@ -439,7 +440,7 @@ async fn the_deadline_cancels_the_tasks(http: Http) {
             std::future::pending::<()>().await;
         }),
     );
-    let layer = MemoryLayer::new().timeout(Duration::from_millis(20));
+    let layer = MemoryLayer::builder().timeout(Duration::from_millis(20));
     let (mut client, watch) = app(router, layer, http).await;
     assert_eq!(client.get("/").await.unwrap().status(), 504);
     for _ in 0..2 {
@@ -462,7 +463,7 @@ async fn tasks_that_ignore_their_token_are_dropped_after_the_grace(http: Http) {
             "done"
         }),
     );
-    let layer = MemoryLayer::new().grace(Duration::from_millis(20));
+    let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20));
     let (mut client, watch) = app(router, layer, http).await;
     let response = received(client.get("/").await.unwrap()).await;
     assert_eq!(response.body, "done");
@@ -477,7 +478,7 @@ async fn garbage_in_request_headers_does_no_harm(http: Http) {
         "/",
         get(|scope: RequestScope| async move { use_everything(&scope) }),
     );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     let garbage = || http::HeaderValue::from_bytes(b"\xff\xfe\x80 \xf0").unwrap();
     let request = Request::get("http://localhost/?%ff%fe")
         .header("x-garbage", garbage())
@@ -504,7 +505,7 @@ async fn many_requests_on_one_connection_are_reported_once_each(http: Http) {
             "/fails",
             get(|| async { StatusCode::IM_A_TEAPOT.into_response() }),
         );
-    let (mut client, watch) = app(router, MemoryLayer::new(), http).await;
+    let (mut client, watch) = app(router, MemoryLayer::builder(), http).await;
     for n in 0..50 {
         let path = if n % 5 == 0 {
             "/fails".into()
@@ -550,7 +551,7 @@ async fn exits_of_all_kinds_at_once_leave_one_report_each() {
         router = router.route(path, get(handler));
     }
     let rounds = 8;
-    let (layer, watch) = watched(MemoryLayer::new().timeout(Duration::from_millis(300)));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(Duration::from_millis(300)));
     let address = serve(router.layer(layer)).await;
 
     let mut clients = tokio::task::JoinSet::new();
@@ -605,7 +606,7 @@ async fn a_client_that_is_too_slow_with_its_body_gets_408_and_the_connection_clo
             body.collect().await.unwrap().to_bytes().len().to_string()
         }),
     );
-    let (layer, watch) = watched(MemoryLayer::new().timeout(Duration::from_millis(50)));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(Duration::from_millis(50)));
     let app = router.layer(RequestBodyLayer::new()).layer(layer);
     let mut stream = tokio::net::TcpStream::connect(serve(app).await)
         .await
@@ -645,7 +646,7 @@ async fn a_client_that_leaves_with_its_request_half_sent_is_ended_by_the_deadlin
             }
         }),
     );
-    let (layer, watch) = watched(MemoryLayer::new().timeout(Duration::from_millis(200)));
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(Duration::from_millis(200)));
     let address = serve(router.layer(layer)).await;
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let half = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n01234";

@@ -24,8 +24,8 @@ use crate::{
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::RoutePolicy;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let second = Duration::from_secs(1);
 /// let service = RoutePolicy::new().timeout(second).layer(service_fn(move |request: Request<()>| {
 ///     // No `MemoryLayer` has opened a scope.
@@ -34,9 +34,8 @@ use crate::{
 ///     async { Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new())) }
 /// }));
 /// service.oneshot(Request::new(())).await?;
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct PolicyService<S> {

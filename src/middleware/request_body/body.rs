@@ -23,8 +23,8 @@ pin_project! {
     /// use tower::{Layer, ServiceExt, service_fn};
     /// use tower_memory::middleware::{RequestBody, RequestBodyLayer};
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    /// # runtime.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let service = RequestBodyLayer::new().layer(service_fn(
     ///     |request: Request<RequestBody<Full<Bytes>>>| async {
     ///         let body: Full<Bytes> = request.into_body().into_inner();
@@ -33,9 +33,8 @@ pin_project! {
     /// ));
     /// let response = service.oneshot(Request::new(Full::from("hello"))).await?;
     /// assert_eq!(http_body::Body::size_hint(response.body()).exact(), Some(5));
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// # })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use = "a body does nothing unless polled"]
     pub struct RequestBody<B> {

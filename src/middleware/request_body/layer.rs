@@ -21,10 +21,10 @@ use super::service::RequestBodyService;
 ///
 /// type Upload = StreamBody<futures_util::stream::Pending<Result<http_body::Frame<Bytes>, Infallible>>>;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let service = ServiceBuilder::new()
-///     .layer(MemoryLayer::new().timeout(Duration::from_millis(10)))
+///     .layer(MemoryLayer::with_timeout(Duration::from_millis(10)))
 ///     .layer(RequestBodyLayer::new())
 ///     .service(service_fn(|request: Request<RequestBody<Upload>>| async move {
 ///         let body = request.into_body().collect().await?.to_bytes();
@@ -34,9 +34,8 @@ use super::service::RequestBodyService;
 /// let never_sent = StreamBody::new(futures_util::stream::pending());
 /// let response = service.oneshot(Request::post("/").body(never_sent).unwrap()).await?;
 /// assert_eq!(response.status(), 408);
-/// # Ok::<_, Infallible>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[must_use = "a layer does nothing until it is applied to a service"]

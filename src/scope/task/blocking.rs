@@ -41,7 +41,6 @@ impl RequestScope {
     ///     });
     ///     primes.await.expect("neither aborted nor panicked")
     /// }
-    /// # let _ = handler;
     /// ```
     #[track_caller]
     pub fn spawn_blocking<F, T>(&self, f: F) -> TaskHandle<T>

@@ -34,7 +34,6 @@ impl RequestScope {
     ///     });
     ///     "noted"
     /// }
-    /// # let _ = handler;
     /// ```
     #[track_caller]
     pub fn detach<F>(&self, name: &'static str, future: F) -> TaskHandle<F::Output>

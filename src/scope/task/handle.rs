@@ -107,8 +107,8 @@ pub struct TaskError {
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, RequestScope, scope::TaskErrorKind};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
 ///     let error = scope.spawn(async { panic!("no such record") }).await.unwrap_err();
@@ -116,9 +116,8 @@ pub struct TaskError {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
 /// service.oneshot(Request::new(())).await?;
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -40,7 +40,6 @@ impl RequestScope {
     ///     });
     ///     "started"
     /// }
-    /// # let _ = handler;
     /// ```
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> TaskHandle<F::Output>

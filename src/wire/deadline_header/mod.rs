@@ -8,7 +8,7 @@
 //! | `x-request-start` | proxies in front of a queue | when the request came in; see [`RequestStart`] |
 //!
 //! A layer reads them only if it is told to trust them
-//! ([`MemoryLayer::trust_deadline`](crate::MemoryLayer::trust_deadline)), and
+//! ([`MemoryLayerBuilder::trust_deadline`](crate::middleware::MemoryLayerBuilder::trust_deadline)), and
 //! [`PropagateDeadlineLayer`](crate::client::PropagateDeadlineLayer) writes them. The functions here
 //! are what both use; they take any bytes, never panic and never allocate to read.
 

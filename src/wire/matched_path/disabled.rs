@@ -1,4 +1,4 @@
-//! Without axum, routes are named by `MemoryLayer::route` or `RequestScope::set_route`.
+//! Without axum, routes are named by `MemoryLayerBuilder::route` or `RequestScope::set_route`.
 
 use http::Extensions;
 

@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::response_for::Answers;
+use super::deadline_response::DeadlineResponses;
 use crate::{
     cancel::{CancelReason, DeadlineSource},
     scope::RequestScope,
@@ -22,31 +22,31 @@ use crate::{
 /// use http::{Request, Response};
 /// use http_body_util::Empty;
 /// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, cancel::DeadlineSource, middleware::Expired};
+/// use tower_memory::{MemoryLayer, cancel::DeadlineSource, middleware::DeadlineContext};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
-/// let layer = MemoryLayer::new()
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder()
 ///     .timeout(Duration::from_millis(10))
-///     .deadline_response(|expired: &Expired<'_>| {
+///     .deadline_response(|expired: &DeadlineContext<'_>| {
 ///         assert_eq!(expired.deadline_source(), DeadlineSource::Layer);
 ///         assert!(expired.after() >= Duration::from_millis(10) && !expired.is_on_arrival());
 ///         assert!(expired.scope().is_cancelled());
 ///         assert!(expired.to_string().starts_with("the deadline set by the layer passed after "));
 ///         expired.response()
-///     });
+///     })
+///     .build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| {
 ///     std::future::pending::<Result<Response<Empty<bytes::Bytes>>, Infallible>>()
 /// }));
 /// let response = service.oneshot(Request::new(())).await?;
 /// assert_eq!(response.status(), 504);
 /// assert_eq!(response.headers()["content-type"], "application/problem+json");
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Copy)]
-pub struct Expired<'a> {
+pub struct DeadlineContext<'a> {
     pub(super) scope: &'a RequestScope,
     pub(super) source: DeadlineSource,
     pub(super) after: Duration,
@@ -57,7 +57,7 @@ pub struct Expired<'a> {
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Expired<'_> {
+impl DeadlineContext<'_> {
     /// The request's scope, which is cancelled already.
     #[must_use]
     pub const fn scope(&self) -> &RequestScope {
@@ -149,7 +149,7 @@ impl Expired<'_> {
     pub(super) fn answer(
         &self,
         protocol: Protocol,
-        configured: Option<&Answers>,
+        configured: Option<&DeadlineResponses>,
     ) -> Response<Bytes> {
         let mut response = match protocol.content_type() {
             Some(content_type) => answers::grpc_deadline_exceeded(content_type, &self.to_string()),
@@ -161,7 +161,7 @@ impl Expired<'_> {
 }
 
 /// A sentence for the client, such as "the deadline set by the layer passed after 302 ms".
-impl fmt::Display for Expired<'_> {
+impl fmt::Display for DeadlineContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.on_arrival {
             return write!(
@@ -178,9 +178,9 @@ impl fmt::Display for Expired<'_> {
     }
 }
 
-impl fmt::Debug for Expired<'_> {
+impl fmt::Debug for DeadlineContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Expired")
+        f.debug_struct("DeadlineContext")
             .field("source", &self.source)
             .field("after", &self.after)
             .field("on_arrival", &self.on_arrival)

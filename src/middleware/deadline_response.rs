@@ -3,13 +3,13 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use http::Response;
 
-use super::expired::Expired;
+use super::deadline_context::DeadlineContext;
 use crate::sync::Arc;
 
-/// Answers requests whose deadline has passed.
+/// DeadlineResponses requests whose deadline has passed.
 ///
-/// Implemented for closures that take an [`&Expired`](Expired). Give it to
-/// [`MemoryLayer::deadline_response`](crate::MemoryLayer::deadline_response).
+/// Implemented for closures that take an [`&DeadlineContext`](DeadlineContext). Give it to
+/// [`MemoryLayerBuilder::deadline_response`](crate::middleware::MemoryLayerBuilder::deadline_response).
 ///
 /// # Panics
 ///
@@ -23,51 +23,63 @@ use crate::sync::Arc;
 /// use http::{Request, Response, StatusCode};
 /// use http_body_util::Empty;
 /// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, middleware::Expired};
+/// use tower_memory::{MemoryLayer, middleware::DeadlineContext};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// # runtime.block_on(async {
-/// let layer = MemoryLayer::new()
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder()
 ///     .timeout(Duration::from_millis(10))
-///     .deadline_response(|expired: &Expired<'_>| {
+///     .deadline_response(|expired: &DeadlineContext<'_>| {
 ///         if expired.is_body_missing() {
 ///             expired.response() // 408, as it would be
 ///         } else {
 ///             expired.problem(StatusCode::SERVICE_UNAVAILABLE)
 ///         }
-///     });
+///     })
+///     .build()?;
 /// let service = layer.layer(service_fn(|_: Request<()>| {
 ///     std::future::pending::<Result<Response<Empty<bytes::Bytes>>, Infallible>>()
 /// }));
 /// assert_eq!(service.oneshot(Request::new(())).await?.status(), 503);
-/// # Ok::<_, Infallible>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 pub trait ResponseForDeadline: Send + Sync + 'static {
     /// The response. Must not block.
-    fn response_for_deadline(&self, expired: &Expired<'_>) -> Response<Bytes>;
+    fn response_for_deadline(&self, expired: &DeadlineContext<'_>) -> Response<Bytes>;
 }
 
 impl<F> ResponseForDeadline for F
 where
-    F: Fn(&Expired<'_>) -> Response<Bytes> + Send + Sync + 'static,
+    F: Fn(&DeadlineContext<'_>) -> Response<Bytes> + Send + Sync + 'static,
 {
-    fn response_for_deadline(&self, expired: &Expired<'_>) -> Response<Bytes> {
+    fn response_for_deadline(&self, expired: &DeadlineContext<'_>) -> Response<Bytes> {
         self(expired)
     }
 }
 
 /// What a layer says about its answers. Layers that say nothing have none, so that their requests
 /// touch no reference count.
-#[derive(Clone, Default)]
-pub(super) struct Answers {
+#[derive(Clone)]
+pub(super) struct DeadlineResponses {
     pub(super) deadline: Option<Arc<dyn ResponseForDeadline>>,
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Answers {
-    pub(super) fn plain(&self, expired: &Expired<'_>) -> Response<Bytes> {
+impl DeadlineResponses {
+    pub(super) const fn new() -> Self {
+        Self {
+            deadline: None,
+            retry_after: None,
+        }
+    }
+
+    /// Shared by the requests, or `None` if nothing is set.
+    pub(super) fn into_shared(self) -> Option<Arc<Self>> {
+        (self.deadline.is_some() || self.retry_after.is_some()).then(|| Arc::new(self))
+    }
+
+    pub(super) fn plain(&self, expired: &DeadlineContext<'_>) -> Response<Bytes> {
         match &self.deadline {
             Some(deadline) => deadline.response_for_deadline(expired),
             None => expired.response(),
@@ -75,9 +87,9 @@ impl Answers {
     }
 }
 
-impl fmt::Debug for Answers {
+impl fmt::Debug for DeadlineResponses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answers")
+        f.debug_struct("DeadlineResponses")
             .field("deadline", &self.deadline.is_some())
             .field("retry_after", &self.retry_after)
             .finish()

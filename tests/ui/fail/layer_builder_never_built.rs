@@ -4,6 +4,6 @@ use std::time::Duration;
 use tower_memory::MemoryLayer;
 
 fn main() {
-    let layer = MemoryLayer::new();
+    let layer = MemoryLayer::builder();
     layer.timeout(Duration::from_secs(5));
 }

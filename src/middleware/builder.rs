@@ -1,0 +1,320 @@
+use std::{fmt, time::Duration};
+
+use http::HeaderValue;
+
+use super::{
+    deadline_response::{DeadlineResponses, ResponseForDeadline},
+    expose::Expose,
+    layer::{Config, MemoryLayer},
+    trust::Trust,
+};
+use crate::{
+    config::ConfigError,
+    observe::{Observer, Recorder},
+    pool::ArenaPool,
+    scope::{MAX_LABEL_BYTES, MAX_ROUTES, RoutePolicy, RouteRegistry, ScopeConfig, UNMATCHED},
+    sync::Arc,
+    wire::deadline_header::DeadlineHeader,
+};
+
+const GRACE: Duration = Duration::from_secs(5);
+
+// `MemoryLayerBuilder::grace_period` and `RequestScope::spawn` state this default.
+const _: () = assert!(GRACE.as_millis() == 5000);
+
+/// The largest `max_routes`: every route has a slot in several tables from the start.
+const LARGEST_MAX_ROUTES: usize = 1 << 16;
+
+// `MemoryLayerBuilder::max_routes` states this limit.
+const _: () = assert!(LARGEST_MAX_ROUTES == 65_536);
+
+/// Settings of a [`MemoryLayer`].
+///
+/// Made by [`MemoryLayer::builder`]. Nothing is shared or started before
+/// [`build`](Self::build), so a clone of a builder makes an independent layer.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_memory::{ArenaPool, Expose, MemoryLayer, ScopeReport};
+///
+/// let pool = ArenaPool::builder().max_total_bytes(16 << 20).build()?;
+/// let memory = MemoryLayer::builder()
+///     .timeout(Duration::from_secs(5))
+///     .pool(pool)
+///     .observe(|report: &ScopeReport| println!("{report}"))
+///     .expose(Expose::when(|request| request.headers.contains_key("x-debug")))
+///     .build()?;
+///
+/// let handle = memory.handle();
+/// // let app = Router::new().layer(memory);
+/// assert_eq!(handle.snapshot().in_flight, 0);
+/// # Ok::<(), tower_memory::ConfigError>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct MemoryLayerBuilder {
+    pool: Option<ArenaPool>,
+    observers: Vec<Arc<dyn Observer>>,
+    grace: Duration,
+    max_routes: usize,
+    route: Option<String>,
+    limits: RoutePolicy,
+    trust: Option<Trust>,
+    responses: DeadlineResponses,
+    expose: Expose,
+}
+
+impl MemoryLayerBuilder {
+    pub(super) const fn new() -> Self {
+        Self {
+            pool: None,
+            observers: Vec::new(),
+            grace: GRACE,
+            max_routes: MAX_ROUTES,
+            route: None,
+            limits: RoutePolicy::new(),
+            trust: None,
+            responses: DeadlineResponses::new(),
+            expose: Expose::DebugBuilds,
+        }
+    }
+
+    /// Ends requests that have no response head after `timeout` (no limit by default).
+    ///
+    /// The token is cancelled, the handler is dropped, and the client gets `504` with a problem
+    /// description (see [`deadline_response`](Self::deadline_response)). A handler that is ready at
+    /// its first poll is in time whatever the timeout. `Duration::MAX` is no limit.
+    ///
+    /// The limit covers the time to the head. Bodies have [limits](Self::body_timeout) of their own,
+    /// upgraded connections have none. For other limits on some routes see [`RoutePolicy`].
+    ///
+    /// # Panics
+    ///
+    /// The response future panics if the handler has to wait outside of a tokio runtime with a time
+    /// driver, as everything in `tokio::time` does.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.limits = self.limits.timeout(timeout);
+        self
+    }
+
+    /// Ends responses whose body is not complete `timeout` after their head.
+    ///
+    /// The body is dropped, and the server breaks the response off; a gRPC client gets the status
+    /// `DEADLINE_EXCEEDED`. See [`ResponseBody`](super::ResponseBody) for what a body's limits do
+    /// not see. Upgraded connections and the layer's own answers have no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::MemoryLayer;
+    ///
+    /// let layer = MemoryLayer::builder()
+    ///     .timeout(Duration::from_secs(5)) // until the head
+    ///     .body_timeout(Duration::from_secs(60)) // from there to the end
+    ///     .body_idle_timeout(Duration::from_secs(10)) // between two parts
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    pub const fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.limits = self.limits.body_timeout(timeout);
+        self
+    }
+
+    /// Ends responses for whose next part the server has waited for `timeout`.
+    ///
+    /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body; the time in
+    /// which the server does not ask for one does not count.
+    pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits = self.limits.body_idle_timeout(timeout);
+        self
+    }
+
+    /// Sets which clients see the response headers ([`Expose::DebugBuilds`] by default).
+    pub fn expose(mut self, expose: Expose) -> Self {
+        self.expose = expose;
+        self
+    }
+
+    /// Takes arenas from this pool (by default from one of the layer's own, with default limits).
+    ///
+    /// Layers may share a pool.
+    pub fn pool(mut self, pool: ArenaPool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// Adds an observer, which gets a report of each request that has ended.
+    pub fn observe(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// Sets how long the tasks of a request may go on after it has ended (5 s by default).
+    pub const fn grace_period(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Sets the label of requests that no router has labelled (`{unmatched}` by default).
+    ///
+    /// For services without axum; with axum the label is the matched path.
+    pub fn route(mut self, label: impl Into<String>) -> Self {
+        self.route = Some(label.into());
+        self
+    }
+
+    /// Tells this many routes apart, from 1 to 65 536 (512 by default). The others share the label
+    /// `{other}`.
+    pub const fn max_routes(mut self, max_routes: usize) -> Self {
+        self.max_routes = max_routes;
+        self
+    }
+
+    /// Lets a header of the request make its deadline shorter.
+    ///
+    /// Trust a header only if whoever can reach the service may choose how long its requests run, or
+    /// a proxy in front of it sets or removes the header. The deadline is the shortest of those that
+    /// trusted headers, the layer and policies set; which one it was is part of the
+    /// [reason](crate::cancel::CancelReason::deadline_source). If nothing is left of a header's time
+    /// the handler is not run. A value that cannot be read is ignored, and counted in
+    /// [`Snapshot::unparsable_deadlines`](crate::observe::Snapshot::unparsable_deadlines).
+    ///
+    /// In gRPC the deadline is for the whole call, so it limits the response's body, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::{MemoryLayer, deadline_header::DeadlineHeader};
+    ///
+    /// let layer = MemoryLayer::builder()
+    ///     .timeout(Duration::from_secs(5)) // at most
+    ///     .trust_deadline(DeadlineHeader::GrpcTimeout)
+    ///     .deadline_margin(Duration::from_millis(10))
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    pub fn trust_deadline(mut self, header: DeadlineHeader) -> Self {
+        self.trust.get_or_insert_default().add(header);
+        self
+    }
+
+    /// Subtracts `margin` from deadlines in trusted headers (zero by default), so that the answer
+    /// arrives before the client gives up.
+    ///
+    /// Clients, and tonic's server around all layers, end a call at the same deadline and without
+    /// this answer.
+    pub fn deadline_margin(mut self, margin: Duration) -> Self {
+        self.trust.get_or_insert_default().set_margin(margin);
+        self
+    }
+
+    /// Trusts `x-request-start`, the time at which a proxy received the request, so that time in a
+    /// queue counts towards the deadlines in trusted headers and the timeouts of this layer and of
+    /// policies.
+    ///
+    /// A start in the future counts as now. The value comes from another machine's clock: see
+    /// [`RequestStart`](crate::deadline_header::RequestStart).
+    pub fn trust_request_start(mut self) -> Self {
+        self.trust.get_or_insert_default().add_request_start();
+        self
+    }
+
+    /// Sets the response to requests whose deadline has passed.
+    ///
+    /// By default it is `504` with a problem description, or `408` if the request's body was not
+    /// complete (which needs a [`RequestBodyLayer`](super::RequestBodyLayer)). gRPC calls always get
+    /// HTTP status 200 and `grpc-status` 4.
+    pub fn deadline_response(mut self, response: impl ResponseForDeadline) -> Self {
+        self.responses.deadline = Some(Arc::new(response));
+        self
+    }
+
+    /// Adds `retry-after` to the default deadline response, in whole seconds
+    /// ([RFC 9110, 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)); not by default.
+    ///
+    /// It is left out of a `408`, whose client may repeat the request at once, after a deadline that
+    /// the request itself set, and in gRPC.
+    pub const fn retry_after(mut self, delay: Duration) -> Self {
+        self.responses.retry_after = Some(delay);
+        self
+    }
+
+    /// Makes the layer, which cannot be changed afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If [`max_routes`](Self::max_routes) is 0 or above 65 536, or the label of
+    /// [`route`](Self::route) is empty, longer than 256 bytes, or not a valid header value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::MemoryLayer;
+    ///
+    /// let error = MemoryLayer::builder().max_routes(0).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "max_routes is 0, and must be from 1 to 65536");
+    /// ```
+    pub fn build(self) -> Result<MemoryLayer, ConfigError> {
+        if !(1..=LARGEST_MAX_ROUTES).contains(&self.max_routes) {
+            return Err(ConfigError::MaxRoutes {
+                asked: self.max_routes,
+                limit: LARGEST_MAX_ROUTES,
+            });
+        }
+        if let Some(label) = &self.route {
+            let fits = (1..=MAX_LABEL_BYTES).contains(&label.len());
+            if !fits || HeaderValue::from_str(label).is_err() {
+                return Err(ConfigError::RouteLabel {
+                    label: label.clone(),
+                    limit: MAX_LABEL_BYTES,
+                });
+            }
+        }
+        Ok(self.into_layer())
+    }
+
+    /// As [`build`](Self::build), for settings that are known to be valid.
+    pub(super) fn into_layer(self) -> MemoryLayer {
+        let routes = RouteRegistry::new(self.max_routes);
+        let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
+        let recorder = Arc::new(Recorder::new(routes.capacity(), self.observers));
+        let scope = ScopeConfig {
+            pool: self.pool.unwrap_or_default(),
+            routes,
+            sink: Arc::clone(&recorder) as _,
+            grace: self.grace,
+            gauges: Arc::default(),
+        };
+        MemoryLayer::built(Config {
+            scope: Arc::new(scope),
+            recorder,
+            limits: self.limits,
+            trust: self.trust,
+            responses: self.responses.into_shared(),
+            expose: self.expose.resolved(),
+            route,
+        })
+    }
+}
+
+impl fmt::Debug for MemoryLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLayerBuilder")
+            .field("pool", &self.pool)
+            .field("observers", &self.observers.len())
+            .field("grace_period", &self.grace)
+            .field("max_routes", &self.max_routes)
+            .field("route", &self.route)
+            .field("limits", &self.limits)
+            .field("trust", &self.trust)
+            .field("responses", &self.responses)
+            .field("expose", &self.expose)
+            .finish()
+    }
+}
