@@ -38,18 +38,22 @@ use warnings;
 my %row = (
     sync       => "",
     config     => "",
+    slab       => "sync",
     account    => "sync",
     arena      => "sync",
+    deadline   => "sync",
+    cancel     => "sync deadline",
     pool       => "sync config arena",
-    cancel     => "sync",
-    scope      => "sync account arena pool cancel",
-    observe    => "sync account arena pool cancel scope",
-    wire       => "sync account arena pool cancel scope",
-    middleware => "sync config account arena pool cancel scope observe wire",
-    client     => "sync account arena pool cancel scope wire",
-    extract    => "sync account arena pool cancel scope observe wire middleware",
+    route      => "sync pool",
+    task       => "sync slab account cancel route",
+    scope      => "sync slab account arena pool deadline cancel route task",
+    observe    => "sync slab account arena pool deadline cancel route task scope",
+    wire       => "sync account arena pool deadline cancel route task scope",
+    middleware => "sync config account arena pool deadline cancel route task scope observe wire",
+    client     => "sync account arena pool deadline cancel route task scope wire",
+    extract    => "sync account arena pool deadline cancel route task scope observe wire middleware",
 );
-my %core    = map { $_ => 1 } qw(sync config account arena pool cancel scope);
+my %core    = map { $_ => 1 } qw(sync config slab account arena deadline cancel pool route task scope);
 my %foreign = map { $_ => 1 } qw(http http_body tower_service tower_layer axum);
 my $unsafe_home = qr{^src/(?:account/allocator\.rs|arena/raw/.*)$};
 

@@ -77,13 +77,17 @@
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
 mod config;
+mod slab;
 mod sync;
 
 pub mod account;
 pub mod arena;
 pub mod cancel;
+mod deadline;
 pub mod pool;
+mod route;
 pub mod scope;
+mod task;
 
 pub mod observe;
 
@@ -99,10 +103,11 @@ pub use self::account::{Account, TrackingAllocator};
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
 pub use self::cancel::Outcome;
 pub use self::config::ConfigError;
+pub use self::deadline::RoutePolicy;
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 pub use self::observe::MemoryHandle;
 pub use self::pool::ArenaPool;
-pub use self::scope::{RequestScope, RoutePolicy, ScopeReport};
+pub use self::scope::{RequestScope, ScopeReport};
 pub use self::wire::{CollectError, CollectErrorKind, deadline_header, header};
 
 /// Compiles the examples of the README.

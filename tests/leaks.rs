@@ -262,7 +262,14 @@ fn a_hundred_thousand_requests_with_two_tasks_each_leave_nothing() {
             "{aborted} were aborted, and {ignoring} ignore their token"
         );
         let latency = &memory.cancel_latency()[0];
-        assert_eq!(latency.count, ALL as u64);
+        // On a very busy machine a task may be given up, which has no latency.
+        let given_up: u64 = memory.task_overruns().iter().map(|o| o.given_up).sum();
+        let all = ALL as u64;
+        assert!(
+            (all - given_up..=all).contains(&latency.count),
+            "{} latencies, {given_up} tasks given up",
+            latency.count
+        );
 
         // Each is as low as at the start: flat, not merely slow to grow.
         let highest = levels.iter().copied().max().unwrap_or(i64::MAX);

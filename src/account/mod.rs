@@ -8,6 +8,7 @@
 mod allocator;
 mod counters;
 mod frames;
+mod inside;
 mod ledger;
 mod track;
 mod usage;
@@ -17,4 +18,5 @@ pub use self::ledger::{Account, Entered};
 pub use self::track::Tracked;
 pub use self::usage::{HeapUsage, Usage};
 
+pub(crate) use self::inside::{Enter, Inside};
 pub(crate) use self::ledger::{Entry, Writer};

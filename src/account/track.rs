@@ -6,7 +6,10 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use super::ledger::Account;
+use super::{
+    inside::{Enter, Inside},
+    ledger::{Account, Entered},
+};
 use crate::sync::Arc;
 
 pin_project! {
@@ -37,33 +40,30 @@ pin_project! {
     /// As cancel safe as the future it wraps: dropping it drops that future, inside the account.
     #[must_use = "futures do nothing unless polled"]
     pub struct Tracked<F> {
-        account: Arc<Account>,
-        // Emptied as soon as it is ready, so that its drop is counted too.
         #[pin]
-        future: Option<F>,
+        inside: Inside<F, Arc<Account>>,
     }
+}
 
-    impl<F> PinnedDrop for Tracked<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let _entered = this.account.enter();
-            this.future.set(None);
-        }
+impl Enter for Arc<Account> {
+    type Guard<'a> = Entered<'a>;
+
+    fn enter(&mut self) -> Entered<'_> {
+        Account::enter(self)
     }
 }
 
 impl<F> Tracked<F> {
-    pub(super) fn new(account: Arc<Account>, future: F) -> Self {
+    pub(super) const fn new(account: Arc<Account>, future: F) -> Self {
         Self {
-            account,
-            future: Some(future),
+            inside: Inside::new(future, account),
         }
     }
 
     /// The account that is credited.
     #[must_use]
-    pub fn account(&self) -> &Arc<Account> {
-        &self.account
+    pub const fn account(&self) -> &Arc<Account> {
+        self.inside.place()
     }
 }
 
@@ -74,23 +74,14 @@ impl<F: Future> Future for Tracked<F> {
     ///
     /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        let _entered = this.account.enter();
-        let Some(future) = this.future.as_mut().as_pin_mut() else {
-            panic!("`Tracked` polled after completion");
-        };
-        let polled = future.poll(cx);
-        if polled.is_ready() {
-            this.future.set(None);
-        }
-        polled
+        self.project().inside.poll(cx)
     }
 }
 
 impl<F> fmt::Debug for Tracked<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tracked")
-            .field("account", &self.account)
+            .field("account", self.account())
             .finish_non_exhaustive()
     }
 }

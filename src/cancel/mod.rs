@@ -1,18 +1,13 @@
-//! Ending a request: its deadline, its token, and the reason both give.
+//! Cancelling a request: the outcome, the reason, and the token that its code waits for.
 
-mod deadline;
 mod grace;
-mod limit;
 mod outcome;
 mod reason;
-mod signal;
-mod source;
+mod state;
 
 pub use self::outcome::Outcome;
 pub use self::reason::CancelReason;
-pub use self::source::DeadlineSource;
+pub use crate::deadline::DeadlineSource;
 
-pub(crate) use self::deadline::Deadline;
 pub(crate) use self::grace::{Aborted, Grace};
-pub(crate) use self::limit::Limit;
-pub(crate) use self::signal::Signal;
+pub(crate) use self::state::CancelState;

@@ -1,6 +1,7 @@
 use std::fmt;
 
-use super::{outcome::Outcome, source::DeadlineSource};
+use super::outcome::Outcome;
+use crate::deadline::DeadlineSource;
 
 /// Why a request's token was cancelled: the [`Outcome`] and, if a deadline passed, its source.
 ///

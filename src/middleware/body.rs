@@ -8,40 +8,41 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 
-use super::{body_error::BodyTimeoutError, body_timer::BodyTimer};
+use super::body_error::BodyTimeoutError;
 use crate::{
-    cancel::{CancelReason, DeadlineSource, Outcome},
-    scope::{Keeper, RequestScope},
-    wire as answers,
+    account::Inside,
+    cancel::{CancelReason, Outcome},
+    deadline::{DeadlineSource, DeadlineTimer},
+    scope::OpenScope,
+    wire,
 };
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 pin_project! {
     /// The response body of [`MemoryService`](super::MemoryService).
     ///
-    /// It passes the inner body on as it is: frames, trailers, size hint and end of stream, so a
-    /// server frames the response as it would without the layer. Inside, it accounts each poll
-    /// to the request and ends the scope when the body is over.
+    /// It forwards the inner body's frames, trailers, size hint and end of stream, so a server frames the
+    /// response as it would without the layer. It accounts each poll to the request and ends the scope
+    /// when the body is over.
     ///
     /// # When a body is complete
     ///
-    /// Servers drop many bodies without ever polling them to their end. So a dropped body counts as
-    /// complete if its end was seen, or it says that it is at its end, or all bytes it promised
-    /// were given out, or the response has no body by the rules of HTTP (`HEAD`, 1xx, 204, 304).
-    /// "Complete" means handed to the server; whether the bytes reached the client is known to the
-    /// server alone.
+    /// Servers drop many bodies without polling them to their end. So a dropped body counts as complete
+    /// if its end was seen, it reports to be at its end, as many bytes as it announced were yielded, or
+    /// the response has no body by the rules of HTTP (`HEAD`, 1xx, 204, 304). "Complete" means handed to
+    /// the server; only the server knows whether the bytes reached the client.
     ///
     /// # Limits
     ///
-    /// A body whose time is over (`body_timeout` or `body_idle_timeout` of a `MemoryLayer` or
-    /// `RoutePolicy`) is dropped, and ends with a
-    /// [`BodyTimeoutError`](super::BodyTimeoutError), so that the client can tell it from a complete
-    /// one. In gRPC it ends with the trailers that say so instead. Therefore the error is boxed; the
-    /// inner body's own errors are in that box as they came.
+    /// A body that exceeds `body_timeout` or `body_idle_timeout` is dropped and ends with a
+    /// [`BodyTimeoutError`](super::BodyTimeoutError), so that the client can tell it from a complete one.
+    /// A gRPC body ends with trailers instead. The error is boxed, since the inner body's own errors
+    /// are passed on unchanged.
     ///
-    /// The limits are looked at when the server asks for more. While it does not, because the client
-    /// reads nothing of what has been written, they do not end the response.
+    /// The limits are checked when the server polls the body. They do not end a response while the
+    /// server waits for a client that reads nothing.
     ///
     /// # Examples
     ///
@@ -74,287 +75,291 @@ pin_project! {
     /// ```
     #[must_use = "a body does nothing unless polled"]
     pub struct ResponseBody<B> {
-        // Emptied when it is over, so that its drop is accounted.
         #[pin]
-        inner: Option<B>,
-        // The middleware's own answer, in place of an inner body.
-        own: Option<Bytes>,
-        keeper: Option<Keeper>,
-        progress: Progress,
-        // Made when a body with limits was pending for the first time.
-        timer: Option<Pin<Box<BodyTimer>>>,
-        // Whether a failure is told in trailers.
-        grpc: bool,
-        // Whether the scope has this body's task.
-        noted: bool,
+        state: State<B>,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            forget_task(this.keeper, this.noted);
-            let reason = if this.progress.complete {
-                CancelReason::new(Outcome::Completed)
-            } else {
-                CancelReason::new(Outcome::ClientGone)
-            };
-            finish(this.inner, this.keeper, reason);
+            this.project().state.finish(None);
         }
     }
 }
 
-/// What a body says of itself when it is made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Extent {
-    at_end: bool,
-    bytes: Option<u64>,
+pin_project! {
+    #[project = StateProjection]
+    enum State<B> {
+        // The inner service's body, which ends the scope.
+        Open {
+            // The scope is taken when the body is over.
+            #[pin]
+            inside: Inside<B, Option<OpenScope>>,
+            length: BodyLength,
+            // Made when a body with limits was pending for the first time.
+            timer: Option<Pin<Box<DeadlineTimer>>>,
+            // Whether a timeout is reported in trailers.
+            grpc: bool,
+        },
+        // The inner service's body, of a scope that an outer layer ends.
+        Nested { #[pin] body: B },
+        // The layer's own answer.
+        Answer { bytes: Bytes, open: Option<OpenScope>, length: BodyLength },
+        Done,
+    }
 }
 
-impl Extent {
+/// The length of a body, and how much of it is still to be yielded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyLength {
+    /// Bytes left; `None` if the length is not known.
+    left: Option<u64>,
+}
+
+impl BodyLength {
+    /// No body.
+    pub(super) const NONE: Self = Self { left: Some(0) };
+
     pub(super) fn of<B: Body>(body: &B) -> Self {
+        if body.is_end_stream() {
+            return Self::NONE;
+        }
         Self {
-            at_end: body.is_end_stream(),
-            bytes: body.size_hint().exact(),
+            left: body.size_hint().exact(),
         }
     }
 
     pub(super) const fn of_bytes(bytes: &Bytes) -> Self {
         Self {
-            at_end: false,
-            bytes: Some(bytes.len() as u64),
+            left: Some(bytes.len() as u64),
         }
     }
 
-    /// With the length that the response's header says, if the body does not know its own.
-    pub(super) fn or_length(self, length: impl FnOnce() -> Option<u64>) -> Self {
+    /// The same, or the length in the response's header if the body does not know its own.
+    pub(super) fn or_exact(self, length: impl FnOnce() -> Option<u64>) -> Self {
         Self {
-            bytes: self.bytes.or_else(length),
-            ..self
+            left: self.left.or_else(length),
+        }
+    }
+
+    /// Whether nothing is left, so that a drop from here on is no failure.
+    pub(super) const fn is_none(self) -> bool {
+        matches!(self.left, Some(0))
+    }
+
+    fn record(&mut self, bytes: usize) {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(bytes as u64);
         }
     }
 }
 
-/// How much of the body was given out.
-#[derive(Debug)]
-pub(super) struct Progress {
-    /// Whether a drop from here on means that all went well.
-    complete: bool,
-    given: u64,
-    /// Bytes that were promised, if that is known.
-    promised: Option<u64>,
-}
-
-impl Progress {
-    /// Nothing given out yet; `bodiless` if by the rules of HTTP nothing will be.
-    pub(super) fn new(extent: Extent, bodiless: bool) -> Self {
-        Self {
-            complete: bodiless || extent.at_end || extent.bytes == Some(0),
-            given: 0,
-            promised: extent.bytes,
+impl<B> State<B> {
+    /// The one end of every body: drops what is inside, then ends the scope. The reason is that of a drop
+    /// unless there is another one.
+    fn finish(mut self: Pin<&mut Self>, reason: Option<CancelReason>) {
+        let (open, length) = match self.as_mut().project() {
+            StateProjection::Open {
+                mut inside, length, ..
+            } => {
+                inside.as_mut().clear();
+                (inside.place_mut().take(), *length)
+            }
+            StateProjection::Answer { open, length, .. } => (open.take(), *length),
+            StateProjection::Nested { .. } | StateProjection::Done => (None, BodyLength::NONE),
+        };
+        self.set(Self::Done);
+        if let Some(open) = open {
+            open.finish(reason.unwrap_or(CancelReason::new(if length.is_none() {
+                Outcome::Completed
+            } else {
+                Outcome::ClientGone
+            })));
         }
-    }
-
-    pub(super) const fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    fn gave(&mut self, bytes: usize) {
-        self.given = self.given.saturating_add(bytes as u64);
-        self.complete |= self.promised.is_some_and(|promised| self.given >= promised);
-    }
-}
-
-/// The one end of every body: drops what is inside, then ends the scope.
-fn finish<B>(mut inner: Pin<&mut Option<B>>, keeper: &mut Option<Keeper>, reason: CancelReason) {
-    let Some(mut keeper) = keeper.take() else {
-        inner.set(None);
-        return;
-    };
-    if inner.is_some() {
-        let entered = keeper.enter();
-        inner.set(None);
-        entered.done();
-    }
-    keeper.finish(reason);
-}
-
-/// Who set the scope's deadline, if that has passed.
-fn passed(scope: &RequestScope) -> Option<DeadlineSource> {
-    let (at, source) = scope.deadline_and_source()?;
-    (at <= Instant::now()).then_some(source)
-}
-
-/// A scope may be held for long after the response; the connection's task is not kept with it.
-fn forget_task(keeper: &Option<Keeper>, noted: &mut bool) {
-    if std::mem::take(noted) {
-        if let Some(scope) = keeper.as_ref().and_then(Keeper::scope) {
-            scope.wake_no_more();
-        }
-    }
-}
-
-/// Ends a body whose time is over; returns the last thing the server gets of it.
-fn cut_off<B>(
-    inner: Pin<&mut Option<B>>,
-    keeper: &mut Option<Keeper>,
-    source: DeadlineSource,
-    grpc: bool,
-) -> Result<Frame<Bytes>, Box<dyn Error + Send + Sync>> {
-    let reason = CancelReason::deadline(source);
-    let after = keeper
-        .as_ref()
-        .and_then(Keeper::scope)
-        .map(|scope| {
-            // Before the body is dropped, so that what it drops can see why.
-            scope.cancel_for(reason);
-            scope.age()
-        })
-        .unwrap_or_default();
-    finish(inner, keeper, reason);
-    let error = BodyTimeoutError { source, after };
-    if grpc {
-        Ok(Frame::trailers(answers::grpc_trailers(&error.to_string())))
-    } else {
-        Err(Box::new(error))
     }
 }
 
 impl<B> ResponseBody<B> {
-    /// The inner service's body. Without a keeper an outer layer looks after the scope.
-    pub(super) const fn open(inner: B, keeper: Option<Keeper>, progress: Progress) -> Self {
+    /// The inner service's body. Without an open scope an outer layer ends it.
+    pub(super) fn inner(body: B, open: Option<OpenScope>, length: BodyLength, grpc: bool) -> Self {
+        let state = match open {
+            Some(open) => State::Open {
+                inside: Inside::new(body, Some(open)),
+                length,
+                timer: None,
+                grpc,
+            },
+            None => return Self::nested(body),
+        };
+        Self { state }
+    }
+
+    /// The inner service's body, of a scope that an outer layer ends.
+    pub(super) const fn nested(body: B) -> Self {
         Self {
-            inner: Some(inner),
-            own: None,
-            keeper,
-            progress,
-            timer: None,
-            grpc: false,
-            noted: false,
+            state: State::Nested { body },
         }
     }
 
-    /// A body made by the middleware. An empty one is at its end: it needs no frame.
-    pub(super) fn own(bytes: Bytes, keeper: Option<Keeper>, progress: Progress) -> Self {
-        Self {
-            inner: None,
-            own: Some(bytes).filter(|bytes| !bytes.is_empty()),
-            keeper,
-            progress,
-            timer: None,
-            grpc: false,
-            noted: false,
-        }
+    /// A body made by the middleware.
+    pub(super) fn answer(
+        bytes: Bytes,
+        open: Option<OpenScope>,
+        length: BodyLength,
+        _grpc: bool,
+    ) -> Self {
+        let state = State::Answer {
+            bytes,
+            open,
+            length,
+        };
+        Self { state }
     }
+}
 
-    /// In gRPC, a body that is cut off says so in trailers.
-    pub(super) fn failing_in_trailers(mut self, grpc: bool) -> Self {
-        self.grpc = grpc;
-        self
+/// Ends a body whose time is over. Returns the last frame that the server gets of it.
+#[cold]
+fn cut_off<B>(
+    mut state: Pin<&mut State<B>>,
+    source: DeadlineSource,
+) -> Result<Frame<Bytes>, BoxError> {
+    let reason = CancelReason::deadline(source);
+    let StateProjection::Open { inside, grpc, .. } = state.as_mut().project() else {
+        unreachable!("only an open body has limits");
+    };
+    let grpc = *grpc;
+    let Some(scope) = inside.place().as_ref().map(OpenScope::scope) else {
+        unreachable!("an open body has a scope");
+    };
+    // Before the body is dropped, so that what it drops can see why.
+    scope.cancel_for(reason);
+    let error = BodyTimeoutError {
+        source,
+        after: scope.age(),
+    };
+    state.finish(Some(reason));
+    if grpc {
+        Ok(Frame::trailers(wire::grpc_trailers(&error.to_string())))
+    } else {
+        Err(Box::new(error))
     }
 }
 
 impl<B> Body for ResponseBody<B>
 where
     B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            if let Some(bytes) = this.own.take() {
-                this.progress.complete = true;
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut state = self.project().state;
+        let (mut inside, length, timer) = match state.as_mut().project() {
+            StateProjection::Open {
+                inside,
+                length,
+                timer,
+                ..
+            } => (inside, length, timer),
+            StateProjection::Nested { body } => return body.poll_frame(cx).map_err(Into::into),
+            StateProjection::Answer { bytes, .. } => {
+                let bytes = std::mem::take(bytes);
+                state.finish(Some(CancelReason::new(Outcome::Completed)));
+                let frame = Some(bytes).filter(|bytes| !bytes.is_empty());
+                return Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes))));
             }
-            finish(
-                this.inner,
-                this.keeper,
-                CancelReason::new(Outcome::Completed),
-            );
-            return Poll::Ready(None);
+            StateProjection::Done => return Poll::Ready(None),
         };
-        let Some(keeper) = this.keeper.as_mut() else {
-            return inner.poll_frame(cx).map_err(Into::into);
-        };
-        // A body that always has a frame is never pending: look before each.
-        if let Some(source) = keeper.scope().and_then(passed) {
-            forget_task(this.keeper, this.noted);
-            let last = cut_off(this.inner, this.keeper, source, *this.grpc);
-            return Poll::Ready(Some(last));
+        // A body that always has a frame is never pending, so the deadline is checked before each.
+        let expired = inside
+            .place()
+            .as_ref()
+            .and_then(|open| open.scope().expired());
+        if let Some(source) = expired {
+            return Poll::Ready(Some(cut_off(state, source)));
         }
-        let entered = keeper.enter();
-        let polled = inner.poll_frame(cx);
-        if polled.is_pending() {
-            entered.done();
-            let passed = keeper.scope().and_then(|scope| {
-                // First the task, then the deadline: what is set in between wakes the task.
-                *this.noted |= scope.wake_when_moved(cx.waker());
-                BodyTimer::poll_waiting(this.timer, scope, cx)
-            });
-            let Some(source) = passed else {
-                return Poll::Pending;
+        let (polled, over) = inside.as_mut().run(|mut slot| {
+            let Some(mut body) = slot.as_mut().as_pin_mut() else {
+                unreachable!("an open body is not over");
             };
-            forget_task(this.keeper, this.noted);
-            let last = cut_off(this.inner, this.keeper, source, *this.grpc);
-            return Poll::Ready(Some(last));
-        }
-        if let Some(timer) = this.timer.as_mut() {
-            timer.as_mut().gave();
-        }
-        let over = match &polled {
-            Poll::Pending => None,
-            Poll::Ready(None) => Some(CancelReason::new(Outcome::Completed)),
-            Poll::Ready(Some(Err(_))) => Some(CancelReason::new(Outcome::ServiceError)),
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    this.progress.gave(data.len());
+            let polled = body.as_mut().poll_frame(cx);
+            let over = match &polled {
+                Poll::Pending => None,
+                Poll::Ready(None) => Some(Outcome::Completed),
+                Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        length.record(data.len());
+                    }
+                    // A server may stop polling after either, without seeing the end itself.
+                    let last = frame.is_trailers() || body.is_end_stream();
+                    last.then_some(Outcome::Completed)
                 }
-                // A server may stop asking after either, and never see the end itself.
-                let last = frame.is_trailers()
-                    || this
-                        .inner
-                        .as_ref()
-                        .as_pin_ref()
-                        .is_some_and(|inner| inner.is_end_stream());
-                last.then_some(CancelReason::new(Outcome::Completed))
+            };
+            if over.is_some() {
+                slot.set(None);
             }
-        };
-        if over.is_some() {
-            this.inner.set(None);
+            (polled, over)
+        });
+        if polled.is_pending() {
+            let open = inside.place_mut().as_mut();
+            return match open.and_then(|open| open.poll_body_deadline(timer, cx)) {
+                Some(source) => Poll::Ready(Some(cut_off(state, source))),
+                None => Poll::Pending,
+            };
         }
-        entered.done();
-        if let Some(reason) = over {
-            forget_task(this.keeper, this.noted);
-            finish(this.inner, this.keeper, reason);
+        if let Some(timer) = timer {
+            timer.as_mut().yielded();
+        }
+        if let Some(outcome) = over {
+            state.finish(Some(CancelReason::new(outcome)));
         }
         polled.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
-        match (&self.inner, &self.own) {
-            (Some(inner), _) => inner.is_end_stream(),
-            (None, own) => own.is_none(),
+        match &self.state {
+            State::Open { inside, .. } => inside.get().is_none_or(Body::is_end_stream),
+            State::Nested { body } => body.is_end_stream(),
+            State::Answer { bytes, .. } => bytes.is_empty(),
+            State::Done => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match (&self.inner, &self.own) {
-            (Some(inner), _) => inner.size_hint(),
-            (None, own) => SizeHint::with_exact(own.as_ref().map_or(0, |own| own.len() as u64)),
+        match &self.state {
+            State::Open { inside, .. } => inside
+                .get()
+                .map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
+            State::Nested { body } => body.size_hint(),
+            State::Answer { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            State::Done => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// The default inner body.
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self {
+            state: State::Nested { body: B::default() },
         }
     }
 }
 
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (open, length) = match &self.state {
+            State::Open { inside, length, .. } => (inside.place().as_ref(), Some(length)),
+            State::Answer { open, length, .. } => (open.as_ref(), Some(length)),
+            State::Nested { .. } | State::Done => (None, None),
+        };
         f.debug_struct("ResponseBody")
-            .field("progress", &self.progress)
-            .field("keeper", &self.keeper)
+            .field("scope", &open.map(OpenScope::scope))
+            .field("length", &length)
             .finish_non_exhaustive()
     }
 }

@@ -10,9 +10,11 @@ use super::{
 };
 use crate::{
     config::ConfigError,
+    deadline::RoutePolicy,
     observe::{Observer, Recorder},
     pool::ArenaPool,
-    scope::{MAX_LABEL_BYTES, MAX_ROUTES, RoutePolicy, RouteRegistry, ScopeConfig, UNMATCHED},
+    route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED},
+    scope::LayerState,
     sync::Arc,
     wire::deadline_header::DeadlineHeader,
 };
@@ -284,13 +286,8 @@ impl MemoryLayerBuilder {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
         let recorder = Arc::new(Recorder::new(routes.capacity(), self.observers));
-        let scope = ScopeConfig {
-            pool: self.pool.unwrap_or_default(),
-            routes,
-            sink: Arc::clone(&recorder) as _,
-            grace: self.grace,
-            gauges: Arc::default(),
-        };
+        let pool = self.pool.unwrap_or_default();
+        let scope = LayerState::new(pool, routes, Arc::clone(&recorder) as _, self.grace);
         MemoryLayer::built(Config {
             scope: Arc::new(scope),
             recorder,

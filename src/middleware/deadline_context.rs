@@ -7,7 +7,7 @@ use super::deadline_response::DeadlineResponses;
 use crate::{
     cancel::{CancelReason, DeadlineSource},
     scope::RequestScope,
-    wire::{self as answers, Protocol},
+    wire::{self, Protocol},
 };
 
 /// A request whose deadline passed before there was a response head.
@@ -47,14 +47,14 @@ use crate::{
 /// ```
 #[derive(Clone, Copy)]
 pub struct DeadlineContext<'a> {
-    pub(super) scope: &'a RequestScope,
-    pub(super) source: DeadlineSource,
-    pub(super) after: Duration,
+    scope: &'a RequestScope,
+    source: DeadlineSource,
+    after: Duration,
     pub(super) on_arrival: bool,
     pub(super) wants_body: bool,
     /// Whether the connection has a header of its own (HTTP/1).
-    pub(super) http1: bool,
-    pub(super) retry_after: Option<Duration>,
+    http1: bool,
+    retry_after: Option<Duration>,
 }
 
 impl DeadlineContext<'_> {
@@ -130,7 +130,7 @@ impl DeadlineContext<'_> {
     /// ([RFC 9110, 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
     #[must_use]
     pub fn problem(&self, status: StatusCode) -> Response<Bytes> {
-        let mut response = answers::problem(status, &self.to_string());
+        let mut response = wire::problem(status, &self.to_string());
         let headers = response.headers_mut();
         if let Some(retry_after) = self.retry_after() {
             // In whole seconds, and never too early.
@@ -145,6 +145,24 @@ impl DeadlineContext<'_> {
         response
     }
 
+    /// The context of a request that had expired on arrival.
+    pub(super) fn on_arrival<'a>(
+        scope: &'a RequestScope,
+        source: DeadlineSource,
+        http1: bool,
+        responses: Option<&DeadlineResponses>,
+    ) -> DeadlineContext<'a> {
+        DeadlineContext {
+            scope,
+            source,
+            after: scope.age(),
+            on_arrival: true,
+            wants_body: false,
+            http1,
+            retry_after: responses.and_then(|responses| responses.retry_after),
+        }
+    }
+
     /// The answer in the client's protocol, with the reason in its extensions.
     pub(super) fn answer(
         &self,
@@ -152,8 +170,8 @@ impl DeadlineContext<'_> {
         configured: Option<&DeadlineResponses>,
     ) -> Response<Bytes> {
         let mut response = match protocol.content_type() {
-            Some(content_type) => answers::grpc_deadline_exceeded(content_type, &self.to_string()),
-            None => configured.map_or_else(|| self.response(), |answers| answers.plain(self)),
+            Some(content_type) => wire::grpc_deadline_exceeded(content_type, &self.to_string()),
+            None => configured.map_or_else(|| self.response(), |responses| responses.plain(self)),
         };
         response.extensions_mut().insert(self.reason());
         response
@@ -187,4 +205,11 @@ impl fmt::Debug for DeadlineContext<'_> {
             .field("is_body_missing", &self.wants_body)
             .finish_non_exhaustive()
     }
+}
+
+/// In the extensions of a response that a policy gives to a request that had expired on arrival. The
+/// layer replaces the response by its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExpiredInside {
+    pub(super) source: DeadlineSource,
 }

@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{
     account::is_installed,
+    deadline::RoutePolicy,
     observe::{MemoryHandle, Recorder, warn_not_installed},
-    scope::{RoutePolicy, ScopeConfig},
+    scope::LayerState,
     sync::Arc,
 };
 
@@ -94,7 +95,7 @@ pub struct MemoryLayer {
 /// What all services of one layer share.
 #[derive(Debug)]
 pub(super) struct Config {
-    pub(super) scope: Arc<ScopeConfig>,
+    pub(super) scope: Arc<LayerState>,
     pub(super) recorder: Arc<Recorder>,
     pub(super) limits: RoutePolicy,
     /// `None` if no header is trusted.

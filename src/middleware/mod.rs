@@ -2,7 +2,6 @@
 
 mod body;
 mod body_error;
-mod body_timer;
 mod builder;
 mod deadline_context;
 mod deadline_response;
@@ -11,6 +10,7 @@ mod future;
 mod layer;
 mod policy;
 mod request_body;
+mod respond;
 mod service;
 mod trust;
 

@@ -1,20 +1,23 @@
 use std::task::{Context, Poll};
 
-use http::{Extensions, Method, Request, Response, Version};
+use http::{Extensions, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{
     body::ResponseBody,
     expose::Expose,
-    future::{Exchange, ResponseFuture, Role},
+    future::{Place, RequestInfo, ResponseFuture},
     layer::Config,
 };
 use crate::{
-    cancel::{CancelReason, DeadlineSource, Outcome},
-    scope::{Arrival, Keeper, RequestScope, RoutePolicy, UNMATCHED},
+    account::Enter,
+    cancel::{CancelReason, Outcome},
+    deadline::{DeadlineSource, RequestTimes, RoutePolicy},
+    route::UNMATCHED,
+    scope::{OpenScope, RequestScope},
     sync::Arc,
-    wire::{Protocol, matched_path, shutting_down},
+    wire::{matched_path, shutting_down},
 };
 
 /// The service made by [`MemoryLayer`](crate::MemoryLayer).
@@ -65,39 +68,53 @@ impl<S> MemoryService<S> {
 }
 
 impl Config {
-    /// The number of the route that a router has named, or of the layer's own.
-    fn number(&self, extensions: &Extensions) -> usize {
+    /// The number of the request's route.
+    fn route(&self, extensions: &Extensions) -> usize {
         matched_path(extensions).map_or(self.route, |path| self.scope.routes.number(path))
     }
 
-    /// What the request's headers say of its time, as far as they are trusted.
-    fn arrival<B>(&self, request: &Request<B>) -> Option<Arrival> {
-        self.trust
-            .as_ref()
-            .map(|trust| trust.arrival(request.headers(), &self.scope.gauges.unparsable_deadlines))
+    /// What the trusted headers say.
+    fn times<B>(&self, request: &Request<B>) -> Option<RequestTimes> {
+        let trust = self.trust.as_ref()?;
+        Some(trust.times(request.headers(), &self.scope.unparsable_deadlines))
     }
 
-    /// What an outer layer's scope takes over from this layer. Returns who set a deadline that had
-    /// passed before the request arrived.
-    fn tighten<B>(&self, scope: &RequestScope, request: &Request<B>) -> Option<DeadlineSource> {
-        let expired = scope.tighten(self.arrival(request), &self.limits);
+    /// Applies this layer to a scope that an outer one has opened. Returns the source of a deadline that
+    /// has passed already.
+    fn begin_inner<B>(&self, scope: &RequestScope, request: &Request<B>) -> Option<DeadlineSource> {
+        let expired = scope.begin_inner(self.times(request), &self.limits);
         if let Some(path) = matched_path(request.extensions()) {
             scope.set_route(path);
         } else if self.route != UNMATCHED {
-            scope.set_route(self.scope.routes.label(self.route).as_str());
+            scope.set_route(self.scope.routes.route(self.route).label.as_str());
         }
         expired
     }
 }
 
-fn exchange<B>(request: &Request<B>, exposed: bool) -> Exchange {
-    let method = request.method();
-    Exchange {
-        exposed,
-        head: *method == Method::HEAD,
-        connect: *method == Method::CONNECT,
-        http1: request.version() < Version::HTTP_2,
-        protocol: Protocol::of(method, request.headers()),
+impl<S> MemoryService<S> {
+    /// Calls the inner service within the scope of an outer layer.
+    fn call_nested<B>(
+        &mut self,
+        scope: RequestScope,
+        request: Request<B>,
+    ) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>>,
+    {
+        let info = RequestInfo::of(&request, false);
+        let expired = self.config.begin_inner(&scope, &request);
+        let place = Place::Nested(scope);
+        match expired {
+            None => {
+                let responses = self.config.responses.clone();
+                ResponseFuture::running(self.inner.call(request), place, info, responses)
+            }
+            Some(source) => {
+                let responses = self.config.responses.as_deref();
+                ResponseFuture::expired(place, source, info, responses)
+            }
+        }
     }
 }
 
@@ -115,31 +132,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let config = &self.config;
         let outer = request.extensions().get::<RequestScope>();
         // A scope that has ended belongs to a request whose extensions were used again.
         if let Some(scope) = outer.filter(|scope| !scope.is_ended()) {
             let scope = scope.clone();
-            let exchange = exchange(&request, false);
-            let answers = config.responses.clone();
-            let expired = config.tighten(&scope, &request);
-            let inner = match expired {
-                None => Some(self.inner.call(request)),
-                Some(source) => {
-                    scope.cancel_for(CancelReason::deadline(source));
-                    None
-                }
-            };
-            return ResponseFuture::new(inner, expired, Role::Nested { scope }, exchange, answers);
+            return self.call_nested(scope, request);
         }
 
-        let arrival = config.arrival(&request);
-        let outer = request.extensions().get::<RoutePolicy>().copied();
-        let route = config.number(request.extensions());
+        let config = &self.config;
         let exposed = match &config.expose {
             Expose::Always => true,
             Expose::DebugBuilds | Expose::Never => false,
-            // A function has to be shown the request's parts, which are put together again.
+            // The function takes the request's parts, which are put together again.
             Expose::When(f) => {
                 let (parts, body) = request.into_parts();
                 let exposed = f(&parts);
@@ -147,35 +151,29 @@ where
                 exposed
             }
         };
-        let exchange = exchange(&request, exposed);
-        let answers = config.responses.clone();
-        let mut keeper = Keeper::open(&config.scope, route);
+        let info = RequestInfo::of(&request, exposed);
+        let mut open = OpenScope::new(&config.scope, config.route(request.extensions()));
         // After the request was counted: a shutdown waits for it, or it is refused.
-        if config.scope.gauges.shutdown.has_begun() {
-            let answer = shutting_down(exchange.protocol, exchange.http1);
-            return ResponseFuture::refused(
-                answer,
-                CancelReason::new(Outcome::Shutdown),
-                keeper,
-                exchange,
-            );
+        if config.scope.shutdown.has_begun() {
+            let answer = shutting_down(info.protocol, info.http1);
+            let reason = CancelReason::new(Outcome::Shutdown);
+            return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
         }
-        let mut expired = None;
-        if let Some(scope) = keeper.scope() {
-            expired = scope.begin(arrival, outer.as_ref(), &config.limits);
-            if let Some(source) = expired {
-                scope.cancel_for(CancelReason::deadline(source));
-            }
-            request.extensions_mut().insert(scope.clone());
-        }
-        let entered = keeper.enter();
-        let inner = if expired.is_none() {
-            Some(self.inner.call(request))
-        } else {
+        let outer = request.extensions().get::<RoutePolicy>();
+        let scope = open.scope();
+        let expired = scope.begin(config.times(&request), outer, &config.limits);
+        if let Some(source) = expired {
+            let entered = open.enter();
             drop(request);
-            None
-        };
+            entered.done();
+            let responses = config.responses.as_deref();
+            return ResponseFuture::expired(Place::Outermost(open), source, info, responses);
+        }
+        request.extensions_mut().insert(scope.clone());
+        let entered = open.enter();
+        let inner = self.inner.call(request);
         entered.done();
-        ResponseFuture::new(inner, expired, Role::Opener { keeper }, exchange, answers)
+        let responses = config.responses.clone();
+        ResponseFuture::running(inner, Place::Outermost(open), info, responses)
     }
 }

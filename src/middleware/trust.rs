@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 
 use crate::{
-    scope::Arrival,
+    deadline::RequestTimes,
     sync::{AtomicU64, Ordering},
     wire::deadline_header::{DeadlineHeader, RequestStart},
 };
@@ -36,8 +36,8 @@ impl Trust {
     /// What the headers say of the request's time. Of a header that comes more than once, and of
     /// several headers, the shortest time counts. Values that cannot be read are left out, and added
     /// to `unparsable`.
-    pub(super) fn arrival(&self, headers: &HeaderMap, unparsable: &AtomicU64) -> Arrival {
-        let mut arrival = Arrival::default();
+    pub(super) fn times(&self, headers: &HeaderMap, unparsable: &AtomicU64) -> RequestTimes {
+        let mut times = RequestTimes::default();
         let skipped = || {
             // Relaxed: a figure.
             unparsable.fetch_add(1, Ordering::Relaxed);
@@ -52,8 +52,8 @@ impl Trust {
                     continue;
                 };
                 let timeout = timeout.saturating_sub(self.margin);
-                if arrival.deadline.is_none_or(|(least, _)| timeout < least) {
-                    arrival.deadline = Some((timeout, header.deadline_source()));
+                if times.deadline.is_none_or(|(least, _)| timeout < least) {
+                    times.deadline = Some((timeout, header.deadline_source()));
                 }
             }
         }
@@ -67,9 +67,9 @@ impl Trust {
                 earliest = Some(earliest.map_or(start, |earlier| earlier.min(start)));
             }
             if let Some(start) = earliest {
-                arrival.queued = start.queued_at(SystemTime::now());
+                times.queued = start.queued_at(SystemTime::now());
             }
         }
-        arrival
+        times
     }
 }

@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     pool::ArenaPool,
-    scope::ScopeConfig,
+    scope::LayerState,
     sync::{Arc, Ordering},
 };
 
@@ -25,13 +25,13 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryHandle {
-    pub(super) config: Arc<ScopeConfig>,
+    pub(super) layer: Arc<LayerState>,
     pub(super) recorder: Arc<Recorder>,
 }
 
 impl MemoryHandle {
-    pub(crate) const fn new(config: Arc<ScopeConfig>, recorder: Arc<Recorder>) -> Self {
-        Self { config, recorder }
+    pub(crate) const fn new(layer: Arc<LayerState>, recorder: Arc<Recorder>) -> Self {
+        Self { layer, recorder }
     }
 
     /// The statistics of each route, and what is alive right now.
@@ -44,7 +44,7 @@ impl MemoryHandle {
             .stats
             .totals()
             .map(|(number, opened, totals)| RouteSnapshot {
-                route: self.config.routes.label(number).clone(),
+                route: self.layer.routes.route(number).label.clone(),
                 requests: opened,
                 in_flight: usize::try_from(opened.saturating_sub(totals.outcomes.total()))
                     .unwrap_or(usize::MAX),
@@ -52,23 +52,23 @@ impl MemoryHandle {
                 bytes: totals.bytes.figures(),
                 allocations: totals.allocations.figures(),
                 arena_bytes: totals.arena_bytes.figures(),
-                learned_arena_bytes: self.config.routes.sizes.bytes(number),
+                learned_arena_bytes: self.layer.routes.sizes.bytes(number),
                 total_time: totals.time.total,
                 max_time: totals.time.max,
             })
             // A route whose only requests were given another label since has nothing to say.
             .filter(|route| route.requests > 0)
             .collect();
-        let gauges = &self.config.gauges;
+        let layer = &self.layer;
         Snapshot {
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             routes,
-            tasks: gauges.tasks.bound(),
-            detached: gauges.tasks.detached(),
-            tokens: gauges.tokens.len(),
-            pool: self.config.pool.stats(),
+            tasks: layer.tasks.bound(),
+            detached: layer.tasks.detached(),
+            tokens: layer.tokens.len(),
+            pool: self.layer.pool.stats(),
             // Relaxed: figures, each true at some moment.
-            unparsable_deadlines: gauges.unparsable_deadlines.load(Ordering::Relaxed),
+            unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
         }
     }
@@ -76,6 +76,6 @@ impl MemoryHandle {
     /// The pool that the layer's arenas come from.
     #[must_use]
     pub fn pool(&self) -> &ArenaPool {
-        &self.config.pool
+        &self.layer.pool
     }
 }

@@ -1,7 +1,6 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
 };
 
 use super::{observer::Observer, overruns::Overruns, stats::Stats, warn::warn_overrun};
@@ -42,10 +41,6 @@ impl ScopeSink for Recorder {
         if self.overruns.add(task) {
             warn_overrun(task);
         }
-    }
-
-    fn tasks_over(&self, route: usize, after: Duration) {
-        self.stats.tasks_over(route, after);
     }
 
     fn closed(&self, closed: &Closed<'_>) {

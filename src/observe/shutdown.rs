@@ -163,12 +163,12 @@ impl MemoryHandle {
     /// ```
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let start = Instant::now();
-        let gauges = &self.config.gauges;
-        gauges.shut_down();
+        let layer = &self.layer;
+        layer.shut_down();
         let over = async {
             loop {
                 // Before looking, so that no change after the look is missed.
-                let mut change = pin!(gauges.shutdown.next_change());
+                let mut change = pin!(layer.shutdown.next_change());
                 change.as_mut().enable();
                 if self.is_idle() {
                     return;
@@ -186,7 +186,7 @@ impl MemoryHandle {
         let elapsed = start.elapsed();
         // Not looked at anew if all had stopped: a request that is being refused is there, too.
         let left = (!stopped).then(|| {
-            let tasks = self.config.gauges.tasks.reports(&self.config.routes, false);
+            let tasks = self.layer.tasks.reports(false);
             (self.open().collect(), tasks)
         });
         let (requests, tasks) = left.unwrap_or_default();
@@ -200,12 +200,12 @@ impl MemoryHandle {
     /// Whether a [shutdown](Self::shutdown) has begun.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
-        self.config.gauges.shutdown.has_begun()
+        self.layer.shutdown.has_begun()
     }
 
     /// Whether there are neither open requests nor tasks.
     fn is_idle(&self) -> bool {
-        let tasks = &self.config.gauges.tasks;
+        let tasks = &self.layer.tasks;
         // In both orders: one that gets another route meanwhile is found on the new one or on the
         // former.
         tasks.bound() == 0
@@ -221,7 +221,7 @@ impl MemoryHandle {
             .filter_map(|(number, opened, totals)| {
                 let open = opened.wrapping_sub(totals.outcomes.total());
                 Some(OpenRequests {
-                    route: self.config.routes.label(number).clone(),
+                    route: self.layer.routes.route(number).label.clone(),
                     // One that is relabelled at this moment may be seen on both routes.
                     count: usize::try_from(open as i64).ok().filter(|open| *open > 0)?,
                 })

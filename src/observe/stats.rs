@@ -5,7 +5,8 @@ use super::{
     snapshot::{OutcomeCounts, Summary},
 };
 use crate::{
-    scope::{Closed, SHARDS, thread_shard},
+    scope::Closed,
+    slab::{SHARDS, thread_shard},
     sync::{AtomicU64, Mutex, OnceLock, Ordering, lock},
 };
 
@@ -110,8 +111,7 @@ impl RouteStats {
     }
 
     fn shard(&self) -> &Shard {
-        let [first, ..] = &self.shards;
-        self.shards.get(thread_shard()).unwrap_or(first)
+        &self.shards[thread_shard()]
     }
 
     /// Requests opened so far, and the sums of those that have closed.
@@ -136,18 +136,18 @@ impl Stats {
         }
     }
 
-    fn route(&self, route: usize) -> Option<&RouteStats> {
-        let place = self.routes.get(route)?;
-        Some(place.get_or_init(|| Box::new(RouteStats::new())))
+    fn route(&self, route: usize) -> &RouteStats {
+        self.routes[route].get_or_init(|| Box::new(RouteStats::new()))
     }
 
     /// Adds `by` to the requests opened on a route; wrapping, so that `u64::MAX` takes one away.
     fn open(&self, route: usize, by: u64) {
-        if let Some(route) = self.route(route) {
-            // SeqCst: a request is counted before it looks whether the layer shuts down (see
-            // `Shutdown`). For an addition this costs nothing more on most processors.
-            route.shard().opened.fetch_add(by, Ordering::SeqCst);
-        }
+        // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
+        // An addition costs no more for it on most processors.
+        self.route(route)
+            .shard()
+            .opened
+            .fetch_add(by, Ordering::SeqCst);
     }
 
     pub(super) fn opened(&self, route: usize) {
@@ -160,15 +160,12 @@ impl Stats {
         self.open(from, u64::MAX);
     }
 
+    /// A scope has closed.
     pub(super) fn closed(&self, closed: &Closed<'_>) {
-        if let Some(route) = self.route(closed.route) {
-            lock(&route.shard().totals).close(closed);
-        }
-    }
-
-    pub(super) fn tasks_over(&self, route: usize, after: Duration) {
-        if let Some(route) = self.route(route) {
-            route.cancel_latency.get_or_init(Box::default).add(after);
+        let route = self.route(closed.route);
+        lock(&route.shard().totals).close(closed);
+        if let Some(latency) = closed.cancel_latency() {
+            route.cancel_latency.get_or_init(Box::default).add(latency);
         }
     }
 

@@ -175,7 +175,7 @@ impl MemoryHandle {
     /// ```
     #[must_use]
     pub fn outliving(&self) -> Vec<TaskReport> {
-        self.config.gauges.tasks.reports(&self.config.routes, true)
+        self.layer.tasks.reports(true)
     }
 
     /// The places in the program whose tasks still ran when their grace was over, and how many did,
@@ -198,7 +198,7 @@ impl MemoryHandle {
     /// Detached tasks by name, in the order of the names.
     #[must_use]
     pub fn detached(&self) -> Vec<DetachedTasks> {
-        let counts = self.config.gauges.tasks.name_counts();
+        let counts = self.layer.tasks.name_counts();
         counts
             .into_iter()
             .map(|count| DetachedTasks {
@@ -218,7 +218,7 @@ impl MemoryHandle {
             .stats
             .cancel_latencies()
             .map(|(number, found)| CancelLatency {
-                route: self.config.routes.label(number).clone(),
+                route: self.layer.routes.route(number).label.clone(),
                 count: found.count,
                 p50: found.p50,
                 p99: found.p99,

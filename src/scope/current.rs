@@ -1,21 +1,26 @@
-//! Which scope the calling thread works for.
+//! The scope that the calling thread works for.
 //!
-//! The handle is *moved* from its owner into the thread's cell while the owner is polled, and back
-//! afterwards: no reference count is touched on the way.
+//! # Invariants
+//!
+//! 1. The reference is *moved* from its owner into the thread's cell while the owner is polled, and back
+//!    when the guard is dropped, so that entering changes no reference count. The owner is borrowed by
+//!    the guard meanwhile, so its empty slot is never seen.
+//! 2. Guards are dropped in the reverse order of their creation, so a swap restores what was there.
 
 use std::cell::Cell;
 
-use super::handle::RequestScope;
+use super::state::ScopeState;
 use crate::{
     account::{Entry, Writer},
     cancel::{CancelReason, Outcome},
+    sync::Arc,
 };
 
 thread_local! {
-    static CURRENT: Cell<Option<RequestScope>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<Arc<ScopeState>>> = const { Cell::new(None) };
 }
 
-pub(super) fn get() -> Option<RequestScope> {
+pub(super) fn get() -> Option<Arc<ScopeState>> {
     CURRENT
         .try_with(|current| {
             let scope = current.take();
@@ -27,51 +32,47 @@ pub(super) fn get() -> Option<RequestScope> {
         .flatten()
 }
 
-/// Swaps the current scope with `slot`; nothing happens on a thread that is ending.
-fn swap(slot: &mut Option<RequestScope>) {
-    let _ = CURRENT.try_with(|current| {
-        let former = current.replace(slot.take());
-        *slot = former;
-    });
+/// Swaps the current scope with `slot`. Does nothing on a thread that is ending.
+fn swap(slot: &mut Option<Arc<ScopeState>>) {
+    let _ = CURRENT.try_with(|current| *slot = current.replace(slot.take()));
 }
 
 /// Makes the scope in `slot` the current one, and enters its account, until the guard is dropped.
-/// `slot` holds the former current scope meanwhile.
-pub(super) fn enter(slot: &mut Option<RequestScope>, writer: Writer) -> EnteredScope<'_> {
+pub(super) fn enter(slot: &mut Option<Arc<ScopeState>>, writer: Writer) -> EnteredScope<'_> {
     let entry = slot
         .as_ref()
-        .map_or(Entry::Inert, |scope| scope.inner().account.begin());
+        .map_or(Entry::Inert, |scope| scope.account.begin());
     swap(slot);
     EnteredScope {
         slot,
         entry,
         writer,
-        on_unwind: None,
+        guards_panics: false,
     }
 }
 
 /// Guard of [`enter`].
 #[must_use]
 pub(crate) struct EnteredScope<'a> {
-    slot: &'a mut Option<RequestScope>,
+    slot: &'a mut Option<Arc<ScopeState>>,
     entry: Entry,
     writer: Writer,
-    on_unwind: Option<CancelReason>,
+    guards_panics: bool,
 }
 
 impl EnteredScope<'_> {
-    /// Cancels the scope with this reason if the guard is dropped before [`done`](Self::done).
+    /// Cancels the scope as panicked if the guard is dropped before [`done`](Self::done).
     ///
-    /// `std::thread::panicking` would not do: it is also true while an outer panic unwinds, and
-    /// not any more where a panic was caught further in.
+    /// `std::thread::panicking` is no substitute: it is also true while an outer panic unwinds, and
+    /// false after an inner one was caught.
     pub(super) fn or_panicked(mut self) -> Self {
-        self.on_unwind = Some(CancelReason::new(Outcome::Panicked));
+        self.guards_panics = true;
         self
     }
 
     /// The guarded code returned.
     pub(crate) fn done(mut self) {
-        self.on_unwind = None;
+        self.guards_panics = false;
     }
 }
 
@@ -79,10 +80,9 @@ impl Drop for EnteredScope<'_> {
     fn drop(&mut self) {
         swap(self.slot);
         if let Some(scope) = self.slot.as_ref() {
-            let inner = scope.inner();
-            inner.account.leave(self.entry, self.writer);
-            if let Some(reason) = self.on_unwind {
-                inner.cancel(reason);
+            scope.account.leave(self.entry, self.writer);
+            if self.guards_panics {
+                scope.cancel(CancelReason::new(Outcome::Panicked));
             }
         }
     }

@@ -1,25 +1,25 @@
-use std::time::Duration;
+use std::{pin::Pin, task::Context, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{handle::RequestScope, policy::RoutePolicy};
-use crate::cancel::DeadlineSource;
+use super::handle::RequestScope;
+use crate::deadline::{DeadlineSource, DeadlineTimer, RequestTimes, RoutePolicy};
 
 impl RequestScope {
-    /// When the request must have its response head or, once there is one, its whole body; `None`
-    /// without a limit.
+    /// When the response head is due or, once there is one, the end of its body. `None` without a
+    /// limit.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline_and_source().map(|(at, _)| at)
     }
 
-    /// Who has set the [`deadline`](Self::deadline) that is in force.
+    /// The source of the [`deadline`](Self::deadline).
     #[must_use]
     pub fn deadline_source(&self) -> Option<DeadlineSource> {
         self.deadline_and_source().map(|(_, source)| source)
     }
 
-    /// Time left until the [`deadline`](Self::deadline); zero if it has passed.
+    /// The time left until the [`deadline`](Self::deadline), zero if it has passed.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline()
@@ -28,8 +28,7 @@ impl RequestScope {
 
     /// Sets the deadline to `timeout` from now, unless there is an earlier one.
     ///
-    /// It holds at once, also if it is set elsewhere than in the handler (in a task) while the
-    /// handler waits for something else.
+    /// It takes effect at once, also if a task sets it while the handler waits.
     ///
     /// # Examples
     ///
@@ -44,17 +43,14 @@ impl RequestScope {
     /// ```
     pub fn shorten_deadline(&self, timeout: Duration) {
         let after = self.age().saturating_add(timeout);
-        let deadline = &self.inner().limits.deadline;
-        deadline.tighten(after, DeadlineSource::Handler);
-        self.deadline_moved();
+        self.state().limits.shorten(after, DeadlineSource::Handler);
     }
 
     /// Sets the deadline to `timeout` from now, if there is an earlier one.
     ///
-    /// For work that may go on as long as it gets ahead. Not beyond what the request itself asks
-    /// for: a deadline that a trusted request header has set stays. Returns whether the handler has
-    /// `timeout` from now on; `false` if such a header says otherwise, or the request has been
-    /// cancelled already.
+    /// For work that may go on as long as it makes progress. A deadline from a trusted request header
+    /// is not extended. Returns whether the handler has `timeout` from now on: `false` if such a
+    /// header allows less, or the request is cancelled.
     ///
     /// # Examples
     ///
@@ -70,29 +66,26 @@ impl RequestScope {
     ///         drop(chunk); // write it somewhere
     ///     }
     /// }
-    /// # let _ = copy;
     /// ```
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn extend_deadline(&self, timeout: Duration) -> bool {
-        let inner = self.inner();
+        let state = self.state();
         let after = self.age().saturating_add(timeout);
-        let deadline = &inner.limits.deadline;
-        // No wake: the timer that is armed looks again when it fires.
-        deadline.extend(after, DeadlineSource::Handler);
-        let asked = inner.start.checked_add(after);
-        let reached = match (deadline.at(inner.start), asked) {
+        state.limits.extend(after, DeadlineSource::Handler);
+        let asked = state.start.checked_add(after);
+        let reached = match (self.deadline(), asked) {
             (None, _) => true,
-            (Some((at, _)), Some(asked)) => asked <= at,
+            (Some(at), Some(asked)) => asked <= at,
             (Some(_), None) => false,
         };
         reached && !self.is_cancelled()
     }
 
-    /// Lifts the deadline, except what a trusted request header has set.
+    /// Removes the deadline, unless a trusted request header set it.
     ///
-    /// For a handler that finds out late that it will take its time; for a whole route there is
-    /// [`RoutePolicy::disable_timeout`]. A deadline that is set later holds again: that of the body
-    /// begins with the response head, and is lifted while the body is made.
+    /// For a handler that finds out late that it needs more time; for a whole route use
+    /// [`RoutePolicy::disable_timeout`]. A deadline that is set later applies again. That of the body
+    /// starts with the response head, and can be removed while the body is produced.
     ///
     /// # Examples
     ///
@@ -105,13 +98,13 @@ impl RequestScope {
     /// }
     /// ```
     pub fn clear_deadline(&self) {
-        self.inner().limits.deadline.lift();
+        self.state().limits.clear_deadline();
     }
 
-    /// Applies the limits of a policy to this request, from now on.
+    /// Applies a policy to this request, from now on.
     ///
-    /// The same as a [`RoutePolicy`] layer that is reached now, for services that choose by
-    /// something else than a route. Limits of the body hold if there is no response head yet.
+    /// As a [`RoutePolicy`] layer does, for services that choose by something other than a route. Limits
+    /// of the body apply if there is no response head yet.
     ///
     /// # Examples
     ///
@@ -131,15 +124,84 @@ impl RequestScope {
     ///     }
     ///     request
     /// }
-    /// # let _ = choose::<()>;
     /// ```
     pub fn apply_policy(&self, policy: &RoutePolicy) {
         self.apply(policy, DeadlineSource::Policy);
     }
 
     #[inline]
-    pub(crate) fn deadline_and_source(&self) -> Option<(Instant, DeadlineSource)> {
-        let inner = self.inner();
-        inner.limits.deadline.at(inner.start)
+    fn deadline_and_source(&self) -> Option<(Instant, DeadlineSource)> {
+        let state = self.state();
+        state.limits.deadline(state.start)
+    }
+
+    /// The source of the deadline, if it has passed.
+    pub(crate) fn expired(&self) -> Option<DeadlineSource> {
+        let state = self.state();
+        state.limits.expired(state.start)
+    }
+
+    /// Polls the deadline for a future that is pending. Returns the source of one that has passed.
+    pub(crate) fn poll_deadline(
+        &self,
+        timer: Pin<&mut DeadlineTimer>,
+        cx: &mut Context<'_>,
+    ) -> Option<DeadlineSource> {
+        let state = self.state();
+        timer.poll(&state.limits, state.start, cx)
+    }
+
+    /// Applies the limits of a new request: its headers, the policy around the layer, and the layer.
+    /// Returns the source of a deadline that has passed already.
+    pub(crate) fn begin(
+        &self,
+        times: Option<RequestTimes>,
+        outer: Option<&RoutePolicy>,
+        layer: &RoutePolicy,
+    ) -> Option<DeadlineSource> {
+        let limits = &self.state().limits;
+        let now = Duration::ZERO;
+        let times = times.and_then(|times| limits.apply_times(times, now));
+        let outer =
+            outer.and_then(|policy| limits.apply_policy(policy, now, DeadlineSource::Policy));
+        let layer = limits.apply_policy(layer, now, DeadlineSource::Layer);
+        times.or(outer).or(layer)
+    }
+
+    /// Applies the limits of a layer inside the one that opened the scope.
+    pub(crate) fn begin_inner(
+        &self,
+        times: Option<RequestTimes>,
+        layer: &RoutePolicy,
+    ) -> Option<DeadlineSource> {
+        let times = times.and_then(|times| self.state().limits.apply_times(times, self.age()));
+        times.or(self.apply(layer, DeadlineSource::Layer))
+    }
+
+    /// Applies a policy from now on. Returns its source if the request had spent the time it allows in
+    /// a queue.
+    pub(crate) fn apply(
+        &self,
+        policy: &RoutePolicy,
+        source: DeadlineSource,
+    ) -> Option<DeadlineSource> {
+        let limits = &self.state().limits;
+        let passed = limits.apply_policy(policy, self.age(), source);
+        limits.moved();
+        passed
+    }
+
+    /// Time since the service was called.
+    pub(crate) fn age(&self) -> Duration {
+        self.state().start.elapsed()
+    }
+
+    /// Records whether the handler waits for more of the request's body.
+    pub(crate) fn set_wants_body(&self, wants: bool) {
+        self.state().limits.set_wants_body(wants);
+    }
+
+    pub(crate) fn wants_body(&self) -> bool {
+        self.state().limits.wants_body()
     }
 }

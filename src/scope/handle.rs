@@ -4,19 +4,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::ScopeConfig,
-    current,
-    hold::ScopeHold,
-    inner::{Inner, ROUTE_FIXED},
+    current::{self, EnteredScope},
+    layer::LayerState,
+    recycle,
     report::ArenaUsage,
-    route::RouteLabel,
-    spare,
+    state::ScopeState,
 };
 use crate::{
-    account::{Usage, Writer},
+    account::{Enter, Usage, Writer},
     arena::Arena,
     cancel::{CancelReason, Outcome},
-    sync::{Arc, Ordering},
+    route::{Route, RouteLabel},
+    sync::Arc,
 };
 
 /// A handle to the request that is being served.
@@ -48,84 +47,92 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RequestScope {
-    /// `None` only in the middle of `drop`.
-    inner: Option<Arc<Inner>>,
+    /// `None` only while the handle is entered (see `current`) or dropped.
+    state: Option<Arc<ScopeState>>,
 }
 
 impl RequestScope {
     /// Opens the scope of a new request.
-    pub(super) fn open(config: &Arc<ScopeConfig>, route: usize, start: Instant) -> Self {
-        let mut inner = spare::take();
-        match Arc::get_mut(&mut inner) {
-            Some(inner) => inner.open(Arc::clone(config), route, start),
-            // Not reached: a spare, like a new one, has no other handle.
-            None => {
-                let mut new = Inner::new();
-                new.open(Arc::clone(config), route, start);
-                inner = Arc::new(new);
-            }
-        }
-        Self { inner: Some(inner) }
+    pub(super) fn open(layer: &Arc<LayerState>, route: usize, start: Instant) -> Self {
+        let mut state = recycle::take();
+        let Some(unique) = Arc::get_mut(&mut state) else {
+            unreachable!("a recycled scope has no handle");
+        };
+        unique.open(Arc::clone(layer), route, start);
+        Self { state: Some(state) }
     }
 
     #[inline]
-    pub(super) fn inner(&self) -> &Inner {
-        match &self.inner {
-            Some(inner) => inner,
-            None => unreachable!("only `drop` empties the handle"),
+    pub(super) fn state(&self) -> &Arc<ScopeState> {
+        match &self.state {
+            Some(state) => state,
+            None => unreachable!("an entered handle is borrowed by its guard"),
         }
     }
 
-    /// Whether there is no other handle to this scope, and so nobody who could make one.
-    pub(super) fn is_only_handle(&self) -> bool {
-        self.inner
-            .as_ref()
-            .is_none_or(|inner| Arc::strong_count(inner) == 1)
+    /// The handle's own reference, to be moved into the thread's cell.
+    pub(super) const fn slot(&mut self) -> &mut Option<Arc<ScopeState>> {
+        &mut self.state
     }
 
-    /// The scope in whose poll (or [`in_scope`](Self::in_scope)) the calling thread is.
+    /// Whether this is the only handle, so that no other thread can use the scope.
+    pub(super) fn is_only_handle(&self) -> bool {
+        Arc::strong_count(self.state()) == 1
+    }
+
+    /// Returns the scope that the calling thread works for: in a poll of the request, of its body or of
+    /// one of its tasks, or in [`in_scope`](Self::in_scope).
     ///
     /// For code that has no request at hand. `None` outside of any request, and in tasks that were
     /// not started with [`spawn`](Self::spawn).
     #[must_use]
     pub fn current() -> Option<Self> {
-        current::get()
+        current::get().map(|state| Self { state: Some(state) })
     }
 
-    /// The request's arena, taken from the pool the first time.
+    /// Returns the request's arena, taken from the pool at the first call.
     ///
-    /// It has room for what 95 % of the route's recent requests used, so that most requests take no
-    /// memory from the system. It goes back when its last handle is gone: this scope's, and those of
-    /// buffers and bytes frozen from it.
+    /// It has room for what 95 % of the route's recent requests used, so most requests take no memory
+    /// from the system. It goes back to the pool when its last handle is dropped: this scope's, and
+    /// those of buffers and bytes frozen from it.
     #[must_use]
     pub fn arena(&self) -> &Arena {
-        let inner = self.inner();
-        inner.arena.get_or_init(|| {
-            let Some(config) = &inner.config else {
-                return Arena::new();
-            };
-            // Relaxed: the number of a route whose size is a guess anyway.
-            let route = inner.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
-            match config.routes.sizes.bytes(route) {
-                Some(bytes) => config.pool.rent_with_capacity(bytes),
-                None => config.pool.rent(),
-            }
-        })
+        let state = self.state();
+        state.arena.get_or_init(|| state.rent_arena())
     }
 
-    /// What the request has taken from its arena so far.
+    /// Returns what the request has taken from its arena so far.
     #[must_use]
     pub fn arena_usage(&self) -> ArenaUsage {
-        self.inner().arena_usage()
+        self.state().arena_usage()
     }
 
-    /// What the request has allocated on the heap so far, the current poll included.
+    /// Returns what the request has allocated on the heap so far, the current poll included.
     ///
-    /// `None` if that is not known, first of all if no
+    /// `None` if that is not known, for example because no
     /// [`TrackingAllocator`](crate::TrackingAllocator) is installed.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        self.inner().account.usage()
+        self.state().account.usage()
+    }
+
+    /// Returns the route that the request's figures are kept under.
+    #[must_use]
+    pub fn route(&self) -> RouteLabel {
+        self.route_entry().label.clone()
+    }
+
+    /// The route's entry in the registry.
+    pub(crate) fn route_entry(&self) -> &Route {
+        self.state().route()
+    }
+
+    /// Sets the route the request's figures are kept under.
+    ///
+    /// The number of routes is bounded; do not use what the client sent. Longer labels than 256
+    /// bytes are cut. After the scope has closed this does nothing.
+    pub fn set_route(&self, label: &str) {
+        self.state().set_route(label);
     }
 
     /// Returns a token that is cancelled when the request ends, is [cancelled](Self::cancel), or
@@ -136,6 +143,54 @@ impl RequestScope {
     #[must_use]
     pub fn child_token(&self) -> CancellationToken {
         self.own_token().child_token()
+    }
+
+    /// The request's own token, made at the first call.
+    pub(crate) fn own_token(&self) -> &CancellationToken {
+        let state = self.state();
+        let token = state.cancel.token(|token| {
+            let key = state.layer().tokens.insert(token.clone());
+            state.token.set(key);
+        });
+        // Cancels a token that was made too late for a shutdown to find it.
+        let _ = state.reason();
+        token
+    }
+
+    /// Waits until the request is cancelled, and returns the reason.
+    ///
+    /// A request is cancelled when it ends, at its deadline, or by [`cancel`](Self::cancel).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping it has no effect.
+    pub async fn cancelled(&self) -> CancelReason {
+        loop {
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            // The reason is set, or a shutdown has begun, before the token is cancelled.
+            self.own_token().cancelled().await;
+        }
+    }
+
+    /// Returns whether the request is cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.reason().is_some()
+    }
+
+    /// Returns why the request is cancelled, if it is.
+    #[must_use]
+    pub fn reason(&self) -> Option<CancelReason> {
+        self.state().reason()
+    }
+
+    /// Returns whether the response is over and, on an upgraded connection, every
+    /// [hold](Self::hold) dropped.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.state().lifecycle.is_ended()
     }
 
     /// Cancels the request with the reason [`Outcome::Cancelled`], unless it has one already.
@@ -165,89 +220,9 @@ impl RequestScope {
         self.cancel_for(CancelReason::new(Outcome::Cancelled));
     }
 
-    /// The request's own token, made the first time.
-    pub(crate) fn own_token(&self) -> &CancellationToken {
-        let inner = self.inner();
-        let token = inner.signal.token(|token| {
-            if let Some(config) = &inner.config {
-                inner.token.set(config.gauges.tokens.insert(token.clone()));
-            }
-        });
-        // Cancels a token that was made too late to be found by a shutdown.
-        let _ = inner.reason();
-        token
-    }
-
-    /// Waits until the request ends or its deadline passes, and tells why.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: dropping it has no effect.
-    pub async fn cancelled(&self) -> CancelReason {
-        if let Some(reason) = self.reason() {
-            return reason;
-        }
-        self.own_token().cancelled().await;
-        // The token is cancelled after the reason is set, or a shutdown began, and by nobody else.
-        self.reason()
-            .unwrap_or(CancelReason::new(Outcome::Completed))
-    }
-
-    /// Whether the request has ended, or its deadline has passed.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.reason().is_some()
-    }
-
-    /// Why the request ended, if it has.
-    #[must_use]
-    pub fn reason(&self) -> Option<CancelReason> {
-        self.inner().reason()
-    }
-
-    /// The route the request's figures are kept under.
-    #[must_use]
-    pub fn route(&self) -> RouteLabel {
-        self.with_route(RouteLabel::clone)
-            .unwrap_or_else(|| super::route::RouteRegistry::new(0).label(0).clone())
-    }
-
-    pub(crate) fn with_route<R>(&self, f: impl FnOnce(&RouteLabel) -> R) -> Option<R> {
-        let inner = self.inner();
-        let config = inner.config.as_ref()?;
-        // Relaxed, as in `set_route`: the number of a label, which the registry publishes itself.
-        let number = inner.route.load(Ordering::Relaxed) & !ROUTE_FIXED;
-        Some(f(config.routes.label(number)))
-    }
-
-    /// Sets the route the request's figures are kept under.
-    ///
-    /// The number of routes is bounded; do not use what the client sent. Longer labels than 256
-    /// bytes are cut. After the scope has closed this does nothing.
-    pub fn set_route(&self, label: &str) {
-        let inner = self.inner();
-        let Some(config) = &inner.config else {
-            return;
-        };
-        let mut now = inner.route.load(Ordering::Relaxed);
-        if now & ROUTE_FIXED != 0 || config.routes.is(now, label) {
-            return;
-        }
-        let number = config.routes.number(label);
-        // Compare and swap, so that of two at once each tells the sink of its own step, and none
-        // comes after the close.
-        while now & ROUTE_FIXED == 0 && now != number {
-            match inner
-                .route
-                .compare_exchange(now, number, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => {
-                    config.sink.relabelled(now, number);
-                    return;
-                }
-                Err(changed) => now = changed,
-            }
-        }
+    /// Cancels the request for `reason`, without ending its scope.
+    pub(crate) fn cancel_for(&self, reason: CancelReason) {
+        self.state().cancel(reason);
     }
 
     /// Runs `f` on behalf of the request: what it allocates is accounted, and
@@ -284,40 +259,34 @@ impl RequestScope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        let mut slot = Some(self.clone());
-        let _entered = current::enter(&mut slot, Writer::Shared);
+        let mut handle = self.clone();
+        let _entered = handle.enter();
         f()
     }
+}
 
-    /// Keeps the scope of an upgraded connection open until the guard is dropped.
-    ///
-    /// When a connection is upgraded (WebSocket), the HTTP response is over at once; move the
-    /// guard into the task that serves the connection. If the response turns out not to be an
-    /// upgrade the guard has no effect.
-    pub fn hold(&self) -> ScopeHold {
-        ScopeHold::new(self)
-    }
+/// For code that may run beside the request's own future.
+impl Enter for RequestScope {
+    type Guard<'a> = EnteredScope<'a>;
 
-    /// Whether the response is over (its tasks may still have their grace).
-    #[must_use]
-    pub fn is_ended(&self) -> bool {
-        self.inner().lifecycle.is_ended()
+    fn enter(&mut self) -> EnteredScope<'_> {
+        current::enter(&mut self.state, Writer::Shared)
     }
 }
 
 impl Drop for RequestScope {
     fn drop(&mut self) {
-        let Some(mut inner) = self.inner.take() else {
+        let Some(mut state) = self.state.take() else {
             return;
         };
-        if Arc::strong_count(&inner) != 1 {
+        if Arc::strong_count(&state) != 1 {
             return;
         }
-        // Nobody else can make a handle any more. If two handles saw each other here, neither
-        // recycles, and the memory is freed instead.
-        if let Some(unique) = Arc::get_mut(&mut inner) {
+        // No other handle can be made any more. If two handles see each other here, neither recycles,
+        // and the memory is freed instead.
+        if let Some(unique) = Arc::get_mut(&mut state) {
             unique.release();
-            spare::put(inner);
+            recycle::put(state);
         }
     }
 }
@@ -325,7 +294,7 @@ impl Drop for RequestScope {
 impl fmt::Debug for RequestScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestScope")
-            .field("route", &self.with_route(RouteLabel::clone))
+            .field("route", &self.route_entry().label)
             .field("reason", &self.reason())
             .field("remaining", &self.remaining())
             .field("usage", &self.usage())

@@ -1,20 +1,37 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
 
-use super::{current, handle::RequestScope};
+use super::{
+    current::{self, EnteredScope},
+    handle::RequestScope,
+};
 use crate::{
-    account::Writer,
+    account::{Enter, Inside, Writer},
     cancel::{CancelReason, Outcome},
 };
 
+impl RequestScope {
+    /// Keeps the scope of an upgraded connection open until the guard is dropped.
+    ///
+    /// When a connection is upgraded (WebSocket), the HTTP response is over at once; move the
+    /// guard into the task that serves the connection. If the response turns out not to be an
+    /// upgrade the guard has no effect.
+    pub fn hold(&self) -> ScopeHold {
+        ScopeHold {
+            scope: self.clone(),
+            holds: self.state().lifecycle.hold(),
+        }
+    }
+}
+
 /// Guard of [`RequestScope::hold`]: keeps the scope of an upgraded connection open.
 ///
-/// Mostly it is given the future that serves the connection, with [`run`](Self::run).
+/// Usually it runs the future that serves the connection, with [`run`](Self::run).
 ///
 /// # Examples
 ///
@@ -39,7 +56,7 @@ use crate::{
 /// }));
 /// drop(service.oneshot(Request::new(())).await?);
 ///
-/// let hold = held.recv()?; // kept by who serves the connection
+/// let hold = held.recv()?; // kept by the code that serves the connection
 /// assert!(!hold.scope().is_ended());
 /// assert_eq!(layer.handle().snapshot().in_flight, 1);
 /// drop(hold);
@@ -49,36 +66,26 @@ use crate::{
 /// ```
 #[must_use = "the scope is held until the guard is dropped"]
 pub struct ScopeHold {
-    /// `None` only in the middle of `drop`, or while a [`HoldFuture`] future is polled.
-    scope: Option<RequestScope>,
+    scope: RequestScope,
+    /// `false` if the scope had ended before.
     holds: bool,
 }
 
 impl ScopeHold {
-    pub(super) fn new(scope: &RequestScope) -> Self {
-        Self {
-            scope: Some(scope.clone()),
-            holds: scope.inner().lifecycle.hold(),
-        }
-    }
-
     /// The scope that is held.
     #[must_use]
-    pub fn scope(&self) -> &RequestScope {
-        match &self.scope {
-            Some(scope) => scope,
-            None => unreachable!("only `drop` and polls empty the guard"),
-        }
+    pub const fn scope(&self) -> &RequestScope {
+        &self.scope
     }
 
-    /// Runs the future that serves the connection inside the scope, which is held until it is over.
+    /// Runs the future that serves the connection inside the scope, which it holds until it is ready.
     ///
-    /// What each of its polls, and its drop, allocates is accounted to the request, and
-    /// [`RequestScope::current`] finds the scope in them. When the future has ended the scope ends,
-    /// unless there are other holds: its token is cancelled and its tasks have their grace. If the
-    /// future panics the outcome is [`Panicked`](crate::Outcome::Panicked).
+    /// What its polls and its drop allocate is accounted to the request, and
+    /// [`RequestScope::current`] returns the scope in them. When the future is ready the scope ends,
+    /// unless there are other holds: its token is cancelled and its tasks get their grace period. If
+    /// the future panics, the outcome is [`Panicked`](crate::Outcome::Panicked).
     ///
-    /// Nothing ends the future itself. When the server goes down it sees
+    /// The future itself is not ended. At a shutdown it sees
     /// [`cancelled`](RequestScope::cancelled), as tasks do.
     ///
     /// # Examples
@@ -98,23 +105,17 @@ impl ScopeHold {
     /// ```
     pub const fn run<F>(self, future: F) -> HoldFuture<F> {
         HoldFuture {
-            future: Some(future),
-            hold: Some(self),
+            inside: Inside::new(future, Some(self)),
         }
     }
 }
 
 impl Drop for ScopeHold {
     fn drop(&mut self) {
-        let Some(scope) = self.scope.take() else {
-            return;
-        };
         if self.holds {
-            let inner = scope.inner();
-            inner.step(
-                inner.lifecycle.release_hold(),
-                CancelReason::new(Outcome::Completed),
-            );
+            let state = self.scope.state();
+            let released = state.lifecycle.release_hold();
+            state.advance(released, CancelReason::new(Outcome::Completed));
         }
     }
 }
@@ -125,6 +126,18 @@ impl fmt::Debug for ScopeHold {
             .field("scope", &self.scope)
             .field("holds", &self.holds)
             .finish()
+    }
+}
+
+impl Enter for ScopeHold {
+    type Guard<'a> = EnteredScope<'a>;
+
+    fn enter(&mut self) -> EnteredScope<'_> {
+        current::enter(self.scope.slot(), Writer::Shared).or_panicked()
+    }
+
+    fn returned(guard: EnteredScope<'_>) {
+        guard.done();
     }
 }
 
@@ -168,23 +181,9 @@ pin_project! {
     /// the hold.
     #[must_use = "futures do nothing unless polled"]
     pub struct HoldFuture<F> {
-        // Emptied as soon as it is ready, so that its drop is accounted too.
+        // The hold is released as soon as the future is ready.
         #[pin]
-        future: Option<F>,
-        // After the future, and dropped as soon as that is ready.
-        hold: Option<ScopeHold>,
-    }
-
-    impl<F> PinnedDrop for HoldFuture<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if let (true, Some(hold)) = (this.future.is_some(), this.hold.as_mut()) {
-                let entered = current::enter(&mut hold.scope, Writer::Shared);
-                this.future.set(None);
-                entered.done();
-            }
-            *this.hold = None;
-        }
+        inside: Inside<F, Option<ScopeHold>>,
     }
 }
 
@@ -192,39 +191,25 @@ impl<F> HoldFuture<F> {
     /// The scope that is held; `None` after the future was ready.
     #[must_use]
     pub fn scope(&self) -> Option<&RequestScope> {
-        self.hold.as_ref()?.scope.as_ref()
+        self.inside.place().as_ref().map(ScopeHold::scope)
     }
 }
 
 impl<F: Future> Future for HoldFuture<F> {
     type Output = F::Output;
 
-    /// # Panics
-    ///
-    /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        let (Some(future), Some(hold)) = (this.future.as_mut().as_pin_mut(), this.hold.as_mut())
-        else {
-            panic!("`HoldFuture` polled after completion");
-        };
-        let entered = current::enter(&mut hold.scope, Writer::Shared).or_panicked();
-        let polled = future.poll(cx);
-        if polled.is_ready() {
-            this.future.set(None);
-        }
-        entered.done();
-        if polled.is_ready() {
-            *this.hold = None;
-        }
-        polled
+        let mut inside = self.project().inside;
+        let output = ready!(inside.as_mut().poll(cx));
+        *inside.place_mut() = None;
+        Poll::Ready(output)
     }
 }
 
 impl<F> fmt::Debug for HoldFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HoldFuture")
-            .field("hold", &self.hold)
+            .field("hold", &self.inside.place())
             .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,17 @@
-//! The steps of a scope's life, as one word.
+//! The lifecycle of a scope, as one word.
 //!
 //! # Invariants
 //!
-//! 1. Every change is a read-modify-write of the one word, so all threads agree on their order. It
-//!    acquires and releases, so who makes a step sees what was done before each former one.
+//! 1. Every change is a read-modify-write of the one word, so all threads agree on their order. Each is
+//!    `AcqRel`: a thread that makes one sees everything done before all earlier ones.
 //! 2. `ENDED` is set once, and only if the response is over and, on an upgraded connection, no
-//!    hold is left; or because the request failed. Who sets it is told so ([`Step::End`]).
+//!    hold is left; or because the request failed. The call that sets it returns
+//!    [`Transition::End`].
 //! 3. Setting `ENDED` also counts one more task, which stands for the end itself (cancelling the
 //!    token). So the count of tasks can reach zero, and the scope close, only after that.
-//! 4. `CLOSED` is set once, when the count of tasks reaches zero after `ENDED`; who sets it is told
-//!    so ([`Step::Close`]). Without tasks it may be set together with `ENDED`
-//!    ([`Step::EndAndClose`]): then nobody else can be told.
+//! 4. `CLOSED` is set once, when the count of tasks reaches zero after `ENDED`. The call that sets it
+//!    returns [`Transition::Close`]. Without tasks it may be set together with `ENDED`
+//!    ([`Transition::EndAndClose`]).
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -31,10 +32,10 @@ pub(super) struct Lifecycle {
     word: AtomicU64,
 }
 
-/// What the caller has to do now.
+/// What the caller has to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Step {
+pub(super) enum Transition {
     Nothing,
     /// Cancel the token, then call [`Lifecycle::task_ended`].
     End,
@@ -51,18 +52,18 @@ impl Lifecycle {
         }
     }
 
-    /// As new. `&mut`: only between two requests.
+    /// Starts again, between two requests.
     pub(super) fn reset(&mut self) {
-        // Relaxed: nobody else is there.
+        // Relaxed: `&mut` excludes other threads.
         self.word.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        // Acquire: who sees the end sees what happened before it.
+        // Acquire: a thread that sees the end sees what happened before it.
         self.word.load(Ordering::Acquire) & ENDED != 0
     }
 
-    /// Notes that the connection leaves HTTP, so that holds keep the scope open.
+    /// The connection is upgraded, so holds keep the scope open.
     pub(super) fn upgraded(&self) {
         self.word.fetch_or(UPGRADED, Ordering::AcqRel);
     }
@@ -76,18 +77,18 @@ impl Lifecycle {
             .is_ok()
     }
 
-    pub(super) fn release_hold(&self) -> Step {
+    pub(super) fn release_hold(&self) -> Transition {
         let before = self.word.fetch_sub(HOLD, Ordering::AcqRel);
         if before & HOLDS == HOLD && before & DONE != 0 {
             self.end()
         } else {
-            Step::Nothing
+            Transition::Nothing
         }
     }
 
     /// The response is complete.
-    pub(super) fn response_done(&self) -> Step {
-        // Most requests have neither tasks nor holds: all steps in one.
+    pub(super) fn response_done(&self) -> Transition {
+        // Most requests have neither tasks nor holds: one transition.
         let quiet = self.word.compare_exchange(
             0,
             DONE | ENDED | CLOSED,
@@ -95,27 +96,27 @@ impl Lifecycle {
             Ordering::Acquire,
         );
         if quiet.is_ok() {
-            return Step::EndAndClose;
+            return Transition::EndAndClose;
         }
         let before = self.word.fetch_or(DONE, Ordering::AcqRel);
         if before & UPGRADED != 0 && before & HOLDS != 0 {
-            Step::Nothing
+            Transition::Nothing
         } else {
             self.end()
         }
     }
 
-    /// Ends the scope whatever holds it.
-    pub(super) fn end(&self) -> Step {
+    /// Ends the scope even if it is held.
+    pub(super) fn end(&self) -> Transition {
         let ended = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 (word & ENDED == 0).then_some((word | ENDED | DONE).wrapping_add(TASK))
             });
         if ended.is_ok() {
-            Step::End
+            Transition::End
         } else {
-            Step::Nothing
+            Transition::Nothing
         }
     }
 
@@ -124,19 +125,27 @@ impl Lifecycle {
         self.word.fetch_add(TASK, Ordering::AcqRel) & ENDED != 0
     }
 
-    /// As [`is_ended`](Self::is_ended), but ordered with the end: who makes something before and
-    /// gets `false` knows that whoever ends the scope will see it.
+    /// As [`is_ended`](Self::is_ended), but ordered with the end: if it returns `false`, the thread that
+    /// ends the scope sees what this thread did before.
     pub(super) fn is_ended_now(&self) -> bool {
         self.word.fetch_or(0, Ordering::AcqRel) & ENDED != 0
     }
 
-    pub(super) fn task_ended(&self) -> Step {
+    /// Whether a task is alive, besides the one that stands for the end (invariant 3).
+    pub(super) fn has_tasks(&self) -> bool {
+        // Acquire. A task is counted before it checks for the end, so of "task started" and "request
+        // ended" one sees the other.
+        let word = self.word.load(Ordering::Acquire);
+        word & TASKS > if word & CLOSED == 0 { TASK } else { 0 }
+    }
+
+    pub(super) fn task_ended(&self) -> Transition {
         let before = self.word.fetch_sub(TASK, Ordering::AcqRel);
         let last = before & TASKS == TASK && before & ENDED != 0;
         if last && self.word.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0 {
-            Step::Close
+            Transition::Close
         } else {
-            Step::Nothing
+            Transition::Nothing
         }
     }
 }
@@ -148,41 +157,41 @@ mod tests {
     #[test]
     fn a_response_without_tasks_ends_and_then_closes() {
         let life = Lifecycle::new();
-        assert_eq!(life.response_done(), Step::EndAndClose);
-        assert_eq!(life.end(), Step::Nothing);
-        assert_eq!(life.response_done(), Step::Nothing);
+        assert_eq!(life.response_done(), Transition::EndAndClose);
+        assert_eq!(life.end(), Transition::Nothing);
+        assert_eq!(life.response_done(), Transition::Nothing);
     }
 
     #[test]
     fn a_task_keeps_an_ended_scope_from_closing() {
         let life = Lifecycle::new();
         assert!(!life.task_started());
-        assert_eq!(life.response_done(), Step::End);
-        assert_eq!(life.task_ended(), Step::Nothing);
-        assert_eq!(life.task_ended(), Step::Close);
+        assert_eq!(life.response_done(), Transition::End);
+        assert_eq!(life.task_ended(), Transition::Nothing);
+        assert_eq!(life.task_ended(), Transition::Close);
     }
 
     #[test]
     fn a_task_started_after_the_close_changes_nothing() {
         let life = Lifecycle::new();
-        assert_eq!(life.response_done(), Step::EndAndClose);
+        assert_eq!(life.response_done(), Transition::EndAndClose);
         assert!(life.task_started());
-        assert_eq!(life.task_ended(), Step::Nothing);
+        assert_eq!(life.task_ended(), Transition::Nothing);
     }
 
     #[test]
     fn a_hold_counts_only_on_an_upgraded_connection() {
         let plain = Lifecycle::new();
         assert!(plain.hold());
-        assert_eq!(plain.response_done(), Step::End);
-        assert_eq!(plain.task_ended(), Step::Close);
-        assert_eq!(plain.release_hold(), Step::Nothing);
+        assert_eq!(plain.response_done(), Transition::End);
+        assert_eq!(plain.task_ended(), Transition::Close);
+        assert_eq!(plain.release_hold(), Transition::Nothing);
 
         let upgraded = Lifecycle::new();
         assert!(upgraded.hold());
         upgraded.upgraded();
-        assert_eq!(upgraded.response_done(), Step::Nothing);
-        assert_eq!(upgraded.release_hold(), Step::End);
+        assert_eq!(upgraded.response_done(), Transition::Nothing);
+        assert_eq!(upgraded.release_hold(), Transition::End);
         assert!(!upgraded.hold());
     }
 }
@@ -214,19 +223,19 @@ mod loom_models {
             })
         }
 
-        fn step(&self, step: Step) {
+        fn step(&self, step: Transition) {
             match step {
-                Step::Nothing => {}
-                Step::End => {
+                Transition::Nothing => {}
+                Transition::End => {
                     assert_eq!(self.closes.load(Relaxed), 0, "closed before the end");
                     self.ends.fetch_add(1, Relaxed);
                     self.step(self.life.task_ended());
                 }
-                Step::EndAndClose => {
+                Transition::EndAndClose => {
                     self.ends.fetch_add(1, Relaxed);
                     self.closes.fetch_add(1, Relaxed);
                 }
-                Step::Close => {
+                Transition::Close => {
                     self.closes.fetch_add(1, Relaxed);
                 }
             }

@@ -6,33 +6,26 @@
 //! scope *closes*: one [`ScopeReport`] is made and handed to the observers. Each step happens
 //! once, whatever way the request ends.
 
-mod config;
 mod current;
 mod deadline;
 mod handle;
 mod hold;
-mod inner;
-mod keeper;
+mod layer;
 mod lifecycle;
-mod limits;
-mod policy;
+mod open;
+mod recycle;
 mod report;
-mod route;
-mod shards;
 mod shutdown;
-mod spare;
-mod task;
+mod spawn;
+mod state;
 
 pub use self::handle::RequestScope;
 pub use self::hold::{HoldFuture, ScopeHold};
-pub use self::policy::RoutePolicy;
 pub use self::report::{ArenaSource, ArenaUsage, ScopeReport};
-pub use self::route::RouteLabel;
-pub use self::task::{TaskError, TaskErrorKind, TaskHandle, TaskKind, TaskReport};
+pub use crate::route::RouteLabel;
+pub use crate::task::{TaskError, TaskErrorKind, TaskHandle, TaskKind, TaskReport};
 
-pub(crate) use self::config::{ScopeConfig, ScopeSink};
-pub(crate) use self::keeper::Keeper;
-pub(crate) use self::limits::{Arrival, BodyKind};
+pub(crate) use self::current::EnteredScope;
+pub(crate) use self::layer::{LayerState, ScopeSink};
+pub(crate) use self::open::OpenScope;
 pub(crate) use self::report::Closed;
-pub(crate) use self::route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED};
-pub(crate) use self::shards::{SHARDS, thread_shard};

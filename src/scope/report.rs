@@ -1,12 +1,10 @@
 use std::{fmt, time::Duration};
 
-use super::{
-    route::RouteLabel,
-    task::{TaskGroup, TaskReport},
-};
 use crate::{
     account::Usage,
     cancel::{CancelReason, DeadlineSource, Outcome},
+    route::RouteLabel,
+    task::{TaskGroup, TaskReport},
 };
 
 /// Where a request's arena came from.
@@ -199,12 +197,11 @@ pub(crate) struct Closed<'a> {
     pub(crate) time_to_head: Option<Duration>,
     pub(crate) total_time: Duration,
     pub(super) tasks: Option<&'a TaskGroup>,
-    pub(crate) cancel_latency: Option<Duration>,
 }
 
 impl Closed<'_> {
     pub(crate) fn report(&self) -> ScopeReport {
-        let counts = self.tasks.map(TaskGroup::counts).unwrap_or_default();
+        let [spawned, aborted, given_up] = self.tasks.map_or([0; 3], TaskGroup::counts);
         ScopeReport {
             route: self.label.clone(),
             outcome: self.reason.outcome(),
@@ -213,23 +210,28 @@ impl Closed<'_> {
             arena: self.arena,
             time_to_head: self.time_to_head,
             total_time: self.total_time,
-            tasks_spawned: counts.spawned,
-            tasks_aborted: counts.aborted,
-            tasks_given_up: counts.given_up,
+            tasks_spawned: spawned,
+            tasks_aborted: aborted,
+            tasks_given_up: given_up,
             overruns: self.tasks.map(TaskGroup::overruns).unwrap_or_default(),
-            cancel_latency: self.cancel_latency,
+            cancel_latency: self.cancel_latency(),
         }
+    }
+
+    /// From the cancellation to the end of the last task, if that is known.
+    pub(crate) fn cancel_latency(&self) -> Option<Duration> {
+        self.tasks?.cancel_latency()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cancel::DeadlineSource, scope::RouteRegistry};
+    use crate::route::RouteRegistry;
 
     fn report() -> ScopeReport {
         ScopeReport {
-            route: RouteRegistry::new(0).label(0).clone(),
+            route: RouteRegistry::new(0).route(0).label.clone(),
             outcome: Outcome::Completed,
             deadline_source: None,
             usage: None,

@@ -5,10 +5,7 @@ use std::cell::RefCell;
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{
-    account::Usage,
-    scope::{ArenaUsage, RequestScope},
-};
+use crate::scope::RequestScope;
 
 /// Response header: heap bytes the request allocated up to the response head.
 pub const X_ALLOC_BYTES: HeaderName = HeaderName::from_static("x-alloc-bytes");
@@ -47,16 +44,10 @@ thread_local! {
 /// Adds the figures of `scope` to a response's headers.
 ///
 /// A figure that is not known gets no header, nor does a label that is no header value.
-pub(crate) fn write(
-    scope: &RequestScope,
-    usage: Option<Usage>,
-    arena: ArenaUsage,
-    headers: &mut HeaderMap,
-) {
+pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap) {
+    let (usage, arena) = (scope.usage(), scope.arena_usage());
     headers.reserve(COUNT);
-    if let Some(Ok(route)) =
-        scope.with_route(|route| HeaderValue::from_maybe_shared(route.bytes().clone()))
-    {
+    if let Ok(route) = HeaderValue::from_maybe_shared(scope.route_entry().header.clone()) {
         headers.insert(X_ALLOC_ROUTE, route);
     }
     let mut values = |values: &mut BytesMut| {

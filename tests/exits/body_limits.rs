@@ -69,7 +69,7 @@ async fn opened<B>(
     layer: MemoryLayerBuilder,
     policy: RoutePolicy,
     body: impl FnOnce(RequestScope) -> B + Clone,
-) -> (ResponseBody<B>, Watch)
+) -> (ResponseBody<ResponseBody<B>>, Watch)
 where
     B: Body<Data = Bytes, Error = Refused>,
 {

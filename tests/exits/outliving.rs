@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use tower_memory::{
     MemoryHandle, MemoryLayer, Outcome, RequestScope,
     middleware::MemoryLayerBuilder,
-    observe::{CancelLatency, TaskOverruns},
+    observe::TaskOverruns,
     scope::{TaskErrorKind, TaskHandle, TaskKind},
 };
 
@@ -117,7 +117,6 @@ async fn is_given_up(kind: TaskKind, stuck: fn(&RequestScope) -> Stuck) {
     assert_eq!(expected.location, Some(task.location));
     assert_eq!((expected.aborted, expected.given_up), (0, 1));
     assert_eq!(handle.snapshot().tasks, 1);
-    assert!(handle.cancel_latency().is_empty(), "it is not over");
 
     stuck.release.send(()).unwrap();
     // It returned by itself, though late.
@@ -136,8 +135,8 @@ async fn is_given_up(kind: TaskKind, stuck: fn(&RequestScope) -> Stuck) {
     assert_eq!(report.overruns.len(), 1);
     assert_eq!(report.overruns[0].location, task.location);
     assert_eq!(report.cancel_latency, None);
-    let [latency]: [CancelLatency; 1] = handle.cancel_latency().try_into().expect("one");
-    assert!(latency.max >= Duration::from_millis(20));
+    // It was given up, so the request's tasks have no latency that is known.
+    assert!(handle.cancel_latency().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Router, body::Body, handler::Handler, routing::get};
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 use tower_memory::{MemoryLayer, Outcome, RequestScope, RoutePolicy, cancel::DeadlineSource};
@@ -154,7 +154,11 @@ async fn a_service_may_choose_a_policy_by_itself() {
 async fn without_any_layer_a_policy_changes_nothing() {
     let service = within(0).layer(tower::service_fn(async |call: Request<Empty<Bytes>>| {
         tokio::time::sleep(SECOND).await;
-        Ok::<_, Refused>(call.uri().path().len())
+        Ok::<_, Refused>(Response::new(Full::new(Bytes::from(
+            call.uri().path().to_owned(),
+        ))))
     }));
-    assert_eq!(service.oneshot(request("/abc")).await, Ok(4));
+    let response = service.oneshot(request("/abc")).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "/abc");
 }

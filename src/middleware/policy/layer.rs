@@ -1,7 +1,7 @@
 use tower_layer::Layer;
 
 use super::service::PolicyService;
-use crate::scope::RoutePolicy;
+use crate::deadline::RoutePolicy;
 
 impl<S> Layer<S> for RoutePolicy {
     type Service = PolicyService<S>;

@@ -1,18 +1,21 @@
 use std::task::{Context, Poll};
 
-use http::Request;
+use http::{Request, Response};
+use http_body::Body;
 use tower_service::Service;
 
 use super::future::PolicyFuture;
 use crate::{
-    cancel::DeadlineSource,
-    scope::{RequestScope, RoutePolicy},
+    cancel::CancelReason,
+    deadline::{DeadlineSource, RoutePolicy},
+    middleware::ResponseBody,
+    scope::RequestScope,
 };
 
 /// The service made by a [`RoutePolicy`] as a layer.
 ///
-/// It applies the policy to the scope of each request, or, outside of any `MemoryLayer`, leaves it in
-/// the request's extensions for one further in. Nothing else of requests and responses is touched.
+/// It applies the policy to the scope of each request. Outside of any `MemoryLayer` it leaves the policy
+/// in the request's extensions for an inner one.
 ///
 /// # Examples
 ///
@@ -55,11 +58,12 @@ impl<S> PolicyService<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for PolicyService<S>
+impl<S, B, R> Service<Request<B>> for PolicyService<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
 {
-    type Response = S::Response;
+    type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
     type Future = PolicyFuture<S::Future>;
 
@@ -72,9 +76,9 @@ where
         // A scope that has ended belongs to a request whose extensions were used again.
         match scope.filter(|scope| !scope.is_ended()) {
             Some(scope) => {
-                let passed = scope.apply(&self.policy, DeadlineSource::Policy);
-                if passed.is_some() {
-                    return PolicyFuture::refused();
+                if let Some(source) = scope.apply(&self.policy, DeadlineSource::Policy) {
+                    scope.cancel_for(CancelReason::deadline(source));
+                    return PolicyFuture::expired(source);
                 }
             }
             None => {
@@ -83,6 +87,6 @@ where
                 request.extensions_mut().insert(policy);
             }
         }
-        PolicyFuture::new(self.inner.call(request))
+        PolicyFuture::running(self.inner.call(request))
     }
 }

@@ -48,7 +48,7 @@ pub struct TaskHandle<T> {
 }
 
 impl<T> TaskHandle<T> {
-    pub(super) const fn new(join: JoinHandle<Result<T, Aborted>>) -> Self {
+    pub(crate) const fn new(join: JoinHandle<Result<T, Aborted>>) -> Self {
         Self { join }
     }
 

@@ -3,17 +3,17 @@ use tokio_util::sync::CancellationToken;
 use super::reason::{CODE_BITS, CancelReason};
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
-/// A request's cancellation: its reason, and a token if anybody asked for one.
+/// A request's cancellation: its reason, and its token if one was made.
 ///
 /// # Invariants
 ///
 /// 1. The low byte of `state` goes from zero to a reason's code once and never changes again: the
 ///    first reason is the reason.
-/// 2. [`HAS_TOKEN`] is set after `token` was filled. Both that bit and the reason are set by
-///    read-modify-write on one word, so of "token made" and "cancelled" the later one sees the
-///    earlier and cancels the token. None is missed.
+/// 2. [`HAS_TOKEN`] is set after `token` was filled. That bit and the reason are set by
+///    read-modify-writes of one word, so of "token made" and "cancelled" the later one sees the
+///    earlier and cancels the token.
 #[derive(Debug)]
-pub(crate) struct Signal {
+pub(crate) struct CancelState {
     state: AtomicUsize,
     token: OnceLock<CancellationToken>,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Signal {
 const REASON: usize = (1 << CODE_BITS) - 1;
 const HAS_TOKEN: usize = 1 << CODE_BITS;
 
-impl Signal {
+impl CancelState {
     pub(crate) fn new() -> Self {
         Self {
             state: AtomicUsize::new(0),
@@ -31,8 +31,8 @@ impl Signal {
 
     /// Cancels, unless that was done before. Returns whether `reason` is the first.
     pub(crate) fn cancel(&self, reason: CancelReason) -> bool {
-        // Acquire and release: a token seen through HAS_TOKEN is completely made, and who sees the
-        // reason sees what happened before.
+        // AcqRel: a token seen through HAS_TOKEN is initialized, and a thread that sees the reason sees
+        // what happened before.
         let before = self
             .state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
@@ -58,22 +58,22 @@ impl Signal {
         CancelReason::from_code(self.state.load(Ordering::Acquire) & REASON)
     }
 
-    /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): who makes something
-    /// before and gets `false` knows that whoever cancels will see it.
+    /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): if it returns `false`, the
+    /// thread that cancels sees what this thread did before.
     pub(crate) fn is_cancelled_now(&self) -> bool {
-        // Acquire and release, as in `cancel`: of the two read-modify-writes of one word the later one
-        // sees the earlier, and what was done before it.
+        // AcqRel, as in `cancel`: of two read-modify-writes of one word the later one sees the earlier,
+        // and what was done before it.
         self.state.fetch_or(0, Ordering::AcqRel) & REASON != 0
     }
 
-    /// The token, made now if it is the first time. Shows it to `made` if so.
+    /// The token. The first call makes it and passes it to `made`.
     pub(crate) fn token(&self, made: impl FnOnce(&CancellationToken)) -> &CancellationToken {
         let token = self.token.get_or_init(|| {
             let token = CancellationToken::new();
             made(&token);
             token
         });
-        // Relaxed load: only to save the locked instruction once the bit is there.
+        // Relaxed: this only saves the locked instruction once the bit is set.
         if self.state.load(Ordering::Relaxed) & HAS_TOKEN == 0 {
             // Release: the token is published with the bit. Acquire: see `cancel`.
             let before = self.state.fetch_or(HAS_TOKEN, Ordering::AcqRel);
@@ -84,9 +84,9 @@ impl Signal {
         token
     }
 
-    /// As new. `&mut`: only between two requests.
+    /// Starts again, between two requests.
     pub(crate) fn reset(&mut self) {
-        // Relaxed: nobody else is there.
+        // Relaxed: `&mut` excludes other threads.
         self.state.store(0, Ordering::Relaxed);
         self.token.take();
     }
@@ -102,7 +102,7 @@ mod loom_models {
     #[test]
     fn a_token_made_while_cancelling_is_cancelled() {
         loom::model(|| {
-            let signal = Arc::new(Signal::new());
+            let signal = Arc::new(CancelState::new());
             let thread = thread::spawn({
                 let signal = Arc::clone(&signal);
                 move || signal.cancel(CancelReason::new(Outcome::ClientGone))
@@ -116,7 +116,7 @@ mod loom_models {
     #[test]
     fn the_first_of_two_reasons_stays() {
         loom::model(|| {
-            let signal = Arc::new(Signal::new());
+            let signal = Arc::new(CancelState::new());
             let thread = thread::spawn({
                 let signal = Arc::clone(&signal);
                 move || signal.cancel(CancelReason::new(Outcome::ClientGone))

@@ -1,17 +1,14 @@
 use std::time::Duration;
 
-/// How long requests may take: one part of an application, one route or one method.
+/// Limits for some requests of a layer: part of an application, a route, or one method of it.
 ///
-/// A [`MemoryLayer`](crate::MemoryLayer) has the limits that hold for all of its requests; policies
-/// inside of it differ from them. Limits only ever get shorter on the way in, unless a policy says
-/// `disable`: that lifts what this side has set further out, and what the policy itself (and anything
-/// further in) sets then holds. Deadlines that trusted request headers have set stay: no policy makes
-/// a client wait longer.
+/// A [`MemoryLayer`](crate::MemoryLayer) has the limits of all its requests, and policies inside it
+/// change them. An inner limit can only be shorter than an outer one, unless the policy disables the
+/// outer one first. Deadlines from trusted request headers always stay.
 ///
-/// A policy is a [`Layer`](tower_layer::Layer): around a route, around one method of it, or around
-/// any service that is inside of a `MemoryLayer`. Around a `MemoryLayer` it is further out than the
-/// limits of that layer. Where there is nothing to put a layer around (a service that looks at the
-/// path itself) use [`RequestScope::apply_policy`](crate::RequestScope::apply_policy).
+/// A policy is a [`Layer`](tower_layer::Layer), around a route, a method, or any service inside a
+/// `MemoryLayer`. Around a `MemoryLayer` it counts as an outer limit. Services that choose by
+/// themselves use [`RequestScope::apply_policy`](crate::RequestScope::apply_policy).
 ///
 /// # Examples
 ///
@@ -34,9 +31,9 @@ use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let second = Duration::from_secs(1);
-/// // Shorter than what the layer says.
+/// // Shorter than the layer's timeout.
 /// let quick = RoutePolicy::new().timeout(second);
-/// // Longer: the layer's limit is lifted first.
+/// // Longer, so the layer's timeout is disabled first.
 /// let slow = RoutePolicy::new().disable_timeout().timeout(60 * second);
 /// // A stream that may go on for ever, but not in silence.
 /// let stream = RoutePolicy::new().disable_body_timeout().body_idle_timeout(30 * second);
@@ -67,10 +64,10 @@ pub struct RoutePolicy {
     pub(crate) body_idle_timeout: Rule,
 }
 
-/// What a policy says of one limit.
+/// What a policy does to one limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
-    /// Whether what was set further out is lifted.
+    /// Whether the outer limit is removed.
     pub(crate) disable: bool,
     pub(crate) limit: Option<Duration>,
 }
@@ -97,37 +94,37 @@ impl RoutePolicy {
         }
     }
 
-    /// The time until there must be a response head, counted from where the policy is reached.
+    /// Ends requests that have no response head `timeout` after they reach the policy.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout.limit = Some(timeout);
         self
     }
 
-    /// Lifts all timeouts for the response head from further out.
+    /// Disables the outer timeouts for the response head.
     pub const fn disable_timeout(mut self) -> Self {
         self.timeout.disable = true;
         self
     }
 
-    /// The time from the response head until the whole body must have been given out.
+    /// Ends responses whose body is not complete `timeout` after their head.
     pub const fn body_timeout(mut self, timeout: Duration) -> Self {
         self.body_timeout.limit = Some(timeout);
         self
     }
 
-    /// Lifts all limits for whole bodies from further out.
+    /// Disables the outer limits for whole bodies.
     pub const fn disable_body_timeout(mut self) -> Self {
         self.body_timeout.disable = true;
         self
     }
 
-    /// The longest time that the server may have to wait for the next part of the body.
+    /// Ends responses for whose next frame the server has waited `timeout`.
     pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
         self.body_idle_timeout.limit = Some(timeout);
         self
     }
 
-    /// Lifts all limits for idle bodies from further out.
+    /// Disables the outer limits for idle bodies.
     pub const fn disable_body_idle_timeout(mut self) -> Self {
         self.body_idle_timeout.disable = true;
         self
@@ -135,7 +132,7 @@ impl RoutePolicy {
 }
 
 impl RoutePolicy {
-    /// What this policy and one further out come to together.
+    /// This policy and an outer one combined.
     pub(crate) fn inside(self, outer: Self) -> Self {
         Self {
             timeout: self.timeout.inside(outer.timeout),

@@ -9,12 +9,12 @@ const NONE: u64 = u64::MAX;
 /// Relaxed throughout: the word is complete in itself, and read later by the request's own future or
 /// body.
 #[derive(Debug)]
-pub(crate) struct Limit {
+pub(super) struct Limit {
     nanos: AtomicU64,
 }
 
 impl Limit {
-    pub(crate) fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self {
             nanos: AtomicU64::new(NONE),
         }
@@ -22,17 +22,17 @@ impl Limit {
 
     /// Makes the limit `limit`, unless a shorter one is in force. One that does not fit (beyond 500
     /// years) is none.
-    pub(crate) fn tighten(&self, limit: Duration) {
+    pub(super) fn tighten(&self, limit: Duration) {
         if let Ok(nanos) = u64::try_from(limit.as_nanos()) {
             self.nanos.fetch_min(nanos, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn lift(&self) {
+    pub(super) fn lift(&self) {
         self.nanos.store(NONE, Ordering::Relaxed);
     }
 
-    pub(crate) fn get(&self) -> Option<Duration> {
+    pub(super) fn get(&self) -> Option<Duration> {
         let nanos = self.nanos.load(Ordering::Relaxed);
         (nanos != NONE).then(|| Duration::from_nanos(nanos))
     }

@@ -11,10 +11,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    scope::config::Gauges,
-    sync::{Arc, Ordering},
-};
+use super::registry::Tasks;
+use crate::sync::{Arc, Ordering};
 
 /// Time between two looks at a task that is in the middle of a poll.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -23,18 +21,18 @@ const RECHECK: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Starts the sweeper; its flag is up.
-pub(super) fn start(gauges: Arc<Gauges>, runtime: &Handle) {
+pub(super) fn start(tasks: Arc<Tasks>, runtime: &Handle) {
     // Made here: a runtime that is going down drops the future without polling it.
-    let mut flag = Flag { gauges, up: true };
+    let mut flag = Flag { tasks, up: true };
     runtime.spawn(async move {
         loop {
             let now = Instant::now();
-            let mut next = look(&flag.gauges, now);
+            let mut next = look(&flag.tasks, now);
             if next.is_none() {
                 // See `Tasks::supervise`.
-                let sweeping = &flag.gauges.tasks.sweeping;
+                let sweeping = &flag.tasks.sweeping;
                 sweeping.store(false, Ordering::SeqCst);
-                next = look(&flag.gauges, now);
+                next = look(&flag.tasks, now);
                 if next.is_none() || sweeping.swap(true, Ordering::SeqCst) {
                     flag.lowered();
                     return;
@@ -46,8 +44,8 @@ pub(super) fn start(gauges: Arc<Gauges>, runtime: &Handle) {
 }
 
 /// Deals with the tasks that are due. Returns when to look again, if there is anything to look at.
-fn look(gauges: &Gauges, now: Instant) -> Option<Instant> {
-    let (overdue, mut next) = gauges.tasks.overdue(now);
+fn look(tasks: &Tasks, now: Instant) -> Option<Instant> {
+    let (overdue, mut next) = tasks.overdue(now);
     for record in overdue {
         if record.overdue() {
             let again = now + RECHECK;
@@ -59,7 +57,7 @@ fn look(gauges: &Gauges, now: Instant) -> Option<Instant> {
 
 /// Takes the sweeper's flag down if the sweeper goes down with its runtime.
 struct Flag {
-    gauges: Arc<Gauges>,
+    tasks: Arc<Tasks>,
     up: bool,
 }
 
@@ -74,7 +72,7 @@ impl Drop for Flag {
     fn drop(&mut self) {
         if self.up {
             // SeqCst: as where the sweeper takes it down itself.
-            self.gauges.tasks.sweeping.store(false, Ordering::SeqCst);
+            self.tasks.sweeping.store(false, Ordering::SeqCst);
         }
     }
 }

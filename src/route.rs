@@ -7,26 +7,25 @@ use crate::{
     sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering, lock},
 };
 
-/// Index of the label of requests that matched no route, or whose route nobody named.
+/// The number of requests that matched no route.
 pub(crate) const UNMATCHED: usize = 0;
 
-/// Index of the label of all routes beyond the bound.
+/// The number of all routes beyond the bound.
 pub(crate) const OTHER: usize = 1;
 
-/// How many different routes are told apart unless configured otherwise.
+/// The number of routes that are told apart by default.
 pub(crate) const MAX_ROUTES: usize = 512;
 
-/// Longer labels are cut at this length; no route of a real router comes near it.
+/// Longer labels are cut. Routes of real routers are far shorter.
 pub(crate) const MAX_LABEL_BYTES: usize = 256;
 
 // `MemoryLayerBuilder::max_routes`, `MemoryLayerBuilder::route` and `RequestScope::set_route` say so.
 const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 
-/// The name under which a request's figures are kept.
+/// The label under which a request's figures are kept.
 ///
-/// With axum it is the matched path (`/items/{n}`), so there are as many labels as routes and not
-/// as many as paths. Requests that matched none share `{unmatched}`; routes beyond the bound (512
-/// unless set) share `{other}`.
+/// With axum it is the matched path, for example `/items/{n}`. Requests that matched no route share
+/// `{unmatched}`, routes beyond the bound (512 by default) share `{other}`. A clone shares the text.
 ///
 /// # Examples
 ///
@@ -51,35 +50,32 @@ const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 /// # Ok::<(), tower_memory::ConfigError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct RouteLabel {
-    label: Arc<Label>,
-}
-
-#[derive(PartialEq, Eq, Hash)]
-struct Label {
-    text: Box<str>,
-    /// The same text, ready to be a header value.
-    bytes: Bytes,
-}
+pub struct RouteLabel(Arc<str>);
 
 impl RouteLabel {
-    fn new(text: &str) -> Self {
-        Self {
-            label: Arc::new(Label {
-                text: text.into(),
-                bytes: Bytes::copy_from_slice(text.as_bytes()),
-            }),
-        }
-    }
-
     /// The label.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.label.text
+        &self.0
     }
+}
 
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.label.bytes
+/// The label's own text, shared and not copied.
+impl From<RouteLabel> for Arc<str> {
+    fn from(label: RouteLabel) -> Self {
+        label.0
+    }
+}
+
+impl PartialEq<str> for RouteLabel {
+    fn eq(&self, text: &str) -> bool {
+        self.as_str() == text
+    }
+}
+
+impl PartialEq<&str> for RouteLabel {
+    fn eq(&self, text: &&str) -> bool {
+        self.as_str() == *text
     }
 }
 
@@ -101,60 +97,69 @@ impl fmt::Debug for RouteLabel {
     }
 }
 
-/// Places for numbers found lately.
+/// Slots of the cache of recent lookups.
 const RECENT: usize = 128;
 
-/// All labels there are, by number. Reading one by its number takes no lock and no reference count;
-/// finding a label's number takes a lock once, and seldom afterwards.
+/// The routes of a layer, by number.
+///
+/// Reading a route by its number takes no lock. Finding the number of a label takes one the first
+/// time, and seldom afterwards.
 pub(crate) struct RouteRegistry {
-    labels: Box<[OnceLock<RouteLabel>]>,
-    numbers: Mutex<HashMap<Box<str>, usize>>,
+    routes: Box<[OnceLock<Route>]>,
+    numbers: Mutex<HashMap<Arc<str>, usize>>,
     /// Numbers by the address of the text they were found for. A router keeps the text of a route in
     /// one place, so this finds the number of nearly every request. An entry is only a guess.
     recent: Box<[AtomicUsize]>,
-    unmatched: RouteLabel,
-    /// What the requests of each route use of their arena.
+    /// How much of their arena the requests of each route use.
     pub(crate) sizes: LearnedSizes,
 }
 
-impl RouteRegistry {
-    /// Tells `max_routes` routes apart, beside `{unmatched}` and `{other}`.
-    pub(crate) fn new(max_routes: usize) -> Self {
-        let unmatched = RouteLabel::new("{unmatched}");
-        let labels: Box<[_]> = [unmatched.clone(), RouteLabel::new("{other}")]
-            .into_iter()
-            .map(OnceLock::from)
-            .chain(std::iter::repeat_with(OnceLock::new).take(max_routes))
-            .collect();
-        let numbers = [UNMATCHED, OTHER]
-            .into_iter()
-            .filter_map(|number| Some((labels.get(number)?.get()?.as_str().into(), number)))
-            .collect();
+/// One route.
+pub(crate) struct Route {
+    pub(crate) label: RouteLabel,
+    /// The label's text as a header value.
+    pub(crate) header: Bytes,
+}
+
+impl Route {
+    fn new(text: &str) -> Self {
         Self {
-            sizes: LearnedSizes::new(labels.len()),
-            labels,
-            numbers: Mutex::new(numbers),
+            label: RouteLabel(text.into()),
+            header: Bytes::copy_from_slice(text.as_bytes()),
+        }
+    }
+}
+
+impl RouteRegistry {
+    /// Room for `max_routes` routes beside `{unmatched}` and `{other}`.
+    pub(crate) fn new(max_routes: usize) -> Self {
+        let registry = Self {
+            sizes: LearnedSizes::new(max_routes + 2),
+            routes: std::iter::repeat_with(OnceLock::new)
+                .take(max_routes + 2)
+                .collect(),
+            numbers: Mutex::default(),
             recent: std::iter::repeat_with(|| AtomicUsize::new(OTHER))
                 .take(RECENT)
                 .collect(),
-            unmatched,
-        }
+        };
+        assert_eq!(registry.find("{unmatched}"), UNMATCHED);
+        assert_eq!(registry.find("{other}"), OTHER);
+        registry
     }
 
     /// How many numbers there can be.
     pub(crate) fn capacity(&self) -> usize {
-        self.labels.len()
+        self.routes.len()
     }
 
-    /// The number of `label`: its own, or that of `{other}` if there are too many.
+    /// The number of `label`, or that of `{other}` if there are too many labels.
     pub(crate) fn number(&self, label: &str) -> usize {
         let address = label.as_ptr().addr() ^ label.len();
         // The upper bits of a product depend on all bits of the address.
         let spread = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let Some(recent) = self.recent.get(spread as usize % RECENT) else {
-            return self.find(label);
-        };
-        // Relaxed: whatever number is there, its label is compared.
+        let recent = &self.recent[spread as usize % RECENT];
+        // Relaxed: the label of the number is compared.
         let guess = recent.load(Ordering::Relaxed);
         if guess != OTHER && self.is(guess, label) {
             return guess;
@@ -171,25 +176,33 @@ impl RouteRegistry {
             return number;
         }
         let number = numbers.len();
-        let Some(place) = self.labels.get(number) else {
+        let Some(slot) = self.routes.get(number) else {
             return OTHER;
         };
-        let label = place.get_or_init(|| RouteLabel::new(label));
-        numbers.insert(label.as_str().into(), number);
+        let route = slot.get_or_init(|| Route::new(label));
+        numbers.insert(Arc::clone(&route.label.0), number);
         number
     }
 
-    /// The label of `number`.
-    pub(crate) fn label(&self, number: usize) -> &RouteLabel {
-        self.labels
-            .get(number)
-            .and_then(OnceLock::get)
-            .unwrap_or(&self.unmatched)
+    /// The route of `number`, which [`number`](Self::number) returned before.
+    pub(crate) fn route(&self, number: usize) -> &Route {
+        let slot = &self.routes[number];
+        if let Some(route) = slot.get() {
+            return route;
+        }
+        // The number came from another thread by a relaxed load. The lock orders this read after the
+        // thread that found the number.
+        drop(lock(&self.numbers));
+        match slot.get() {
+            Some(route) => route,
+            None => unreachable!("no label has the number {number}"),
+        }
     }
 
-    /// Whether `label` has this `number`, without a lock.
+    /// Whether `label` has this `number`. Takes no lock.
     pub(crate) fn is(&self, number: usize, label: &str) -> bool {
-        self.label(number).as_str() == cut(label)
+        let route = self.routes[number].get();
+        route.is_some_and(|route| route.label.as_str() == cut(label))
     }
 }
 
@@ -197,17 +210,21 @@ fn cut(label: &str) -> &str {
     if label.len() <= MAX_LABEL_BYTES {
         return label;
     }
-    let end = (0..=MAX_LABEL_BYTES.min(label.len()))
-        .rev()
-        .find(|&end| label.is_char_boundary(end))
-        .unwrap_or(0);
-    label.get(..end).unwrap_or("")
+    let mut end = MAX_LABEL_BYTES;
+    while !label.is_char_boundary(end) {
+        end -= 1;
+    }
+    &label[..end]
 }
 
 impl fmt::Debug for RouteRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.labels.iter().filter_map(OnceLock::get))
+            .entries(
+                self.routes
+                    .iter()
+                    .filter_map(|route| Some(&route.get()?.label)),
+            )
             .finish()
     }
 }
@@ -222,7 +239,7 @@ mod tests {
         let first = routes.number("/a");
         assert_eq!(routes.number("/b"), first + 1);
         assert_eq!(routes.number("/a"), first);
-        assert_eq!(routes.label(first).as_str(), "/a");
+        assert_eq!(routes.route(first).label.as_str(), "/a");
         assert!(routes.is(first, "/a") && !routes.is(first, "/b"));
     }
 
@@ -233,8 +250,8 @@ mod tests {
             routes.number(&format!("/{n}"));
         }
         assert_eq!(routes.number("/99999"), OTHER);
-        assert_eq!(routes.label(OTHER).as_str(), "{other}");
-        assert_eq!(routes.label(routes.number("/1")).as_str(), "/1");
+        assert_eq!(routes.route(OTHER).label.as_str(), "{other}");
+        assert_eq!(routes.route(routes.number("/1")).label.as_str(), "/1");
         assert_eq!(lock(&routes.numbers).len(), 4);
     }
 
@@ -243,7 +260,7 @@ mod tests {
         let routes = RouteRegistry::new(2);
         let long = "é".repeat(1000);
         let number = routes.number(&long);
-        assert_eq!(routes.label(number).as_str().len(), MAX_LABEL_BYTES);
+        assert_eq!(routes.route(number).label.as_str().len(), MAX_LABEL_BYTES);
         assert!(routes.is(number, &long));
     }
 }

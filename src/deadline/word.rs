@@ -10,23 +10,23 @@ const SOURCE_BITS: u32 = 4;
 
 const NONE: u64 = u64::MAX;
 
-/// The earliest of all deadlines set so far.
+/// The earliest of the deadlines set so far.
 ///
-/// Time and source are one word, so that they always belong together: units of 16 ns since the
-/// start above, the source's code in the lowest bits. Comparing words compares times.
+/// Time and source are packed into one word, so that they always belong together: the time since the
+/// start in units of 16 ns, and the source's code in the lowest bits. Comparing words compares times.
 ///
-/// There are two such words: what the request's own headers say is only ever made earlier, while
-/// what this side set can also be extended and lifted.
+/// There are two such words. The request's own deadline only gets earlier; the server's can also be
+/// extended and lifted.
 ///
-/// Relaxed throughout: each word is complete in itself. Who moves a deadline that somebody sleeps on
-/// wakes them afterwards, and the waker orders the word with their next look.
+/// All orderings are `Relaxed`, since each word is complete in itself. A thread that moves a deadline
+/// wakes the sleeping future afterwards, and the waker orders the word with its next poll.
 #[derive(Debug)]
-pub(crate) struct Deadline {
+pub(super) struct Deadline {
     ours: AtomicU64,
     request: AtomicU64,
 }
 
-/// `None` for a time that does not fit (beyond 500 years): that is no deadline.
+/// `None` for a time that does not fit (beyond 500 years), which is no deadline.
 fn pack(after: Duration, source: DeadlineSource) -> Option<u64> {
     // Rounded up: a request is never ended before its time.
     let units = u64::try_from(after.as_nanos())
@@ -36,7 +36,7 @@ fn pack(after: Duration, source: DeadlineSource) -> Option<u64> {
 }
 
 impl Deadline {
-    pub(crate) fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self {
             ours: AtomicU64::new(NONE),
             request: AtomicU64::new(NONE),
@@ -44,7 +44,7 @@ impl Deadline {
     }
 
     /// Makes the deadline `after` the start, unless an earlier one is in force.
-    pub(crate) fn tighten(&self, after: Duration, source: DeadlineSource) {
+    pub(super) fn tighten(&self, after: Duration, source: DeadlineSource) {
         let Some(packed) = pack(after, source) else {
             return;
         };
@@ -56,21 +56,20 @@ impl Deadline {
         word.fetch_min(packed, Ordering::Relaxed);
     }
 
-    /// Makes this side's deadline `after` the start, unless there is none or a later one.
-    pub(crate) fn extend(&self, after: Duration, source: DeadlineSource) {
+    /// Makes the server's deadline `after` the start, unless there is none or a later one.
+    pub(super) fn extend(&self, after: Duration, source: DeadlineSource) {
         let packed = pack(after, source).unwrap_or(NONE);
         // The greatest word is no deadline, which is the latest of all.
         self.ours.fetch_max(packed, Ordering::Relaxed);
     }
 
-    /// Lifts this side's deadline.
-    pub(crate) fn lift(&self) {
+    /// Removes the server's deadline.
+    pub(super) fn lift(&self) {
         self.ours.store(NONE, Ordering::Relaxed);
     }
 
-    /// Begins anew with `next` as this side's deadline; what the request says goes on to hold if
-    /// `keep_request`.
-    pub(crate) fn restart(&self, next: Option<(Duration, DeadlineSource)>, keep_request: bool) {
+    /// Replaces the server's deadline by `next`, and removes the request's unless `keep_request`.
+    pub(super) fn restart(&self, next: Option<(Duration, DeadlineSource)>, keep_request: bool) {
         let packed = next.and_then(|(after, source)| pack(after, source));
         self.ours.store(packed.unwrap_or(NONE), Ordering::Relaxed);
         if !keep_request {
@@ -78,15 +77,15 @@ impl Deadline {
         }
     }
 
-    /// Forgets all deadlines. `&mut`: only between two requests.
-    pub(crate) fn clear(&mut self) {
+    /// Removes all deadlines, between two requests.
+    pub(super) fn clear(&mut self) {
         self.ours.store(NONE, Ordering::Relaxed);
         self.request.store(NONE, Ordering::Relaxed);
     }
 
-    /// When it is, for a request that started at `start`, and who set it.
+    /// The deadline of a request that started at `start`, and its source.
     #[inline]
-    pub(crate) fn at(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
+    pub(super) fn at(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
         let ours = self.ours.load(Ordering::Relaxed);
         unpack(ours.min(self.request.load(Ordering::Relaxed)), start)
     }
@@ -98,7 +97,7 @@ fn unpack(packed: u64, start: Instant) -> Option<(Instant, DeadlineSource)> {
     }
     let mask = (1_u64 << SOURCE_BITS) - 1;
     let source = DeadlineSource::from_code((packed & mask) as usize)?;
-    // Beyond what the clock can say there is no deadline.
+    // A time beyond the clock's range is no deadline.
     let at = start.checked_add(Duration::from_nanos(packed & !mask))?;
     Some((at, source))
 }
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_request_says_is_neither_extended_nor_lifted() {
+    fn a_deadline_of_the_request_is_neither_extended_nor_lifted() {
         let start = Instant::now();
         let request = Some((start + TWO, DeadlineSource::GrpcTimeout));
         let deadline = Deadline::none();

@@ -1,6 +1,6 @@
 use std::{fmt, panic::Location, time::Duration};
 
-use crate::{account::Usage, scope::RouteLabel};
+use crate::{account::Usage, route::RouteLabel};
 
 /// How a task was started.
 ///

@@ -1,9 +1,9 @@
 use std::fmt;
 
-/// Who set the deadline that is in force.
+/// What set a deadline.
 ///
-/// [`as_str`](Self::as_str) is the name for labels; `Display` is a phrase for people, as error
-/// messages have it ("the deadline set by the layer passed").
+/// [`as_str`](Self::as_str) is the name for metric labels, `Display` a phrase for error messages ("the
+/// deadline set by the layer passed").
 ///
 /// # Examples
 ///
@@ -50,8 +50,8 @@ impl DeadlineSource {
         Self::RequestTimeout,
     ];
 
-    /// Whether a header of the request set it: the client, or a proxy on its behalf, waits no
-    /// longer. Nothing but the request itself lifts such a deadline.
+    /// Whether a header of the request set it. The client, or a proxy on its behalf, waits no longer, so
+    /// the server cannot extend such a deadline.
     #[must_use]
     pub const fn is_request(self) -> bool {
         matches!(
@@ -60,7 +60,7 @@ impl DeadlineSource {
         )
     }
 
-    /// The name as a metric label has it.
+    /// The name as a metric label, for example `grpc_timeout`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -13,13 +13,13 @@ const OTHER: &str = "{other}";
 
 /// Detached tasks, counted by name.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
-    names: Mutex<HashMap<&'static str, Arc<Name>>>,
+pub(crate) struct DetachedCounters {
+    names: Mutex<HashMap<&'static str, Arc<DetachedCounter>>>,
 }
 
 /// The detached tasks of one name.
 #[derive(Debug)]
-pub(super) struct Name {
+pub(crate) struct DetachedCounter {
     pub(super) name: &'static str,
     started: AtomicU64,
     alive: AtomicUsize,
@@ -38,14 +38,14 @@ pub(crate) struct NameCount {
     pub(crate) bytes: u64,
 }
 
-impl Names {
+impl DetachedCounters {
     /// Counts one more task of this name.
-    pub(super) fn started(&self, name: &'static str) -> Arc<Name> {
+    pub(super) fn started(&self, name: &'static str) -> Arc<DetachedCounter> {
         let mut names = lock(&self.names);
         let known = names.contains_key(name) || names.len() < MAX_NAMES;
         let name = if known { name } else { OTHER };
         let entry = names.entry(name).or_insert_with(|| {
-            Arc::new(Name {
+            Arc::new(DetachedCounter {
                 name,
                 started: AtomicU64::new(0),
                 alive: AtomicUsize::new(0),
@@ -76,7 +76,7 @@ impl Names {
     }
 }
 
-impl Name {
+impl DetachedCounter {
     pub(super) fn ended(&self, bytes: Option<u64>) {
         if let Some(bytes) = bytes {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -96,7 +96,7 @@ mod tests {
         // Kept, and not leaked: the tests are watched for leaks.
         static TEXTS: OnceLock<Vec<String>> = OnceLock::new();
         let texts = TEXTS.get_or_init(|| (0..1000).map(|n| format!("name-{n}")).collect());
-        let names = Names::default();
+        let names = DetachedCounters::default();
         for text in texts {
             names.started(text).ended(Some(2));
         }

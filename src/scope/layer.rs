@@ -2,19 +2,16 @@ use std::{fmt, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    report::Closed,
-    route::RouteRegistry,
-    shards::Shards,
-    shutdown::Shutdown,
-    task::{TaskReport, Tasks},
-};
+use super::{report::Closed, shutdown::Shutdown};
 use crate::{
     pool::ArenaPool,
+    route::RouteRegistry,
+    slab::ShardedSlab,
     sync::{Arc, AtomicU64},
+    task::{TaskReport, Tasks},
 };
 
-/// Who is told of scopes. Called from `call` and from `Drop`: must not panic.
+/// Receives the events of scopes. Called from `call` and from `Drop`, so it must not panic.
 pub(crate) trait ScopeSink: Send + Sync {
     /// A scope was opened on the route of this number.
     fn opened(&self, route: usize);
@@ -25,33 +22,42 @@ pub(crate) trait ScopeSink: Send + Sync {
     /// A scope has closed.
     fn closed(&self, closed: &Closed<'_>);
 
-    /// A task still ran when its grace was over.
+    /// A task still ran when its grace period was over.
     fn overran(&self, task: &TaskReport);
-
-    /// The last task of a request on this route ended so long after the request was cancelled.
-    fn tasks_over(&self, route: usize, after: Duration);
 }
 
-/// What all scopes of one layer have in common.
-pub(crate) struct ScopeConfig {
+/// What all scopes of one layer share.
+pub(crate) struct LayerState {
     pub(crate) pool: ArenaPool,
     pub(crate) routes: RouteRegistry,
     pub(crate) sink: Arc<dyn ScopeSink>,
     pub(crate) grace: Duration,
-    pub(crate) gauges: Arc<Gauges>,
-}
-
-/// What is alive right now, and whether it should go.
-#[derive(Debug, Default)]
-pub(crate) struct Gauges {
     pub(crate) shutdown: Shutdown,
-    pub(crate) tokens: Shards<CancellationToken>,
-    pub(crate) tasks: Tasks,
-    /// Values of trusted deadline headers that could not be read; only ever grows.
+    pub(crate) tokens: ShardedSlab<CancellationToken>,
+    pub(crate) tasks: Arc<Tasks>,
+    /// Values of trusted deadline headers that could not be parsed; only ever grows.
     pub(crate) unparsable_deadlines: AtomicU64,
 }
 
-impl Gauges {
+impl LayerState {
+    pub(crate) fn new(
+        pool: ArenaPool,
+        routes: RouteRegistry,
+        sink: Arc<dyn ScopeSink>,
+        grace: Duration,
+    ) -> Self {
+        Self {
+            pool,
+            routes,
+            sink,
+            grace,
+            shutdown: Shutdown::new(),
+            tokens: ShardedSlab::new(),
+            tasks: Arc::default(),
+            unparsable_deadlines: AtomicU64::new(0),
+        }
+    }
+
     /// Cancels all open scopes, and those that are opened from now on.
     pub(crate) fn shut_down(&self) {
         self.shutdown.begin();
@@ -62,13 +68,13 @@ impl Gauges {
     }
 }
 
-impl fmt::Debug for ScopeConfig {
+impl fmt::Debug for LayerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScopeConfig")
+        f.debug_struct("LayerState")
             .field("pool", &self.pool)
             .field("grace", &self.grace)
-            .field("tokens", &self.gauges.tokens.len())
-            .field("tasks", &self.gauges.tasks.bound())
+            .field("tokens", &self.tokens.len())
+            .field("tasks", &self.tasks.bound())
             .finish_non_exhaustive()
     }
 }

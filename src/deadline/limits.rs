@@ -1,0 +1,185 @@
+use std::{task::Waker, time::Duration};
+
+use atomic_waker::AtomicWaker;
+use tokio::time::Instant;
+
+use super::{limit::Limit, policy::RoutePolicy, source::DeadlineSource, word::Deadline};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+
+/// The time limits of one request.
+///
+/// Times are counted from the request's start, which is passed to the methods that need it.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    deadline: Deadline,
+    body: Limit,
+    body_idle: Limit,
+    /// Nanoseconds the request had waited in a queue before the service was called.
+    queued: AtomicU64,
+    /// Whether the handler waits for more of the request's body.
+    wants_body: AtomicBool,
+    /// The task of the response future, while another task may move the deadline.
+    waker: AtomicWaker,
+}
+
+/// What the trusted headers of a request say about its time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RequestTimes {
+    /// Time spent in a queue.
+    pub(crate) queued: Duration,
+    /// The earliest deadline, counted from when the request was sent.
+    pub(crate) deadline: Option<(Duration, DeadlineSource)>,
+}
+
+/// What a response head means for the deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyKind {
+    /// No body that could be late: it is empty, or the connection is upgraded.
+    None,
+    /// A body with limits of its own.
+    Plain,
+    /// A body of a gRPC call, whose deadline covers it.
+    WholeCall,
+}
+
+impl Limits {
+    pub(crate) fn none() -> Self {
+        Self {
+            deadline: Deadline::none(),
+            body: Limit::none(),
+            body_idle: Limit::none(),
+            queued: AtomicU64::new(0),
+            wants_body: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Removes all limits, between two requests.
+    pub(crate) fn clear(&mut self) {
+        self.deadline.clear();
+        self.body.lift();
+        self.body_idle.lift();
+        // Relaxed: `&mut` excludes other threads.
+        self.queued.store(0, Ordering::Relaxed);
+        self.wants_body.store(false, Ordering::Relaxed);
+    }
+
+    /// The deadline in force and its source.
+    #[inline]
+    pub(crate) fn deadline(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
+        self.deadline.at(start)
+    }
+
+    /// The source of the deadline, if it has passed.
+    pub(crate) fn expired(&self, start: Instant) -> Option<DeadlineSource> {
+        let (at, source) = self.deadline.at(start)?;
+        (at <= Instant::now()).then_some(source)
+    }
+
+    /// Makes the deadline earlier, if `after` is, and wakes the response future.
+    pub(crate) fn shorten(&self, after: Duration, source: DeadlineSource) {
+        self.deadline.tighten(after, source);
+        self.moved();
+    }
+
+    /// Wakes the response future after the deadline may have become earlier.
+    pub(crate) fn moved(&self) {
+        self.waker.wake();
+    }
+
+    /// Makes the server's own deadline later, if `after` is.
+    pub(crate) fn extend(&self, after: Duration, source: DeadlineSource) {
+        // No wake: the armed timer looks at the deadline again when it fires.
+        self.deadline.extend(after, source);
+    }
+
+    /// Removes the server's own deadline.
+    pub(crate) fn clear_deadline(&self) {
+        self.deadline.lift();
+    }
+
+    /// Applies the trusted headers, `elapsed` after the start. Returns the source of a deadline that
+    /// has passed already. Call [`moved`](Self::moved) afterwards if a future may wait.
+    pub(crate) fn apply_times(
+        &self,
+        times: RequestTimes,
+        elapsed: Duration,
+    ) -> Option<DeadlineSource> {
+        if !times.queued.is_zero() {
+            let nanos = u64::try_from(times.queued.as_nanos()).unwrap_or(u64::MAX);
+            // Relaxed: read by inner layers, on the way to the handler.
+            self.queued.store(nanos, Ordering::Relaxed);
+        }
+        let (timeout, source) = times.deadline?;
+        let left = timeout.saturating_sub(times.queued);
+        self.deadline.tighten(left, source);
+        (left <= elapsed).then_some(source)
+    }
+
+    /// Applies a policy, `elapsed` after the start. Returns its source if the request had spent the
+    /// time it allows in a queue. Call [`moved`](Self::moved) afterwards if a future may wait.
+    pub(crate) fn apply_policy(
+        &self,
+        policy: &RoutePolicy,
+        elapsed: Duration,
+        source: DeadlineSource,
+    ) -> Option<DeadlineSource> {
+        for (rule, limit) in [
+            (policy.body_timeout, &self.body),
+            (policy.body_idle_timeout, &self.body_idle),
+        ] {
+            if rule.disable {
+                limit.lift();
+            }
+            if let Some(shorter) = rule.limit {
+                limit.tighten(shorter);
+            }
+        }
+        if policy.timeout.disable {
+            self.deadline.lift();
+        }
+        let timeout = policy.timeout.limit?;
+        let queued = Duration::from_nanos(self.queued.load(Ordering::Relaxed));
+        let after = elapsed.saturating_add(timeout).saturating_sub(queued);
+        self.deadline.tighten(after, source);
+        // A timeout of zero ends only requests that have to wait.
+        (!queued.is_zero() && timeout <= queued).then_some(source)
+    }
+
+    /// Replaces the deadline by the body's, at a response head `elapsed` after the start.
+    pub(crate) fn start_body(&self, elapsed: Duration, body: BodyKind) {
+        let limit = match body {
+            BodyKind::None => None,
+            BodyKind::Plain | BodyKind::WholeCall => self.body.get(),
+        };
+        let deadline =
+            limit.map(|limit| (elapsed.saturating_add(limit), DeadlineSource::BodyTimeout));
+        self.deadline.restart(deadline, body == BodyKind::WholeCall);
+    }
+
+    /// The longest the server may wait for the next frame of the body.
+    pub(crate) fn body_idle(&self) -> Option<Duration> {
+        self.body_idle.get()
+    }
+
+    /// Has `waker` woken when the deadline moves. One future at a time registers itself.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Drops the registered waker.
+    pub(crate) fn unregister(&self) {
+        drop(self.waker.take());
+    }
+
+    /// Records whether the handler waits for more of the request's body.
+    pub(crate) fn set_wants_body(&self, wants: bool) {
+        // Relaxed: read by the task that polls the handler, or one that it has communicated with.
+        self.wants_body.store(wants, Ordering::Relaxed);
+    }
+
+    pub(crate) fn wants_body(&self) -> bool {
+        // Relaxed: see `set_wants_body`.
+        self.wants_body.load(Ordering::Relaxed)
+    }
+}

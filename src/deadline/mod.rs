@@ -1,0 +1,15 @@
+//! Everything about a request's time: its deadline and its source, the limits of bodies, the policy
+//! that sets them, and the one timer that watches them.
+
+mod limit;
+mod limits;
+mod policy;
+mod source;
+mod timer;
+mod word;
+
+pub use self::policy::RoutePolicy;
+pub use self::source::DeadlineSource;
+
+pub(crate) use self::limits::{BodyKind, Limits, RequestTimes};
+pub(crate) use self::timer::DeadlineTimer;

@@ -1,0 +1,57 @@
+use http::{Response, StatusCode, header};
+
+use super::{
+    body::{BodyLength, ResponseBody},
+    future::{Place, RequestInfo},
+};
+use crate::{
+    deadline::BodyKind,
+    scope::OpenScope,
+    wire::{self, Protocol},
+};
+
+/// Builds the response of a request whose future is ready: headers, and the body that takes over the
+/// open scope.
+pub(super) fn respond<T, R>(
+    place: Option<Place>,
+    response: Response<T>,
+    length: BodyLength,
+    info: RequestInfo,
+    wrap: impl FnOnce(T, Option<OpenScope>, BodyLength, bool) -> ResponseBody<R>,
+) -> Response<ResponseBody<R>> {
+    let (mut parts, body) = response.into_parts();
+    let Some(Place::Outermost(mut open)) = place else {
+        let length = if info.head { BodyLength::NONE } else { length };
+        return Response::from_parts(parts, wrap(body, None, length, false));
+    };
+    let tunnel = info.connect && parts.status.is_success();
+    // These have no body whatever the service put there, and servers drop it unread.
+    let bodiless = info.head
+        || tunnel
+        || parts.status.is_informational()
+        || parts.status == StatusCode::NO_CONTENT
+        || parts.status == StatusCode::NOT_MODIFIED;
+    let length = if bodiless {
+        BodyLength::NONE
+    } else {
+        length.or_exact(|| {
+            let length = parts.headers.get(header::CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        })
+    };
+    let grpc = info.protocol == Protocol::Grpc;
+    let kind = match (length.is_none(), grpc) {
+        (true, _) => BodyKind::None,
+        (false, false) => BodyKind::Plain,
+        // The deadline of a gRPC call covers its body.
+        (false, true) => BodyKind::WholeCall,
+    };
+    open.head(
+        kind,
+        tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS,
+    );
+    if info.exposed {
+        wire::header::write(open.scope(), &mut parts.headers);
+    }
+    Response::from_parts(parts, wrap(body, Some(open), length, grpc))
+}

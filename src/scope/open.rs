@@ -1,0 +1,115 @@
+use std::{pin::Pin, task::Context};
+
+use tokio::time::Instant;
+
+use super::{
+    current::{self, EnteredScope},
+    handle::RequestScope,
+    layer::LayerState,
+};
+use crate::{
+    account::{Enter, Writer},
+    cancel::{CancelReason, Outcome},
+    deadline::{BodyKind, DeadlineSource, DeadlineTimer},
+    sync::Arc,
+};
+
+/// The one owner of an open scope: first the response future, then the response body.
+///
+/// It is not `Clone`, and its drop ends the scope, so the end happens once. Dropped without
+/// [`finish`](Self::finish), the client has gone away.
+#[derive(Debug)]
+pub(crate) struct OpenScope {
+    scope: RequestScope,
+    /// The reason of the end.
+    reason: CancelReason,
+    /// Whether the owner's waker is registered for changes of the deadline.
+    registered: bool,
+}
+
+impl OpenScope {
+    pub(crate) fn new(layer: &Arc<LayerState>, route: usize) -> Self {
+        Self {
+            scope: RequestScope::open(layer, route, Instant::now()),
+            reason: CancelReason::new(Outcome::ClientGone),
+            registered: false,
+        }
+    }
+
+    pub(crate) const fn scope(&self) -> &RequestScope {
+        &self.scope
+    }
+
+    /// Polls the deadline for an owner whose future is pending. Returns the source of a deadline that
+    /// has passed.
+    pub(crate) fn poll_deadline(
+        &mut self,
+        timer: Pin<&mut DeadlineTimer>,
+        cx: &mut Context<'_>,
+    ) -> Option<DeadlineSource> {
+        self.register(cx);
+        self.scope.poll_deadline(timer, cx)
+    }
+
+    /// As [`poll_deadline`](Self::poll_deadline), with the limits of a body.
+    pub(crate) fn poll_body_deadline(
+        &mut self,
+        timer: &mut Option<Pin<Box<DeadlineTimer>>>,
+        cx: &mut Context<'_>,
+    ) -> Option<DeadlineSource> {
+        self.register(cx);
+        let state = self.scope.state();
+        DeadlineTimer::poll_body(timer, &state.limits, state.start, cx)
+    }
+
+    /// Registers the waker before the deadline is read, so that a change in between wakes the task.
+    /// With one handle no other task can change the deadline.
+    fn register(&mut self, cx: &Context<'_>) {
+        if !self.scope.is_only_handle() {
+            self.scope.state().limits.register(cx.waker());
+            self.registered = true;
+        }
+    }
+
+    /// A scope may be kept for long after the response, and must not keep the connection's task.
+    fn unregister(&mut self) {
+        if std::mem::take(&mut self.registered) {
+            self.scope.state().limits.unregister();
+        }
+    }
+
+    /// Records the response head, the kind of its body, and whether it upgrades the connection.
+    pub(crate) fn head(&mut self, body: BodyKind, upgrade: bool) {
+        self.unregister();
+        let state = self.scope.state();
+        state.head(body);
+        if upgrade {
+            state.lifecycle.upgraded();
+        }
+    }
+
+    /// Ends the scope's part of the response, for `reason` unless the scope has one.
+    pub(crate) fn finish(mut self, reason: CancelReason) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for OpenScope {
+    fn drop(&mut self) {
+        self.unregister();
+        self.scope.state().response_over(self.reason);
+    }
+}
+
+impl Enter for OpenScope {
+    type Guard<'a> = EnteredScope<'a>;
+
+    /// A guard that is dropped without [`done`](EnteredScope::done) means a panic.
+    fn enter(&mut self) -> EnteredScope<'_> {
+        current::enter(self.scope.slot(), Writer::Exclusive).or_panicked()
+    }
+
+    fn returned(guard: EnteredScope<'_>) {
+        guard.done();
+    }
+}

@@ -1,0 +1,286 @@
+use std::{
+    panic::Location,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use super::{current::EnteredScope, handle::RequestScope, layer::LayerState};
+use crate::{
+    account::{Enter, Inside},
+    cancel::{Aborted, Grace},
+    slab::Key,
+    sync::Arc,
+    task::{EnteredTask, Origin, TaskHandle, TaskKind, TaskRecord},
+};
+
+impl RequestScope {
+    /// Starts a task that belongs to the request.
+    ///
+    /// What it allocates is accounted to the request. When the request ends, its token is cancelled and
+    /// the task gets the layer's grace period (5 s by default) to finish. Then it is dropped at its
+    /// next `.await` and [reported](crate::ScopeReport::overruns) with the location of this call. The
+    /// scope closes after its last task, or when it gives up on one that blocks its thread.
+    ///
+    /// Unlike a `JoinSet`, dropping the handle does not abort the task, and the response does not wait
+    /// for it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as [`tokio::spawn`]. The runtime needs its time driver if the
+    /// request ends before the task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> &'static str {
+    ///     let token = scope.child_token();
+    ///     scope.spawn(async move {
+    ///         token.cancelled().await; // the request is over: tidy up and end
+    ///     });
+    ///     "started"
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let grace = self.state().layer().grace;
+        // The token first, so that it is there when the guard checks whether it is cancelled.
+        let future = Grace::new(future, self.own_token().clone(), grace);
+        let guard = TaskGuard::new(self, TaskKind::Async, Location::caller());
+        TaskHandle::new(tokio::spawn(ScopedTask {
+            inside: Inside::new(future, guard),
+        }))
+    }
+
+    /// Runs a blocking closure that belongs to the request, on one of the runtime's threads for
+    /// blocking work.
+    ///
+    /// What it allocates is accounted to the request, and [`current`](Self::current) returns the
+    /// scope in it. A running closure cannot be ended, so a long one should check
+    /// [`is_cancelled`](Self::is_cancelled) now and then. One that still runs at the end of the grace
+    /// period is given up and [reported](crate::ScopeReport::overruns) with the location of this call.
+    /// The scope closes without it, and [`outliving`](crate::MemoryHandle::outliving) lists it until it
+    /// returns. A closure that has not started by then never runs.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as [`tokio::task::spawn_blocking`]. The runtime needs its time
+    /// driver if the request ends before the closure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> usize {
+    ///     let primes = scope.spawn_blocking({
+    ///         let scope = scope.clone();
+    ///         move || {
+    ///             (2..10_000_usize)
+    ///                 .take_while(|_| !scope.is_cancelled())
+    ///                 .filter(|n| (2..*n).all(|d| n % d != 0))
+    ///                 .count()
+    ///         }
+    ///     });
+    ///     primes.await.expect("neither aborted nor panicked")
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<F, T>(&self, f: F) -> TaskHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        // The token first, so that it is there when the guard checks whether it is cancelled.
+        self.own_token();
+        let guard = TaskGuard::new(self, TaskKind::Blocking, Location::caller());
+        let closure = Inside::new(async { f() }, guard);
+        TaskHandle::new(tokio::task::spawn_blocking(move || {
+            let closure = pin!(closure);
+            if !closure.place().record.begin_closure() {
+                return Err(Aborted);
+            }
+            match closure.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(output) => Ok(output),
+                Poll::Pending => unreachable!("a closure returns"),
+            }
+        }))
+    }
+
+    /// Starts a task that is meant to outlive the request, for example one that writes an audit log or
+    /// fills a cache.
+    ///
+    /// It has an account of its own and keeps nothing of the request alive. It is not ended by the
+    /// request, its deadline, or a shutdown, which only waits for it. It is counted under `name` (see
+    /// [`MemoryHandle::detached`](crate::MemoryHandle::detached)); names beyond 256 share `{other}`.
+    /// [`current`](Self::current) does not return the scope in it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as [`tokio::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> &'static str {
+    ///     scope.detach("audit", async {
+    ///         // written whether or not the client waits for its response
+    ///     });
+    ///     "noted"
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn detach<F>(&self, name: &'static str, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let guard = DetachedGuard::new(self, name, Location::caller());
+        let task = Inside::new(future, guard);
+        TaskHandle::new(tokio::spawn(async move { Ok(task.await) }))
+    }
+}
+
+/// Keeps a task in the layer's list while it exists, and its scope open until it is gone or given up.
+struct TaskGuard {
+    record: Arc<TaskRecord>,
+    key: Key,
+    // Dropped after the record, so that the last handle recycles the scope, ...
+    scope: RequestScope,
+    // ... and before the shutdown is notified.
+    notify: NotifyShutdown,
+}
+
+/// Tells a shutdown, when it is dropped, that a task is gone.
+struct NotifyShutdown(Arc<LayerState>);
+
+impl Drop for NotifyShutdown {
+    fn drop(&mut self) {
+        self.0.shutdown.changed();
+    }
+}
+
+impl TaskGuard {
+    fn new(scope: &RequestScope, kind: TaskKind, location: &'static Location<'static>) -> Self {
+        let state = scope.state();
+        let group = state.group();
+        // The group is made, so a thread that cancels or ends the request from now on sees it.
+        if state.cancel.is_cancelled_now() {
+            group.request_cancelled(Instant::now());
+        }
+        group.task_started();
+        let ended = state.lifecycle.task_started();
+        let origin = Origin::Request(Arc::clone(state) as _);
+        let record = Arc::new(TaskRecord::new(kind, location, Arc::clone(group), origin));
+        let layer = state.layer();
+        let key = layer.tasks.insert_bound(&record);
+        if ended {
+            state.record_end();
+        }
+        Self {
+            record,
+            key,
+            scope: scope.clone(),
+            notify: NotifyShutdown(Arc::clone(layer)),
+        }
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if self.scope.is_cancelled() {
+            self.record.group.task_ended(Instant::now());
+        }
+        self.record.release();
+        self.notify.0.tasks.remove_bound(self.key);
+    }
+}
+
+/// Guard of a task's poll: it leaves the task's account first, then the scope.
+struct EnteredBoth<'a> {
+    _task: EnteredTask<'a>,
+    _scope: EnteredScope<'a>,
+}
+
+impl Enter for TaskGuard {
+    type Guard<'a> = EnteredBoth<'a>;
+
+    fn enter(&mut self) -> EnteredBoth<'_> {
+        let scope = self.scope.enter();
+        EnteredBoth {
+            _task: self.record.enter(),
+            _scope: scope,
+        }
+    }
+}
+
+pin_project! {
+    /// The future of a spawned task.
+    struct ScopedTask<F> {
+        #[pin]
+        inside: Inside<Grace<F>, TaskGuard>,
+    }
+}
+
+impl<F: Future> Future for ScopedTask<F> {
+    type Output = Result<F::Output, Aborted>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut inside = self.project().inside;
+        let polled = inside.as_mut().poll(cx);
+        if let Poll::Ready(Err(Aborted)) = &polled {
+            inside.place().record.overran(false);
+        }
+        polled
+    }
+}
+
+/// Keeps a detached task in the layer's list while it exists.
+struct DetachedGuard {
+    record: Arc<TaskRecord>,
+    layer: Arc<LayerState>,
+    key: Key,
+}
+
+impl DetachedGuard {
+    fn new(scope: &RequestScope, name: &'static str, location: &'static Location<'static>) -> Self {
+        let state = scope.state();
+        let layer = Arc::clone(state.layer());
+        let group = Arc::clone(state.group());
+        if state.lifecycle.is_ended_now() {
+            state.record_end();
+        }
+        let origin = Origin::Detached {
+            counter: layer.tasks.counter(name),
+            route: scope.route(),
+        };
+        let record = Arc::new(TaskRecord::new(TaskKind::Detached, location, group, origin));
+        let key = layer.tasks.insert_detached(&record);
+        Self { record, layer, key }
+    }
+}
+
+impl Drop for DetachedGuard {
+    fn drop(&mut self) {
+        self.layer.tasks.remove_detached(self.key);
+        self.layer.shutdown.changed();
+    }
+}
+
+impl Enter for DetachedGuard {
+    type Guard<'a> = EnteredTask<'a>;
+
+    fn enter(&mut self) -> EnteredTask<'_> {
+        self.record.enter()
+    }
+}

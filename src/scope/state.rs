@@ -1,0 +1,375 @@
+use std::time::Duration;
+
+use tokio::{runtime::Handle, time::Instant};
+
+use super::{
+    layer::LayerState,
+    lifecycle::{Lifecycle, Transition},
+    report::{ArenaSource, ArenaUsage, Closed},
+};
+use crate::{
+    account::Account,
+    arena::Arena,
+    cancel::{CancelReason, CancelState, Outcome},
+    deadline::{BodyKind, Limits},
+    route::{Route, RouteLabel, UNMATCHED},
+    slab::KeySlot,
+    sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
+    task::{TaskGroup, TaskOwner, TaskReport},
+};
+
+/// Bit of the route's number that is set when the scope has closed: the route is final.
+const ROUTE_FIXED: usize = 1 << (usize::BITS - 1);
+
+/// No response head yet.
+const NO_HEAD: u64 = u64::MAX;
+
+/// The state behind all handles of one scope, recycled when the last handle is dropped.
+pub(crate) struct ScopeState {
+    /// `None` only while the scope is recycled, without a handle.
+    layer: Option<Arc<LayerState>>,
+    pub(super) account: Account,
+    pub(super) arena: OnceLock<Arena>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) limits: Limits,
+    route: AtomicUsize,
+    pub(super) cancel: CancelState,
+    pub(super) start: Instant,
+    /// Nanoseconds from the start to the response head, or [`NO_HEAD`].
+    head: AtomicU64,
+    /// The token in the layer's list.
+    pub(super) token: KeySlot,
+    /// Made when the first task is started.
+    tasks: OnceLock<Arc<TaskGroup>>,
+}
+
+impl ScopeState {
+    pub(super) fn new() -> Self {
+        Self {
+            layer: None,
+            account: Account::new(),
+            arena: OnceLock::new(),
+            lifecycle: Lifecycle::new(),
+            limits: Limits::none(),
+            route: AtomicUsize::new(UNMATCHED),
+            cancel: CancelState::new(),
+            start: Instant::now(),
+            head: AtomicU64::new(NO_HEAD),
+            token: KeySlot::empty(),
+            tasks: OnceLock::new(),
+        }
+    }
+
+    /// Makes this the scope of a new request.
+    pub(super) fn open(&mut self, layer: Arc<LayerState>, route: usize, start: Instant) {
+        layer.sink.opened(route);
+        self.layer = Some(layer);
+        // Relaxed: `&mut` excludes other threads.
+        self.route.store(route, Ordering::Relaxed);
+        self.start = start;
+    }
+
+    /// Releases everything the request held, so that the scope can be recycled.
+    pub(super) fn release(&mut self) {
+        let Some(layer) = self.layer.take() else {
+            return;
+        };
+        if let Some(key) = self.token.take() {
+            drop(layer.tokens.remove(key));
+        }
+        self.account = Account::new();
+        self.arena.take();
+        self.lifecycle.reset();
+        self.limits.clear();
+        self.cancel.reset();
+        self.head.store(NO_HEAD, Ordering::Relaxed);
+        self.tasks.take();
+    }
+
+    /// The state shared by the layer's scopes.
+    #[inline]
+    pub(super) fn layer(&self) -> &Arc<LayerState> {
+        match &self.layer {
+            Some(layer) => layer,
+            None => unreachable!("a recycled scope has no handle"),
+        }
+    }
+
+    /// The number of the route.
+    fn route_number(&self) -> usize {
+        // Relaxed: the registry orders what the number refers to.
+        self.route.load(Ordering::Relaxed) & !ROUTE_FIXED
+    }
+
+    pub(super) fn route(&self) -> &Route {
+        self.layer().routes.route(self.route_number())
+    }
+
+    /// Sets the route, unless the scope has closed.
+    pub(super) fn set_route(&self, label: &str) {
+        let layer = self.layer();
+        let mut now = self.route.load(Ordering::Relaxed);
+        if now & ROUTE_FIXED != 0 || layer.routes.is(now, label) {
+            return;
+        }
+        let number = layer.routes.number(label);
+        // Compare and swap, so that of two concurrent changes each reports its own, and none comes after
+        // the close.
+        while now & ROUTE_FIXED == 0 && now != number {
+            match self
+                .route
+                .compare_exchange(now, number, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => {
+                    layer.sink.relabelled(now, number);
+                    return;
+                }
+                Err(changed) => now = changed,
+            }
+        }
+    }
+
+    /// Takes an arena of the size that the route's requests need.
+    pub(super) fn rent_arena(&self) -> Arena {
+        let layer = self.layer();
+        match layer.routes.sizes.bytes(self.route_number()) {
+            Some(bytes) => layer.pool.rent_with_capacity(bytes),
+            None => layer.pool.rent(),
+        }
+    }
+
+    pub(super) fn arena_usage(&self) -> ArenaUsage {
+        self.arena.get().map_or(
+            ArenaUsage {
+                source: ArenaSource::Unused,
+                bytes: 0,
+                capacity: 0,
+            },
+            |arena| ArenaUsage {
+                source: if arena.raw().is_reused() {
+                    ArenaSource::Pool
+                } else {
+                    ArenaSource::Fresh
+                },
+                bytes: arena.allocated_bytes(),
+                capacity: arena.capacity(),
+            },
+        )
+    }
+
+    /// What the tasks share. The first task makes it.
+    pub(super) fn group(&self) -> &Arc<TaskGroup> {
+        self.tasks.get_or_init(|| {
+            let runtime = Handle::try_current().ok();
+            Arc::new(TaskGroup::new(self.start, self.layer().grace, runtime))
+        })
+    }
+
+    /// Why the request was cancelled, if it was.
+    #[inline]
+    pub(super) fn reason(&self) -> Option<CancelReason> {
+        if let Some(reason) = self.cancel.reason() {
+            return Some(reason);
+        }
+        let began = self.layer().shutdown.began()?;
+        self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
+        self.cancel.reason()
+    }
+
+    /// Cancels for `reason`, unless there is one. A shutdown that has begun comes first.
+    pub(super) fn cancel(&self, reason: CancelReason) {
+        if let Some(began) = self.layer().shutdown.began() {
+            self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
+        }
+        self.set_reason(reason, None);
+    }
+
+    /// Sets the reason if there is none, as of `at` or now.
+    #[inline]
+    fn set_reason(&self, reason: CancelReason, at: Option<Instant>) {
+        // Before the tasks are woken, so that none ends before its request was cancelled.
+        let at = at.or_else(|| self.tasks.get().map(|_| Instant::now()));
+        if self.cancel.cancel(reason) {
+            if let Some(group) = self.tasks.get() {
+                group.request_cancelled(at.unwrap_or_else(Instant::now));
+            }
+        }
+    }
+
+    /// Records the response head. From here on the deadline is the body's.
+    pub(super) fn head(&self, body: BodyKind) {
+        let elapsed = self.start.elapsed();
+        self.limits.start_body(elapsed, body);
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(NO_HEAD - 1);
+        // Relaxed: read in `close`, which the lifecycle's word orders after this.
+        self.head.store(nanos.min(NO_HEAD - 1), Ordering::Relaxed);
+    }
+
+    /// The owner of the open scope is gone, for `reason`.
+    pub(super) fn response_over(&self, reason: CancelReason) {
+        let transition = if reason == Outcome::Completed {
+            self.lifecycle.response_done()
+        } else {
+            self.lifecycle.end()
+        };
+        self.advance(transition, reason);
+    }
+
+    /// Does what a transition of the lifecycle asks for.
+    pub(super) fn advance(&self, transition: Transition, reason: CancelReason) {
+        match transition {
+            Transition::Nothing => {}
+            Transition::End => {
+                self.cancel(reason);
+                self.record_end();
+                if self.lifecycle.task_ended() == Transition::Close {
+                    self.close();
+                }
+            }
+            Transition::EndAndClose => {
+                self.cancel(reason);
+                self.record_end();
+                self.close();
+            }
+            Transition::Close => self.close(),
+        }
+    }
+
+    /// Records the end for the tasks, if there are any, and has them supervised.
+    #[inline]
+    pub(super) fn record_end(&self) {
+        let Some(group) = self.tasks.get() else {
+            return;
+        };
+        group.request_ended(Instant::now());
+        if let Some(runtime) = group.runtime() {
+            if self.lifecycle.has_tasks() {
+                self.layer().tasks.supervise(runtime);
+            }
+        }
+    }
+
+    fn close(&self) {
+        let layer = self.layer();
+        let Some(reason) = self.cancel.reason() else {
+            unreachable!("a scope closes after it was cancelled");
+        };
+        // Relaxed: all threads agree on the order of one word's changes, so none comes after this one.
+        let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
+        let head = self.head.load(Ordering::Relaxed);
+        let total_time = self.start.elapsed();
+        if let Some(used) = self.arena.get().map(|arena| arena.raw().high_water()) {
+            if used > 0 {
+                // The last digits of a duration serve as a random number that costs nothing.
+                let random = total_time.as_nanos() as u64;
+                layer.routes.sizes.record(route, used, random);
+            }
+        }
+        layer.sink.closed(&Closed {
+            route,
+            label: &layer.routes.route(route).label,
+            reason,
+            usage: self.account.usage(),
+            arena: self.arena_usage(),
+            time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
+            total_time,
+            tasks: self.tasks.get().map(|tasks| &**tasks),
+        });
+        layer.shutdown.changed();
+    }
+}
+
+impl TaskOwner for ScopeState {
+    fn route(&self) -> RouteLabel {
+        self.route().label.clone()
+    }
+
+    fn release_task(&self) {
+        let ended = self.lifecycle.task_ended();
+        self.advance(ended, CancelReason::new(Outcome::Completed));
+    }
+
+    fn task_overran(&self, report: &TaskReport) {
+        self.layer().sink.overran(report);
+    }
+}
+
+impl Drop for ScopeState {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{
+        sync::{Arc, atomic::AtomicBool},
+        thread,
+    };
+
+    use super::*;
+
+    /// The parts of a scope that take part.
+    struct Parts {
+        lifecycle: Lifecycle,
+        cancel: CancelState,
+        group: TaskGroup,
+        /// Stands for the `OnceLock` that the group is in, which is std's.
+        made: AtomicBool,
+        start: Instant,
+    }
+
+    impl Parts {
+        fn made(&self) -> Option<&TaskGroup> {
+            self.made.load(Ordering::Acquire).then_some(&self.group)
+        }
+
+        /// As `TaskGuard::new` does.
+        fn start_task(&self) -> &TaskGroup {
+            let group = &self.group;
+            self.made.store(true, Ordering::Release);
+            if self.cancel.is_cancelled_now() {
+                group.request_cancelled(self.start);
+            }
+            group.task_started();
+            if self.lifecycle.task_started() {
+                group.request_ended(self.start);
+            }
+            group
+        }
+
+        /// As `ScopeState::advance` does.
+        fn end(&self) {
+            let _ = self.lifecycle.end();
+            self.cancel.cancel(CancelReason::new(Outcome::ClientGone));
+            if let Some(group) = self.made() {
+                group.request_cancelled(self.start);
+            }
+            if let Some(group) = self.made() {
+                group.request_ended(self.start);
+            }
+        }
+    }
+
+    /// Invariant 1 of `TaskGroup`.
+    #[test]
+    fn a_group_made_while_the_request_ends_is_told() {
+        loom::model(|| {
+            let start = Instant::now();
+            let parts = Arc::new(Parts {
+                lifecycle: Lifecycle::new(),
+                cancel: CancelState::new(),
+                group: TaskGroup::new(start, Duration::ZERO, None),
+                made: AtomicBool::new(false),
+                start,
+            });
+            let ending = thread::spawn({
+                let parts = Arc::clone(&parts);
+                move || parts.end()
+            });
+            let group = parts.start_task();
+            ending.join().expect("no panic");
+            assert!(group.is_told());
+        });
+    }
+}

@@ -1,0 +1,176 @@
+use std::{array, cell::Cell, sync::atomic::AtomicUsize as StdAtomicUsize};
+
+use slab::Slab;
+
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
+
+/// The number of shards, each with a lock of its own, so that threads seldom contend.
+pub(crate) const SHARDS: usize = 8;
+
+/// The initial capacity of a shard, since a request that makes it grow would be charged for that. An
+/// emptied shard shrinks to it.
+const CAPACITY: usize = 256;
+
+/// The calling thread's shard, a number below [`SHARDS`] that stays the same for its whole life.
+pub(crate) fn thread_shard() -> usize {
+    // std's, not loom's: the models do not depend on which shard a thread uses.
+    static NEXT: StdAtomicUsize = StdAtomicUsize::new(0);
+    thread_local! {
+        static SHARD: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    SHARD
+        .try_with(|shard| {
+            if shard.get() == usize::MAX {
+                // Relaxed: the number only has to differ from thread to thread.
+                shard.set(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
+            }
+            shard.get()
+        })
+        .unwrap_or(0)
+}
+
+/// Values that one thread inserts and any thread removes, by key.
+#[derive(Debug)]
+pub(crate) struct ShardedSlab<T> {
+    shards: [Shard<T>; SHARDS],
+}
+
+/// Aligned so that two shards never share a cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard<T>(Mutex<Slab<T>>);
+
+/// The position of a value in a [`ShardedSlab`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key(usize);
+
+/// An optional [`Key`] that one thread sets and another one takes later.
+#[derive(Debug)]
+pub(crate) struct KeySlot(AtomicUsize);
+
+impl KeySlot {
+    const EMPTY: usize = usize::MAX;
+
+    pub(crate) fn empty() -> Self {
+        Self(AtomicUsize::new(Self::EMPTY))
+    }
+
+    pub(crate) fn set(&self, key: Key) {
+        // Relaxed: `take` needs `&mut`, so it happens after.
+        self.0.store(key.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Key> {
+        // A load and a store: a swap would be a locked instruction, and `&mut` excludes other threads.
+        let key = self.0.load(Ordering::Relaxed);
+        if key == Self::EMPTY {
+            return None;
+        }
+        self.0.store(Self::EMPTY, Ordering::Relaxed);
+        Some(Key(key))
+    }
+}
+
+impl<T> ShardedSlab<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: array::from_fn(|_| Shard(Mutex::new(Slab::with_capacity(CAPACITY)))),
+        }
+    }
+
+    pub(crate) fn insert(&self, value: T) -> Key {
+        let shard = thread_shard();
+        Key(lock(&self.shards[shard].0).insert(value) * SHARDS + shard)
+    }
+
+    /// Removes a value, if it is there. The caller drops it, after the lock is released.
+    pub(crate) fn remove(&self, key: Key) -> Option<T> {
+        let mut slab = lock(&self.shards[key.0 % SHARDS].0);
+        let value = slab.try_remove(key.0 / SHARDS);
+        if slab.is_empty() && slab.capacity() > CAPACITY {
+            *slab = Slab::with_capacity(CAPACITY);
+        }
+        value
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(&shard.0).len()).sum()
+    }
+
+    /// Collects what `f` returns for each value. `f` runs under a lock and must not use the slab.
+    pub(crate) fn filter_map<R>(&self, mut f: impl FnMut(&T) -> Option<R>) -> Vec<R> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(lock(&shard.0).iter().filter_map(|(_, value)| f(value)));
+        }
+        found
+    }
+}
+
+impl<T> Default for ShardedSlab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_removes_its_own_value_once() {
+        let shards = ShardedSlab::new();
+        let keys: Vec<_> = (0..10).map(|n| shards.insert(n)).collect();
+        assert_eq!(shards.remove(keys[3]), Some(3));
+        assert_eq!(shards.remove(keys[3]), None);
+        assert_eq!(shards.len(), 9);
+        // Its slot is used again.
+        let again = shards.insert(33);
+        assert_eq!(again, keys[3]);
+        let mut all = shards.filter_map(|n| Some(*n));
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 4, 5, 6, 7, 8, 9, 33]);
+    }
+
+    #[test]
+    fn values_are_removed_on_any_thread() {
+        let shards = ShardedSlab::new();
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let threads = [0, 1, 2].map(|n| {
+                scope.spawn({
+                    let shards = &shards;
+                    move || shards.insert(n)
+                })
+            });
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        for (n, key) in keys.into_iter().enumerate() {
+            assert_eq!(shards.remove(key), Some(n));
+        }
+        assert_eq!(shards.len(), 0);
+    }
+
+    #[test]
+    fn an_emptied_shard_gives_back_what_a_burst_took() {
+        let shards = ShardedSlab::new();
+        let keys: Vec<_> = (0..10 * CAPACITY).map(|n| shards.insert(n)).collect();
+        for key in keys {
+            shards.remove(key);
+        }
+        for shard in &shards.shards {
+            assert!(lock(&shard.0).capacity() <= CAPACITY);
+        }
+    }
+
+    #[test]
+    fn an_empty_slot_has_no_key() {
+        let mut slot = KeySlot::empty();
+        assert_eq!(slot.take(), None);
+        slot.set(Key(0));
+        assert_eq!(slot.take(), Some(Key(0)));
+        assert_eq!(slot.take(), None);
+    }
+}

@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use tokio::{runtime::Handle, time::Instant};
+
+use super::report::TaskReport;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+
+/// A moment that has not come.
+const NEVER: u64 = u64::MAX;
+
+/// The most tasks that a request's report names.
+const MAX_NAMED: usize = 64;
+
+// `ScopeReport::overruns` states this limit.
+const _: () = assert!(MAX_NAMED == 64);
+
+/// What the tasks of one request share; made when the first of them is started.
+///
+/// # Invariants
+///
+/// 1. A thread that makes the group then reads the request's state by a read-modify-write, and a
+///    thread that changes that state looks for the group afterwards. So of "group made" and "request
+///    ended" (or "cancelled") the later one sees the earlier, and records the moment here.
+/// 2. A task of a cancelled request records its end before it lets the scope close, so the scope reads
+///    the last end of all.
+#[derive(Debug)]
+pub(crate) struct TaskGroup {
+    start: Instant,
+    grace: Duration,
+    /// The runtime of the tasks; `None` if there is none, and so no tasks.
+    runtime: Option<Handle>,
+    /// Moments, in nanoseconds since the start.
+    cancelled: AtomicU64,
+    ended: AtomicU64,
+    last_end: AtomicU64,
+    spawned: AtomicUsize,
+    aborted: AtomicUsize,
+    given_up: AtomicUsize,
+    overruns: Mutex<Vec<TaskReport>>,
+}
+
+impl TaskGroup {
+    pub(crate) fn new(start: Instant, grace: Duration, runtime: Option<Handle>) -> Self {
+        Self {
+            start,
+            grace,
+            runtime,
+            cancelled: AtomicU64::new(NEVER),
+            ended: AtomicU64::new(NEVER),
+            last_end: AtomicU64::new(NEVER),
+            spawned: AtomicUsize::new(0),
+            aborted: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
+            overruns: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start);
+        u64::try_from(since.as_nanos())
+            .unwrap_or(NEVER)
+            .min(NEVER - 1)
+    }
+
+    /// Records a moment, if it has not come before.
+    fn record(&self, moment: &AtomicU64, at: Instant) {
+        // SeqCst: see `Tasks::supervise`.
+        let _ = moment.compare_exchange(NEVER, self.nanos(at), Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// The request was cancelled.
+    pub(crate) fn request_cancelled(&self, at: Instant) {
+        self.record(&self.cancelled, at);
+    }
+
+    /// The request's response is over.
+    pub(crate) fn request_ended(&self, at: Instant) {
+        self.record(&self.ended, at);
+    }
+
+    /// When the request ended, if it has.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        // SeqCst: see `Tasks::supervise`.
+        match self.ended.load(Ordering::SeqCst) {
+            NEVER => None,
+            nanos => self.start.checked_add(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// When the grace period of the tasks is over, if the request has ended and it ever is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.ended()?.checked_add(self.grace)
+    }
+
+    pub(crate) fn runtime(&self) -> Option<&Handle> {
+        self.runtime.as_ref()
+    }
+
+    pub(crate) fn task_started(&self) {
+        // Relaxed, as all counts: figures. The report reads them after the scope has closed, which
+        // orders them.
+        self.spawned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A task of the cancelled request ended.
+    pub(crate) fn task_ended(&self, at: Instant) {
+        let at = self.nanos(at);
+        let later = |last| (last == NEVER || last < at).then_some(at);
+        // Relaxed: invariant 2, ordered by the lifecycle's word.
+        let _ = self
+            .last_end
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
+
+    /// From the cancellation to the end of the last task, once the scope has closed. `None` if no task
+    /// was there to be cancelled, or one still runs.
+    pub(crate) fn cancel_latency(&self) -> Option<Duration> {
+        if self.given_up.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let cancelled = self.cancelled.load(Ordering::SeqCst);
+        let last = self.last_end.load(Ordering::Relaxed);
+        if cancelled == NEVER || last == NEVER {
+            return None;
+        }
+        last.checked_sub(cancelled).map(Duration::from_nanos)
+    }
+
+    /// A task still ran when its grace period was over.
+    pub(super) fn overran(&self, report: TaskReport) {
+        let count = if report.running {
+            &self.given_up
+        } else {
+            &self.aborted
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let mut overruns = lock(&self.overruns);
+        if overruns.len() < MAX_NAMED {
+            overruns.push(report);
+        }
+    }
+
+    /// Tasks started, aborted and given up.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        [&self.spawned, &self.aborted, &self.given_up].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn overruns(&self) -> Vec<TaskReport> {
+        lock(&self.overruns).clone()
+    }
+
+    #[cfg(all(test, tower_memory_loom))]
+    pub(crate) fn is_told(&self) -> bool {
+        self.ended().is_some() && self.cancelled.load(Ordering::SeqCst) != NEVER
+    }
+}

@@ -1,0 +1,18 @@
+//! The tasks of requests: what is known of each, and those that outlive their request.
+//!
+//! A task knows its request as a [`TaskOwner`] only, so this module is below the scope.
+
+mod detached;
+mod group;
+mod handle;
+mod record;
+mod registry;
+mod report;
+mod sweeper;
+
+pub use self::handle::{TaskError, TaskErrorKind, TaskHandle};
+pub use self::report::{TaskKind, TaskReport};
+
+pub(crate) use self::group::TaskGroup;
+pub(crate) use self::record::{EnteredTask, Origin, TaskOwner, TaskRecord};
+pub(crate) use self::registry::Tasks;

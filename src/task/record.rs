@@ -1,0 +1,234 @@
+use std::{fmt, panic::Location};
+
+use tokio::time::Instant;
+
+use super::{
+    detached::DetachedCounter,
+    group::TaskGroup,
+    report::{TaskKind, TaskReport},
+};
+use crate::{
+    account::{Account, Entry, Writer},
+    route::RouteLabel,
+    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+};
+
+/// The request of a task.
+pub(crate) trait TaskOwner: Send + Sync {
+    /// The request's route.
+    fn route(&self) -> RouteLabel;
+
+    /// A task no longer keeps the request's scope open.
+    fn release_task(&self);
+
+    /// A task still ran when its grace period was over.
+    fn task_overran(&self, report: &TaskReport);
+}
+
+/// What a task belongs to.
+pub(crate) enum Origin {
+    /// A request, whose scope it keeps open.
+    Request(Arc<dyn TaskOwner>),
+    /// Nothing: it was detached under a name, from a request on this route.
+    Detached {
+        counter: Arc<DetachedCounter>,
+        route: RouteLabel,
+    },
+}
+
+/// The closure waits for a thread.
+const WAITING: usize = 0;
+/// The closure runs, or has run.
+const BEGUN: usize = 1;
+/// The closure waited for too long and must not run.
+const WITHDRAWN: usize = 2;
+
+/// One task, from its start to the drop of its future.
+pub(crate) struct TaskRecord {
+    kind: TaskKind,
+    location: &'static Location<'static>,
+    started: Instant,
+    /// The task's own figures. The scope's account is entered outside of it.
+    account: Account,
+    pub(crate) group: Arc<TaskGroup>,
+    origin: Origin,
+    /// Polls begun plus polls ended, so odd while the task runs.
+    polls: AtomicUsize,
+    /// The value of `polls` when the sweeper looked last.
+    seen: AtomicUsize,
+    /// The scope no longer waits for this task.
+    released: AtomicBool,
+    /// The task was reported as an overrun.
+    reported: AtomicBool,
+    /// The state of a closure: [`WAITING`], [`BEGUN`] or [`WITHDRAWN`].
+    closure: AtomicUsize,
+}
+
+impl TaskRecord {
+    pub(crate) fn new(
+        kind: TaskKind,
+        location: &'static Location<'static>,
+        group: Arc<TaskGroup>,
+        origin: Origin,
+    ) -> Self {
+        Self {
+            kind,
+            location,
+            started: Instant::now(),
+            account: Account::new(),
+            group,
+            origin,
+            polls: AtomicUsize::new(0),
+            seen: AtomicUsize::new(0),
+            released: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
+            closure: AtomicUsize::new(WAITING),
+        }
+    }
+
+    /// Enters the task's account until the guard is dropped.
+    pub(crate) fn enter(&self) -> EnteredTask<'_> {
+        // Release, as at the end: a thread that sees the count sees what the polls did.
+        self.polls.fetch_add(1, Ordering::Release);
+        EnteredTask {
+            record: self,
+            entry: self.account.begin(),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        // Acquire: see `enter`.
+        self.polls.load(Ordering::Acquire) % 2 == 1
+    }
+
+    /// Heap bytes the task has allocated; `None` if that is not known.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.account.usage().map(|usage| usage.bytes_allocated)
+    }
+
+    /// Returns whether a closure that has found its thread may run.
+    pub(crate) fn begin_closure(&self) -> bool {
+        self.leave_waiting(BEGUN)
+    }
+
+    fn leave_waiting(&self, to: usize) -> bool {
+        // AcqRel, though no other memory depends on it: one of two threads changes the state.
+        self.closure
+            .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Lets the scope close, once, as far as this task is concerned.
+    pub(crate) fn release(&self) {
+        // AcqRel: of two threads the first releases the scope.
+        if self.released.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Origin::Request(owner) = &self.origin {
+            owner.release_task();
+        }
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        // Acquire, as in `release`, which checks again. This only saves work.
+        self.released.load(Ordering::Acquire)
+    }
+
+    /// Whether the request has ended.
+    pub(super) fn outlives(&self) -> bool {
+        self.group.ended().is_some()
+    }
+
+    /// The counter of a detached task.
+    pub(super) const fn counter(&self) -> Option<&Arc<DetachedCounter>> {
+        match &self.origin {
+            Origin::Request(_) => None,
+            Origin::Detached { counter, .. } => Some(counter),
+        }
+    }
+
+    pub(super) fn report(&self, now: Instant) -> TaskReport {
+        let running = self.is_running();
+        TaskReport {
+            kind: self.kind,
+            name: self.counter().map(|counter| counter.name),
+            location: self.location,
+            route: match &self.origin {
+                Origin::Request(owner) => owner.route(),
+                Origin::Detached { route, .. } => route.clone(),
+            },
+            age: now.saturating_duration_since(self.started),
+            since_end: self
+                .group
+                .ended()
+                .map(|at| now.saturating_duration_since(at)),
+            // A closure is credited when it returns.
+            usage: match self.kind {
+                TaskKind::Blocking if running => None,
+                _ => self.account.usage(),
+            },
+            running,
+        }
+    }
+
+    /// Reports, once, that the task still ran when its grace period was over.
+    pub(crate) fn overran(&self, running: bool) {
+        let Origin::Request(owner) = &self.origin else {
+            return;
+        };
+        // AcqRel, though no other memory depends on it: of two threads the first reports.
+        if self.reported.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut report = self.report(Instant::now());
+        // As it was judged: the task may have returned since.
+        report.running = running;
+        owner.task_overran(&report);
+        self.group.overran(report);
+    }
+
+    /// Looks at a task whose grace period is over. Returns whether to look again soon.
+    pub(super) fn overdue(&self) -> bool {
+        // Acquire: see `enter`. If it runs, its figures up to this poll are seen.
+        let polls = self.polls.load(Ordering::Acquire);
+        let running = polls % 2 == 1;
+        let overran = match self.kind {
+            TaskKind::Async => {
+                // In the same poll as last time; otherwise the task drops itself. Relaxed: there is one
+                // sweeper at a time, and each look happens after the one before.
+                let before = self.seen.swap(polls, Ordering::Relaxed);
+                running && before == polls
+            }
+            // The runtime keeps a withdrawn closure until a thread is free to drop it.
+            TaskKind::Blocking => running || self.leave_waiting(WITHDRAWN),
+            TaskKind::Detached => return false,
+        };
+        if overran {
+            self.overran(running);
+            self.release();
+        }
+        // Otherwise the task is just starting, or has just returned, or its timer is late.
+        !overran
+    }
+}
+
+impl fmt::Debug for TaskRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report(Instant::now()).fmt(f)
+    }
+}
+
+/// Guard of [`TaskRecord::enter`].
+pub(crate) struct EnteredTask<'a> {
+    record: &'a TaskRecord,
+    entry: Entry,
+}
+
+impl Drop for EnteredTask<'_> {
+    fn drop(&mut self) {
+        // Exclusive: a task is in one poll at a time, and each happens after the one before.
+        self.record.account.leave(self.entry, Writer::Exclusive);
+        // Release: see `TaskRecord::enter`.
+        self.record.polls.fetch_add(1, Ordering::Release);
+    }
+}
