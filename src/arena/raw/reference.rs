@@ -132,8 +132,8 @@ impl RawArena {
     fn grow(&self, layout: Layout) -> Result<(NonNull<u8>, NonNull<Chunk>), ArenaError> {
         let header = self.header();
         let locked = lock(&header.grow);
-        // Relaxed: replaced only under the lock we hold.
-        let current = NonNull::new(header.current.load(Ordering::Relaxed));
+        // Acquire: the lock orders it already, but ThreadSanitizer does not see std's lock.
+        let current = NonNull::new(header.current.load(Ordering::Acquire));
         if let Some(chunk) = current {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1).
             if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
