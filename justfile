@@ -35,11 +35,20 @@ docs:
 examples:
     .ci/run examples
 
+abort:
+    .ci/run abort
+
+i686:
+    .ci/run i686
+
 loom:
     .ci/run loom
 
 asan:
     .ci/run asan
+
+tsan:
+    .ci/run tsan
 
 fuzz:
     .ci/run fuzz
@@ -47,11 +56,19 @@ fuzz:
 benches:
     .ci/run benches
 
+# `just instructions --against REV` compares with a revision.
+instructions *args:
+    ci/instructions {{args}}
+
 miri:
     .ci/run miri
 
 msrv:
     .ci/run msrv
+
+# The circles of files in src, with the imports that make them.
+circles:
+    cargo run --quiet --manifest-path ci/layers/Cargo.toml --target-dir target/ci -- --graph
 
 # The figures in the documentation; arguments go to the bench binary.
 bench *args:
