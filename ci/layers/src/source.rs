@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
-use syn::{Attribute, Expr, Ident, Lit, Meta, Token, UseTree, punctuated::Punctuated};
+use syn::{Attribute, Ident, Meta, Token, UseTree, punctuated::Punctuated};
 
 /// A module's path from the crate's root.
 pub(crate) type Module = Vec<String>;
@@ -70,8 +70,9 @@ fn load(
         return Ok(());
     };
     let file = syn::parse_file(&text).map_err(|error| format!("{name}: {error}"))?;
+    let home = module.clone();
     let mut scan = Scan {
-        home: module.clone(),
+        home,
         test,
         ..Scan::default()
     };
@@ -90,21 +91,18 @@ fn load(
     let folder = &name[..=name.rfind('/').unwrap_or(0)];
     for (child, paths, test) in scan.children {
         let stem = format!("src/{}", child.join("/"));
-        let at_path = paths.iter().map(|path| format!("{folder}{path}"));
-        for file in [format!("{stem}.rs"), format!("{stem}/mod.rs")]
-            .into_iter()
-            .chain(at_path)
-        {
+        let mut files = vec![format!("{stem}.rs"), format!("{stem}/mod.rs")];
+        files.extend(paths.iter().map(|path| format!("{folder}{path}")));
+        let loaded = tree.files.len();
+        for file in files {
             load(tree, read, &file, child.clone(), test)?;
         }
+        if tree.files.len() == loaded {
+            return Err(format!("{name}: no file for `mod {}`", child.join("::")));
+        }
     }
-    tree.files.insert(
-        name.to_owned(),
-        Source {
-            module,
-            ..scan.source
-        },
-    );
+    scan.source.module = module;
+    tree.files.insert(name.to_owned(), scan.source);
     Ok(())
 }
 
@@ -244,10 +242,7 @@ impl Visit<'_> for Scan {
 
     fn visit_item_use(&mut self, item: &syn::ItemUse) {
         let test = self.test;
-        self.test |= item
-            .attrs
-            .iter()
-            .any(|attribute| for_tests(&attribute.meta));
+        self.test |= any_for_tests(&item.attrs);
         let reexport = !matches!(item.vis, syn::Visibility::Inherited);
         self.import(&item.tree, &[], item.leading_colon.is_some(), reexport);
         self.test = test;
@@ -266,55 +261,42 @@ impl Visit<'_> for Scan {
 
     fn visit_item_mod(&mut self, item: &syn::ItemMod) {
         let test = self.test;
-        self.test |= item
-            .attrs
-            .iter()
-            .any(|attribute| for_tests(&attribute.meta));
+        self.test |= any_for_tests(&item.attrs);
         self.home.push(item.ident.to_string());
         if item.content.is_some() {
             self.inline.push(self.home.clone());
             visit::visit_item_mod(self, item);
         } else {
-            let paths = item
-                .attrs
-                .iter()
-                .filter_map(|attribute| path_in(&attribute.meta));
-            self.children
-                .push((self.home.clone(), paths.collect(), self.test));
+            let paths = item.attrs.iter().filter_map(path_in).collect();
+            self.children.push((self.home.clone(), paths, self.test));
         }
         self.home.pop();
         self.test = test;
     }
 }
 
-fn arguments(meta: &Meta) -> Punctuated<Meta, Token![,]> {
-    let list = meta.require_list().ok();
-    list.and_then(|list| list.parse_args_with(Punctuated::parse_terminated).ok())
-        .unwrap_or_default()
+fn any_for_tests(attributes: &[Attribute]) -> bool {
+    attributes
+        .iter()
+        .any(|attribute| for_tests(&attribute.meta))
 }
 
 /// Whether `cfg` leaves out the code in all builds but those for tests.
 fn for_tests(meta: &Meta) -> bool {
+    let inside = || {
+        meta.require_list()?
+            .parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)
+    };
     match meta.path().get_ident().map(ToString::to_string).as_deref() {
         Some("test") => matches!(meta, Meta::Path(_)),
-        Some("cfg" | "all") => arguments(meta).iter().any(for_tests),
+        Some("cfg" | "all") => inside().is_ok_and(|inside| inside.iter().any(for_tests)),
         _ => false,
     }
 }
 
-/// The file in a `path` attribute, also within `cfg_attr`.
-fn path_in(meta: &Meta) -> Option<String> {
-    match meta {
-        Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
-            Expr::Lit(literal) => match &literal.lit {
-                Lit::Str(path) => Some(path.value()),
-                _ => None,
-            },
-            _ => None,
-        },
-        Meta::List(list) if list.path.is_ident("cfg_attr") => {
-            arguments(meta).iter().find_map(path_in)
-        }
-        _ => None,
-    }
+/// The file that a `cfg_attr` chooses for a module.
+fn path_in(attribute: &Attribute) -> Option<String> {
+    let tokens = attribute.meta.require_list().ok()?.tokens.to_string();
+    let (_, path) = tokens.split_once("path = \"")?;
+    Some(path.split('"').next()?.to_owned())
 }
