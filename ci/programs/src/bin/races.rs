@@ -22,9 +22,8 @@ const PLACES: usize = 8;
 struct Exchange<T>([AtomicPtr<T>; PLACES]);
 
 impl<T> Exchange<T> {
-    fn new() -> &'static Self {
-        let places = array::from_fn(|_| AtomicPtr::new(ptr::null_mut()));
-        Box::leak(Box::new(Self(places)))
+    fn new() -> Self {
+        Self(array::from_fn(|_| AtomicPtr::new(ptr::null_mut())))
     }
 
     fn swap(&self, at: usize, value: Option<T>) -> Option<T> {
@@ -49,9 +48,9 @@ impl Random {
 
 struct Shared {
     pools: [ArenaPool; 2],
-    arenas: &'static Exchange<Arena>,
-    bytes: &'static Exchange<Bytes>,
-    buffers: &'static Exchange<ArenaBuf>,
+    arenas: Exchange<Arena>,
+    bytes: Exchange<Bytes>,
+    buffers: Exchange<ArenaBuf>,
     account: Account,
 }
 
@@ -64,7 +63,12 @@ fn build(cursor: &mut Cursor<'_>, random: &mut Random) {
         for i in 0..random.below(20) {
             list.push(i);
         }
-        list.into_slice();
+        assert!(
+            list.into_slice()
+                .iter()
+                .enumerate()
+                .all(|(i, value)| i == *value)
+        );
     }
 }
 
@@ -142,27 +146,29 @@ fn main() {
         .max_total_bytes(100_000)
         .build();
     let wiping = ArenaPool::builder().zero_on_recycle(true).build();
-    let shared: &'static Shared = Box::leak(Box::new(Shared {
+    let shared = &Shared {
         pools: [small.expect("valid"), wiping.expect("valid")],
         arenas: Exchange::new(),
         bytes: Exchange::new(),
         buffers: Exchange::new(),
         account: Account::new(),
-    }));
-    let threads: Vec<_> = (0..THREADS)
-        .map(|thread| {
-            thread::spawn(move || {
+    };
+    thread::scope(|scope| {
+        let start = |thread: u64| {
+            scope.spawn(move || {
                 let mut random = Random(0x9E37_79B9 ^ (thread << 20));
                 for _ in 0..rounds {
                     let _entered = shared.account.enter();
                     round(shared, thread, &mut random);
                 }
             })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().expect("no panic");
-    }
+        };
+        let threads: Vec<_> = (0..THREADS).map(start).collect();
+        // The sanitizer sees joins, but not how the scope itself waits.
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+    });
     for at in 0..PLACES {
         drop((shared.arenas.swap(at, None), shared.bytes.swap(at, None)));
         drop(shared.buffers.swap(at, None));
