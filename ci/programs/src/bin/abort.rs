@@ -41,10 +41,10 @@ async fn handle(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallibl
 
 #[tokio::main]
 async fn main() {
-    assert!(
-        cfg!(panic = "abort"),
-        "this program is for panic = \"abort\""
-    );
+    if !cfg!(panic = "abort") {
+        eprintln!("abort: built without panic = \"abort\"");
+        std::process::exit(2);
+    }
     let layer = MemoryLayer::new().timeout(Duration::from_millis(50));
     let handle_to = layer.handle();
     let service = layer.layer(service_fn(handle));
