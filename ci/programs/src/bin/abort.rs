@@ -45,7 +45,7 @@ async fn main() {
         eprintln!("abort: built without panic = \"abort\"");
         std::process::exit(2);
     }
-    let layer = MemoryLayer::new().timeout(Duration::from_millis(50));
+    let layer = MemoryLayer::new().timeout(Duration::from_secs(1));
     let handle_to = layer.handle();
     let service = layer.layer(service_fn(handle));
     let send = async |path: &str| {
