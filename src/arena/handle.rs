@@ -94,7 +94,7 @@ impl Arena {
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
-            raw: IdleArena::new(bytes).wake(),
+            raw: IdleArena::new(bytes).activate(),
         }
     }
 

@@ -42,4 +42,4 @@ pub use self::json::JsonError;
 pub use self::string::ArenaString;
 pub use self::vec::{ArenaVec, IntoIter};
 
-pub(crate) use self::raw::{Home, IdleArena, Note, Place, Retain};
+pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};

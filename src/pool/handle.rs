@@ -74,7 +74,7 @@ impl ArenaPool {
     #[inline]
     pub fn rent(&self) -> Arena {
         let shared = &self.handle.shared;
-        Arena::from_raw(shared.rent(shared.classes.any()).wake())
+        Arena::from_raw(shared.rent(shared.classes.any()).activate())
     }
 
     /// An arena with room for `bytes` bytes, as far as the pool keeps arenas of that size: such a one
@@ -98,7 +98,7 @@ impl ArenaPool {
     #[must_use]
     pub fn rent_with_capacity(&self, bytes: usize) -> Arena {
         let shared = &self.handle.shared;
-        Arena::from_raw(shared.rent(shared.classes.holding(bytes)).wake())
+        Arena::from_raw(shared.rent(shared.classes.holding(bytes)).activate())
     }
 
     /// What is in use, what waits, and what was given back so far.

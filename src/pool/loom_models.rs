@@ -14,7 +14,7 @@ use super::{
     slots::{Slots, Tag, Writer},
 };
 use crate::{
-    arena::{Arena, Home, IdleArena, Place},
+    arena::{Arena, ArenaSlot, IdleArena, Recycler},
     sync::{Arc, Ordering, fence},
 };
 
@@ -30,12 +30,12 @@ const ANY: Wanted = Wanted {
 /// Keeps what comes back, so that a model gets hold of an arena that has memory.
 struct Caught(std::sync::Mutex<Option<IdleArena>>);
 
-impl Home for Caught {
-    fn take_back(arena: IdleArena) {
-        arena.go_home();
+impl Recycler for Caught {
+    fn recycle(arena: IdleArena) {
+        arena.recycle_owned();
     }
 
-    fn receive(self: Arc<Self>, arena: IdleArena) {
+    fn recycle_owned(self: Arc<Self>, arena: IdleArena) {
         *self.0.lock().expect("no panic") = Some(arena);
     }
 
@@ -45,8 +45,8 @@ impl Home for Caught {
 /// `arena` after somebody has used it: it has a chunk of as many bytes as it was made for.
 fn used(mut arena: IdleArena) -> IdleArena {
     let caught = Arc::new(Caught(std::sync::Mutex::new(None)));
-    arena.settle(Arc::clone(&caught));
-    Arena::from_raw(arena.wake()).alloc(1_u8);
+    arena.attach(Arc::clone(&caught));
+    Arena::from_raw(arena.activate()).alloc(1_u8);
     let arena = caught.0.lock().expect("no panic").take();
     arena.expect("it came back")
 }
@@ -61,11 +61,11 @@ fn capacity(arena: &Option<IdleArena>) -> usize {
     arena.as_ref().map_or(0, IdleArena::capacity)
 }
 
-/// `Place`, invariant 1: one of two takers gets the arena, as it was put in.
+/// `ArenaSlot`, invariant 1: one of two takers gets the arena, as it was put in.
 #[test]
 fn an_arena_in_a_place_goes_to_its_owner_or_to_one_thief() {
     loom::model(|| {
-        let place = Arc::new(Place::new());
+        let place = Arc::new(ArenaSlot::new());
         let thief = thread::spawn({
             let place = Arc::clone(&place);
             move || capacity(&place.take_tagged(5))
@@ -83,11 +83,11 @@ fn an_arena_in_a_place_goes_to_its_owner_or_to_one_thief() {
     });
 }
 
-/// `Place`, invariant 1, with two who may only take: what `trim` and `tick` do at the same time.
+/// `ArenaSlot`, invariant 1, with two who may only take: what `trim` and `tick` do at the same time.
 #[test]
 fn of_two_thieves_one_gets_the_arena() {
     loom::model(|| {
-        let place = Arc::new(Place::new());
+        let place = Arc::new(ArenaSlot::new());
         let thieves = [(); 2].map(|()| {
             let place = Arc::clone(&place);
             thread::spawn(move || capacity(&place.take_tagged(5)))
@@ -174,7 +174,7 @@ fn rent(pool: &Arc<Shared>, own: Option<&Slots>) -> IdleArena {
     }
     pool.grew(BYTES);
     let mut arena = used(arena);
-    arena.settle(Arc::clone(pool));
+    arena.attach(Arc::clone(pool));
     arena
 }
 

@@ -9,7 +9,7 @@ use super::{
     slots::{Slots, Summary, Tag},
 };
 use crate::{
-    arena::{Home, IdleArena, Note, Retain},
+    arena::{IdleArena, PoolHint, Recycler, Retain},
     sync::{Arc, Ordering},
 };
 
@@ -29,21 +29,24 @@ impl Shared {
     #[inline]
     fn keep_hot(&self, mine: &Mine, arena: &mut Option<IdleArena>) -> Option<()> {
         let back = arena.as_mut()?;
-        let hot = back.note().hot;
+        let hint = back.hint();
         let figures = &mine.slots.figures;
         let float = figures.float.load(Ordering::Relaxed);
         let returned = figures.returned.load(Ordering::Relaxed);
         // The same capacity: the same single chunk, and all that was asked then still holds. Relaxed: as
         // in `return_with`.
-        if hot != back.capacity()
-            || hot > float
+        if !hint.hot
+            || hint.capacity != back.capacity()
+            || hint.capacity > float
             || returned < HOT_AFTER
             || self.closed.load(Ordering::Relaxed)
         {
             return None;
         }
         back.retain_unchanged();
-        figures.float.store(float - hot, Ordering::Relaxed);
+        figures
+            .float
+            .store(float - hint.capacity, Ordering::Relaxed);
         figures.count_return(returned);
         if let Some(former) = mine.hot.replace(arena.take()) {
             self.cool_down(&mine.slots, former);
@@ -56,7 +59,7 @@ impl Shared {
     #[inline(never)]
     fn cool_down(&self, own: &Slots, arena: IdleArena) {
         let tag = Tag::new(
-            arena.note().class.into(),
+            arena.hint().class.into(),
             self.epoch.load(Ordering::Relaxed),
         );
         drop(self.park(Some(own), arena, tag));
@@ -78,7 +81,7 @@ impl Shared {
     ) -> Option<IdleArena> {
         let figures = &own.unwrap_or(&self.common).figures;
         let before = arena.capacity();
-        let note = arena.note();
+        let note = arena.hint();
         // It has the one chunk that it was kept with before.
         let unchanged = before > 0 && note.capacity == before && !self.retention.wipe;
         if unchanged {
@@ -114,14 +117,10 @@ impl Shared {
         let kept = arena.capacity();
         figures.add(&figures.evicted_bytes, (before - kept) as u64);
         let class = self.classes.of(kept);
-        arena.set_note(Note {
+        arena.set_hint(PoolHint {
             capacity: kept,
-            hot: if kept <= MAX_HOT && !self.retention.wipe {
-                kept
-            } else {
-                Note::NOT_HOT
-            },
             class: class as u8,
+            hot: kept <= MAX_HOT && !self.retention.wipe,
         });
         class
     }
@@ -159,7 +158,7 @@ impl Shared {
     /// A thread gives its slots back: its arenas go to the shelf, its float to all.
     pub(super) fn leave(&self, own: &Slots, hot: Option<IdleArena>) {
         let hot = hot.map(|hot| {
-            let tag = Tag::new(hot.note().class.into(), self.epoch.load(Ordering::Relaxed));
+            let tag = Tag::new(hot.hint().class.into(), self.epoch.load(Ordering::Relaxed));
             (hot, tag)
         });
         for (arena, tag) in hot.into_iter().chain(iter::from_fn(|| own.take_with_tag())) {
@@ -175,17 +174,17 @@ impl Shared {
     }
 }
 
-impl Home for Shared {
-    fn take_back(arena: IdleArena) {
-        let pool = arena.home_address();
+impl Recycler for Shared {
+    fn recycle(arena: IdleArena) {
+        let pool = arena.recycler_address();
         let mut arena = Some(arena);
         let kept = local::with_first(pool, |mine| mine.shared.keep_hot(mine, &mut arena));
         if kept.is_none() {
-            take_back_cold(arena);
+            recycle_cold(arena);
         }
     }
 
-    fn receive(self: Arc<Self>, arena: IdleArena) {
+    fn recycle_owned(self: Arc<Self>, arena: IdleArena) {
         let mut arena = Some(arena);
         let refused = local::with_any(&self, |mine| {
             if self.keep_hot(mine, &mut arena).is_some() {
@@ -207,11 +206,11 @@ impl Home for Shared {
 /// Takes an arena back that cannot be kept hot.
 #[cold]
 #[inline(never)]
-fn take_back_cold(arena: Option<IdleArena>) {
+fn recycle_cold(arena: Option<IdleArena>) {
     let Some(arena) = arena else {
         return;
     };
-    let pool = arena.home_address();
+    let pool = arena.recycler_address();
     let mut arena = Some(arena);
     let refused = local::with_first(pool, |mine| {
         let arena = arena.take()?;
@@ -220,6 +219,6 @@ fn take_back_cold(arena: Option<IdleArena>) {
     // Freed here, and not where the pool is at work: it may go, too.
     drop(refused.flatten());
     if let Some(arena) = arena {
-        arena.go_home();
+        arena.recycle_owned();
     }
 }

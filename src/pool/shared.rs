@@ -11,7 +11,7 @@ use super::{
     trim::Timer,
 };
 use crate::{
-    arena::{IdleArena, Note},
+    arena::{IdleArena, PoolHint},
     sync::{Arc, AtomicBool, AtomicUsize, Ordering, fence},
 };
 
@@ -91,7 +91,7 @@ impl Shared {
     #[inline]
     fn rent_hot(self: &Arc<Self>, wanted: Wanted, mine: &Mine) -> Option<IdleArena> {
         let mut hot = mine.hot.take()?;
-        let note = hot.note();
+        let note = hot.hint();
         if !wanted.includes(note.class.into()) {
             mine.hot.set(Some(hot));
             return None;
@@ -101,7 +101,7 @@ impl Shared {
             self.timer.ensure(self);
         }
         self.claims.unclaim(Some(&mine.slots), note.capacity);
-        hot.reused();
+        hot.mark_reused();
         Some(hot)
     }
 
@@ -154,16 +154,12 @@ impl Shared {
             None => {
                 figures.add(&figures.misses, 1);
                 let mut arena = IdleArena::new(self.classes.size(wanted.class));
-                arena.settle(Arc::clone(self));
+                arena.attach(Arc::clone(self));
                 // If nobody uses it, it may wait as it is for who rents next.
-                arena.set_note(Note {
+                arena.set_hint(PoolHint {
                     capacity: 0,
-                    hot: if self.retention.enabled {
-                        0
-                    } else {
-                        Note::NOT_HOT
-                    },
                     class: wanted.class as u8,
+                    hot: self.retention.enabled,
                 });
                 arena
             }
@@ -179,7 +175,7 @@ impl Shared {
     #[inline]
     fn went_out(&self, own: Option<&Slots>, arena: &mut IdleArena) {
         self.claims.unclaim(own, arena.capacity());
-        arena.reused();
+        arena.mark_reused();
     }
 
     /// Accounts for an arena that waited and is freed.

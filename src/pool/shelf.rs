@@ -14,7 +14,7 @@ use super::{
     slots::Tag,
 };
 use crate::{
-    arena::{IdleArena, Place},
+    arena::{ArenaSlot, IdleArena},
     sync::{AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -110,7 +110,7 @@ fn each(mut word: u64) -> impl Iterator<Item = u64> {
 
 #[derive(Debug)]
 pub(super) struct Shelf {
-    places: Box<[Place]>,
+    places: Box<[ArenaSlot]>,
     free: Bits,
     full: Box<[Bits]>,
     /// Classes that ever had an arena here: most pools use few, and looking through all of them in vain
@@ -133,7 +133,7 @@ impl Shelf {
             (1 << BITS) - 1
         };
         Self {
-            places: std::iter::repeat_with(Place::new)
+            places: std::iter::repeat_with(ArenaSlot::new)
                 .take(WORDS * BITS)
                 .collect(),
             free: Bits::new(all),
@@ -144,7 +144,7 @@ impl Shelf {
         }
     }
 
-    fn place(&self, index: usize, bit: u64) -> Option<&Place> {
+    fn place(&self, index: usize, bit: u64) -> Option<&ArenaSlot> {
         self.places
             .get(index * BITS + bit.trailing_zeros() as usize)
     }

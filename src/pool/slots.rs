@@ -1,6 +1,6 @@
 use super::class::Wanted;
 use crate::{
-    arena::{IdleArena, Place},
+    arena::{ArenaSlot, IdleArena},
     sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -29,7 +29,7 @@ pub(super) enum Writer {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Slots {
-    places: [Place; PLACES],
+    places: [ArenaSlot; PLACES],
     owned: AtomicBool,
     pub(super) figures: Summary,
 }
@@ -100,7 +100,7 @@ impl Summary {
 impl Slots {
     pub(super) fn new(writer: Writer) -> Self {
         Self {
-            places: std::array::from_fn(|_| Place::new()),
+            places: std::array::from_fn(|_| ArenaSlot::new()),
             owned: AtomicBool::new(false),
             figures: Summary {
                 hits: AtomicU64::new(0),
@@ -215,7 +215,7 @@ impl Tag {
     }
 }
 
-const _: () = assert!(Place::TAGS as usize >= 32 * Tag::EPOCHS);
+const _: () = assert!(ArenaSlot::TAGS as usize >= 32 * Tag::EPOCHS);
 
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {

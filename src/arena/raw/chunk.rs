@@ -34,7 +34,7 @@ pub(super) enum Use {
 pub(super) enum Access {
     /// The caller has the only reference to the arena, and holds it exclusively: `pos` is moved by
     /// a load and a store (invariant 6 of the module).
-    Alone,
+    Exclusive,
     /// They may: `pos` is moved by compare-and-swap.
     Shared,
 }
@@ -142,7 +142,7 @@ impl Chunk {
                 .compare_exchange(from, to, success, Ordering::Relaxed)
                 .is_ok(),
             // Relaxed: nobody else is there to see it (invariant 6).
-            Access::Alone => {
+            Access::Exclusive => {
                 let found = self.pos.load(Ordering::Relaxed) == from;
                 if found {
                     self.pos.store(to, Ordering::Relaxed);
@@ -160,7 +160,7 @@ impl Chunk {
             return;
         }
         match access {
-            Access::Alone => self.peak.store(end, Ordering::Relaxed),
+            Access::Exclusive => self.peak.store(end, Ordering::Relaxed),
             Access::Shared => {
                 self.peak.fetch_max(end, Ordering::Relaxed);
             }

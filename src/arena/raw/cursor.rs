@@ -4,7 +4,7 @@
 //!
 //! 1. `ptr..end` is the free tail of a region of `arena` that this cursor alone owns; without a
 //!    chunk it is empty.
-//! 2. `access` is [`Access::Alone`] only if the cursor holds the arena's only reference
+//! 2. `access` is [`Access::Exclusive`] only if the cursor holds the arena's only reference
 //!    exclusively, for all of `'a`. Then nobody can take anything as long as the cursor, or anything
 //!    it gave out, is in use, so the chunk's position need not say what is taken until the cursor
 //!    needs more or goes.
@@ -72,7 +72,7 @@ impl<'a> RawCursor<'a> {
         let access = arena.access();
         let mut this = Self::new(arena, step);
         this.access = access;
-        if access == Access::Alone {
+        if access == Access::Exclusive {
             this.step = usize::MAX;
             this.begin();
         }
@@ -88,7 +88,9 @@ impl<'a> RawCursor<'a> {
         let region = unsafe {
             match self.access {
                 // Not taken, and nobody else's all the same (invariant 2).
-                Access::Alone => Some(Chunk::free_rest(chunk)).filter(|rest| rest.size >= ALIGN),
+                Access::Exclusive => {
+                    Some(Chunk::free_rest(chunk)).filter(|rest| rest.size >= ALIGN)
+                }
                 Access::Shared => Chunk::claim(chunk, ALIGN, self.step, Access::Shared),
             }
         };
@@ -204,8 +206,8 @@ impl<'a> RawCursor<'a> {
             // From here on the position has to say what is taken.
             // SAFETY: the chunk is alive as long as the arena is borrowed, the cursor is alone, and
             // nothing lies behind its segment (invariants 1 and 2).
-            (Access::Alone, Some(chunk)) => unsafe { Chunk::set_end(chunk, self.end) },
-            (Access::Alone, None) => {}
+            (Access::Exclusive, Some(chunk)) => unsafe { Chunk::set_end(chunk, self.end) },
+            (Access::Exclusive, None) => {}
         }
         let mut region = Region {
             ptr: self.ptr,
@@ -270,8 +272,8 @@ impl Drop for RawCursor<'_> {
         // lies behind it either (invariant 2).
         unsafe {
             match (self.access, self.chunk) {
-                (Access::Alone, Some(chunk)) => Chunk::set_end(chunk, region.ptr),
-                (Access::Alone, None) => {}
+                (Access::Exclusive, Some(chunk)) => Chunk::set_end(chunk, region.ptr),
+                (Access::Exclusive, None) => {}
                 (Access::Shared, _) => {
                     Chunk::shrink(&mut region, 0, Use::Advance, Access::Shared);
                 }

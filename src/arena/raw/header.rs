@@ -1,55 +1,60 @@
-use std::{fmt, ptr::NonNull};
+use std::{fmt, mem::ManuallyDrop, ptr::NonNull};
 
-use super::{chunk::Chunk, reference::RawArena};
+use super::chunk::Chunk;
 use crate::sync::{Arc, AtomicPtr, AtomicUsize, Mutex, Ordering};
 
-/// Capacity of an arena's first chunk when nothing is known about its use.
+/// Capacity of an arena's first chunk by default.
 const DEFAULT_FIRST_CHUNK: usize = 4 * 1024 - Chunk::OVERHEAD;
 
 /// Byte that debug builds fill recycled memory with.
 const POISON: u8 = 0xDD;
 
-/// Where an arena goes when its last reference is dropped.
-pub(crate) trait Home: Send + Sync {
-    /// Takes back an arena that settled here. Runs in `Drop`: must not panic.
+/// Takes an arena back when its last reference is dropped.
+pub(crate) trait Recycler: Send + Sync {
+    /// Takes back an arena that is attached to this recycler. Runs in `Drop`: must not panic.
     ///
-    /// Not a method, since the arena holds the only reference that is sure to be there, and it is
-    /// given away. An implementation finds what it needs by [`IdleArena::home_address`], or goes
-    /// through [`receive`](Self::receive).
-    fn take_back(arena: IdleArena)
+    /// An associated function, since the arena holds the only recycler reference that is known to
+    /// exist, and the arena is passed by value. An implementation finds itself by
+    /// [`IdleArena::recycler_address`], or calls [`IdleArena::recycle_owned`].
+    fn recycle(arena: IdleArena)
     where
         Self: Sized;
 
-    /// Takes back an arena when there is nothing but the arena to go by. See
-    /// [`IdleArena::go_home`].
-    fn receive(self: Arc<Self>, arena: IdleArena);
+    /// Takes back an arena through a counted reference. See [`IdleArena::recycle_owned`].
+    fn recycle_owned(self: Arc<Self>, arena: IdleArena);
 
-    /// Told that an arena that is out took `bytes` more from the system.
+    /// Called when an arena in use took `bytes` more from the system.
     fn grew(&self, bytes: usize);
 }
 
-/// What a home wants to remember of an arena. It holds as long as the arena has the capacity that it
-/// was made for.
+/// What the pool caches in the header; valid while the capacity is unchanged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Note {
-    /// The capacity it was made for.
+pub(crate) struct PoolHint {
+    /// The capacity at which the hint was set.
     pub(crate) capacity: usize,
-    /// The same capacity if the arena may wait where only its thread can reach it; no capacity
-    /// otherwise.
-    pub(crate) hot: usize,
+    /// The size class of that capacity.
     pub(crate) class: u8,
+    /// Whether the arena may wait where only its thread can reach it.
+    pub(crate) hot: bool,
 }
 
-impl Note {
-    /// What no arena's capacity is.
-    pub(crate) const NOT_HOT: usize = usize::MAX;
+/// The recycler that an arena is attached to. The arena keeps it while it waits in a pool, too, so
+/// renting it again counts no reference.
+#[repr(C)]
+struct Attached {
+    /// [`Recycler::recycle`] of the recycler.
+    recycle: fn(IdleArena),
+    /// See [`IdleArena::recycler_address`].
+    address: usize,
+    // The second cache line of the header.
+    recycler: Arc<dyn Recycler>,
 }
 
-/// The shared part of an arena. Aligned like a pair of cache lines, so that two arenas in use on
-/// two threads never share one, and so that a pointer to it has seven bits to spare.
+/// The shared part of an arena. It is aligned to a pair of cache lines: two arenas in use on two
+/// threads never share a line, and a pointer to a header has seven bits to spare.
 ///
-/// In this order: all that going back to a pool and coming out of it takes is in the first line, which
-/// is then the only one that moves when one thread gives back what another one has taken.
+/// The order of the fields matters. Everything that a trip through the pool touches is in the first
+/// line, so only that line moves when one thread returns an arena that another one rented.
 #[repr(C, align(128))]
 pub(super) struct Header {
     pub(super) refs: AtomicUsize,
@@ -57,61 +62,64 @@ pub(super) struct Header {
     pub(super) current: AtomicPtr<Chunk>,
     /// Sum of the chunks' capacities.
     pub(super) capacity: AtomicUsize,
-    /// What the home knows of the arena: a [`Note`].
-    noted_capacity: usize,
-    noted_hot: usize,
-    noted_class: u8,
-    /// Whether the arena came back to a home and was rented again.
+    hint: PoolHint,
+    /// Whether the arena was recycled and rented again.
     pub(super) reused: bool,
-    /// The address of the home, or zero: see [`IdleArena::home_address`].
-    home_at: usize,
-    /// [`Home::take_back`] of the home.
-    take_back: Option<fn(IdleArena)>,
-    // The second line.
-    /// Kept while the arena waits in a pool, too: renting it again costs no reference.
-    pub(super) home: Option<Arc<dyn Home>>,
+    attached: Option<Attached>,
     pub(super) grow: Mutex<()>,
     /// Capacity of a chunk made when there is none.
     pub(super) first_chunk: usize,
 }
 
 #[cfg(not(tower_memory_loom))]
-const _: () = assert!(std::mem::offset_of!(Header, home) == 64 || size_of::<usize>() != 8);
+const _: () = assert!(
+    std::mem::offset_of!(Header, attached) + std::mem::offset_of!(Attached, recycler) == 64
+        || size_of::<usize>() != 8
+);
 
-/// An arena that nobody references: it can be kept, freed, or woken up again, with its memory free.
+impl Header {
+    /// Reports growth to the recycler.
+    pub(super) fn grew(&self, bytes: usize) {
+        if let Some(attached) = &self.attached {
+            attached.recycler.grew(bytes);
+        }
+    }
+}
+
+/// An arena without references: it can be kept, freed, or activated again with all memory free.
 pub(crate) struct IdleArena {
     header: NonNull<Header>,
 }
 
 // SAFETY: the only pointer to the header and its chunks (invariant 1).
 unsafe impl Send for IdleArena {}
-// SAFETY: `&IdleArena` gives access to plain figures only.
+// SAFETY: `&IdleArena` only reads plain numbers of a header that is alive (invariant 1).
 unsafe impl Sync for IdleArena {}
 
-/// What becomes of an arena's memory when its user has gone.
+/// How much of an arena's memory is kept when it is recycled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retain {
     /// The largest chunk that may be kept, in bytes.
     pub(crate) most: usize,
-    /// Whether all of it is overwritten with zeros.
+    /// Whether all memory is overwritten with zeros.
     pub(crate) wipe: bool,
 }
 
 impl IdleArena {
-    /// An arena without any chunk, whose first one will hold `first_chunk` bytes; zero means no
-    /// preference.
+    /// An arena without chunks, whose first chunk will hold `first_chunk` bytes; zero means the
+    /// default.
     pub(crate) fn new(first_chunk: usize) -> Self {
         let header = Box::new(Header {
             refs: AtomicUsize::new(0),
             current: AtomicPtr::new(std::ptr::null_mut()),
             capacity: AtomicUsize::new(0),
-            noted_capacity: 0,
-            noted_hot: Note::NOT_HOT,
-            noted_class: 0,
+            hint: PoolHint {
+                capacity: 0,
+                class: 0,
+                hot: false,
+            },
             reused: false,
-            home_at: 0,
-            take_back: None,
-            home: None,
+            attached: None,
             grow: Mutex::new(()),
             first_chunk: if first_chunk == 0 {
                 DEFAULT_FIRST_CHUNK
@@ -124,7 +132,7 @@ impl IdleArena {
         }
     }
 
-    /// The arena behind a header that no reference points to any more.
+    /// The arena behind a header without references.
     ///
     /// # Safety
     ///
@@ -133,9 +141,9 @@ impl IdleArena {
         Self { header }
     }
 
-    /// Gives up ownership: whoever gets the pointer answers for the arena.
+    /// Gives up ownership; the caller becomes responsible for the arena.
     pub(super) fn into_header(self) -> NonNull<Header> {
-        std::mem::ManuallyDrop::new(self).header
+        ManuallyDrop::new(self).header
     }
 
     fn header(&self) -> &Header {
@@ -167,23 +175,23 @@ impl IdleArena {
         let Some(chunk) = current else {
             return false;
         };
-        // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+        // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
         let this = unsafe { chunk.as_ref() };
         let whole = this.prev().is_none() && this.capacity() <= how.most;
         if whole {
-            // SAFETY: as above.
+            // SAFETY: nothing points into the chunk of an idle arena (invariant 1).
             unsafe { cover(chunk, how.wipe) };
         }
         whole
     }
 
-    /// What [`retain`](Self::retain) does to an arena that keeps all it has, as is known without looking
-    /// at its memory, and without wiping: nothing, but in debug builds.
+    /// [`retain`](Self::retain) for an arena that is known to keep everything and is not wiped.
+    /// Touches no chunk, except in debug builds.
     #[inline]
     pub(crate) fn retain_unchanged(&mut self) {
         if cfg!(debug_assertions) {
             if let Some(chunk) = NonNull::new(self.header_mut().current.load(Ordering::Relaxed)) {
-                // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+                // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
                 unsafe { cover(chunk, false) };
             }
         }
@@ -194,7 +202,7 @@ impl IdleArena {
         let mut next = NonNull::new(self.header().current.load(Ordering::Relaxed));
         let mut kept: Option<NonNull<Chunk>> = None;
         let free = |chunk: NonNull<Chunk>| {
-            // SAFETY: a chunk of an idle arena: alive, ours alone (invariant 1), and detached.
+            // SAFETY: a detached chunk of an idle arena is alive and ours alone (invariant 1).
             unsafe {
                 if how.wipe {
                     Chunk::fill(chunk, 0, chunk.as_ref().capacity());
@@ -203,11 +211,11 @@ impl IdleArena {
             }
         };
         while let Some(mut chunk) = next {
-            // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
+            // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
             next = unsafe { chunk.as_mut() }.take_prev();
-            // SAFETY: as above.
+            // SAFETY: alive and ours alone (invariant 1).
             let capacity = unsafe { chunk.as_ref() }.capacity();
-            // SAFETY: as above; `kept` was detached from the list in an earlier round.
+            // SAFETY: alive and ours alone (invariant 1); an earlier round detached `kept`.
             let best = kept.map_or(0, |kept| unsafe { kept.as_ref() }.capacity());
             if capacity <= how.most && capacity > best {
                 if let Some(smaller) = kept.replace(chunk) {
@@ -219,9 +227,9 @@ impl IdleArena {
         }
         let mut capacity = 0;
         if let Some(chunk) = kept {
-            // SAFETY: alive, and ours alone.
+            // SAFETY: alive and ours alone (invariant 1).
             capacity = unsafe { chunk.as_ref() }.capacity();
-            // SAFETY: as above.
+            // SAFETY: nothing points into the chunk of an idle arena (invariant 1).
             unsafe { cover(chunk, how.wipe) };
         }
         let current = kept.map_or(std::ptr::null_mut(), NonNull::as_ptr);
@@ -230,68 +238,45 @@ impl IdleArena {
         header.capacity.store(capacity, Ordering::Relaxed);
     }
 
-    /// What was noted last, whether or not it still holds.
+    /// The hint set last, whether or not it is still valid.
     #[inline]
-    pub(crate) fn note(&self) -> Note {
-        let header = self.header();
-        Note {
-            capacity: header.noted_capacity,
-            hot: header.noted_hot,
-            class: header.noted_class,
+    pub(crate) fn hint(&self) -> PoolHint {
+        self.header().hint
+    }
+
+    /// Sets the hint for the present capacity.
+    pub(crate) fn set_hint(&mut self, hint: PoolHint) {
+        self.header_mut().hint = hint;
+    }
+
+    /// Attaches the arena: `recycler` takes it back whenever its last reference is dropped.
+    pub(crate) fn attach<R: Recycler + 'static>(&mut self, recycler: Arc<R>) {
+        self.header_mut().attached = Some(Attached {
+            recycle: R::recycle,
+            address: Arc::as_ptr(&recycler).addr(),
+            recycler,
+        });
+    }
+
+    /// The address of the recycler that the arena is attached to; zero without one.
+    #[inline]
+    pub(crate) fn recycler_address(&self) -> usize {
+        match &self.header().attached {
+            Some(attached) => attached.address,
+            None => 0,
         }
     }
 
-    /// Notes something for as long as the capacity stays.
-    pub(crate) fn set_note(&mut self, note: Note) {
-        let header = self.header_mut();
-        header.noted_capacity = note.capacity;
-        header.noted_hot = note.hot;
-        header.noted_class = note.class;
-    }
-
-    /// Makes the arena go to `home` each time its last reference is dropped.
-    pub(crate) fn settle<H: Home + 'static>(&mut self, home: Arc<H>) {
-        let header = self.header_mut();
-        header.home_at = Arc::as_ptr(&home).addr();
-        header.take_back = Some(H::take_back);
-        header.home = Some(home);
-    }
-
-    /// The address of the home that the arena settled at; zero if it has none.
-    #[inline]
-    pub(crate) fn home_address(&self) -> usize {
-        self.header().home_at
-    }
-
-    /// Gives the arena to its home, by a reference of its own.
-    pub(crate) fn go_home(self) {
-        if let Some(home) = self.header().home.clone() {
-            home.receive(self);
+    /// Passes the arena to its recycler, which is kept alive meanwhile by a counted reference.
+    pub(crate) fn recycle_owned(self) {
+        if let Some(attached) = &self.header().attached {
+            Arc::clone(&attached.recycler).recycle_owned(self);
         }
     }
 
-    /// Turns the arena into its first reference, with all of its memory free.
-    ///
-    /// That is done here and not when it came back, since a thread that takes memory has it in its cache
-    /// more often than one that only drops what others have taken.
+    /// Marks the arena as used again, unless it has no memory that could be.
     #[inline]
-    pub(crate) fn wake(mut self) -> RawArena {
-        let header = self.header_mut();
-        if let Some(mut chunk) = NonNull::new(header.current.load(Ordering::Relaxed)) {
-            // SAFETY: a chunk of an idle arena: alive, and ours alone (invariant 1).
-            unsafe { chunk.as_mut() }.rewind();
-        }
-        // An only reference leaves the count as it is when it goes.
-        if header.refs.load(Ordering::Relaxed) != 1 {
-            header.refs.store(1, Ordering::Relaxed);
-        }
-        // SAFETY: the one reference that was counted.
-        unsafe { RawArena::from_header(self.into_header()) }
-    }
-
-    /// Notes that the arena will be used again, unless it has no memory that could be.
-    #[inline]
-    pub(crate) fn reused(&mut self) {
+    pub(crate) fn mark_reused(&mut self) {
         let header = self.header_mut();
         if !header.reused && header.capacity.load(Ordering::Relaxed) > 0 {
             header.reused = true;
@@ -299,7 +284,7 @@ impl IdleArena {
     }
 }
 
-/// Overwrites what a chunk's user has left, if `wipe` is set, and in debug builds anyway.
+/// Overwrites a chunk's bytes: with zeros if `wipe` is set, with [`POISON`] in debug builds.
 ///
 /// # Safety
 ///
@@ -307,8 +292,8 @@ impl IdleArena {
 unsafe fn cover(chunk: NonNull<Chunk>, wipe: bool) {
     if wipe || cfg!(debug_assertions) {
         let byte = if wipe { 0 } else { POISON };
-        // All of it, since what was given back meanwhile was written to, too.
-        // SAFETY: alive, nothing points into it, and it has this many bytes.
+        // All of the chunk, since bytes above `pos` may have been written and given back.
+        // SAFETY: alive, nothing points into it, and it has this many bytes (the caller's promise).
         unsafe { Chunk::fill(chunk, byte, chunk.as_ref().capacity()) };
     }
 }
@@ -324,7 +309,7 @@ impl Drop for IdleArena {
     }
 }
 
-/// Hands an arena back that its last reference has left.
+/// Recycles an arena after its last reference.
 ///
 /// # Safety
 ///
@@ -332,10 +317,11 @@ impl Drop for IdleArena {
 #[cold]
 #[inline(never)]
 pub(super) unsafe fn recycle(header: NonNull<Header>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the last reference is gone (the caller's promise), so this pointer is the only one
+    // (invariant 1).
     let idle = unsafe { IdleArena::from_header(header) };
-    if let Some(take_back) = idle.header().take_back {
-        take_back(idle);
+    if let Some(attached) = &idle.header().attached {
+        (attached.recycle)(idle);
     }
 }
 

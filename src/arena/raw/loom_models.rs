@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{
-    Home, IdleArena, RawArena, RawCursor, Retain,
+    IdleArena, RawArena, RawCursor, Recycler, Retain,
     chunk::{Access, Use},
 };
 use crate::sync::Arc;
@@ -20,12 +20,12 @@ use crate::sync::Arc;
 /// Counts arenas that came back; a plain loom atomic, so that a double return shows.
 struct Counter(LoomArc<AtomicUsize>);
 
-impl Home for Counter {
-    fn take_back(arena: IdleArena) {
-        arena.go_home();
+impl Recycler for Counter {
+    fn recycle(arena: IdleArena) {
+        arena.recycle_owned();
     }
 
-    fn receive(self: Arc<Self>, mut arena: IdleArena) {
+    fn recycle_owned(self: Arc<Self>, mut arena: IdleArena) {
         arena.retain(Retain {
             most: usize::MAX,
             wipe: false,
@@ -39,8 +39,8 @@ impl Home for Counter {
 fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> RawArena {
     let home = Arc::new(Counter(LoomArc::clone(returns)));
     let mut arena = IdleArena::new(first_chunk);
-    arena.settle(home);
-    arena.wake()
+    arena.attach(home);
+    arena.activate()
 }
 
 #[test]
@@ -139,12 +139,12 @@ struct Whole {
     returns: LoomArc<AtomicUsize>,
 }
 
-impl Home for Whole {
-    fn take_back(arena: IdleArena) {
-        arena.go_home();
+impl Recycler for Whole {
+    fn recycle(arena: IdleArena) {
+        arena.recycle_owned();
     }
 
-    fn receive(self: Arc<Self>, arena: IdleArena) {
+    fn recycle_owned(self: Arc<Self>, arena: IdleArena) {
         assert_eq!(arena.capacity(), self.capacity, "not all that was taken");
         self.returns.fetch_add(1, Ordering::Relaxed);
     }
@@ -165,11 +165,11 @@ fn whoever_recycles_sees_what_the_others_took() {
     loom::model(|| {
         let returns = LoomArc::new(AtomicUsize::new(0));
         let mut arena = IdleArena::new(8);
-        arena.settle(Arc::new(Whole {
+        arena.attach(Arc::new(Whole {
             capacity: 8 + 16,
             returns: LoomArc::clone(&returns),
         }));
-        let first = arena.wake();
+        let first = arena.activate();
         first.copy_slice(&[1_u8; 8]).expect("memory");
         let second = first.clone();
         let through = through();

@@ -15,11 +15,11 @@
 //!    current chunk is replaced only under the `grow` lock.
 //! 5. A region's bytes count as uninitialised until its owner has written them: no safe function
 //!    reads a byte that was not written through the same region.
-//! 6. [`Access::Alone`](chunk::Access) is claimed only by who holds the one reference there is
+//! 6. [`Access::Exclusive`](chunk::Access) is claimed only by who holds the one reference there is
 //!    exclusively. Every region and every other reference comes from a borrow of a reference, so
 //!    nobody else can reach `pos`, and it needs no compare-and-swap.
 //!
-//! The typed wrappers ([`RawVec`], [`RawString`], [`RawBytes`], [`RawCursor`]) and [`Place`] state
+//! The typed wrappers ([`RawVec`], [`RawString`], [`RawBytes`], [`RawCursor`]) and [`ArenaSlot`] state
 //! their own invariants.
 #![expect(unsafe_code, reason = "hands out memory by pointer, behind safe types")]
 
@@ -34,8 +34,8 @@ mod draft;
 mod header;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
-mod place;
 mod reference;
+mod slot;
 mod string;
 mod typed;
 mod vec;
@@ -49,7 +49,7 @@ pub(super) use self::{
 };
 pub(crate) use self::{
     bytes::RawBytes,
-    header::{Home, IdleArena, Note, Retain},
-    place::Place,
+    header::{IdleArena, PoolHint, Recycler, Retain},
     reference::RawArena,
+    slot::ArenaSlot,
 };

@@ -2,7 +2,7 @@ use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
     chunk::{Access, Chunk, Region, Use},
-    header::{Header, recycle},
+    header::{Header, IdleArena, recycle},
 };
 use crate::{
     arena::ArenaError,
@@ -25,6 +25,29 @@ pub(crate) struct RawArena {
 unsafe impl Send for RawArena {}
 // SAFETY: as above; every method that takes `&self` is safe to call from several threads.
 unsafe impl Sync for RawArena {}
+
+impl IdleArena {
+    /// Turns the arena into its first reference, with all memory free.
+    ///
+    /// Memory is rewound here and not when the arena came back: the thread that rents it is the one
+    /// that will use it, and more often has it in its cache.
+    #[inline]
+    pub(crate) fn activate(self) -> RawArena {
+        let header = self.into_header();
+        // SAFETY: an idle arena's header is alive, and this was the only pointer to it (invariant 1).
+        let this = unsafe { header.as_ref() };
+        if let Some(mut chunk) = NonNull::new(this.current.load(Ordering::Relaxed)) {
+            // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
+            unsafe { chunk.as_mut() }.rewind();
+        }
+        // A last reference leaves the count at one.
+        if this.refs.load(Ordering::Relaxed) != 1 {
+            this.refs.store(1, Ordering::Relaxed);
+        }
+        // SAFETY: the header is alive and counts one reference, this one (invariant 1).
+        unsafe { RawArena::from_header(header) }
+    }
+}
 
 impl RawArena {
     /// # Safety
@@ -95,7 +118,7 @@ impl RawArena {
     pub(super) fn access(&mut self) -> Access {
         // Acquire: what the other references did happened before they were dropped.
         if self.header().refs.load(Ordering::Acquire) == 1 {
-            Access::Alone
+            Access::Exclusive
         } else {
             Access::Shared
         }
@@ -159,7 +182,7 @@ impl RawArena {
             .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
         // SAFETY: `needed` covers size and alignment, so a fresh chunk of it suffices; nobody else
         // knows the chunk yet.
-        let ptr = unsafe { Chunk::bump(chunk, layout, Access::Alone) }
+        let ptr = unsafe { Chunk::bump(chunk, layout, Access::Exclusive) }
             .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
         // SAFETY: created above and owned by the arena from here on.
         let capacity = unsafe { chunk.as_ref() }.capacity();
@@ -167,9 +190,7 @@ impl RawArena {
         // Release: publishes the chunk's fields.
         header.current.store(chunk.as_ptr(), Ordering::Release);
         drop(locked);
-        if let Some(home) = &header.home {
-            home.grew(capacity);
-        }
+        header.grew(capacity);
         Ok((ptr, chunk))
     }
 

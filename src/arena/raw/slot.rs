@@ -16,11 +16,11 @@ const TAG: usize = align_of::<Header>() - 1;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ArenaSlot {
     word: AtomicPtr<Header>,
 }
 
-impl Place {
+impl ArenaSlot {
     /// Tags are below this.
     pub(crate) const TAGS: u8 = align_of::<Header>() as u8;
 
@@ -98,7 +98,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ArenaSlot {
     fn drop(&mut self) {
         drop(self.take());
     }
