@@ -12,7 +12,7 @@ use std::{
 
 use bytes::BufMut;
 use tower_memory::{
-    Arena, ArenaBuf, ArenaString, ArenaVec, TrackingAllocator,
+    Arena, TrackingAllocator,
     account::{HeapUsage, is_installed, thread_usage},
     arena::{ArenaError, ArenaErrorKind},
 };
@@ -252,24 +252,17 @@ fn each_fallible_method_reports_that_there_is_no_memory() {
     fails(arena, ASKED, |a| a.try_string_with_capacity(ASKED));
     fails(arena, ASKED, |a| a.try_buf_with_capacity(ASKED));
 
-    fails(arena, ASKED, |a| {
-        ArenaVec::<u8>::try_with_capacity_in(ASKED, a)
-    });
     fails(arena, ASKED, |a| a.vec::<[u8; ASKED]>().try_push(big));
     fails(arena, ASKED, |a| a.vec::<u8>().try_reserve(ASKED));
     fails(arena, ASKED, |a| a.vec::<u8>().try_reserve_exact(ASKED));
     fails(arena, ASKED, |a| a.vec::<u8>().try_extend_from_slice(bytes));
 
-    fails(arena, ASKED, |a| {
-        ArenaString::try_with_capacity_in(ASKED, a)
-    });
     fails(arena, ASKED, |a| a.string().try_push_str(long));
     fails(arena, ASKED, |a| {
         a.string().try_push_fmt(format_args!("{long}"))
     });
     fails(arena, ASKED, |a| a.string().try_reserve(ASKED));
 
-    fails(arena, ASKED, |a| ArenaBuf::try_with_capacity_in(ASKED, a));
     fails(arena, ASKED, |a| a.buf().try_extend_from_slice(bytes));
     fails(arena, ASKED, |a| a.buf().try_reserve(ASKED));
 }

@@ -7,9 +7,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    error::ArenaError,
-    handle::{Arena, or_panic},
-    raw::RawBytes,
+    error::{ArenaError, or_panic},
+    raw::{RawArena, RawBytes},
 };
 
 /// A growing byte buffer in an [`Arena`], for bodies.
@@ -43,33 +42,10 @@ pub struct ArenaBuf {
 }
 
 impl ArenaBuf {
-    /// An empty buffer in `arena`, which takes memory with its first byte.
-    #[must_use]
-    pub fn new_in(arena: &Arena) -> Self {
-        Self::with_capacity_in(0, arena)
-    }
-
-    /// An empty buffer in `arena` with room for `capacity` bytes.
-    #[must_use]
-    pub fn with_capacity_in(capacity: usize, arena: &Arena) -> Self {
-        or_panic!(Self::try_with_capacity_in(capacity, arena))
-    }
-
-    /// As [`with_capacity_in`](Self::with_capacity_in).
-    ///
-    /// # Errors
-    ///
-    /// If `capacity` does not fit the address space, or the allocator has no memory.
-    pub fn try_with_capacity_in(capacity: usize, arena: &Arena) -> Result<Self, ArenaError> {
-        Ok(Self {
-            raw: RawBytes::with_capacity(arena.raw().clone(), capacity)?,
-        })
-    }
-
     #[inline]
-    pub(super) fn from_arena(arena: Arena, capacity: usize) -> Result<Self, ArenaError> {
+    pub(super) fn with_capacity(arena: RawArena, capacity: usize) -> Result<Self, ArenaError> {
         Ok(Self {
-            raw: RawBytes::with_capacity(arena.into_raw(), capacity)?,
+            raw: RawBytes::with_capacity(arena, capacity)?,
         })
     }
 

@@ -3,9 +3,8 @@ use std::fmt;
 use super::{
     cursor_string::CursorString,
     cursor_vec::CursorVec,
-    error::ArenaError,
-    handle::{Arena, or_panic, refuse_drop_glue},
-    raw::RawCursor,
+    error::{ArenaError, or_panic, refuse_drop_glue},
+    raw::{RawArena, RawCursor},
 };
 
 /// What a cursor takes in advance the first time.
@@ -14,7 +13,7 @@ const FIRST_STEP: usize = 1024;
 // `Cursor` says so.
 const _: () = assert!(FIRST_STEP == 1 << 10);
 
-/// Allocates in an [`Arena`] without atomic operations, from a segment of its own.
+/// Allocates in an [`Arena`](super::Arena) without atomic operations, from a segment of its own.
 ///
 /// An `&Arena` may be used by several threads at once, so each allocation moves the arena's position
 /// by a compare-and-swap. A cursor takes a stretch of the arena at once and cuts it up alone. For
@@ -58,21 +57,17 @@ pub struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     #[inline]
-    pub(super) fn new(arena: &'a Arena) -> Self {
+    pub(super) fn new(arena: &'a RawArena) -> Self {
         Self {
-            raw: RawCursor::new(arena.raw(), FIRST_STEP),
+            raw: RawCursor::new(arena, FIRST_STEP),
         }
     }
 
     #[inline]
-    pub(super) fn new_alone(arena: &'a mut Arena) -> Self {
+    pub(super) fn new_alone(arena: &'a mut RawArena) -> Self {
         Self {
-            raw: RawCursor::new_alone(arena.raw_mut(), FIRST_STEP),
+            raw: RawCursor::new_alone(arena, FIRST_STEP),
         }
-    }
-
-    pub(super) const fn raw_mut(&mut self) -> &mut RawCursor<'a> {
-        &mut self.raw
     }
 
     /// Bytes left of its segment; more is taken when they do not suffice.
@@ -83,7 +78,7 @@ impl<'a> Cursor<'a> {
 
     /// Moves `value` into the arena.
     ///
-    /// Types with drop glue are refused at compile time, as by [`Arena::alloc`]:
+    /// Types with drop glue are refused at compile time, as by [`Arena::alloc`](super::Arena::alloc):
     ///
     /// ```compile_fail
     /// let arena = tower_memory::Arena::new();
@@ -250,7 +245,7 @@ impl<'a> Cursor<'a> {
     #[must_use]
     #[inline]
     pub fn vec<T>(&mut self) -> CursorVec<'_, 'a, T> {
-        CursorVec::new(self)
+        CursorVec::new(&mut self.raw)
     }
 
     /// An empty list with room for `capacity` values.

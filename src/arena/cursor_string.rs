@@ -4,9 +4,8 @@ use std::{
 };
 
 use super::{
-    error::ArenaError,
+    error::{ArenaError, or_panic},
     format::{PushStr, push_fmt},
-    handle::or_panic,
     raw::{RawCursor, RawString, Segment},
     text::text_methods,
 };

@@ -4,11 +4,9 @@ use std::{
 };
 
 use super::{
-    cursor::Cursor,
-    error::ArenaError,
-    handle::or_panic,
+    error::{ArenaError, or_panic},
     list::list_methods,
-    raw::{RawVec, Segment},
+    raw::{RawCursor, RawVec, Segment},
 };
 
 /// A list that grows in a [`Cursor`]'s segment.
@@ -37,9 +35,9 @@ pub struct CursorVec<'c, 'a, T> {
 
 impl<'c, 'a, T> CursorVec<'c, 'a, T> {
     #[inline]
-    pub(super) fn new(cursor: &'c mut Cursor<'a>) -> Self {
+    pub(super) fn new(cursor: &'c mut RawCursor<'a>) -> Self {
         Self {
-            raw: RawVec::in_segment(cursor.raw_mut()),
+            raw: RawVec::in_segment(cursor),
         }
     }
 }

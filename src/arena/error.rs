@@ -129,3 +129,20 @@ impl fmt::Display for ArenaError {
 }
 
 impl Error for ArenaError {}
+
+macro_rules! or_panic {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => error.panic(),
+        }
+    };
+}
+pub(super) use or_panic;
+
+pub(super) const fn refuse_drop_glue<T>() {
+    assert!(
+        !std::mem::needs_drop::<T>(),
+        "an arena does not drop its values: use `alloc_box` or an `ArenaVec`"
+    );
+}

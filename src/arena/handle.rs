@@ -4,7 +4,7 @@ use super::{
     boxed::ArenaBox,
     buffer::ArenaBuf,
     cursor::Cursor,
-    error::ArenaError,
+    error::{ArenaError, or_panic, refuse_drop_glue},
     format::push_fmt,
     raw::{Draft, IdleArena, RawArena},
     string::ArenaString,
@@ -65,16 +65,6 @@ pub struct Arena {
     raw: RawArena,
 }
 
-macro_rules! or_panic {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(error) => error.panic(),
-        }
-    };
-}
-pub(super) use or_panic;
-
 #[expect(
     clippy::must_use_candidate,
     reason = "allocating is an effect of its own"
@@ -104,14 +94,6 @@ impl Arena {
 
     pub(crate) const fn raw(&self) -> &RawArena {
         &self.raw
-    }
-
-    pub(super) const fn raw_mut(&mut self) -> &mut RawArena {
-        &mut self.raw
-    }
-
-    pub(super) fn into_raw(self) -> RawArena {
-        self.raw
     }
 
     /// Bytes given out so far, padding included.
@@ -284,7 +266,7 @@ impl Arena {
     ) -> Result<&mut [T], ArenaError> {
         const { refuse_drop_glue::<T>() };
         let values = values.into_iter();
-        let mut slice = ArenaVec::try_with_capacity_in(values.size_hint().0, self)?;
+        let mut slice = ArenaVec::with_capacity(&self.raw, values.size_hint().0)?;
         for value in values {
             slice.try_push(value)?;
         }
@@ -334,7 +316,7 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn cursor(&self) -> Cursor<'_> {
-        Cursor::new(self)
+        Cursor::new(&self.raw)
     }
 
     /// As [`cursor`](Self::cursor); if this is the arena's only handle, taking and giving back
@@ -351,13 +333,13 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn cursor_mut(&mut self) -> Cursor<'_> {
-        Cursor::new_alone(self)
+        Cursor::new_alone(&mut self.raw)
     }
 
     /// An empty list, which takes memory with its first value.
     #[must_use]
     pub fn vec<T>(&self) -> ArenaVec<'_, T> {
-        ArenaVec::new_in(self)
+        or_panic!(self.try_vec_with_capacity(0))
     }
 
     /// An empty list with room for `capacity` values.
@@ -372,7 +354,7 @@ impl Arena {
     ///
     /// If `capacity` values do not fit the address space, or the allocator has no memory.
     pub fn try_vec_with_capacity<T>(&self, capacity: usize) -> Result<ArenaVec<'_, T>, ArenaError> {
-        ArenaVec::try_with_capacity_in(capacity, self)
+        ArenaVec::with_capacity(&self.raw, capacity)
     }
 
     /// An empty text, which takes memory with its first character.
@@ -393,7 +375,7 @@ impl Arena {
     ///
     /// If `capacity` does not fit the address space, or the allocator has no memory.
     pub fn try_string_with_capacity(&self, capacity: usize) -> Result<ArenaString<'_>, ArenaError> {
-        ArenaString::try_with_capacity_in(capacity, self)
+        ArenaString::with_capacity(&self.raw, capacity)
     }
 
     /// An empty byte buffer that keeps the arena alive, with room for `capacity` bytes.
@@ -408,7 +390,7 @@ impl Arena {
     ///
     /// If `capacity` does not fit the address space, or the allocator has no memory.
     pub fn try_buf_with_capacity(&self, capacity: usize) -> Result<ArenaBuf, ArenaError> {
-        ArenaBuf::try_with_capacity_in(capacity, self)
+        ArenaBuf::with_capacity(self.raw.clone(), capacity)
     }
 
     /// An empty byte buffer that keeps the arena alive.
@@ -449,15 +431,8 @@ impl Arena {
     /// If `capacity` does not fit the address space, or the allocator has no memory.
     #[inline]
     pub fn try_into_buf(self, capacity: usize) -> Result<ArenaBuf, ArenaError> {
-        ArenaBuf::from_arena(self, capacity)
+        ArenaBuf::with_capacity(self.raw, capacity)
     }
-}
-
-pub(super) const fn refuse_drop_glue<T>() {
-    assert!(
-        !std::mem::needs_drop::<T>(),
-        "an arena does not drop its values: use `alloc_box` or an `ArenaVec`"
-    );
 }
 
 impl Default for Arena {

@@ -4,10 +4,9 @@ use std::{
 };
 
 use super::{
-    error::ArenaError,
+    error::{ArenaError, or_panic},
     format::{PushStr, push_fmt},
-    handle::{Arena, or_panic},
-    raw::{Own, RawString},
+    raw::{Own, RawArena, RawString},
     text::text_methods,
 };
 
@@ -37,26 +36,9 @@ pub struct ArenaString<'a> {
 }
 
 impl<'a> ArenaString<'a> {
-    /// An empty text in `arena`, which takes memory with its first character.
-    #[must_use]
-    pub fn new_in(arena: &'a Arena) -> Self {
-        Self::with_capacity_in(0, arena)
-    }
-
-    /// An empty text in `arena` with room for `capacity` bytes.
-    #[must_use]
-    pub fn with_capacity_in(capacity: usize, arena: &'a Arena) -> Self {
-        or_panic!(Self::try_with_capacity_in(capacity, arena))
-    }
-
-    /// As [`with_capacity_in`](Self::with_capacity_in).
-    ///
-    /// # Errors
-    ///
-    /// If `capacity` does not fit the address space, or the allocator has no memory.
-    pub fn try_with_capacity_in(capacity: usize, arena: &'a Arena) -> Result<Self, ArenaError> {
+    pub(super) fn with_capacity(arena: &'a RawArena, capacity: usize) -> Result<Self, ArenaError> {
         Ok(Self {
-            raw: RawString::with_capacity(arena.raw(), capacity)?,
+            raw: RawString::with_capacity(arena, capacity)?,
         })
     }
 }

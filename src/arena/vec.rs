@@ -5,10 +5,9 @@ use std::{
 };
 
 use super::{
-    error::ArenaError,
-    handle::{Arena, or_panic},
+    error::{ArenaError, or_panic},
     list::list_methods,
-    raw::{Own, RawIntoIter, RawVec},
+    raw::{Own, RawArena, RawIntoIter, RawVec},
 };
 
 /// A growing list in an [`Arena`].
@@ -36,26 +35,9 @@ pub struct ArenaVec<'a, T> {
 }
 
 impl<'a, T> ArenaVec<'a, T> {
-    /// An empty list in `arena`, which takes memory with its first value.
-    #[must_use]
-    pub fn new_in(arena: &'a Arena) -> Self {
-        Self::with_capacity_in(0, arena)
-    }
-
-    /// An empty list in `arena` with room for `capacity` values.
-    #[must_use]
-    pub fn with_capacity_in(capacity: usize, arena: &'a Arena) -> Self {
-        or_panic!(Self::try_with_capacity_in(capacity, arena))
-    }
-
-    /// As [`with_capacity_in`](Self::with_capacity_in).
-    ///
-    /// # Errors
-    ///
-    /// If `capacity` values do not fit the address space, or the allocator has no memory.
-    pub fn try_with_capacity_in(capacity: usize, arena: &'a Arena) -> Result<Self, ArenaError> {
+    pub(super) fn with_capacity(arena: &'a RawArena, capacity: usize) -> Result<Self, ArenaError> {
         Ok(Self {
-            raw: RawVec::with_capacity(arena.raw(), capacity)?,
+            raw: RawVec::with_capacity(arena, capacity)?,
         })
     }
 }

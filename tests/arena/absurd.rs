@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 use tower_memory::{
-    Arena, ArenaBuf, ArenaString, ArenaVec,
+    Arena,
     arena::{ArenaError, ArenaErrorKind},
 };
 
@@ -36,11 +36,8 @@ fn an_absurd_capacity_is_a_typed_error() {
         let words = n.saturating_mul(8);
         assert_overflow(&arena, n, arena.try_vec_with_capacity::<u8>(n));
         assert_overflow(&arena, words, arena.try_vec_with_capacity::<u64>(n));
-        assert_overflow(&arena, n, ArenaVec::<u8>::try_with_capacity_in(n, &arena));
         assert_overflow(&arena, n, arena.try_string_with_capacity(n));
-        assert_overflow(&arena, n, ArenaString::try_with_capacity_in(n, &arena));
         assert_overflow(&arena, n, arena.try_buf_with_capacity(n));
-        assert_overflow(&arena, n, ArenaBuf::try_with_capacity_in(n, &arena));
         let filled = arena.try_alloc_slice_fill_with(n, |_| -> u64 { unreachable!() });
         assert_overflow(&arena, words, filled);
         let collected = arena.try_alloc_slice_fill_iter((0..n).map(|_| -> u64 { unreachable!() }));
@@ -87,9 +84,6 @@ fn the_infallible_methods_panic_with_the_numbers() {
         panic_text(|| arena.buf_with_capacity(n)),
         panic_text(|| arena.alloc_slice_fill_with(n, |_| 0_u8)),
         panic_text(|| arena.alloc_slice_fill_iter((0..n).map(|_| 0_u8))),
-        panic_text(|| ArenaVec::<u8>::with_capacity_in(n, &arena)),
-        panic_text(|| ArenaString::with_capacity_in(n, &arena)),
-        panic_text(|| ArenaBuf::with_capacity_in(n, &arena)),
         panic_text(|| arena.vec::<u8>().reserve(n)),
         panic_text(|| arena.vec::<u8>().reserve_exact(n)),
         panic_text(|| arena.string().reserve(n)),

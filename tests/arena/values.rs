@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use tower_memory::{Arena, ArenaBuf, ArenaString, ArenaVec};
+use tower_memory::{Arena, ArenaVec};
 
 use super::{panic_text, quiet_panic};
 
@@ -408,9 +408,9 @@ fn short_and_long_texts_are_formatted_as_std_does() {
 #[test]
 fn what_is_made_in_an_arena_takes_memory_when_it_is_told_to_or_written_to() {
     let arena = Arena::new();
-    let mut list = ArenaVec::new_in(&arena);
-    let mut text = ArenaString::new_in(&arena);
-    let mut buf = ArenaBuf::new_in(&arena);
+    let mut list = arena.vec();
+    let mut text = arena.string();
+    let mut buf = arena.buf();
     assert_eq!(
         [list.capacity(), text.capacity(), buf.capacity()],
         [0, 0, 0]
@@ -422,16 +422,16 @@ fn what_is_made_in_an_arena_takes_memory_when_it_is_told_to_or_written_to() {
     buf.extend_from_slice(b"seven");
     assert_eq!((&*list, &*text, &*buf), (&[7][..], "€7", &b"seven"[..]));
 
-    let list = ArenaVec::<u64>::with_capacity_in(3, &arena);
-    let text = ArenaString::with_capacity_in(4, &arena);
-    let buf = ArenaBuf::with_capacity_in(5, &arena);
+    let list = arena.vec_with_capacity::<u64>(3);
+    let text = arena.string_with_capacity(4);
+    let buf = arena.buf_with_capacity(5);
     assert!(list.capacity() >= 3 && text.capacity() >= 4 && buf.capacity() >= 5);
 }
 
 #[test]
 fn reserving_exactly_takes_no_more_than_that() {
     let arena = Arena::new();
-    let mut list = ArenaVec::with_capacity_in(4, &arena);
+    let mut list = arena.vec_with_capacity(4);
     list.extend(0..4_u64);
     // Something behind it, so that it has to move.
     let behind = arena.alloc(1_u8);

@@ -72,9 +72,6 @@ fn what_an_arena_cannot_get_is_an_error_with_the_numbers() {
         9: |arena| arena.try_string_with_capacity(9);
         10: |arena| arena.try_buf_with_capacity(10);
         11: |arena| arena.clone().try_into_buf(11);
-        32: |arena| ArenaVec::<u64>::try_with_capacity_in(4, arena);
-        9: |arena| ArenaString::try_with_capacity_in(9, arena);
-        10: |arena| ArenaBuf::try_with_capacity_in(10, arena);
     }
 }
 

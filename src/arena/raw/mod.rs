@@ -26,6 +26,7 @@
 #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator_api;
 mod boxed;
+mod buf_mut;
 mod bytes;
 mod chunk;
 mod copy;
