@@ -10,7 +10,7 @@ mod args;
 #[path = "check/hyper.rs"]
 mod check;
 
-use std::{convert::Infallible, error::Error, io::Write, process::ExitCode, time::Duration};
+use std::{convert::Infallible, error::Error, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};

@@ -10,7 +10,7 @@ mod args;
 #[path = "check/items.rs"]
 mod check;
 
-use std::{convert::Infallible, io::Write, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, process::ExitCode, time::Duration};
 
 use axum::{
     Json, Router,
@@ -60,7 +60,7 @@ async fn arena(scope: RequestScope, Path(n): Path<usize>) -> Result<Response, Re
     let mut items = arena.vec_with_capacity(n);
     let mut cursor = arena.cursor(); // many small things in a row
     for i in 0..n {
-        items.push(cursor.format(format_args!("item-{i}")));
+        items.push(cursor.alloc_fmt(format_args!("item-{i}")));
     }
     drop(cursor); // gives back what it took in advance
     tokio::task::yield_now().await; // the texts may be held across an await

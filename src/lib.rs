@@ -16,7 +16,7 @@
 //!     let arena = scope.arena(); // pooled; Send + Sync
 //!     let mut items = arena.vec(); // lives in the arena ...
 //!     for i in 0..n {
-//!         items.push(arena.format(format_args!("item-{i}")));
+//!         items.push(arena.alloc_fmt(format_args!("item-{i}")));
 //!     }
 //!     tokio::task::yield_now().await; // ... and across .await
 //!     arena.json(&items) // pooled buffer -> Bytes, no copy

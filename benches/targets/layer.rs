@@ -1,9 +1,6 @@
 //! `layer/`: a whole request through an axum router, without a network.
 
-use std::{
-    convert::Infallible, fmt::Write as _, future::poll_fn, hint::black_box, task::Poll,
-    time::Duration,
-};
+use std::{convert::Infallible, future::poll_fn, hint::black_box, task::Poll, time::Duration};
 
 use axum::{
     Router,
@@ -62,7 +59,7 @@ pub(crate) async fn items_in_the_arena(scope: RequestScope) -> Response<Body> {
     let arena = scope.arena();
     let mut items = arena.vec_with_capacity(ITEMS);
     for i in 0..ITEMS {
-        items.push(arena.format(format_args!("item-{}", black_box(i))));
+        items.push(arena.alloc_fmt(format_args!("item-{}", black_box(i))));
     }
     arena.json(&items)
 }

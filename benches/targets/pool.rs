@@ -32,7 +32,7 @@ fn fill(bump: &Bump, count: u64) {
 
 #[inline(always)]
 fn fill_ours(arena: &mut Arena, count: u64) {
-    let mut cursor = arena.cursor_mut();
+    let mut cursor = arena.exclusive_cursor();
     for i in 0..count {
         black_box(cursor.alloc([i; 5]));
     }

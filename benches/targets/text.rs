@@ -37,7 +37,7 @@ fn kept() -> Contest {
                 let arena = pool.rent();
                 let mut cursor = arena.cursor();
                 for i in 0..COUNT {
-                    of_cursor.push(cursor.format(format_args!("item-{}", black_box(i))));
+                    of_cursor.push(cursor.alloc_fmt(format_args!("item-{}", black_box(i))));
                 }
                 black_box(&of_cursor);
                 of_cursor.clear();
@@ -45,7 +45,7 @@ fn kept() -> Contest {
             Side::single("&Arena", || {
                 let arena = pool.rent();
                 for i in 0..COUNT {
-                    of_arena.push(arena.format(format_args!("item-{}", black_box(i))));
+                    of_arena.push(arena.alloc_fmt(format_args!("item-{}", black_box(i))));
                 }
                 black_box(&of_arena);
                 of_arena.clear();
@@ -135,7 +135,7 @@ fn growing() -> Contest {
             }),
             Side::single("cursor.string()", || {
                 let mut arena = pool.rent();
-                let mut cursor = arena.cursor_mut();
+                let mut cursor = arena.exclusive_cursor();
                 let mut out = cursor.string();
                 write_items(&mut out);
                 black_box(out.into_str());

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{
     error::{ArenaError, or_panic},
+    format,
     raw::{RawArena, RawBytes},
 };
 
@@ -27,15 +28,13 @@ use super::{
 /// # Examples
 ///
 /// ```
-/// use std::io::Write;
-///
 /// let arena = tower_memory::Arena::new();
 /// let mut body = arena.buf();
 /// write!(body, "{{\"id\":{}}}", 7)?;
 /// let bytes = body.freeze();
 /// drop(arena);
 /// assert_eq!(bytes, "{\"id\":7}");
-/// # Ok::<(), std::io::Error>(())
+/// # Ok::<(), tower_memory::arena::ArenaError>(())
 /// ```
 pub struct ArenaBuf {
     raw: RawBytes,
@@ -75,14 +74,43 @@ impl ArenaBuf {
         or_panic!(self.try_extend_from_slice(bytes));
     }
 
-    /// As [`extend_from_slice`](Self::extend_from_slice).
+    /// On an error the buffer is unchanged.
+    #[inline]
+    pub(super) fn try_extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
+        self.raw.extend_from_slice(bytes)
+    }
+
+    /// Appends formatted text; this is what `write!` calls, without an import.
+    ///
+    /// The buffer also implements [`io::Write`] and [`fmt::Write`]. This method takes precedence over
+    /// theirs, so `write!` is not ambiguous when both traits are imported.
     ///
     /// # Errors
     ///
-    /// If the buffer cannot grow; it is as before.
+    /// If the buffer cannot grow. What was written before stays appended. The error converts into
+    /// [`fmt::Error`] and [`io::Error`], so `?` works in functions that return those.
+    ///
+    /// # Panics
+    ///
+    /// If a `Display` or `Debug` implementation returns an error, like [`format!`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{self, Write};
+    ///
+    /// fn body() -> io::Result<tower_memory::ArenaBuf> {
+    ///     let mut body = tower_memory::Arena::new().buf();
+    ///     write!(body, "{{\"id\":{}}}", 7)?;
+    ///     body.write_all(b"\n")?;
+    ///     Ok(body)
+    /// }
+    /// assert_eq!(&*body()?, b"{\"id\":7}\n");
+    /// # Ok::<(), io::Error>(())
+    /// ```
     #[inline]
-    pub fn try_extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
-        self.raw.extend_from_slice(bytes)
+    pub fn write_fmt(&mut self, args: fmt::Arguments<'_>) -> Result<(), ArenaError> {
+        format::write(args, |text| self.try_extend_from_slice(text.as_bytes()))
     }
 
     /// Makes room for at least `additional` more bytes.
@@ -90,11 +118,12 @@ impl ArenaBuf {
         or_panic!(self.try_reserve(additional));
     }
 
-    /// As [`reserve`](Self::reserve).
+    /// As [`reserve`](Self::reserve), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the bytes do not fit the address space, or the allocator has no memory.
+    /// If the bytes do not fit the address space, or the allocator has no memory. The buffer is
+    /// unchanged.
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
         self.raw.reserve(additional)
     }
@@ -180,8 +209,7 @@ impl io::Write for ArenaBuf {
 
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.try_extend_from_slice(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
+        Ok(self.try_extend_from_slice(bytes)?)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -202,8 +230,7 @@ impl io::Write for ArenaBuf {
 impl fmt::Write for ArenaBuf {
     #[inline]
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.try_extend_from_slice(text.as_bytes())
-            .map_err(|_| fmt::Error)
+        Ok(self.try_extend_from_slice(text.as_bytes())?)
     }
 }
 

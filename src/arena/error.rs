@@ -1,8 +1,8 @@
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, io, marker::PhantomData};
 
-/// Why an arena could not give the memory that was asked for.
+/// An arena could not provide memory.
 ///
-/// Nothing is lost when it is returned: everything allocated before stays as it was.
+/// Everything allocated before is unchanged. It converts into [`fmt::Error`] and [`io::Error`].
 ///
 /// # Examples
 ///
@@ -10,10 +10,10 @@ use std::{error::Error, fmt};
 /// use tower_memory::arena::{Arena, ArenaErrorKind};
 ///
 /// let arena = Arena::new();
-/// let error = arena.try_vec_with_capacity::<u64>(usize::MAX).unwrap_err();
+/// let error = arena.vec::<u64>().try_reserve(usize::MAX).unwrap_err();
 /// assert_eq!(error.kind(), ArenaErrorKind::CapacityOverflow);
 /// assert_eq!(error.used(), 0);
-/// assert!(error.to_string().contains("more than the address space allows"));
+/// assert!(error.to_string().contains("exceeds the maximum"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArenaError {
@@ -30,10 +30,11 @@ pub struct ArenaError {
 /// use tower_memory::{Arena, arena::ArenaErrorKind};
 ///
 /// let arena = Arena::new();
-/// // Fits the address space by its number, and no machine in truth.
-/// let error = arena.try_buf_with_capacity(isize::MAX as usize / 2).unwrap_err();
+/// let mut buf = arena.buf();
+/// // A valid size that no machine has.
+/// let error = buf.try_reserve(isize::MAX as usize / 2).unwrap_err();
 /// assert_eq!(error.kind(), ArenaErrorKind::OutOfMemory);
-/// let error = arena.try_buf_with_capacity(isize::MAX as usize + 1).unwrap_err();
+/// let error = buf.try_reserve(isize::MAX as usize + 1).unwrap_err();
 /// assert_eq!(error.kind(), ArenaErrorKind::CapacityOverflow);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +65,8 @@ impl ArenaError {
         }
     }
 
-    /// The same error of a cursor, which asks for more than was wanted of it, and has taken `advance`
-    /// bytes that nobody uses.
+    /// Corrects the numbers for a cursor: it requests more than its caller did, and holds `advance`
+    /// unused bytes.
     #[cold]
     pub(crate) const fn of_cursor(mut self, asked: usize, advance: usize) -> Self {
         self.asked = asked;
@@ -79,19 +80,19 @@ impl ArenaError {
         self.kind
     }
 
-    /// Bytes that were asked for; `usize::MAX` if their number itself does not fit.
+    /// Bytes requested; `usize::MAX` if their number itself does not fit.
     #[must_use]
     pub const fn asked(&self) -> usize {
         self.asked
     }
 
-    /// Bytes the arena had given out before.
+    /// Bytes the arena had in use.
     #[must_use]
     pub const fn used(&self) -> usize {
         self.used
     }
 
-    /// The largest number of bytes that could be asked for, where there is such a bound.
+    /// The largest size that can be requested, if the request exceeded it.
     #[must_use]
     pub const fn limit(&self) -> Option<usize> {
         match self.kind {
@@ -100,7 +101,7 @@ impl ArenaError {
         }
     }
 
-    /// Ends an infallible method that could not be carried out.
+    /// Panics on behalf of a method without a `Result`.
     #[cold]
     #[inline(never)]
     #[track_caller]
@@ -114,14 +115,14 @@ impl fmt::Display for ArenaError {
         match self.kind {
             ArenaErrorKind::CapacityOverflow => write!(
                 f,
-                "arena allocation of {} bytes is more than the address space allows ({} bytes), with {} in use",
+                "arena allocation of {} bytes exceeds the maximum of {} bytes ({} in use)",
                 self.asked,
                 isize::MAX,
                 self.used
             ),
             ArenaErrorKind::OutOfMemory => write!(
                 f,
-                "the allocator has no memory for {} bytes of an arena, with {} in use",
+                "arena allocation of {} bytes failed: out of memory ({} in use)",
                 self.asked, self.used
             ),
         }
@@ -129,6 +130,19 @@ impl fmt::Display for ArenaError {
 }
 
 impl Error for ArenaError {}
+
+/// Drops the details, which `fmt::Error` cannot carry.
+impl From<ArenaError> for fmt::Error {
+    fn from(_: ArenaError) -> Self {
+        Self
+    }
+}
+
+impl From<ArenaError> for io::Error {
+    fn from(error: ArenaError) -> Self {
+        Self::new(io::ErrorKind::OutOfMemory, error)
+    }
+}
 
 macro_rules! or_panic {
     ($result:expr) => {
@@ -140,9 +154,13 @@ macro_rules! or_panic {
 }
 pub(super) use or_panic;
 
-pub(super) const fn refuse_drop_glue<T>() {
-    assert!(
+/// Refuses a type that needs dropping when `CHECK` is evaluated. Public methods evaluate it
+/// themselves, so that the compiler's note names the caller's line.
+pub(super) struct NoDropGlue<T>(PhantomData<T>);
+
+impl<T> NoDropGlue<T> {
+    pub(super) const CHECK: () = assert!(
         !std::mem::needs_drop::<T>(),
-        "an arena does not drop its values: use `alloc_box` or an `ArenaVec`"
+        "this type needs dropping, and an arena drops no values: use `alloc_box`, or keep the `ArenaVec`"
     );
 }

@@ -1,46 +1,34 @@
 use std::fmt;
 
-use super::{error::ArenaError, raw::Draft};
-
-/// A text that can be appended to, and says why not.
-pub(super) trait PushStr {
-    fn push(&mut self, text: &str) -> Result<(), ArenaError>;
-}
-
-impl PushStr for Draft<'_> {
-    #[inline]
-    fn push(&mut self, text: &str) -> Result<(), ArenaError> {
-        self.push_str(text)
-    }
-}
+use super::error::ArenaError;
 
 /// Keeps the arena's error, which `fmt::Error` cannot carry.
-struct Writer<'w, W> {
-    text: &'w mut W,
+struct Writer<F> {
+    push: F,
     error: Option<ArenaError>,
 }
 
-impl<W: PushStr> fmt::Write for Writer<'_, W> {
+impl<F: FnMut(&str) -> Result<(), ArenaError>> fmt::Write for Writer<F> {
     #[inline]
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text.push(text).map_err(|error| {
+        (self.push)(text).map_err(|error| {
             self.error = Some(error);
             fmt::Error
         })
     }
 }
 
-/// Appends what `args` formats to.
+/// Formats `args` and passes the parts to `push`.
 ///
 /// # Panics
 ///
 /// If a formatting trait implementation returns an error of its own.
 #[inline]
-pub(super) fn push_fmt<W: PushStr>(
-    text: &mut W,
-    args: fmt::Arguments<'_>,
-) -> Result<(), ArenaError> {
-    let mut writer = Writer { text, error: None };
+pub(super) fn write<F>(args: fmt::Arguments<'_>, push: F) -> Result<(), ArenaError>
+where
+    F: FnMut(&str) -> Result<(), ArenaError>,
+{
+    let mut writer = Writer { push, error: None };
     match (fmt::write(&mut writer, args), writer.error) {
         (Ok(()), None) => Ok(()),
         (_, Some(error)) => Err(error),

@@ -17,29 +17,24 @@
 mod boxed;
 mod buffer;
 mod cursor;
-mod cursor_string;
-mod cursor_vec;
 mod error;
 mod format;
 mod handle;
 #[cfg(feature = "json")]
 mod json;
-mod list;
 mod raw;
 mod string;
-mod text;
 mod vec;
 
 pub use self::boxed::ArenaBox;
 pub use self::buffer::ArenaBuf;
 pub use self::cursor::Cursor;
-pub use self::cursor_string::CursorString;
-pub use self::cursor_vec::CursorVec;
 pub use self::error::{ArenaError, ArenaErrorKind};
 pub use self::handle::Arena;
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
-pub use self::string::ArenaString;
-pub use self::vec::{ArenaVec, IntoIter};
+pub use self::raw::{
+    ArenaString, ArenaVec, CursorString, CursorVec, Drain, IntoIter, OwnedRegion, Segment, Storage,
+};
 
 pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};

@@ -1,102 +1,246 @@
+//! The methods and traits of `Vec` that need no access to memory: everything else is in `raw/vec.rs`
+//! and `raw/drain.rs`.
+
 use std::{
+    borrow::{Borrow, BorrowMut},
+    cmp::Ordering,
     fmt,
-    iter::FusedIterator,
-    ops::{Deref, DerefMut},
+    hash::{Hash, Hasher},
+    iter,
+    ops::RangeBounds,
+    slice,
 };
 
 use super::{
-    error::{ArenaError, or_panic},
-    list::list_methods,
-    raw::{Own, RawArena, RawIntoIter, RawVec},
+    error::or_panic,
+    raw::{ArenaVec, OwnedRegion, Storage, within},
 };
 
-/// A growing list in an [`Arena`].
-///
-/// As long as it is the last thing allocated it grows in place; otherwise each growth at least
-/// doubles it and leaves its former place unused until the arena is recycled. It drops its
-/// values.
-///
-/// # Panics
-///
-/// Each method without `try_` panics where its `try_` twin returns an [`ArenaError`].
-///
-/// # Examples
-///
-/// ```
-/// let arena = tower_memory::Arena::new();
-/// let mut names = arena.vec_with_capacity(2);
-/// names.push(arena.alloc_str("b"));
-/// names.push(arena.alloc_str("a"));
-/// names.sort();
-/// assert_eq!(*names, ["a", "b"]);
-/// ```
-pub struct ArenaVec<'a, T> {
-    raw: RawVec<Own<'a>, T>,
-}
+impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
+    /// Inserts `value` at `index`; the values from there on move up.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is greater than the length.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let arena = tower_memory::Arena::new();
+    /// let mut list = arena.vec();
+    /// list.extend(["a", "c"]);
+    /// list.insert(1, "b");
+    /// assert_eq!(list.remove(0), "a");
+    /// assert_eq!(list, ["b", "c"]);
+    /// ```
+    pub fn insert(&mut self, index: usize, value: T) {
+        let len = self.len();
+        assert!(
+            index <= len,
+            "insertion index (is {index}) should be <= len (is {len})"
+        );
+        self.push(value);
+        self[index..].rotate_right(1);
+    }
 
-impl<'a, T> ArenaVec<'a, T> {
-    pub(super) fn with_capacity(arena: &'a RawArena, capacity: usize) -> Result<Self, ArenaError> {
-        Ok(Self {
-            raw: RawVec::with_capacity(arena, capacity)?,
+    /// Removes and returns the value at `index`; the values behind it move down.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is out of bounds.
+    pub fn remove(&mut self, index: usize) -> T {
+        self.pop_moved(index, |tail| tail.rotate_left(1))
+    }
+
+    /// Removes and returns the value at `index`, and moves the last value into its place.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is out of bounds.
+    pub fn swap_remove(&mut self, index: usize) -> T {
+        self.pop_moved(index, |tail| {
+            let last = tail.len() - 1;
+            tail.swap(0, last);
         })
     }
-}
 
-list_methods!(ArenaVec<'a>, 'a);
+    /// Moves the value at `index` to the end, and returns it.
+    #[inline]
+    fn pop_moved(&mut self, index: usize, to_the_end: impl FnOnce(&mut [T])) -> T {
+        let len = self.len();
+        assert!(
+            index < len,
+            "removal index (is {index}) should be < len (is {len})"
+        );
+        to_the_end(&mut self[index..]);
+        match self.pop() {
+            Some(value) => value,
+            None => unreachable!("`index` is in bounds"),
+        }
+    }
 
-impl<'a, T> IntoIterator for ArenaVec<'a, T> {
-    type Item = T;
-    type IntoIter = IntoIter<'a, T>;
+    /// Makes the list `len` values long: drops those behind, or appends clones of `value`.
+    pub fn resize(&mut self, len: usize, value: T)
+    where
+        T: Clone,
+    {
+        match len.checked_sub(self.len()) {
+            Some(0) => {}
+            Some(more) => {
+                self.reserve(more);
+                self.extend(iter::repeat_n(value, more));
+            }
+            None => self.truncate(len),
+        }
+    }
 
-    fn into_iter(self) -> IntoIter<'a, T> {
-        IntoIter {
-            raw: self.raw.into_iter(),
+    /// Appends clones of the values in `range`.
+    ///
+    /// # Panics
+    ///
+    /// If the range is out of bounds, or its start lies behind its end.
+    pub fn extend_from_within(&mut self, range: impl RangeBounds<usize>)
+    where
+        T: Clone,
+    {
+        let range = within(&range, self.len());
+        self.reserve(range.len());
+        for index in range {
+            let value = self[index].clone();
+            self.push(value);
         }
     }
 }
 
-/// The values of an [`ArenaVec`], moved out of it one by one; the rest is dropped with it.
-///
-/// # Examples
-///
-/// ```
-/// let arena = tower_memory::Arena::new();
-/// let mut words = arena.vec();
-/// words.extend(["a", "b", "c"].map(String::from));
-/// let mut words = words.into_iter();
-/// assert_eq!((words.next().as_deref(), words.next_back().as_deref()), (Some("a"), Some("c")));
-/// assert_eq!(words.len(), 1);
-/// ```
-pub struct IntoIter<'a, T> {
-    raw: RawIntoIter<Own<'a>, T>,
-}
-
-impl<T> Iterator for IntoIter<'_, T> {
-    type Item = T;
-
-    fn next(&mut self) -> Option<T> {
-        self.raw.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.raw.size_hint()
+/// The clone is in the same arena.
+impl<'a, T: Clone> Clone for ArenaVec<'a, T, OwnedRegion<'a>> {
+    fn clone(&self) -> Self {
+        let mut clone = or_panic!(Self::with_capacity(self.arena(), self.len()));
+        clone.extend(self.iter().cloned());
+        clone
     }
 }
 
-impl<T> DoubleEndedIterator for IntoIter<'_, T> {
-    fn next_back(&mut self) -> Option<T> {
-        self.raw.next_back()
+impl<'a, T, S: Storage<'a>> Extend<T> for ArenaVec<'a, T, S> {
+    fn extend<I: IntoIterator<Item = T>>(&mut self, values: I) {
+        let values = values.into_iter();
+        self.reserve(values.size_hint().0);
+        for value in values {
+            self.push(value);
+        }
     }
 }
 
-impl<T> ExactSizeIterator for IntoIter<'_, T> {}
+impl<'v, 'a, T: Copy + 'v, S: Storage<'a>> Extend<&'v T> for ArenaVec<'a, T, S> {
+    fn extend<I: IntoIterator<Item = &'v T>>(&mut self, values: I) {
+        self.extend(values.into_iter().copied());
+    }
+}
 
-impl<T> FusedIterator for IntoIter<'_, T> {}
+impl<'v, 'a, T, S: Storage<'a>> IntoIterator for &'v ArenaVec<'a, T, S> {
+    type Item = &'v T;
+    type IntoIter = slice::Iter<'v, T>;
 
-impl<T: fmt::Debug> fmt::Debug for IntoIter<'_, T> {
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'v, 'a, T, S: Storage<'a>> IntoIterator for &'v mut ArenaVec<'a, T, S> {
+    type Item = &'v mut T;
+    type IntoIter = slice::IterMut<'v, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
+    }
+}
+
+impl<'a, T, S: Storage<'a>> AsRef<[T]> for ArenaVec<'a, T, S> {
+    fn as_ref(&self) -> &[T] {
+        self
+    }
+}
+
+impl<'a, T, S: Storage<'a>> AsMut<[T]> for ArenaVec<'a, T, S> {
+    fn as_mut(&mut self) -> &mut [T] {
+        self
+    }
+}
+
+impl<'a, T, S: Storage<'a>> Borrow<[T]> for ArenaVec<'a, T, S> {
+    fn borrow(&self) -> &[T] {
+        self
+    }
+}
+
+impl<'a, T, S: Storage<'a>> BorrowMut<[T]> for ArenaVec<'a, T, S> {
+    fn borrow_mut(&mut self) -> &mut [T] {
+        self
+    }
+}
+
+impl<'a, 'b, T, U, S, R> PartialEq<ArenaVec<'b, U, R>> for ArenaVec<'a, T, S>
+where
+    T: PartialEq<U>,
+    S: Storage<'a>,
+    R: Storage<'b>,
+{
+    fn eq(&self, other: &ArenaVec<'b, U, R>) -> bool {
+        **self == **other
+    }
+}
+
+/// Implements comparison with what `$other` is, which dereferences to a slice by `$slice`.
+macro_rules! equals {
+    ($([$($n:tt)*] $other:ty),+ $(,)?) => {$(
+        impl<'a, T: PartialEq<U>, U, S: Storage<'a>, $($n)*> PartialEq<$other> for ArenaVec<'a, T, S> {
+            fn eq(&self, other: &$other) -> bool {
+                **self == other[..]
+            }
+        }
+    )+};
+}
+
+equals! {
+    [] [U],
+    [] &[U],
+    [] &mut [U],
+    [const N: usize] [U; N],
+    [const N: usize] &[U; N],
+    [] Vec<U>,
+}
+
+impl<'a, T: Eq, S: Storage<'a>> Eq for ArenaVec<'a, T, S> {}
+
+impl<'a, 'b, T: PartialOrd, S: Storage<'a>, R: Storage<'b>> PartialOrd<ArenaVec<'b, T, R>>
+    for ArenaVec<'a, T, S>
+{
+    fn partial_cmp(&self, other: &ArenaVec<'b, T, R>) -> Option<Ordering> {
+        (**self).partial_cmp(&**other)
+    }
+}
+
+impl<'a, T: Ord, S: Storage<'a>> Ord for ArenaVec<'a, T, S> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl<'a, T: Hash, S: Storage<'a>> Hash for ArenaVec<'a, T, S> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl<'a, T: fmt::Debug, S: Storage<'a>> fmt::Debug for ArenaVec<'a, T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("IntoIter")
-            .field(&self.raw.as_slice())
-            .finish()
+        (**self).fmt(f)
+    }
+}
+
+#[cfg(feature = "json")]
+impl<'a, T: serde::Serialize, S: Storage<'a>> serde::Serialize for ArenaVec<'a, T, S> {
+    fn serialize<R: serde::Serializer>(&self, serializer: R) -> Result<R::Ok, R::Error> {
+        (**self).serialize(serializer)
     }
 }

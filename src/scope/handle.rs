@@ -30,7 +30,7 @@ use crate::{
 /// use tower_memory::RequestScope;
 ///
 /// async fn handler(scope: RequestScope) -> String {
-///     let text = scope.arena().format(format_args!("{} bytes", 3));
+///     let text = scope.arena().alloc_fmt(format_args!("{} bytes", 3));
 ///     tokio::task::yield_now().await;
 ///     text.to_owned()
 /// }

@@ -59,8 +59,8 @@ impl Arena {
             return Err(CollectError::too_large(limit, announced, 0));
         }
         let in_advance = announced.min(MAX_IN_ADVANCE) as usize;
-        let mut read = self
-            .try_buf_with_capacity(in_advance)
+        let mut read = self.buf();
+        read.try_reserve(in_advance)
             .map_err(|error| CollectError::arena(error, 0))?;
         while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             let frame = frame.map_err(|error| CollectError::body(error, read.len()))?;

@@ -433,7 +433,7 @@ fn maps_and_sets_live_in_an_arena() {
     let mut map = HashMap::new_in(&arena);
     let mut set = HashSet::new_in(&arena);
     for n in 0..5000_u32 {
-        map.insert(n, arena.format(format_args!("item-{n}")));
+        map.insert(n, arena.alloc_fmt(format_args!("item-{n}")));
         set.insert(n % 100);
         if n % 3 == 0 {
             map.remove(&(n / 2));

@@ -123,10 +123,10 @@ fn frozen_bytes_keep_the_arena_alive_and_give_it_back_last() {
 fn an_empty_buffer_freezes_to_bytes_that_hold_nothing() {
     let arena = Arena::new();
     let buf = arena.buf_with_capacity(100);
-    assert_eq!((arena.handles(), arena.allocated_bytes()), (2, 100));
+    assert_eq!((arena.handle_count(), arena.allocated_bytes()), (2, 100));
     let bytes = buf.freeze();
     assert!(bytes.is_empty());
-    assert_eq!((arena.handles(), arena.allocated_bytes()), (1, 0));
+    assert_eq!((arena.handle_count(), arena.allocated_bytes()), (1, 0));
 }
 
 #[test]

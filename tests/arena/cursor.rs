@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
 use tower_memory::{
     Arena, ArenaBuf, ArenaPool, ArenaVec,
-    arena::{ArenaErrorKind, Cursor},
+    arena::{ArenaError, ArenaErrorKind, Cursor},
 };
 
 use super::{
@@ -177,7 +177,7 @@ impl<'a> World<'a> {
             }
             Op::Format(c, n) => {
                 let text = letters(seed, n);
-                let made = self.cursors[c].format(format_args!("{seed}-{text}"));
+                let made = self.cursors[c].alloc_fmt(format_args!("{seed}-{text}"));
                 self.strs.push((made, format!("{seed}-{text}")));
             }
             Op::Nothing(c) => {
@@ -339,7 +339,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// What is taken through `cursor_mut`, one cursor after the other.
+/// What is taken through `exclusive_cursor`, one cursor after the other.
 #[derive(Debug, Clone, Copy)]
 enum Alone {
     /// A handle, so that the next cursors are not alone.
@@ -408,7 +408,7 @@ proptest! {
                 Alone::Take(n, piece) => {
                     let bytes = pattern(seed, n);
                     let capacity = arena.capacity();
-                    let mut cursor = arena.cursor_mut();
+                    let mut cursor = arena.exclusive_cursor();
                     let kept: Vec<&mut [u8]> = bytes
                         .chunks(piece)
                         .map(|piece| cursor.alloc_slice_copy(piece))
@@ -430,7 +430,7 @@ proptest! {
                 }
                 Alone::Drop(n) => {
                     let capacity = arena.capacity();
-                    let mut cursor = arena.cursor_mut();
+                    let mut cursor = arena.exclusive_cursor();
                     let mut list = cursor.vec::<u8>();
                     list.extend(pattern(seed, n));
                     prop_assert_eq!(&list[..], &pattern(seed, n)[..]);
@@ -465,14 +465,14 @@ fn a_cursor_at_the_top_gives_back_all_it_did_not_use() {
     assert!(cursor.remaining() > 0 && arena.allocated_bytes() > 8000);
     drop(cursor);
     assert_eq!(arena.allocated_bytes(), 8000);
-    let mut cursor = arena.cursor_mut();
+    let mut cursor = arena.exclusive_cursor();
     cursor.alloc_str("abc");
     cursor.string().push_str("not kept");
     drop(cursor);
     assert_eq!(arena.allocated_bytes(), 8008);
     // Nothing was taken at all.
     drop(arena.cursor());
-    assert_eq!(arena.format(format_args!("{}", 1)), "1");
+    assert_eq!(arena.alloc_fmt(format_args!("{}", 1)), "1");
     assert_eq!(arena.allocated_bytes(), 8009);
 }
 
@@ -513,24 +513,22 @@ fn an_absurd_size_is_an_error_and_changes_nothing() {
     let mut cursor = arena.cursor();
     let kept = cursor.alloc(1_u64);
     let (used, room) = (arena.allocated_bytes(), cursor.remaining());
-    let overflows = [
-        cursor.try_vec_with_capacity::<u64>(usize::MAX).map(drop),
-        cursor
-            .try_vec_with_capacity::<u64>(isize::MAX as usize / 8 + 1)
-            .map(drop),
-        cursor.try_vec_with_capacity::<u8>(usize::MAX).map(drop),
-        cursor
-            .try_string_with_capacity(isize::MAX as usize + 1)
-            .map(drop),
-        cursor
-            .try_alloc_slice_fill_with(usize::MAX / 2, |_| 0_u64)
-            .map(drop),
-        cursor
-            .try_alloc_slice_fill_iter((0..usize::MAX).map(|n| n as u64))
-            .map(drop),
+    type Grow = fn(&mut Cursor<'_>) -> Result<(), ArenaError>;
+    let overflows: [Grow; 5] = [
+        |cursor| cursor.vec::<u64>().try_reserve(usize::MAX),
+        |cursor| {
+            let beyond = isize::MAX as usize / 8 + 1;
+            cursor.vec::<u64>().try_reserve_exact(beyond)
+        },
+        |cursor| cursor.vec::<u8>().try_reserve(usize::MAX),
+        |cursor| cursor.string().try_reserve(isize::MAX as usize + 1),
+        |cursor| {
+            let values = (0..usize::MAX).map(|n| n as u64);
+            cursor.try_alloc_slice_fill_iter(values).map(drop)
+        },
     ];
-    for result in overflows {
-        let error = result.unwrap_err();
+    for overflow in overflows {
+        let error = overflow(&mut cursor).unwrap_err();
         assert_eq!(error.kind(), ArenaErrorKind::CapacityOverflow);
         assert_eq!(error.used(), used);
         assert!(error.asked() > isize::MAX as usize, "{error}");
@@ -562,9 +560,9 @@ fn an_absurd_size_is_an_error_and_changes_nothing() {
     let panics = panic_text(|| drop(cursor.vec_with_capacity::<u16>(usize::MAX)));
     assert!(panics.contains(&usize::MAX.to_string()), "{panics}");
     let panics = panic_text(|| drop(cursor.string_with_capacity(usize::MAX)));
-    assert!(panics.contains("more than the address space"), "{panics}");
+    assert!(panics.contains("exceeds the maximum"), "{panics}");
     let panics = panic_text(|| cursor.vec::<u8>().reserve(usize::MAX));
-    assert!(panics.contains("more than the address space"), "{panics}");
+    assert!(panics.contains("exceeds the maximum"), "{panics}");
     assert_eq!(*cursor.alloc(2_u64), 2);
 }
 
@@ -587,10 +585,10 @@ fn short_texts_fit_wherever_a_chunk_ends() {
             let arena = Arena::with_capacity(size);
             let before = arena.alloc_slice_fill_with(used, |_| 0xa5_u8);
             let mut cursor = arena.cursor();
-            let own = cursor.format(format_args!("{number}+{number}"));
+            let own = cursor.alloc_fmt(format_args!("{number}+{number}"));
             let list = cursor.alloc_slice_fill_iter((0..3_u8).chain([9]));
             drop(cursor);
-            let shared = arena.format(format_args!("{number}-{number}"));
+            let shared = arena.alloc_fmt(format_args!("{number}-{number}"));
             let after = arena.alloc_str("after");
             assert_eq!(*own, format!("{number}+{number}"));
             assert_eq!((&*list, &*after), (&[0, 1, 2, 9][..], "after"));

@@ -7,6 +7,7 @@ mod across_await;
 #[cfg(all(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator;
 mod buffer;
+mod collections;
 mod cursor;
 mod model;
 #[cfg(feature = "allocator-api2")]

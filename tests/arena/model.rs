@@ -171,7 +171,7 @@ impl<'a> World<'a> {
             Op::Format(len) => {
                 let text = letters(seed, len);
                 let model = format!("{seed:>5}-{text}-{text:?}");
-                let made = arena.format(format_args!("{seed:>5}-{text}-{text:?}"));
+                let made = arena.alloc_fmt(format_args!("{seed:>5}-{text}-{text:?}"));
                 self.strs.push((made, model));
             }
             Op::SliceCopy(len) => {

@@ -80,7 +80,7 @@ fn user_code_that_panics_in_a_cursor_leaves_it_usable() {
     assert_eq!(panic_text(|| cursor.alloc_slice_fill_iter(values)), "quiet");
     assert_eq!(panic_text(|| cursor.alloc_slice_clone(&source)), "quiet");
     assert_eq!(
-        panic_text(|| cursor.format(format_args!("{Displays}"))),
+        panic_text(|| cursor.alloc_fmt(format_args!("{Displays}"))),
         "quiet"
     );
     assert_eq!(cursor.remaining(), room, "what was begun is used again");
@@ -94,7 +94,7 @@ fn user_code_that_panics_in_a_cursor_leaves_it_usable() {
     list.push(50);
     let list = list.into_slice();
     let mut text = cursor.string();
-    let panic = panic_text(|| text.try_push_fmt(format_args!("{Displays}")));
+    let panic = panic_text(|| write!(text, "{Displays}"));
     assert_eq!((panic.as_str(), &*text), ("quiet", "a part of it"));
     text.push('!');
     let text = text.into_str();

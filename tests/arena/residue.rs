@@ -51,7 +51,7 @@ fn nothing_shows_what_a_former_request_wrote() {
         assert_clean(&list);
         assert!(list.into_iter().eq([1; 10].into_iter().chain([2; 20])));
         assert!(arena.string_with_capacity(100).is_empty());
-        assert_eq!(arena.format(format_args!("{:>30}", 7)).trim(), "7");
+        assert_eq!(arena.alloc_fmt(format_args!("{:>30}", 7)).trim(), "7");
         assert_clean(arena.alloc_slice_fill_with(100, |_| 0));
         assert_clean(arena.alloc_slice_fill_iter(std::iter::repeat_n(0, 100)));
         assert_clean(arena.alloc_slice_clone(&[0; 100]));

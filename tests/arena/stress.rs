@@ -25,7 +25,7 @@ fn use_all(arena: &Arena, mark: u64, rounds: u64) {
         let value = mark << 32 | round;
         kept.push(cursor.alloc_slice_fill_with(1 + round as usize % 9, |_| value));
         kept.push(std::slice::from_mut(arena.alloc(value)));
-        texts.push(cursor.format(format_args!("{value}")));
+        texts.push(cursor.alloc_fmt(format_args!("{value}")));
         list.push(value);
         owned.push(value);
         let mut built = cursor.vec();
@@ -86,7 +86,7 @@ async fn tasks_of_one_request_share_its_arena_across_awaits() {
                 let mut kept = Vec::new();
                 for round in 0..100 {
                     kept.push(cursor.alloc(mark << 32 | round));
-                    let text = arena.format(format_args!("{mark}-{round}"));
+                    let text = arena.alloc_fmt(format_args!("{mark}-{round}"));
                     tokio::task::yield_now().await;
                     assert_eq!(*text, format!("{mark}-{round}"));
                 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tower_memory::{
-    Arena, ArenaBuf, ArenaPool, ArenaString, ArenaVec,
+    Arena, ArenaPool, ArenaVec,
     arena::{ArenaError, ArenaErrorKind},
 };
 
@@ -64,14 +64,13 @@ fn what_an_arena_cannot_get_is_an_error_with_the_numbers() {
         24: |arena| arena.try_alloc_box(String::from("dropped"));
         5: |arena| arena.try_alloc_str("abcde");
         12: |arena| arena.try_alloc_slice_copy(&[1_u32; 3]);
-        48: |arena| arena.try_alloc_slice_clone(&[Some(1_u64); 3]);
-        6: |arena| arena.try_alloc_slice_fill_with(3, |i| i as u16);
+        48: |arena| arena.try_alloc_slice_fill_iter([Some(1_u64); 3]);
         3: |arena| arena.try_alloc_slice_fill_iter([1_u8, 2, 3]);
-        4: |arena| arena.try_format(format_args!("{n}"));
-        32: |arena| arena.try_vec_with_capacity::<u64>(4);
-        9: |arena| arena.try_string_with_capacity(9);
-        10: |arena| arena.try_buf_with_capacity(10);
-        11: |arena| arena.clone().try_into_buf(11);
+        4: |arena| arena.try_alloc_fmt(format_args!("{n}"));
+        32: |arena| arena.vec::<u64>().try_reserve_exact(4);
+        9: |arena| arena.string().try_reserve(9);
+        10: |arena| arena.buf().try_reserve(10);
+        11: |arena| arena.clone().into_buf(0).try_reserve(11);
     }
 }
 
@@ -82,19 +81,18 @@ fn what_a_cursor_cannot_get_is_an_error_with_the_numbers() {
         8: |arena| arena.cursor().try_alloc(1_u64);
         5: |arena| arena.cursor().try_alloc_str("abcde");
         12: |arena| arena.cursor().try_alloc_slice_copy(&[1_u32; 3]);
-        48: |arena| arena.cursor().try_alloc_slice_clone(&[Some(1_u64); 3]);
-        6: |arena| arena.cursor().try_alloc_slice_fill_with(3, |i| i as u16);
+        48: |arena| arena.cursor().try_alloc_slice_fill_iter([Some(1_u64); 3]);
         3: |arena| arena.cursor().try_alloc_slice_fill_iter([1_u8, 2, 3]);
-        4: |arena| arena.cursor().try_format(format_args!("{n}"));
-        32: |arena| arena.cursor().try_vec_with_capacity::<u64>(4).map(drop);
-        9: |arena| arena.cursor().try_string_with_capacity(9).map(drop);
+        4: |arena| arena.cursor().try_alloc_fmt(format_args!("{n}"));
+        32: |arena| arena.cursor().vec::<u64>().try_reserve_exact(4);
+        9: |arena| arena.cursor().string().try_reserve(9);
     }
     let mut alone = full();
     let error = refusing(Refuse::Chunks(0), || {
-        alone.cursor_mut().try_alloc(1_u64).unwrap_err()
+        alone.exclusive_cursor().try_alloc(1_u64).unwrap_err()
     });
     assert_eq!(error.used(), 64);
-    assert_eq!(*alone.cursor_mut().alloc(1_u64), 1);
+    assert_eq!(*alone.exclusive_cursor().alloc(1_u64), 1);
 }
 
 #[test]
@@ -104,15 +102,25 @@ fn a_list_that_cannot_grow_is_as_before() {
     vec.extend(0..16);
     let before: Vec<u32> = vec.to_vec();
     type Grow = fn(&mut ArenaVec<'_, u32>) -> Result<(), ArenaError>;
-    let grow: [Grow; 4] = [
-        |vec| vec.try_push(16),
-        |vec| vec.try_reserve(1),
-        |vec| vec.try_reserve_exact(1),
-        |vec| vec.try_extend_from_slice(&[16]),
-    ];
+    let grow: [Grow; 2] = [|vec| vec.try_reserve(1), |vec| vec.try_reserve_exact(1)];
     for grow in grow {
         let error = refusing(Refuse::Chunks(0), || grow(&mut vec).unwrap_err());
         assert_eq!((error.asked(), error.used()), (68, 64));
+        assert_eq!((&vec[..], vec.capacity()), (&before[..], 16));
+    }
+    let grow: [fn(&mut ArenaVec<'_, u32>); 5] = [
+        |vec| vec.push(16),
+        |vec| vec.insert(0, 16),
+        |vec| vec.extend_from_slice(&[16]),
+        |vec| vec.extend_from_within(..1),
+        |vec| vec.resize(17, 16),
+    ];
+    for grow in grow {
+        let panic = refusing(Refuse::Chunks(0), || {
+            catch_unwind(AssertUnwindSafe(|| grow(&mut vec))).unwrap_err()
+        });
+        let text = panic.downcast_ref::<String>().unwrap();
+        assert!(text.contains("of 68 bytes"), "{text}");
         assert_eq!((&vec[..], vec.capacity()), (&before[..], 16));
     }
     vec.push(16);
@@ -123,14 +131,10 @@ fn a_list_that_cannot_grow_is_as_before() {
     text.push_str("12345678");
     let n = 9;
     refusing(Refuse::Chunks(0), || {
-        assert_eq!(text.try_push_str("9").unwrap_err().asked(), 9);
-        assert_eq!(text.try_push('€').unwrap_err().asked(), 11);
         assert_eq!(text.try_reserve(2).unwrap_err().asked(), 10);
-        assert_eq!(
-            text.try_push_fmt(format_args!("{n}")).unwrap_err().asked(),
-            9
-        );
-        assert!(write!(text, "{n}").is_err());
+        assert_eq!(write!(text, "{n}").unwrap_err().asked(), 9);
+        assert_eq!(write!(text, "€").unwrap_err().asked(), 11);
+        assert!(text.write_str("9").is_err() && text.write_char('€').is_err());
     });
     assert_eq!(&*text, "12345678");
     text.push('9');
@@ -147,17 +151,12 @@ fn a_list_of_a_cursor_that_cannot_grow_is_as_before() {
     assert_eq!(vec.capacity(), 14);
     refusing(Refuse::Chunks(0), || {
         assert_eq!(
-            vec.try_push(14).unwrap_err().used(),
-            8,
-            "what is free of its segment is not in use"
-        );
-        assert_eq!(
             vec.try_reserve(1).unwrap_err().used(),
             8,
             "what is free of its segment is not in use"
         );
         assert_eq!(
-            vec.try_extend_from_slice(&[14]).unwrap_err().used(),
+            vec.try_reserve_exact(1).unwrap_err().used(),
             8,
             "what is free of its segment is not in use"
         );
@@ -178,12 +177,10 @@ fn a_list_of_a_cursor_that_cannot_grow_is_as_before() {
     text.push_str(&before);
     let n = 9;
     refusing(Refuse::Chunks(0), || {
-        assert_eq!(text.try_push_str("9").unwrap_err().used(), 0);
-        assert_eq!(text.try_push('€').unwrap_err().used(), 0);
         assert_eq!(text.try_reserve(2).unwrap_err().used(), 0);
-        let error = text.try_push_fmt(format_args!("{n}")).unwrap_err();
+        let error = write!(text, "{n}").unwrap_err();
         assert_eq!((error.asked(), error.used()), (before.len() + 1, 0));
-        assert!(write!(text, "{n}").is_err());
+        assert!(text.write_str("9").is_err() && text.write_char('€').is_err());
     });
     assert_eq!(*text, before);
     text.push('9');
@@ -198,14 +195,14 @@ fn a_buffer_that_cannot_grow_is_as_before() {
         let mut buf = arena.into_buf(8);
         buf.extend_from_slice(b"12345678");
         refusing(Refuse::Chunks(0), || {
-            assert_eq!(buf.try_extend_from_slice(b"9").unwrap_err().asked(), 9);
+            assert_eq!(write!(buf, "9").unwrap_err().asked(), 9);
             assert_eq!(buf.try_reserve(2).unwrap_err().asked(), 10);
             assert!(write!(&mut buf as &mut dyn std::fmt::Write, "9").is_err());
         });
         // The error of `io` is itself on the heap, so only the arena is refused memory.
         let error = refusing(Refuse::Chunks(0), || buf.write_all(b"9").unwrap_err());
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
-        assert!(error.to_string().contains("for 9 bytes"), "{error}");
+        assert!(error.to_string().contains("of 9 bytes"), "{error}");
         assert_eq!(&buf[..], b"12345678");
         buf.extend_from_slice(b"9");
         assert_eq!(buf.freeze(), &b"123456789"[..]);
@@ -262,19 +259,19 @@ fn a_map_that_cannot_grow_is_as_before() {
 fn the_infallible_methods_panic_with_the_numbers() {
     type Panics = fn(&Arena);
     let panics: [(&str, Panics); 7] = [
-        ("for 8 bytes", |arena| *arena.alloc(1_u64) = 2),
-        ("for 5 bytes", |arena| {
+        ("of 8 bytes", |arena| *arena.alloc(1_u64) = 2),
+        ("of 5 bytes", |arena| {
             arena.alloc_str("abcde").make_ascii_uppercase()
         }),
-        ("for 32 bytes", |arena| {
+        ("of 32 bytes", |arena| {
             drop(arena.vec_with_capacity::<u64>(4))
         }),
-        ("for 10 bytes", |arena| drop(arena.buf_with_capacity(10))),
-        ("for 8 bytes", |arena| *arena.cursor().alloc(1_u64) = 2),
-        ("for 64 bytes", |arena| {
+        ("of 10 bytes", |arena| drop(arena.buf_with_capacity(10))),
+        ("of 8 bytes", |arena| *arena.cursor().alloc(1_u64) = 2),
+        ("of 64 bytes", |arena| {
             assert!(bytes::BufMut::chunk_mut(&mut arena.buf()).len() > 0)
         }),
-        ("for 7 bytes", |arena| {
+        ("of 7 bytes", |arena| {
             bytes::BufMut::put_slice(&mut arena.buf(), b"1234567")
         }),
     ];
@@ -289,7 +286,7 @@ fn the_infallible_methods_panic_with_the_numbers() {
             "{text}"
         );
         assert_eq!(arena.allocated_bytes(), 64);
-        assert_eq!(arena.handles(), 1, "a handle is lost");
+        assert_eq!(arena.handle_count(), 1, "a handle is lost");
         f(&arena);
     }
 }
@@ -303,13 +300,15 @@ fn what_is_taken_in_advance_is_given_up_first() {
         assert_eq!(text.len(), arena.capacity() - 1024);
         let mut cursor = arena.cursor();
         assert_eq!(*cursor.try_alloc(9_u64).unwrap(), 9);
-        let mut list = arena.try_vec_with_capacity::<u8>(100).unwrap();
+        let mut list = arena.vec::<u8>();
+        list.try_reserve_exact(100).unwrap();
         list.extend(0..100);
         assert_eq!(
-            list.try_push(100).map_err(|error| error.kind()),
+            list.try_reserve(1).map_err(|error| error.kind()),
             Ok(()),
             "101 of 200 bytes"
         );
+        list.push(100);
         assert!(list.try_reserve(200).is_err());
         assert!(list.iter().copied().eq(0..=100));
     });
@@ -329,7 +328,7 @@ fn a_pool_rents_what_it_keeps_and_takes_back_without_any_memory() {
             let arena = pool.rent();
             assert_eq!(arena.alloc_str("kept memory"), "kept memory");
             let error = arena
-                .try_alloc_slice_fill_with(1 << 20, |_| 0_u8)
+                .try_alloc_slice_fill_iter((0..1 << 20).map(|_| 0_u8))
                 .unwrap_err();
             assert_eq!((error.asked(), error.used()), (1 << 20, 11));
         }

@@ -46,7 +46,7 @@ fn write(arena: &mut Arena) {
     let part = buf.split().freeze();
     buf.chunk_mut()[..16].copy_from_slice(&SECRET);
     drop((part, buf));
-    let mut cursor = arena.cursor_mut();
+    let mut cursor = arena.exclusive_cursor();
     cursor.alloc(SECRET);
     let mut forgotten = cursor.vec::<u8>();
     forgotten.extend_from_slice(&SECRET);
@@ -115,7 +115,7 @@ fn what_was_built_and_given_up_or_forgotten_is_wiped_too() {
             std::mem::forget(list);
         },
         |arena| {
-            let mut cursor = arena.cursor_mut();
+            let mut cursor = arena.exclusive_cursor();
             let mut text = cursor.string();
             SECRET
                 .iter()

@@ -46,13 +46,13 @@ fn what_must_not_compile_fails_for_its_own_reason() {
 }
 
 /// What the compiler says about these shows the standard library's source where that is installed. So
-/// there are no snapshots, and the first line of a case is the error's code and its reason. Those of
-/// values with drop glue are found in the compiler's last step only, for which `cargo check` is not
-/// enough.
+/// there are no snapshots, and the first line of a case is the error's code and its reason. Values with
+/// drop glue are refused in the compiler's last step only, which `cargo check` leaves out; the error
+/// must name the type and the line of the case.
 #[test]
 fn what_must_not_compile_says_why_in_its_first_line() {
-    for (case, error) in errors_of("fail_reason") {
-        let case = fs::read_to_string(Path::new("fail_reason").join(case)).expect("readable");
+    for (name, error) in errors_of("fail_reason") {
+        let case = fs::read_to_string(Path::new("fail_reason").join(&name)).expect("readable");
         let first = case
             .lines()
             .next()
@@ -62,6 +62,16 @@ fn what_must_not_compile_says_why_in_its_first_line() {
             .expect("a reason");
         assert_eq!(code(&error), expected, "{error}");
         assert!(error.contains(reason), "{error}");
+        if expected == "error[E0080]" {
+            let (_, place) = error
+                .split_once("note: the above error was encountered while instantiating")
+                .expect("the call");
+            let (call, place) = place.split_once("--> ").expect("a place");
+            assert!(call.contains("Row"), "{error}");
+            let line = case.lines().position(|line| line.contains("// refused"));
+            let line = line.expect("the line that is refused") + 1;
+            assert!(place.contains(&format!("{name}:{line}:")), "{error}");
+        }
     }
 }
 

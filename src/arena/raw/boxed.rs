@@ -7,7 +7,7 @@
 
 use std::{marker::PhantomData, ptr::NonNull};
 
-use super::reference::RawArena;
+use super::{reference::RawArena, typed::Allocate};
 use crate::arena::ArenaError;
 
 pub(in crate::arena) struct RawBox<'a, T> {

@@ -13,13 +13,11 @@
 //! 4. What a growing list or text builds lies in `ptr..end` and counts as free: a list that is
 //!    forgotten leaks its values, and its place is used again.
 
-use std::{alloc::Layout, fmt, mem::MaybeUninit, ptr::NonNull, slice};
+use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
     chunk::{Access, Chunk, Region, Use},
-    copy::copy,
     reference::{RawArena, dangling},
-    vec::{Keep, RawVec, Space},
 };
 use crate::arena::ArenaError;
 
@@ -28,13 +26,13 @@ use crate::arena::ArenaError;
 const MAX_STEP: usize = 32 * 1024;
 
 /// See invariant 3.
-const ALIGN: usize = 8;
+pub(super) const ALIGN: usize = 8;
 
 // `Cursor` says so.
 const _: () = assert!(MAX_STEP == 32 << 10 && ALIGN == 8);
 
 pub(in crate::arena) struct RawCursor<'a> {
-    ptr: NonNull<u8>,
+    pub(super) ptr: NonNull<u8>,
     end: NonNull<u8>,
     /// Where the region begins, before `ptr` was aligned. If nothing was taken since, all of it goes
     /// back.
@@ -68,7 +66,7 @@ impl<'a> RawCursor<'a> {
     /// A cursor that moves the arena's own position without atomic operations, too, if `arena` is
     /// the only reference. Then nobody else can want anything of the chunk, and it takes all of it.
     #[inline]
-    pub(in crate::arena) fn new_alone(arena: &'a mut RawArena, step: usize) -> Self {
+    pub(in crate::arena) fn new_exclusive(arena: &'a mut RawArena, step: usize) -> Self {
         let access = arena.access();
         let mut this = Self::new(arena, step);
         this.access = access;
@@ -113,46 +111,19 @@ impl<'a> RawCursor<'a> {
     }
 
     #[inline]
+    pub(super) fn arena(&self) -> &'a RawArena {
+        self.arena
+    }
+
+    /// Bytes left of the segment.
+    #[inline]
     pub(in crate::arena) fn room(&self) -> usize {
         self.end.addr().get() - self.ptr.addr().get()
     }
 
-    /// A place for one `T`, with the arena's lifetime.
-    #[inline(always)]
-    pub(in crate::arena) fn slot<T>(&mut self) -> Result<&'a mut MaybeUninit<T>, ArenaError> {
-        let ptr = self.take(Layout::new::<T>())?.cast::<MaybeUninit<T>>();
-        // SAFETY: aligned memory for one `T` that nobody else owns, and that lives as long as the
-        // arena is borrowed; `MaybeUninit` needs no value.
-        Ok(unsafe { &mut *ptr.as_ptr() })
-    }
-
-    /// A copy of `values`, with the arena's lifetime.
-    #[inline]
-    pub(in crate::arena) fn copy_slice<T: Copy>(
-        &mut self,
-        values: &[T],
-    ) -> Result<&'a mut [T], ArenaError> {
-        let layout = Layout::for_value(values);
-        let ptr = self.take(layout)?;
-        // SAFETY: new memory of the layout of `values`, so the two do not overlap; all of it is
-        // written before it is handed out.
-        unsafe {
-            copy(NonNull::from(values).cast(), ptr, layout.size());
-            Ok(slice::from_raw_parts_mut(ptr.cast().as_ptr(), values.len()))
-        }
-    }
-
-    /// A copy of `text`, with the arena's lifetime.
-    #[inline]
-    pub(in crate::arena) fn copy_str(&mut self, text: &str) -> Result<&'a mut str, ArenaError> {
-        let bytes = self.copy_slice(text.as_bytes())?;
-        // SAFETY: a copy of valid UTF-8.
-        Ok(unsafe { std::str::from_utf8_unchecked_mut(bytes) })
-    }
-
     /// Takes `layout` from the segment.
     #[inline(always)]
-    fn take(&mut self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
+    pub(super) fn take(&mut self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
         if layout.size() == 0 {
             return Ok(dangling(layout));
         }
@@ -179,7 +150,7 @@ impl<'a> RawCursor<'a> {
 
     /// Bytes from `ptr` to the next address of this alignment.
     #[inline(always)]
-    fn pad(&self, align: usize) -> usize {
+    pub(super) fn pad(&self, align: usize) -> usize {
         self.ptr.addr().get().wrapping_neg() & (align - 1)
     }
 
@@ -188,7 +159,7 @@ impl<'a> RawCursor<'a> {
     /// as it says.
     #[cold]
     #[inline(never)]
-    fn refill(
+    pub(super) fn refill(
         &mut self,
         at_least: usize,
         wanted: usize,
@@ -243,7 +214,7 @@ impl<'a> RawCursor<'a> {
 
     /// What is left of the segment.
     #[inline]
-    fn rest(&self) -> Region {
+    pub(super) fn rest(&self) -> Region {
         let padding = self.ptr.addr().get() - self.base.addr().get();
         let ptr = if padding < ALIGN { self.base } else { self.ptr };
         Region {
@@ -255,7 +226,7 @@ impl<'a> RawCursor<'a> {
 
     /// Notes that everything before `end`, which lies in the segment, is taken.
     #[inline]
-    fn advance_to(&mut self, end: NonNull<u8>) {
+    pub(super) fn advance_to(&mut self, end: NonNull<u8>) {
         self.ptr = end;
         // Rounded up, but for the last bytes of a segment (invariant 3).
         let pad = self.pad(ALIGN).min(self.room());
@@ -287,92 +258,5 @@ impl fmt::Debug for RawCursor<'_> {
         f.debug_struct("Cursor")
             .field("remaining", &self.room())
             .finish_non_exhaustive()
-    }
-}
-
-/// The free part of a cursor's segment, for a list that has the cursor for itself.
-///
-/// # Invariant
-///
-/// 1. `start` is the first aligned address from the cursor's `ptr` on, and what fits behind it lies in
-///    the segment. Nothing fits while `ptr` is not aligned to [`ALIGN`].
-pub(in crate::arena) struct Segment<'c, 'a> {
-    cursor: &'c mut RawCursor<'a>,
-    start: NonNull<u8>,
-}
-
-// SAFETY: the segment is the cursor's alone, and a `RawCursor` may go to other threads.
-unsafe impl Send for Segment<'_, '_> {}
-// SAFETY: `&Segment` gives access to an address only.
-unsafe impl Sync for Segment<'_, '_> {}
-
-impl Segment<'_, '_> {
-    /// Finds where values of this alignment begin, and how many bytes there are for them.
-    #[inline]
-    fn measure(&mut self, align: usize) -> usize {
-        let room = self.cursor.room();
-        let pad = self.cursor.pad(align);
-        // Less than `ALIGN` only before the first `refill`, which makes room for as much.
-        if room < ALIGN || room < pad {
-            return 0;
-        }
-        // SAFETY: within the segment, or at its end.
-        self.start = unsafe { self.cursor.ptr.add(pad) };
-        room - pad
-    }
-}
-
-// SAFETY: what `measure` says lies in the segment, which is the cursor's alone, and the cursor is this
-// value's. `refill` moves what is held.
-unsafe impl Space for Segment<'_, '_> {
-    #[inline]
-    fn start(&self) -> NonNull<u8> {
-        self.start
-    }
-
-    #[inline]
-    unsafe fn grow(
-        &mut self,
-        held: Layout,
-        at_least: usize,
-        wanted: usize,
-    ) -> Result<usize, ArenaError> {
-        // Neither wraps: a size is at most isize::MAX, and so is an alignment.
-        let slack = held.align() - 1;
-        self.cursor
-            .refill(at_least + slack, wanted + slack, Some(held))
-            .map_err(|error| error.of_cursor(at_least, self.cursor.rest().size))?;
-        Ok(self.measure(held.align()))
-    }
-
-    #[inline]
-    fn arena(&self) -> &RawArena {
-        self.cursor.arena
-    }
-}
-
-// SAFETY: from here on the cursor does not count what is kept as free.
-unsafe impl<'a> Keep<'a> for Segment<'_, 'a> {
-    #[inline]
-    unsafe fn keep(self, size: usize) -> NonNull<u8> {
-        if size > 0 {
-            // SAFETY: that many bytes lie in the segment (the caller's promise, and invariant 1).
-            self.cursor.advance_to(unsafe { self.start.add(size) });
-        }
-        self.start
-    }
-}
-
-impl<'c, 'a, T> RawVec<Segment<'c, 'a>, T> {
-    /// A list that grows in a cursor's segment.
-    #[inline]
-    pub(in crate::arena) fn in_segment(cursor: &'c mut RawCursor<'a>) -> Self {
-        let mut segment = Segment {
-            cursor,
-            start: NonNull::<T>::dangling().cast(),
-        };
-        let size = segment.measure(align_of::<T>());
-        // SAFETY: `measure` has said so.
-        unsafe { Self::new_in(segment, size) }
     }
 }

@@ -208,7 +208,7 @@ fn a_cursor_that_is_alone_starts_behind_what_others_took() {
             }
         });
         through.load(Ordering::Relaxed);
-        let mut cursor = RawCursor::new_alone(&mut first, 16);
+        let mut cursor = RawCursor::new_exclusive(&mut first, 16);
         let mine = cursor.copy_slice(&[1_u8; 8]).expect("memory");
         let mine = mine.as_ptr().addr();
         drop(cursor);

@@ -31,22 +31,21 @@ mod bytes;
 mod chunk;
 mod copy;
 mod cursor;
-mod draft;
+mod drain;
+mod format_buffer;
 mod header;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
 mod reference;
+mod segment;
 mod slot;
+mod storage;
 mod string;
 mod typed;
 mod vec;
 
 pub(super) use self::{
-    boxed::RawBox,
-    cursor::{RawCursor, Segment},
-    draft::Draft,
-    string::RawString,
-    vec::{Own, RawIntoIter, RawVec},
+    boxed::RawBox, cursor::RawCursor, drain::within, format_buffer::FormatBuffer, typed::Allocate,
 };
 pub(crate) use self::{
     bytes::RawBytes,
@@ -54,3 +53,47 @@ pub(crate) use self::{
     reference::RawArena,
     slot::ArenaSlot,
 };
+pub use self::{
+    drain::{Drain, IntoIter},
+    segment::Segment,
+    storage::{OwnedRegion, Storage},
+    string::ArenaString,
+    vec::ArenaVec,
+};
+
+/// An [`ArenaVec`] that grows in a [`Cursor`](crate::Cursor)'s segment.
+///
+/// It borrows the cursor, so nothing comes between its values and it grows in place until the segment
+/// ends. [`into_slice`](ArenaVec::into_slice) keeps the values; dropped, the list drops them and its
+/// place is used again. To build two lists at once, take a second cursor.
+///
+/// # Examples
+///
+/// ```
+/// let arena = tower_memory::Arena::new();
+/// let mut cursor = arena.cursor();
+/// let mut even = cursor.vec();
+/// even.extend((1..10).filter(|n| n % 2 == 0));
+/// let even = even.into_slice();
+/// assert_eq!(even, &[2, 4, 6, 8]);
+/// ```
+pub type CursorVec<'c, 'a, T> = ArenaVec<'a, T, Segment<'c, 'a>>;
+
+/// An [`ArenaString`] that grows in a [`Cursor`](crate::Cursor)'s segment.
+///
+/// It borrows the cursor, so nothing comes between its parts and it grows in place until the segment
+/// ends. [`into_str`](ArenaString::into_str) keeps the text; dropped, its place is used again.
+///
+/// # Examples
+///
+/// ```
+/// let arena = tower_memory::Arena::new();
+/// let mut cursor = arena.cursor();
+/// let mut text = cursor.string();
+/// for n in 0..3 {
+///     write!(text, "{n};")?;
+/// }
+/// assert_eq!(text.into_str(), "0;1;2;");
+/// # Ok::<(), tower_memory::arena::ArenaError>(())
+/// ```
+pub type CursorString<'c, 'a> = ArenaString<'a, Segment<'c, 'a>>;

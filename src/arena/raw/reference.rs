@@ -107,11 +107,6 @@ impl RawArena {
         self.header().refs.load(Ordering::Relaxed)
     }
 
-    /// Whether both refer to the same arena.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.header == other.header
-    }
-
     /// How the arena may be reached by somebody who holds this reference exclusively: alone, if
     /// there is no other one. Nobody can make one without a borrow of this one.
     #[inline]

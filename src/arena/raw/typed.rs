@@ -1,42 +1,61 @@
-use std::{alloc::Layout, mem::MaybeUninit, ptr::NonNull, slice};
+use std::{alloc::Layout, mem::MaybeUninit, ptr::NonNull, slice, str};
 
-use super::{copy::copy, reference::RawArena};
+use super::{copy::copy, cursor::RawCursor, reference::RawArena};
 use crate::arena::ArenaError;
 
-impl RawArena {
-    /// A place for one `T`, with the arena's lifetime.
-    #[inline]
-    #[expect(clippy::mut_from_ref, reason = "each call gives out memory of its own")]
-    pub(in crate::arena) fn slot<T>(&self) -> Result<&mut MaybeUninit<T>, ArenaError> {
-        let ptr = self.alloc(Layout::new::<T>())?.cast::<MaybeUninit<T>>();
-        // SAFETY: aligned memory for one `T` that nobody else owns (invariant 2), valid while this
-        // reference to the arena is borrowed (invariant 1); `MaybeUninit` needs no value.
+/// Typed allocation over one way to take memory.
+///
+/// # Safety
+///
+/// [`take`](Self::take) returns memory of the layout that no other code owns and that lives for `'a`.
+pub(in crate::arena) unsafe trait Allocate<'a>: Sized {
+    fn take(self, layout: Layout) -> Result<NonNull<u8>, ArenaError>;
+
+    /// A place for one `T`.
+    #[inline(always)]
+    fn slot<T: 'a>(self) -> Result<&'a mut MaybeUninit<T>, ArenaError> {
+        let ptr = self.take(Layout::new::<T>())?.cast::<MaybeUninit<T>>();
+        // SAFETY: aligned memory for one `T` that no other code owns, valid for `'a` (the contract of
+        // this trait); `MaybeUninit` needs no value.
         Ok(unsafe { &mut *ptr.as_ptr() })
     }
 
-    /// A copy of `values`, with the arena's lifetime.
+    /// A copy of `values`.
     #[inline]
-    #[expect(clippy::mut_from_ref, reason = "each call gives out memory of its own")]
-    pub(in crate::arena) fn copy_slice<T: Copy>(
-        &self,
-        values: &[T],
-    ) -> Result<&mut [T], ArenaError> {
+    fn copy_slice<T: Copy + 'a>(self, values: &[T]) -> Result<&'a mut [T], ArenaError> {
         let layout = Layout::for_value(values);
-        let ptr = self.alloc(layout)?;
-        // SAFETY: new memory of the layout of `values`, so the two do not overlap (invariant 2);
-        // all of it is written before it is handed out (invariant 5).
+        let ptr = self.take(layout)?;
+        // SAFETY: new memory of the layout of `values`, so the two do not overlap (the contract of this
+        // trait); all of it is written before it is returned (invariant 5 of `raw`).
         unsafe {
             copy(NonNull::from(values).cast(), ptr, layout.size());
             Ok(slice::from_raw_parts_mut(ptr.cast().as_ptr(), values.len()))
         }
     }
 
-    /// A copy of `text`, with the arena's lifetime.
+    /// A copy of `text`.
     #[inline]
-    #[expect(clippy::mut_from_ref, reason = "each call gives out memory of its own")]
-    pub(in crate::arena) fn copy_str(&self, text: &str) -> Result<&mut str, ArenaError> {
+    fn copy_str(self, text: &str) -> Result<&'a mut str, ArenaError> {
         let bytes = self.copy_slice(text.as_bytes())?;
-        // SAFETY: a copy of valid UTF-8.
-        Ok(unsafe { std::str::from_utf8_unchecked_mut(bytes) })
+        // SAFETY: a copy of valid UTF-8 (invariant 5 of `raw`).
+        Ok(unsafe { str::from_utf8_unchecked_mut(bytes) })
+    }
+}
+
+// SAFETY: `alloc` returns a region without another owner (invariant 2 of `raw`), valid while this
+// reference to the arena is borrowed (invariant 1 of `raw`).
+unsafe impl<'a> Allocate<'a> for &'a RawArena {
+    #[inline]
+    fn take(self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
+        self.alloc(layout)
+    }
+}
+
+// SAFETY: `take` cuts off a part of the segment, which the cursor owns alone (its invariant 1), and
+// which lives as long as the arena is borrowed.
+unsafe impl<'a> Allocate<'a> for &mut RawCursor<'a> {
+    #[inline(always)]
+    fn take(self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
+        RawCursor::take(self, layout)
     }
 }

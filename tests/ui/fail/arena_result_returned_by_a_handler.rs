@@ -2,7 +2,7 @@ use axum::{Router, routing::get};
 use tower_memory::Arena;
 
 async fn handler(arena: Arena) -> &'static str {
-    arena.format(format_args!("gone with the handle {}", 1))
+    arena.alloc_fmt(format_args!("gone with the handle {}", 1))
 }
 
 fn main() {

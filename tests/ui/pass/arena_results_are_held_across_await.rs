@@ -8,7 +8,7 @@ async fn by_extractor(arena: Arena) -> String {
     let count = arena.alloc(0_u32);
     let name = arena.alloc_str("name");
     let numbers = arena.alloc_slice_fill_with(2, |n| n);
-    let text = arena.format(format_args!("item-{count}"));
+    let text = arena.alloc_fmt(format_args!("item-{count}"));
     yield_now().await;
     *count += 1;
     name.make_ascii_uppercase();
@@ -36,7 +36,7 @@ async fn collections(arena: Arena) -> usize {
 async fn in_a_task(scope: RequestScope) {
     let mut arena = scope.arena().clone();
     let task = scope.spawn(async move {
-        let mut cursor = arena.cursor_mut();
+        let mut cursor = arena.exclusive_cursor();
         let one = cursor.alloc(1);
         yield_now().await;
         *one += *cursor.alloc(2);

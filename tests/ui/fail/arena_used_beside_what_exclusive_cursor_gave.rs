@@ -2,7 +2,7 @@ use tower_memory::Arena;
 
 fn main() {
     let mut arena = Arena::new();
-    let value = arena.cursor_mut().alloc(1);
+    let value = arena.exclusive_cursor().alloc(1);
     let clone = arena.clone();
     *value += 1;
     drop(clone);

@@ -9,20 +9,20 @@
 
 use std::{mem::MaybeUninit, ptr::NonNull, slice};
 
-use super::{copy::copy, reference::RawArena, string::RawString, vec::Own};
+use super::{copy::copy, reference::RawArena, string::ArenaString, typed::Allocate};
 use crate::arena::ArenaError;
 
 /// What is longer goes into the arena as it comes.
 const SHORT: usize = 128;
 
-pub(in crate::arena) struct Draft<'a> {
+pub(in crate::arena) struct FormatBuffer<'a> {
     arena: &'a RawArena,
     len: usize,
     short: [MaybeUninit<u8>; SHORT],
-    long: Option<RawString<Own<'a>>>,
+    long: Option<ArenaString<'a>>,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> FormatBuffer<'a> {
     #[inline]
     pub(in crate::arena) fn new(arena: &'a RawArena) -> Self {
         Self {
@@ -66,14 +66,14 @@ impl<'a> Draft<'a> {
         let long = match &mut self.long {
             Some(long) => long,
             None => {
-                let mut long = RawString::with_capacity(self.arena, 0)?;
+                let mut long = ArenaString::with_capacity(self.arena, 0)?;
                 // In one step: short of memory, nothing is taken for the one and not for the other.
-                long.reserve(self.len + text.len())?;
-                long.push_str(self.as_str())?;
+                long.try_reserve(self.len + text.len())?;
+                long.try_push_str(self.as_str())?;
                 self.long.insert(long)
             }
         };
-        long.push_str(text)
+        long.try_push_str(text)
     }
 
     /// The text, for as long as the arena is borrowed.

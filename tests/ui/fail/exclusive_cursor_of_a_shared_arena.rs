@@ -1,7 +1,7 @@
 use tower_memory::RequestScope;
 
 fn handler(scope: &RequestScope) {
-    scope.arena().cursor_mut().alloc(1);
+    scope.arena().exclusive_cursor().alloc(1);
 }
 
 fn main() {
