@@ -385,12 +385,15 @@ fn an_infallible_method_panics_with_the_numbers() {
 #[cfg(feature = "json")]
 #[test]
 fn json_that_finds_no_memory_is_an_error_and_not_a_panic() {
+    use tower_memory::arena::JsonError;
+
     let arena = Arena::new();
     let long = "x".repeat(ASKED);
-    let error = refusing_chunks(|| arena.to_json(&long)).unwrap_err();
+    let error = refusing_chunks(|| arena.json_bytes(&long)).unwrap_err();
     assert_eq!(error.written(), 1, "the opening quote");
     let response: http::Response<bytes::Bytes> = refusing_chunks(|| arena.json(&long));
     assert_eq!(response.status(), 500);
-    let text = response.extensions().get::<String>().unwrap();
-    assert!(text.contains("of 5001 bytes failed"), "{text}");
+    let error = response.extensions().get::<JsonError>().unwrap();
+    let source = std::error::Error::source(error).unwrap().to_string();
+    assert!(source.contains("of 5001 bytes failed"), "{source}");
 }

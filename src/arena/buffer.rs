@@ -64,7 +64,7 @@ impl ArenaBuf {
 
     /// How many bytes can be written without growing.
     #[must_use]
-    pub fn remaining(&self) -> usize {
+    pub fn spare_capacity(&self) -> usize {
         self.raw.capacity() - self.raw.len()
     }
 

@@ -5,12 +5,11 @@ use crate::{arena::Arena, scope::RequestScope};
 
 /// A response with a value as JSON, written into the request's arena.
 ///
-/// As `axum::Json`, for handlers that return a value and have no arena at hand: the bytes are written
-/// to the arena of the request that is being served, and sent from there without a copy. Outside of a
-/// [`MemoryLayer`](crate::MemoryLayer) they go to an arena of their own. A value that borrows from the
-/// arena cannot leave the handler; write it with [`Arena::json`] instead.
+/// Use it in place of `axum::Json`: the bytes are written to the arena of the present request and sent
+/// from there without a copy. Without a [`MemoryLayer`](crate::MemoryLayer), they are written to a new
+/// arena. A value that borrows from the arena cannot leave the handler; use [`Arena::json`] for it.
 ///
-/// A value that cannot be written gives `500`, as there.
+/// If the value cannot be serialized, the response is `500`, as described at [`Arena::json`].
 ///
 /// # Examples
 ///

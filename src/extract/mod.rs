@@ -1,5 +1,6 @@
 //! Extractors and responses for axum, and a layer that names routes from inside a router.
 
+mod buffer;
 #[cfg(feature = "json")]
 mod json;
 mod label;

@@ -6,25 +6,24 @@ use http_body::Body;
 
 use crate::arena::{Arena, ArenaBuf, ArenaError};
 
-/// Most bytes that are set aside because a client says it will send them. More is taken as they
-/// arrive, so that announcing a large body costs the server nothing.
+/// Most bytes reserved because of an announced length. More is taken as bytes arrive, so announcing
+/// a large body costs the server nothing.
 const MAX_IN_ADVANCE: u64 = 64 * 1024;
 
 impl Arena {
     /// Reads `body` into a buffer of this arena, up to `limit` bytes.
     ///
-    /// A body that says beforehand that it is larger is refused unread. Trailers are read and left
-    /// out.
+    /// A body whose announced length is larger is refused unread. Trailers are read and discarded.
     ///
     /// # Errors
     ///
-    /// If the body is larger than `limit`, if it fails, or if the arena cannot grow; what was read is
-    /// dropped then. [`CollectError::status`] is the answer to give (`413` for a body that is too
-    /// large), and with the `axum` feature the error is a response.
+    /// If the body is larger than `limit`, if it fails, or if the arena cannot grow. The bytes read so
+    /// far are dropped. [`CollectError::status`] is the status to respond with (`413` for a body that is
+    /// too large), and with the `axum` feature the error is a response.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: what was read so far is lost, as is the body.
+    /// Not cancel safe: the bytes read so far and the body are lost.
     ///
     /// # Examples
     ///
@@ -43,7 +42,7 @@ impl Arena {
     /// let error = arena.collect(body, 4).await.unwrap_err();
     /// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
     /// assert_eq!(error.status(), 413);
-    /// assert_eq!(error.to_string(), "the body has more than the 4 bytes that are allowed (5 or more)");
+    /// assert_eq!(error.to_string(), "body exceeds the limit of 4 bytes (5 or more)");
     /// # Ok::<_, tower_memory::CollectError<std::convert::Infallible>>(())
     /// # }).unwrap();
     /// # Ok::<(), std::io::Error>(())
@@ -79,7 +78,7 @@ impl Arena {
     }
 }
 
-/// Why a body could not be read into an arena. See [`Arena::collect`].
+/// A body could not be read into an arena. See [`Arena::collect`].
 ///
 /// # Examples
 ///
@@ -123,11 +122,11 @@ enum Cause<E> {
 ///
 /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 /// # runtime.block_on(async {
-/// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("the client has gone"))];
+/// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("connection closed"))];
 /// let body = StreamBody::new(futures_util::stream::iter(frames));
 /// let error = Arena::new().collect(body, 5).await.unwrap_err();
 /// assert_eq!((error.kind(), error.received()), (CollectErrorKind::Body, 2));
-/// assert_eq!(error.into_body_error().expect("the body's own").to_string(), "the client has gone");
+/// assert_eq!(error.into_body_error().expect("the body's own").to_string(), "connection closed");
 /// # });
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -136,9 +135,9 @@ enum Cause<E> {
 pub enum CollectErrorKind {
     /// The arena could not grow.
     Arena,
-    /// The body failed: often the client has gone.
+    /// The body failed, often because the client disconnected.
     Body,
-    /// The body is larger than allowed.
+    /// The body is larger than the limit.
     TooLarge,
 }
 
@@ -174,13 +173,13 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// Bytes that had been read before the error.
+    /// Bytes read before the error.
     #[must_use]
     pub const fn received(&self) -> usize {
         self.received
     }
 
-    /// The most bytes that were allowed, if there were more.
+    /// The limit in bytes, if the body exceeds it.
     #[must_use]
     pub const fn limit(&self) -> Option<usize> {
         match self.cause {
@@ -189,8 +188,8 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// The status of the answer: `413` if the body is too large, `400` if it failed, and `500` if
-    /// there is no memory.
+    /// The status to respond with: `413` if the body is too large, `400` if it failed, and `500` if there
+    /// is no memory.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self.cause {
@@ -200,7 +199,7 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// The body's own error, if that is the cause.
+    /// The body's own error, if it is the cause.
     #[must_use]
     pub fn into_body_error(self) -> Option<E> {
         match self.cause {
@@ -213,15 +212,11 @@ impl<E> CollectError<E> {
 impl<E> fmt::Display for CollectError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Arena(_) => write!(
-                f,
-                "there is no memory for the body, of which {} bytes were read",
-                self.received
-            ),
-            Cause::Body(_) => write!(f, "the body failed after {} bytes", self.received),
+            Cause::Arena(_) => write!(f, "no memory for the body after {} bytes", self.received),
+            Cause::Body(_) => write!(f, "reading the body failed after {} bytes", self.received),
             Cause::TooLarge { limit, asked } => write!(
                 f,
-                "the body has more than the {limit} bytes that are allowed ({asked} or more)"
+                "body exceeds the limit of {limit} bytes ({asked} or more)"
             ),
         }
     }

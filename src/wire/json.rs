@@ -5,20 +5,24 @@ use serde::Serialize;
 use crate::arena::Arena;
 
 impl Arena {
-    /// A response with `value` as JSON, written into a buffer of this arena.
+    /// A `200` response with `value` as JSON, written into a buffer of this arena.
     ///
-    /// The body is whatever can be made from [`Bytes`]: `axum::body::Body`, which makes this
+    /// The body is any type made from [`Bytes`]: `axum::body::Body`, which makes this
     /// an `axum::response::Response`, or `http_body_util::Full<Bytes>`.
     ///
-    /// If the value cannot be written the response is `500` with a problem description, and its
-    /// extensions hold the error's text as a `String`; use [`to_json`](Self::to_json) to
-    /// handle the error yourself.
+    /// If the value cannot be serialized, the response is `500` with a problem description
+    /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)), and its extensions hold the
+    /// [`JsonError`](crate::arena::JsonError), for a log. The client does not see it. To handle the
+    /// error yourself, use [`json_bytes`](Self::json_bytes).
     ///
     /// # Examples
     ///
     /// ```
+    /// use std::collections::BTreeMap;
+    ///
     /// use bytes::Bytes;
     /// use http::Response;
+    /// use tower_memory::arena::JsonError;
     ///
     /// let arena = tower_memory::Arena::new();
     /// let mut names = arena.vec_with_capacity(2);
@@ -27,6 +31,11 @@ impl Arena {
     /// let response: Response<Bytes> = arena.json(&names);
     /// assert_eq!(response.headers()["content-type"], "application/json");
     /// assert_eq!(response.body(), r#"["a","b"]"#);
+    ///
+    /// // Map keys must be strings.
+    /// let response: Response<Bytes> = arena.json(&BTreeMap::from([([1], 2)]));
+    /// assert_eq!(response.status(), 500);
+    /// assert!(response.extensions().get::<JsonError>().is_some());
     /// ```
     #[must_use]
     pub fn json<T, B>(&self, value: &T) -> Response<B>
@@ -37,7 +46,7 @@ impl Arena {
         const PROBLEM: &str = "{\"type\":\"about:blank\",\"title\":\"Internal Server Error\",\
              \"status\":500,\"detail\":\"the response could not be written as json\"}";
 
-        let (status, content_type, body, error) = match self.to_json(value) {
+        let (status, content_type, body, error) = match self.json_bytes(value) {
             Ok(body) => (StatusCode::OK, "application/json", body, None),
             Err(error) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -52,9 +61,7 @@ impl Arena {
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(error) = error {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            let text = source.map_or_else(|| error.to_string(), |why| format!("{error}: {why}"));
-            response.extensions_mut().insert(text);
+            response.extensions_mut().insert(error);
         }
         response
     }

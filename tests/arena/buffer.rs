@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes};
-use tower_memory::{Arena, ArenaPool};
+use tower_memory::{Arena, ArenaBuf, ArenaPool};
 
 use super::panic_text;
 
@@ -49,7 +49,7 @@ fn bytes_are_written_in_place_through_chunk_mut() {
         unsafe { buf.advance_mut(1) };
     }
     assert!(buf.iter().copied().eq(0..200));
-    assert_eq!(buf.remaining(), buf.capacity() - 200);
+    assert_eq!(buf.spare_capacity(), buf.capacity() - 200);
 }
 
 #[test]
@@ -162,4 +162,37 @@ fn recycled_memory_is_overwritten_in_debug_builds() {
         let byte = unsafe { chunk.as_mut_ptr().add(at).read() };
         assert_eq!(byte, 0xdd);
     }
+}
+
+/// This file imports both traits; the method of the buffer itself takes precedence.
+#[test]
+fn write_is_not_ambiguous_and_converts_its_error() {
+    fn to_io(buf: &mut ArenaBuf) -> std::io::Result<()> {
+        write!(buf, "{};", 1)?;
+        writeln!(buf, "{:>3}", 2)?;
+        Ok(())
+    }
+    fn to_fmt(buf: &mut ArenaBuf) -> std::fmt::Result {
+        Ok(write!(buf, "é")?)
+    }
+    let mut buf = Arena::new().buf();
+    to_io(&mut buf).unwrap();
+    to_fmt(&mut buf).unwrap();
+    assert_eq!(&*buf, "1;  2\né".as_bytes());
+    let error = buf.try_reserve(usize::MAX).unwrap_err();
+    assert_eq!(std::fmt::Error::from(error.clone()), std::fmt::Error);
+    let error = std::io::Error::from(error);
+    assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
+}
+
+#[test]
+#[should_panic(expected = "a formatting trait implementation returned an error")]
+fn a_display_that_fails_panics_in_write() {
+    struct Fails;
+    impl std::fmt::Display for Fails {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Err(std::fmt::Error)
+        }
+    }
+    let _ = write!(Arena::new().buf(), "{Fails}");
 }

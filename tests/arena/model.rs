@@ -268,7 +268,7 @@ impl<'a> World<'a> {
             Op::BufExtend(i, n) => {
                 let (buf, model) = &mut self.bufs[i];
                 buf.reserve(n);
-                assert!(buf.remaining() >= n);
+                assert!(buf.spare_capacity() >= n);
                 buf.extend(pattern(seed, n));
                 model.extend(pattern(seed, n));
             }

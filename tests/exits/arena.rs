@@ -15,7 +15,8 @@ use http::{Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_memory::{
-    Arena, ArenaPool, CollectErrorKind, MemoryLayer, RequestScope, extract::ArenaJson,
+    Arena, ArenaBuf, ArenaPool, CollectErrorKind, MemoryLayer, RequestScope, arena::JsonError,
+    extract::ArenaJson,
 };
 
 use super::support::{Step, Steps, data, poll_once, settled, trailers, watched};
@@ -48,7 +49,7 @@ async fn a_body_that_says_it_is_too_large_is_refused_unread() {
     assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(
         error.to_string(),
-        "the body has more than the 10 bytes that are allowed (11 or more)"
+        "body exceeds the limit of 10 bytes (11 or more)"
     );
     assert_eq!(arena.capacity(), 0);
 }
@@ -72,7 +73,7 @@ async fn a_body_that_fails_is_a_bad_request_with_its_own_error() {
     assert_eq!(error.kind(), CollectErrorKind::Body);
     assert_eq!((error.limit(), error.received()), (None, 4));
     assert_eq!(error.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(error.to_string(), "the body failed after 4 bytes");
+    assert_eq!(error.to_string(), "reading the body failed after 4 bytes");
     assert!(error.into_body_error().is_some());
 }
 
@@ -102,7 +103,7 @@ async fn in_axum_a_body_that_is_too_large_is_answered_with_413() {
             1001,
             StatusCode::PAYLOAD_TOO_LARGE,
             "{\"type\":\"about:blank\",\"title\":\"Payload Too Large\",\"status\":413,\
-             \"detail\":\"the body has more than the 1000 bytes that are allowed (1001 or more)\"}",
+             \"detail\":\"body exceeds the limit of 1000 bytes (1001 or more)\"}",
         ),
     ] {
         let request = Request::post("/").body(Body::from(vec![b'x'; sent]));
@@ -134,6 +135,26 @@ async fn arena_json_writes_into_the_arena_of_the_request() {
 }
 
 #[tokio::test]
+async fn a_buffer_is_a_response() {
+    async fn handler(arena: Arena) -> ArenaBuf {
+        let mut body = arena.buf();
+        write!(body, "{}", 7).unwrap();
+        body
+    }
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(MemoryLayer::new());
+    let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/octet-stream");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "7");
+
+    let body = Arena::new().buf().into_response().into_body();
+    assert!(http_body::Body::is_end_stream(&body));
+}
+
+#[tokio::test]
 async fn arena_json_needs_no_layer() {
     let app = Router::new().route("/", get(|| async { ArenaJson("text") }));
     let request = Request::get("/").body(Body::empty()).unwrap();
@@ -152,6 +173,8 @@ async fn arena_json_that_cannot_be_written_is_an_internal_error() {
     let response = app.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+    let error = response.extensions().get::<JsonError>().unwrap();
+    assert_eq!(error.written(), 1, "the opening brace");
     drop(response);
     settled(&watch.handle).await;
 }
