@@ -100,6 +100,7 @@ pub mod client;
 pub mod extract;
 
 pub use self::account::{Account, TrackingAllocator};
+#[doc(inline)]
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
 pub use self::cancel::Outcome;
 pub use self::config::ConfigError;

@@ -12,18 +12,19 @@ use super::{
     raw::{RawArena, RawBytes},
 };
 
-/// A growing byte buffer in an [`Arena`], for bodies.
+/// A growing byte buffer in an [`Arena`](super::Arena), for bodies.
 ///
-/// It holds a handle of its arena, so it is `'static` and may leave the handler; frozen, it is
-/// [`Bytes`] that keep the arena alive until the server has sent them. As long as it is the last
-/// thing allocated it grows in place.
+/// It holds a handle of its arena, so it is `'static` and may leave the handler. With the `axum`
+/// feature it is a response. [`freeze`](Self::freeze) turns it into [`Bytes`] that keep the arena alive
+/// until the server has sent them. While nothing is allocated after the buffer it grows in place.
 ///
-/// Write to it through [`bytes::BufMut`], [`std::io::Write`] or [`std::fmt::Write`].
+/// Write to it with `write!`, or through [`bytes::BufMut`], [`io::Write`] or [`fmt::Write`].
 ///
 /// # Panics
 ///
-/// Each method without `try_` panics where its `try_` twin returns an [`ArenaError`]; so do the
-/// methods of `BufMut`. `io::Write` and `fmt::Write` return it as an error.
+/// Methods that need memory, those of `BufMut` included, panic if the arena has none. `write!`,
+/// `io::Write` and `fmt::Write` return an error, and [`try_reserve`](Self::try_reserve) returns it in
+/// advance.
 ///
 /// # Examples
 ///
@@ -128,7 +129,7 @@ impl ArenaBuf {
         self.raw.reserve(additional)
     }
 
-    /// Shortens the buffer to `len` bytes, or does nothing if it is not longer.
+    /// Shortens the buffer to `len` bytes; does nothing if it is not longer.
     pub fn truncate(&mut self, len: usize) {
         self.raw.truncate(len);
     }
@@ -138,10 +139,10 @@ impl ArenaBuf {
         self.truncate(0);
     }
 
-    /// Cuts off what was written so far, without copying it; the room behind it stays here.
+    /// Splits off the written bytes without a copy; the spare capacity stays here.
     ///
     /// For bodies that are sent in parts: write, [`split`](Self::split), [`freeze`](Self::freeze) the
-    /// part, and go on writing.
+    /// part, and continue to write.
     ///
     /// # Examples
     ///
@@ -154,17 +155,17 @@ impl ArenaBuf {
     /// assert_eq!((&first[..], &body[..]), (&b"first"[..], &b"second"[..]));
     /// assert_eq!(body.capacity(), 1024 - 5);
     /// ```
-    #[must_use = "what was written so far is in the buffer that is returned"]
+    #[must_use = "the written bytes are in the returned buffer"]
     pub fn split(&mut self) -> Self {
         Self {
             raw: self.raw.split(),
         }
     }
 
-    /// Ends writing and returns the bytes, without copying them.
+    /// Turns the buffer into [`Bytes`] without a copy.
     ///
-    /// Costs one small heap allocation (none if the buffer is empty). The arena lives until the
-    /// last clone or slice of the bytes is dropped.
+    /// Makes one small heap allocation (none if the buffer is empty). The arena is recycled only after
+    /// the last clone or slice of the bytes is dropped.
     #[must_use]
     #[inline]
     pub fn freeze(self) -> Bytes {

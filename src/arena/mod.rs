@@ -1,18 +1,21 @@
-//! Memory that belongs to one request: taken piece by piece, given back all at once.
+//! Memory that belongs to one request: allocated piece by piece, recycled all at once.
 //!
-//! An [`Arena`] hands out memory by moving a pointer and frees nothing until its last handle is
-//! dropped; then it goes back to the [`ArenaPool`](crate::ArenaPool) it came from, ready to be
-//! used again. Unlike an arena that borrows itself mutably or is bound to one thread, this one is a
-//! reference-counted `Send + Sync` handle, so what lives in it can be held across `.await`.
+//! An [`Arena`] allocates by moving a pointer and frees nothing until its last handle is dropped. Then
+//! the [`ArenaPool`](crate::ArenaPool) it came from recycles it. Other arenas borrow themselves mutably
+//! or stay on one thread; this one is a reference-counted handle that is `Send + Sync`, so values in it
+//! can be held across `.await`.
 //!
-//! | you need | take |
+//! | you need | use |
 //! |---|---|
-//! | a value, a string, a slice for the length of a borrow | [`Arena::alloc`], [`Arena::alloc_str`], [`Arena::format`], ... |
-//! | many small things in a row | a [`Cursor`]: a segment for one user, without atomic operations |
-//! | a list, a text that grows | [`ArenaVec`], [`ArenaString`] |
+//! | a value, a string or a slice for the length of a borrow | [`Arena::alloc`], [`Arena::alloc_str`], [`Arena::alloc_fmt`], ... |
+//! | many small values in a loop | a [`Cursor`]: it allocates without atomic operations |
+//! | a growing list or text | [`ArenaVec`], [`ArenaString`]; in a cursor [`CursorVec`], [`CursorString`] |
 //! | a value that must be dropped | [`ArenaBox`], or an [`ArenaVec`] |
 //! | bytes for a response body | [`ArenaBuf`], frozen into [`Bytes`](bytes::Bytes) without a copy |
-//! | maps, sets, boxed trait objects | the feature `allocator-api2`: `&Arena` and `Arena` are allocators |
+//! | maps, sets, boxed trait objects | the feature `allocator-api2`: `Arena` and `&Arena` are allocators |
+//!
+//! The collections are generic over their [`Storage`]: [`OwnedRegion`] by default, and [`Segment`] in
+//! a cursor.
 
 mod boxed;
 mod buffer;

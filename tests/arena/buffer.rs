@@ -61,7 +61,7 @@ fn advancing_past_the_end_panics() {
     let text = panic_text(|| unsafe { buf.advance_mut(7) });
     assert_eq!(
         text,
-        "advanced over 7 bytes, of which only 6 were given out"
+        "cannot advance by 7 bytes: `chunk_mut` returned 6"
     );
     // SAFETY: as above.
     panic_text(|| unsafe { buf.advance_mut(usize::MAX) });

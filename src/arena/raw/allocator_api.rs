@@ -1,8 +1,8 @@
-//! Arenas as allocators of the standard collections' twins.
+//! `Arena` as an allocator of `allocator-api2`.
 //!
-//! An arena's handle is an allocator as the trait demands it: memory stays where it is when the
-//! handle moves, all its clones are handles of the same memory, and that lives until the last of
-//! them is dropped. `&Arena` is one through the trait's own implementation for references.
+//! A handle meets the trait's contract: memory does not move with the handle, clones are handles of
+//! the same memory, and the memory lives until the last one is dropped. `&Arena` is an allocator
+//! through the trait's own implementation for references.
 
 use std::ptr::NonNull;
 
@@ -12,8 +12,8 @@ use super::{
 };
 
 impl RawArena {
-    /// The region of `size` bytes at `ptr`, which this arena gave out. Its end can be moved only if
-    /// it lies in the current chunk.
+    /// The region of `size` bytes at `ptr`, allocated from this arena. Its end can be moved only if it
+    /// lies in the current chunk.
     fn region_at(&self, ptr: NonNull<u8>, size: usize) -> Region {
         let chunk = self.current().filter(|&chunk| {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1).
@@ -26,7 +26,7 @@ impl RawArena {
     }
 }
 
-/// Implements one line of `allocator-api2`; their traits are alike, but not the same.
+/// Implements the trait of one line of `allocator-api2`; the two are alike, but distinct.
 macro_rules! allocator {
     ($api:ident) => {
         use std::{alloc::Layout, ptr::NonNull};
@@ -36,10 +36,10 @@ macro_rules! allocator {
         use super::super::chunk::{Access, Chunk, Use};
         use crate::arena::Arena;
 
-        /// Takes memory from the arena. The last block gives its memory back, and grows and shrinks
-        /// where it is; others wait for the arena to be recycled.
-        // SAFETY: blocks are memory of the arena that nobody else owns, valid until its last handle
-        // is dropped (invariants 1 and 2 of `raw`); clones are handles of the same arena.
+        /// Takes memory from the arena. The last block grows and shrinks in place, and gives its memory
+        /// back; the memory of other blocks stays unused until the arena is recycled.
+        // SAFETY: a block is a region without another owner, valid until the last handle is dropped
+        // (invariants 1 and 2 of `raw`); clones are handles of the same arena.
         unsafe impl Allocator for Arena {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
@@ -50,7 +50,7 @@ macro_rules! allocator {
             #[inline]
             unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
                 let mut region = self.raw().region_at(ptr, layout.size());
-                // SAFETY: of this arena, and the caller gives the block up.
+                // SAFETY: a region of this arena that its owner gives back (invariant 3 of `raw`).
                 unsafe { self.raw().shrink(&mut region, 0, Use::Used, Access::Shared) };
             }
 
@@ -63,15 +63,17 @@ macro_rules! allocator {
                 if ptr.addr().get() % new.align() == 0 {
                     let mut region = self.raw().region_at(ptr, old.size());
                     let size = new.size();
-                    // SAFETY: a block of this arena that the caller owns.
+                    // SAFETY: a region of this arena, whose chunk is alive (invariant 1 of `raw`), and
+                    // its owner extends it (invariant 2 of `raw`).
                     if unsafe { Chunk::extend(&mut region, size, size, Access::Shared) } {
                         return Ok(NonNull::slice_from_raw_parts(ptr, size));
                     }
                 }
                 let block = self.allocate(new)?;
-                // SAFETY: the new block is not smaller than the old one, and apart from it.
+                // SAFETY: the new block is not smaller than the old one, and regions do not overlap
+                // (invariant 2 of `raw`).
                 unsafe { ptr.copy_to_nonoverlapping(block.cast(), old.size()) };
-                // SAFETY: the caller's promise; its content has moved.
+                // SAFETY: the caller owns the block (its promise), and the content has moved.
                 unsafe { self.deallocate(ptr, old) };
                 Ok(block)
             }
@@ -82,10 +84,10 @@ macro_rules! allocator {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller's promise is the one that `grow` needs.
                 let block = unsafe { self.grow(ptr, old, new)? };
                 let added = new.size() - old.size();
-                // SAFETY: the part of the block behind what it held before.
+                // SAFETY: the part of the block behind its former content (invariant 2 of `raw`).
                 unsafe { block.cast::<u8>().add(old.size()).write_bytes(0, added) };
                 Ok(block)
             }
@@ -98,7 +100,8 @@ macro_rules! allocator {
             ) -> Result<NonNull<[u8]>, AllocError> {
                 if ptr.addr().get() % new.align() == 0 {
                     let mut region = self.raw().region_at(ptr, old.size());
-                    // SAFETY: a block of this arena, whose tail the caller gives up.
+                    // SAFETY: a region of this arena, whose owner gives back the tail (invariant 3 of
+                    // `raw`).
                     unsafe {
                         self.raw()
                             .shrink(&mut region, new.size(), Use::Used, Access::Shared)
@@ -106,9 +109,10 @@ macro_rules! allocator {
                     return Ok(NonNull::slice_from_raw_parts(ptr, new.size()));
                 }
                 let block = self.allocate(new)?;
-                // SAFETY: both are at least as large as the new size, and apart.
+                // SAFETY: both are at least as large as the new size, and regions do not overlap
+                // (invariant 2 of `raw`).
                 unsafe { ptr.copy_to_nonoverlapping(block.cast(), new.size()) };
-                // SAFETY: the caller's promise; its content has moved.
+                // SAFETY: the caller owns the block (its promise), and the content has moved.
                 unsafe { self.deallocate(ptr, old) };
                 Ok(block)
             }

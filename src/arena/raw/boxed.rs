@@ -15,9 +15,9 @@ pub(in crate::arena) struct RawBox<'a, T> {
     owned: PhantomData<(&'a RawArena, T)>,
 }
 
-// SAFETY: the box owns its value alone (invariant 1).
+// SAFETY: only the box owns its value (invariant 1).
 unsafe impl<T: Send> Send for RawBox<'_, T> {}
-// SAFETY: `&RawBox` gives access to `&T` only.
+// SAFETY: `&RawBox` exposes `&T` only (invariant 1).
 unsafe impl<T: Sync> Sync for RawBox<'_, T> {}
 
 impl<'a, T> RawBox<'a, T> {
@@ -37,7 +37,7 @@ impl<'a, T> RawBox<'a, T> {
 
     #[inline]
     pub(in crate::arena) fn get_mut(&mut self) -> &mut T {
-        // SAFETY: as in `get`, and `&mut self` is the only way to it.
+        // SAFETY: initialised and ours, and `&mut self` is the only way to it (invariant 1).
         unsafe { self.value.as_mut() }
     }
 

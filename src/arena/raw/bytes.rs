@@ -1,10 +1,10 @@
-//! A growing byte buffer that keeps its arena alive, and what it is frozen into.
+//! A growing byte buffer that keeps its arena alive, and the owner behind frozen `Bytes`.
 //!
 //! # Invariants
 //!
 //! 1. `region` is of `arena`; its first `len` bytes are initialised; `len <= region.size`.
-//! 2. After `freeze` nobody writes the bytes any more: the region moved into the [`Frozen`] owner,
-//!    which gives out shared slices only.
+//! 2. After `freeze` no code writes the bytes: the region moved into the [`Frozen`] owner, which
+//!    returns shared slices only.
 
 use std::{alloc::Layout, fmt, mem, ptr::NonNull, slice};
 
@@ -23,9 +23,9 @@ pub(crate) struct RawBytes {
     len: usize,
 }
 
-// SAFETY: the buffer owns its region alone, and a `RawArena` may go to other threads.
+// SAFETY: only the buffer owns its region (invariant 1), and a `RawArena` is `Send`.
 unsafe impl Send for RawBytes {}
-// SAFETY: `&RawBytes` gives access to `&[u8]` only.
+// SAFETY: `&RawBytes` exposes `&[u8]` only (invariant 1).
 unsafe impl Sync for RawBytes {}
 
 const fn layout(size: usize) -> Option<Layout> {
@@ -48,7 +48,7 @@ impl RawBytes {
             }
         } else {
             let access = arena.access();
-            // SAFETY: this reference is held exclusively, so `access` is true.
+            // SAFETY: this reference is held exclusively, so `access` is correct (invariant 6 of `raw`).
             unsafe { arena.claim(capacity, capacity, access)? }
         };
         Ok(Self {
@@ -78,7 +78,8 @@ impl RawBytes {
 
     #[inline]
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as in `as_slice`, and `&mut self` is the only way to the bytes.
+        // SAFETY: the first `len` bytes are initialised (invariant 1), and `&mut self` is the only way
+        // to them.
         unsafe { slice::from_raw_parts_mut(self.region.ptr.as_ptr(), self.len) }
     }
 
@@ -110,7 +111,8 @@ impl RawBytes {
         let doubled = self.region.size.saturating_mul(2);
         let wanted = needed.max(doubled.max(Self::MIN_CAPACITY));
         let access = self.arena.access();
-        // SAFETY: `&mut self` holds this reference exclusively, so `access` is true.
+        // SAFETY: the region is of this arena (invariant 1), and `&mut self` holds the reference
+        // exclusively, so `access` is correct (invariant 6 of `raw`).
         unsafe {
             self.arena
                 .regrow(&mut self.region, self.len, (needed, wanted), 1, access)
@@ -120,8 +122,8 @@ impl RawBytes {
     #[inline]
     pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
         self.reserve(bytes.len())?;
-        // SAFETY: `reserve` made room for them behind the first `len` bytes, and a shared slice
-        // cannot lie in this buffer's own region.
+        // SAFETY: `reserve` made room for them behind the first `len` bytes (invariant 1), and a shared
+        // slice cannot lie in this buffer's own region.
         unsafe {
             let end = self.region.ptr.add(self.len);
             copy(NonNull::from(bytes).cast(), end, bytes.len());
@@ -130,7 +132,7 @@ impl RawBytes {
         Ok(())
     }
 
-    /// Cuts off what was written so far; what is free stays here.
+    /// Splits off the written bytes; the spare capacity stays here.
     pub(crate) fn split(&mut self) -> Self {
         let len = mem::take(&mut self.len);
         let written = Region {
@@ -154,9 +156,10 @@ impl RawBytes {
         if len == 0 {
             return Bytes::new();
         }
-        // The only reference leaves nobody who could use what is given back.
+        // If this is the only reference, no code could use the tail.
         if self.arena.access() == Access::Shared {
-            // SAFETY: nothing points behind the initialised bytes.
+            // SAFETY: nothing points behind the initialised bytes (invariant 1), and `Access::Shared` is
+            // always correct (invariant 6 of `raw`).
             unsafe {
                 self.arena
                     .shrink(&mut self.region, len, Use::Advance, Access::Shared)
@@ -169,12 +172,12 @@ impl RawBytes {
 impl Drop for RawBytes {
     #[inline]
     fn drop(&mut self) {
-        // Gives the whole region back where it still is the last one of its arena, so that a
-        // buffer that came to nothing, or a body that is through, costs a streaming request no
-        // memory.
-        // The only reference takes the whole arena with it.
+        // Gives back the region if it is the topmost one, so that an unused buffer, or the part of
+        // a body that was sent, costs a streaming request no memory. The last reference recycles
+        // the whole arena anyway.
         if self.arena.access() == Access::Shared {
-            // SAFETY: nothing points into the region any more.
+            // SAFETY: the only owner of the region goes (invariants 1 and 2), so nothing points into it;
+            // `Access::Shared` is always correct (invariant 6 of `raw`).
             unsafe {
                 self.arena
                     .shrink(&mut self.region, 0, Use::Used, Access::Shared)
@@ -192,7 +195,7 @@ impl fmt::Debug for RawBytes {
     }
 }
 
-/// Bytes that nobody writes any more (invariant 2).
+/// Bytes that no code writes any more (invariant 2).
 struct Frozen(RawBytes);
 
 impl AsRef<[u8]> for Frozen {
@@ -202,8 +205,8 @@ impl AsRef<[u8]> for Frozen {
     }
 }
 
-// SAFETY: `chunk_mut` returns the bytes behind the first `len`, of which there are
-// `region.size - len`, and `advance_mut` moves `len` over bytes the caller has initialised.
+// SAFETY: `chunk_mut` returns the `region.size - len` bytes behind the first `len` (invariant 1), and
+// `advance_mut` moves `len` over bytes the caller has initialised.
 unsafe impl BufMut for RawBytes {
     #[inline]
     fn remaining_mut(&self) -> usize {
@@ -216,7 +219,7 @@ unsafe impl BufMut for RawBytes {
         let left = self.region.size - self.len;
         assert!(
             count <= left,
-            "advanced over {count} bytes, of which only {left} were given out"
+            "cannot advance by {count} bytes: `chunk_mut` returned {left}"
         );
         self.len += count;
     }
@@ -229,7 +232,7 @@ unsafe impl BufMut for RawBytes {
             }
         }
         let left = self.region.size - self.len;
-        // SAFETY: within the region (invariant 1), which is ours.
+        // SAFETY: within the region, which only this buffer owns (invariant 1).
         unsafe { UninitSlice::from_raw_parts_mut(self.region.ptr.add(self.len).as_ptr(), left) }
     }
 

@@ -5,7 +5,7 @@ use std::{
 
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Alignment of every chunk, enough for all types but deliberately over-aligned ones.
+/// Alignment of every chunk, enough for all but deliberately over-aligned types.
 const CHUNK_ALIGN: usize = 16;
 
 /// One block of memory from the global allocator: this header, then `capacity` bytes.
@@ -14,39 +14,39 @@ pub(super) struct Chunk {
     /// The chunk that was current before; the arena's first chunk has none.
     prev: Option<NonNull<Self>>,
     capacity: usize,
-    /// Offset of the first free byte. See invariants 2 and 3 of the module.
+    /// Offset of the first free byte. See invariants 2 and 3 of `raw`.
     pos: AtomicUsize,
     /// The highest `pos` from which something that was in use was given back.
     peak: AtomicUsize,
 }
 
-/// What bytes were that are given back.
+/// What bytes that are given back were used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// Taken in advance, and not needed.
+    /// Taken in advance and not used.
     Advance,
-    /// In use up to now.
+    /// In use until now.
     Used,
 }
 
-/// Whether others may reach an arena at the same time.
+/// Whether other code may access an arena at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// The caller has the only reference to the arena, and holds it exclusively: `pos` is moved by
-    /// a load and a store (invariant 6 of the module).
+    /// No: the caller holds the arena's only reference exclusively, and `pos` is moved by a load and
+    /// a store (invariant 6 of `raw`).
     Exclusive,
-    /// They may: `pos` is moved by compare-and-swap.
+    /// Yes: `pos` is moved by compare-and-swap.
     Shared,
 }
 
-/// A stretch of a chunk that has one owner.
+/// A part of a chunk that has one owner.
 ///
-/// Not `Clone`: whoever holds it may write the bytes, give its tail back and try to extend it.
+/// Not `Clone`: the owner may write the bytes, give back the tail and try to extend it.
 #[derive(Debug)]
 pub(super) struct Region {
     pub(super) ptr: NonNull<u8>,
     pub(super) size: usize,
-    /// Where the region lies; `None` for regions of size zero, which lie nowhere.
+    /// The region's chunk; `None` for regions of size zero.
     pub(super) chunk: Option<NonNull<Chunk>>,
 }
 
@@ -62,11 +62,11 @@ impl Chunk {
         Layout::from_size_align(size, CHUNK_ALIGN).ok()
     }
 
-    /// A new chunk, or `None` if the allocator returns null or `capacity` is beyond all bounds.
+    /// A new chunk; `None` if the allocator returns null or `capacity` is too large.
     pub(super) fn new(capacity: usize, prev: Option<NonNull<Self>>) -> Option<NonNull<Self>> {
         let layout = Self::layout(capacity)?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        // SAFETY: the layout is not zero-sized, it holds at least the header.
+        // SAFETY: the layout is not zero-sized: it contains the header.
         let ptr = NonNull::new(unsafe { alloc::alloc(layout) })?.cast::<Self>();
         // SAFETY: `ptr` is valid for writes of a header and aligned to it (16).
         unsafe {
@@ -86,7 +86,7 @@ impl Chunk {
     ///
     /// `chunk` came from [`new`](Self::new), is not used afterwards, and nothing points into it.
     pub(super) unsafe fn free(chunk: NonNull<Self>) -> Option<NonNull<Self>> {
-        // SAFETY: the caller gives the chunk up, so it is read by value and dropped here.
+        // SAFETY: the caller gives up the chunk, so it can be read by value and dropped here.
         let Self { prev, capacity, .. } = unsafe { chunk.read() };
         if let Some(layout) = Self::layout(capacity) {
             #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -106,28 +106,28 @@ impl Chunk {
         self.prev
     }
 
-    /// Cuts the chunk off from its predecessor and returns that.
+    /// Detaches the predecessor and returns it.
     pub(super) fn take_prev(&mut self) -> Option<NonNull<Self>> {
         self.prev.take()
     }
 
-    /// Bytes given out, padding included.
+    /// Bytes in use, padding included.
     pub(super) fn used(&self) -> usize {
         // Relaxed: a figure for statistics.
         self.pos.load(Ordering::Relaxed)
     }
 
-    /// The most bytes that were in use at once, padding included.
+    /// The most bytes that were in use at the same time, padding included.
     pub(super) fn high_water(&self) -> usize {
-        // Relaxed: as `used`.
+        // Relaxed: a figure for statistics.
         self.used().max(self.peak.load(Ordering::Relaxed))
     }
 
-    /// Makes all bytes free again. `&mut`: nothing points into the chunk (invariant 1).
+    /// Frees all bytes. `&mut`: nothing points into the chunk (invariant 1).
     #[inline]
     pub(super) fn rewind(&mut self) {
         self.pos.store(0, Ordering::Relaxed);
-        // Most requests give nothing back, and a load is cheaper than a store.
+        // Few requests give bytes back, and a load is cheaper than a store.
         if self.peak.load(Ordering::Relaxed) != 0 {
             self.peak.store(0, Ordering::Relaxed);
         }
@@ -141,7 +141,7 @@ impl Chunk {
                 .pos
                 .compare_exchange(from, to, success, Ordering::Relaxed)
                 .is_ok(),
-            // Relaxed: nobody else is there to see it (invariant 6).
+            // Relaxed: no other thread can see it (invariant 6).
             Access::Exclusive => {
                 let found = self.pos.load(Ordering::Relaxed) == from;
                 if found {
@@ -152,7 +152,7 @@ impl Chunk {
         }
     }
 
-    /// Notes how far `pos` had come, before it goes down from `end`.
+    /// Records `end` as a peak, before `pos` moves down from there.
     #[inline]
     fn note_peak(&self, end: usize, access: Access) {
         // Relaxed: a figure. The load spares the usual case the locked instruction.
@@ -169,8 +169,7 @@ impl Chunk {
 
     /// Address of the data of `chunk`.
     ///
-    /// Takes the pointer and not a reference, since a reference to the header would not be allowed
-    /// to reach the bytes behind it.
+    /// Takes a pointer, since the provenance of a reference to the header ends with the header.
     pub(super) fn data(chunk: NonNull<Self>) -> NonNull<u8> {
         // SAFETY: every chunk is followed by its data (`new`), so this is in or one past the end
         // of the same allocation.
@@ -181,7 +180,7 @@ impl Chunk {
     ///
     /// # Safety
     ///
-    /// `chunk` is alive, and `access` is true.
+    /// `chunk` is alive, and `access` is correct (invariant 6).
     #[inline]
     pub(super) unsafe fn bump(
         chunk: NonNull<Self>,
@@ -190,14 +189,14 @@ impl Chunk {
     ) -> Option<NonNull<u8>> {
         // SAFETY: the caller keeps the chunk alive.
         let this = unsafe { chunk.as_ref() };
-        // Data begins at `CHUNK_ALIGN`: up to that, offsets are as aligned as addresses.
+        // Data is aligned to `CHUNK_ALIGN`: up to that, offsets are as aligned as addresses.
         let base = if layout.align() <= CHUNK_ALIGN {
             0
         } else {
             Self::data(chunk).addr().get()
         };
         let mask = layout.align() - 1;
-        // Relaxed: only a first guess, the step decides.
+        // Relaxed: a first guess; `step` verifies it.
         let mut pos = this.pos.load(Ordering::Relaxed);
         loop {
             // A free position is an address inside an allocation, which ends below isize::MAX:
@@ -217,12 +216,12 @@ impl Chunk {
         }
     }
 
-    /// Takes `wanted` of the chunk's free bytes, or as many as there are if they are at least
-    /// `at_least`; not aligned.
+    /// Takes `wanted` of the chunk's free bytes, or all of them if they are at least `at_least`; not
+    /// aligned.
     ///
     /// # Safety
     ///
-    /// `chunk` is alive, and `access` is true.
+    /// `chunk` is alive, and `access` is correct (invariant 6).
     #[inline]
     pub(super) unsafe fn claim(
         chunk: NonNull<Self>,
@@ -251,7 +250,7 @@ impl Chunk {
         }
     }
 
-    /// All that is free of the chunk, without taking it.
+    /// The free bytes of the chunk, without taking them.
     ///
     /// # Safety
     ///
@@ -260,7 +259,7 @@ impl Chunk {
     pub(super) unsafe fn free_rest(chunk: NonNull<Self>) -> Region {
         // SAFETY: the caller keeps the chunk alive.
         let this = unsafe { chunk.as_ref() };
-        // Relaxed: for somebody who is alone.
+        // Relaxed: the caller has exclusive access (invariant 6).
         let pos = this.pos.load(Ordering::Relaxed);
         Region {
             // SAFETY: `pos <= capacity`, so it stays within the chunk.
@@ -274,22 +273,22 @@ impl Chunk {
     ///
     /// # Safety
     ///
-    /// `chunk` is alive, the caller is alone with its arena, and nothing points to the bytes from `end`
-    /// on.
+    /// `chunk` is alive, the caller has exclusive access to the arena (invariant 6), and nothing points
+    /// to the bytes from `end` on.
     #[inline]
     pub(super) unsafe fn set_end(chunk: NonNull<Self>, end: NonNull<u8>) {
         let pos = end.addr().get() - Self::data(chunk).addr().get();
-        // Relaxed: nobody else is there to see it (invariant 6).
+        // Relaxed: no other thread can see it (invariant 6).
         // SAFETY: the caller keeps the chunk alive.
         unsafe { chunk.as_ref() }.pos.store(pos, Ordering::Relaxed);
     }
 
-    /// Moves the end of `region` to `wanted` bytes if that is possible where it lies, and
-    /// otherwise (`at_least` fits) as far as the chunk goes. Returns whether it grew.
+    /// Extends `region` in place to `wanted` bytes, or to the chunk's end if at least `at_least` bytes
+    /// fit. Returns whether it grew.
     ///
     /// # Safety
     ///
-    /// The region's chunk is alive, and `access` is true.
+    /// The region's chunk is alive, and `access` is correct (invariant 6).
     #[inline]
     pub(super) unsafe fn extend(
         region: &mut Region,
@@ -316,11 +315,12 @@ impl Chunk {
         moved
     }
 
-    /// Gives back what `region` holds beyond `size` bytes, if nothing was taken after it.
+    /// Gives back the bytes of `region` from `size` on, if nothing was allocated after it.
     ///
     /// # Safety
     ///
-    /// The region's chunk is alive, nothing points to the bytes given back, and `access` is true.
+    /// The region's chunk is alive, nothing points to the bytes given back, and `access` is correct
+    /// (invariant 6).
     #[inline]
     pub(super) unsafe fn shrink(region: &mut Region, size: usize, used: Use, access: Access) {
         let Some(chunk) = region.chunk else {
@@ -333,7 +333,7 @@ impl Chunk {
         let this = unsafe { chunk.as_ref() };
         let start = region.ptr.addr().get() - Self::data(chunk).addr().get();
         let end = start + region.size;
-        // Relaxed: only spares a region that is not the last one the locked instruction.
+        // Relaxed: only saves the locked instruction if the region is not the topmost one.
         if this.pos.load(Ordering::Relaxed) != end {
             return;
         }
@@ -355,9 +355,9 @@ impl Chunk {
     ///
     /// `chunk` is alive, nothing points into it, and it has at least `count` bytes.
     pub(super) unsafe fn fill(chunk: NonNull<Self>, byte: u8, count: usize) {
-        // SAFETY: a chunk has `capacity` bytes of data, and nobody else reaches them.
+        // SAFETY: a chunk has `capacity` bytes of data, and no other code accesses them (invariant 1).
         unsafe { Self::data(chunk).write_bytes(byte, count) };
-        // The chunk may be freed next, which would allow the compiler to leave the writing out.
+        // The chunk may be freed next, and the compiler could omit writes before that.
         std::hint::black_box(chunk);
     }
 }

@@ -1,11 +1,10 @@
 use std::{mem::MaybeUninit, ptr::NonNull};
 
-/// Copies `count` bytes, short ones without a call of the C library.
+/// Copies `count` bytes; up to 64 without a call of the C library.
 ///
-/// Most texts that are appended are a few bytes long, and for those the call costs more than the
-/// copy. Two overlapping moves cover each range of lengths. They move `MaybeUninit`s, since the bytes
-/// may be padding, or parts of a pointer: read as integers, they would be undefined, or lose what
-/// they may point to.
+/// Most appended texts are a few bytes long, and the call costs more than such a copy. Two overlapping
+/// moves cover each range of lengths. They move `MaybeUninit`s, since the bytes may be padding or parts
+/// of a pointer: reading padding as an integer is undefined, and a pointer would lose its provenance.
 ///
 /// # Safety
 ///
@@ -29,7 +28,7 @@ pub(super) const unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize
             to.add(last).cast::<MaybeUninit<T>>().write_unaligned(tail);
         }
     }
-    // SAFETY: the caller's promise, and `count` is in range in each arm.
+    // SAFETY: the caller's promise; `count >= size_of::<T>()` in each arm.
     unsafe {
         match count {
             0 => {}
@@ -48,8 +47,8 @@ pub(super) const unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize
 mod tests {
     use super::*;
 
-    /// Copied while this is compiled: the compiler refuses to read a pointer, or what was never
-    /// written, as an integer.
+    /// Copied at compile time: the compiler refuses to read a pointer, or uninitialised bytes, as an
+    /// integer.
     const fn copied<T: Copy>(from: T, mut to: T) -> T {
         // SAFETY: both have the size of a `T`, and are not the same.
         unsafe {

@@ -1,17 +1,17 @@
-//! A private segment of an arena, and what is taken from it without atomic operations.
+//! A private segment of an arena, and allocation from it without atomic operations.
 //!
 //! # Invariants
 //!
-//! 1. `ptr..end` is the free tail of a region of `arena` that this cursor alone owns; without a
+//! 1. `ptr..end` is the free tail of a region of `arena` that only this cursor owns; without a
 //!    chunk it is empty.
 //! 2. `access` is [`Access::Exclusive`] only if the cursor holds the arena's only reference
-//!    exclusively, for all of `'a`. Then nobody can take anything as long as the cursor, or anything
-//!    it gave out, is in use, so the chunk's position need not say what is taken until the cursor
-//!    needs more or goes.
+//!    exclusively, for all of `'a`. Then no other code can allocate while the cursor, or memory it
+//!    returned, is in use, so the chunk's position need not be exact until the cursor needs more or
+//!    is dropped.
 //! 3. `ptr` is aligned to [`ALIGN`], or fewer than `ALIGN` bytes are left: sizes are rounded up, so
-//!    most allocations need not be aligned one by one.
-//! 4. What a growing list or text builds lies in `ptr..end` and counts as free: a list that is
-//!    forgotten leaks its values, and its place is used again.
+//!    most allocations need no aligning.
+//! 4. The values of a growing collection lie in `ptr..end` and count as free: a forgotten list leaks
+//!    its values, and its place is used again.
 
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
@@ -21,8 +21,7 @@ use super::{
 };
 use crate::arena::ArenaError;
 
-/// The largest segment that is taken in advance. What is not used of it goes back, unless somebody
-/// else has taken something behind it.
+/// The largest segment. Its unused part is given back if nothing was allocated after it.
 const MAX_STEP: usize = 32 * 1024;
 
 /// See invariant 3.
@@ -34,19 +33,18 @@ const _: () = assert!(MAX_STEP == 32 << 10 && ALIGN == 8);
 pub(in crate::arena) struct RawCursor<'a> {
     pub(super) ptr: NonNull<u8>,
     end: NonNull<u8>,
-    /// Where the region begins, before `ptr` was aligned. If nothing was taken since, all of it goes
-    /// back.
+    /// Where the region begins, before `ptr` was aligned, so that an unused one is given back whole.
     base: NonNull<u8>,
     arena: &'a RawArena,
     chunk: Option<NonNull<Chunk>>,
-    /// Bytes to take in advance the next time.
+    /// Size of the next segment.
     step: usize,
     access: Access,
 }
 
-// SAFETY: the segment is this cursor's alone (invariant 1), and `&RawArena` may go to other threads.
+// SAFETY: only this cursor owns the segment (invariant 1), and `&RawArena` is `Send`.
 unsafe impl Send for RawCursor<'_> {}
-// SAFETY: `&RawCursor` gives access to plain figures only.
+// SAFETY: `&RawCursor` exposes numbers and no bytes (invariant 1).
 unsafe impl Sync for RawCursor<'_> {}
 
 impl<'a> RawCursor<'a> {
@@ -63,8 +61,8 @@ impl<'a> RawCursor<'a> {
         }
     }
 
-    /// A cursor that moves the arena's own position without atomic operations, too, if `arena` is
-    /// the only reference. Then nobody else can want anything of the chunk, and it takes all of it.
+    /// A cursor that also moves the arena's position without atomic operations, if `arena` is the only
+    /// reference. Then no other code needs the chunk, and the segment is all that is free of it.
     #[inline]
     pub(in crate::arena) fn new_exclusive(arena: &'a mut RawArena, step: usize) -> Self {
         let access = arena.access();
@@ -72,29 +70,16 @@ impl<'a> RawCursor<'a> {
         this.access = access;
         if access == Access::Exclusive {
             this.step = usize::MAX;
-            this.begin();
+            if let Some(chunk) = this.arena.current() {
+                // SAFETY: the chunk of a borrowed arena is alive (invariant 1 of `raw`).
+                let rest = unsafe { Chunk::free_rest(chunk) };
+                // Not allocated, and still no other code can reach it (invariant 2).
+                if rest.size >= ALIGN {
+                    this.own(&rest);
+                }
+            }
         }
         this
-    }
-
-    #[inline]
-    fn begin(&mut self) {
-        let Some(chunk) = self.arena.current() else {
-            return;
-        };
-        // SAFETY: the chunk is alive as long as the arena is borrowed; `access` is true.
-        let region = unsafe {
-            match self.access {
-                // Not taken, and nobody else's all the same (invariant 2).
-                Access::Exclusive => {
-                    Some(Chunk::free_rest(chunk)).filter(|rest| rest.size >= ALIGN)
-                }
-                Access::Shared => Chunk::claim(chunk, ALIGN, self.step, Access::Shared),
-            }
-        };
-        if let Some(region) = region {
-            self.own(&region);
-        }
     }
 
     /// Takes over a region of at least `ALIGN - 1` bytes.
@@ -103,7 +88,7 @@ impl<'a> RawCursor<'a> {
         self.ptr = region.ptr;
         self.base = region.ptr;
         self.chunk = region.chunk;
-        // SAFETY: the region's end, and an address before it.
+        // SAFETY: the region's end, and an address before it: `pad < ALIGN` (invariant 3).
         unsafe {
             self.end = region.ptr.add(region.size);
             self.ptr = region.ptr.add(self.pad(ALIGN));
@@ -154,9 +139,8 @@ impl<'a> RawCursor<'a> {
         self.ptr.addr().get().wrapping_neg() & (align - 1)
     }
 
-    /// Makes the segment hold at least `at_least` bytes from `ptr` on, and `wanted` if that is
-    /// possible; `ptr` is aligned then. `held`, if it had to be moved, lies at the new `ptr`, aligned
-    /// as it says.
+    /// Makes the segment hold at least `at_least` bytes from `ptr` on, and `wanted` if possible. `ptr` is
+    /// aligned then. If the bytes of `held` had to move, they lie at the new `ptr`, aligned as `held`.
     #[cold]
     #[inline(never)]
     pub(super) fn refill(
@@ -174,9 +158,9 @@ impl<'a> RawCursor<'a> {
             .max(at_least);
         match (self.access, self.chunk) {
             (Access::Shared, _) => self.step = self.step.saturating_mul(4).min(MAX_STEP),
-            // From here on the position has to say what is taken.
-            // SAFETY: the chunk is alive as long as the arena is borrowed, the cursor is alone, and
-            // nothing lies behind its segment (invariants 1 and 2).
+            // From here on the position has to be exact.
+            // SAFETY: the chunk of a borrowed arena is alive (invariant 1 of `raw`), `access` is
+            // correct, and nothing lies behind the segment (invariants 1 and 2).
             (Access::Exclusive, Some(chunk)) => unsafe { Chunk::set_end(chunk, self.end) },
             (Access::Exclusive, None) => {}
         }
@@ -185,20 +169,20 @@ impl<'a> RawCursor<'a> {
             size: self.room(),
             chunk: self.chunk,
         };
-        // SAFETY: the region's chunk is alive as long as the arena is borrowed; `access` is true
+        // SAFETY: the chunk of a borrowed arena is alive (invariant 1 of `raw`); `access` is correct
         // (invariant 2).
         if unsafe { Chunk::extend(&mut region, at_least, wanted, self.access) } {
             // If it holds something it was aligned before (`Segment`, invariant 1).
             self.own(&region);
             return Ok(());
         }
-        // SAFETY: `access` is true (invariant 2).
+        // SAFETY: `access` is correct (invariant 2).
         let new = unsafe { self.arena.claim(at_least, wanted, self.access)? };
         let old_pad = held.map_or(0, |held| self.pad(held.align()));
         self.own(&new);
         if let Some(held) = held.filter(|held| held.size() > 0) {
-            // SAFETY: `held` bytes lie in the old region behind its padding; the new one has room
-            // for them, since `at_least` is more; the two do not overlap.
+            // SAFETY: the `held` bytes lie in the old region behind its padding, and fit into the new
+            // one, since `at_least` is larger; regions do not overlap (invariant 2 of `raw`).
             unsafe {
                 let to = self.ptr.add(self.pad(held.align()));
                 region
@@ -207,12 +191,13 @@ impl<'a> RawCursor<'a> {
                     .copy_to_nonoverlapping(to, held.size());
             }
         }
-        // SAFETY: as above, and what was held has moved.
+        // SAFETY: the chunk is alive (invariant 1 of `raw`), `access` is correct (invariant 2), and the
+        // held bytes have moved, so nothing points into the old region (invariant 1).
         unsafe { Chunk::shrink(&mut region, 0, Use::Advance, self.access) };
         Ok(())
     }
 
-    /// What is left of the segment.
+    /// The rest of the segment.
     #[inline]
     pub(super) fn rest(&self) -> Region {
         let padding = self.ptr.addr().get() - self.base.addr().get();
@@ -224,13 +209,13 @@ impl<'a> RawCursor<'a> {
         }
     }
 
-    /// Notes that everything before `end`, which lies in the segment, is taken.
+    /// Makes everything before `end`, which lies in the segment, allocated.
     #[inline]
     pub(super) fn advance_to(&mut self, end: NonNull<u8>) {
         self.ptr = end;
         // Rounded up, but for the last bytes of a segment (invariant 3).
         let pad = self.pad(ALIGN).min(self.room());
-        // SAFETY: at most what is left.
+        // SAFETY: at most the rest of the segment (invariant 1).
         self.ptr = unsafe { end.add(pad) };
     }
 }
@@ -239,8 +224,8 @@ impl Drop for RawCursor<'_> {
     #[inline]
     fn drop(&mut self) {
         let mut region = self.rest();
-        // SAFETY: the tail is this cursor's alone and nothing points into it (invariant 1); alone, nothing
-        // lies behind it either (invariant 2).
+        // SAFETY: only this cursor owns the tail and nothing points into it (invariant 1); with exclusive
+        // access, nothing lies behind it either (invariant 2).
         unsafe {
             match (self.access, self.chunk) {
                 (Access::Exclusive, Some(chunk)) => Chunk::set_end(chunk, region.ptr),

@@ -1,7 +1,7 @@
-//! A text that is written beside the arena until it is known how long it is.
+//! A text that is formatted on the stack until its length is known.
 //!
-//! Taking room in advance and giving back what was too much are two atomic steps on the arena's position;
-//! taking what is needed is one. Most texts are short enough for that.
+//! Taking too much room and giving back the rest are two atomic operations on the arena's position;
+//! taking exactly what is needed is one. Most texts are short enough for that.
 //!
 //! # Invariant
 //!
@@ -12,7 +12,7 @@ use std::{mem::MaybeUninit, ptr::NonNull, slice};
 use super::{copy::copy, reference::RawArena, string::ArenaString, typed::Allocate};
 use crate::arena::ArenaError;
 
-/// What is longer goes into the arena as it comes.
+/// Longer texts continue in the arena.
 const SHORT: usize = 128;
 
 pub(in crate::arena) struct FormatBuffer<'a> {
@@ -53,13 +53,14 @@ impl<'a> FormatBuffer<'a> {
         };
         let from = NonNull::from(text).cast();
         let to = NonNull::from(place).cast();
-        // SAFETY: `place` has room for the text, which lies elsewhere.
+        // SAFETY: `place` has room for the text, which lies elsewhere; it stays valid UTF-8
+        // (invariant 1).
         unsafe { copy(from, to, text.len()) };
         self.len += text.len();
         Ok(())
     }
 
-    /// As [`push_str`](Self::push_str), for a text that is not short any more.
+    /// [`push_str`](Self::push_str) for a text that is no longer short.
     #[cold]
     #[inline(never)]
     fn push_long(&mut self, text: &str) -> Result<(), ArenaError> {
@@ -67,7 +68,7 @@ impl<'a> FormatBuffer<'a> {
             Some(long) => long,
             None => {
                 let mut long = ArenaString::with_capacity(self.arena, 0)?;
-                // In one step: short of memory, nothing is taken for the one and not for the other.
+                // One reservation for both parts: it succeeds or fails as a whole.
                 long.try_reserve(self.len + text.len())?;
                 long.try_push_str(self.as_str())?;
                 self.long.insert(long)

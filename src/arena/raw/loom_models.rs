@@ -161,7 +161,7 @@ fn through() -> LoomArc<AtomicUsize> {
 
 /// Invariant 1, with the way of the only reference, which decrements nothing.
 #[test]
-fn whoever_recycles_sees_what_the_others_took() {
+fn the_recycling_thread_sees_what_the_others_took() {
     loom::model(|| {
         let returns = LoomArc::new(AtomicUsize::new(0));
         let mut arena = IdleArena::new(8);
@@ -188,9 +188,9 @@ fn whoever_recycles_sees_what_the_others_took() {
     });
 }
 
-/// Invariant 6: who finds itself alone continues where the others have stopped.
+/// Invariant 6: an exclusive owner continues where the other threads stopped.
 #[test]
-fn a_cursor_that_is_alone_starts_behind_what_others_took() {
+fn an_exclusive_cursor_starts_behind_what_others_took() {
     loom::model(|| {
         let returns = LoomArc::new(AtomicUsize::new(0));
         let mut first = arena(64, &returns);
@@ -218,7 +218,7 @@ fn a_cursor_that_is_alone_starts_behind_what_others_took() {
     });
 }
 
-/// Invariant 3, and 1 of the cursor: its tail goes back, or somebody has taken what lies behind.
+/// Invariant 3, and 1 of the cursor: its tail is given back, or another thread allocated after it.
 #[test]
 fn a_cursor_gives_its_tail_back_while_another_thread_allocates() {
     loom::model(|| {

@@ -5,23 +5,24 @@
 //! 1. A header is alive while it has references, which it counts, and then until the one
 //!    [`IdleArena`] made by the last reference is dropped. Chunks are freed or rewound only
 //!    through an `IdleArena`, that is, when nothing can point into them.
-//! 2. In each chunk, the bytes below `pos` are given out: every region that was returned and not
+//! 2. In each chunk, the bytes below `pos` are allocated: every region that was returned and not
 //!    given back lies below `pos`, and no two such regions overlap. `pos` moves by
-//!    compare-and-swap only, so one mover wins and all others look again.
-//! 3. `pos` goes down only from the end of a region to somewhere within that same region, by the
-//!    owner of that region. The move down is a release and each move up an acquire, so who
-//!    gets the bytes next writes after the former owner's last access.
+//!    compare-and-swap, so one thread wins and the others retry (except under invariant 6).
+//! 3. Only the owner of the topmost region moves `pos` down, to an address within that region. The
+//!    move down is a release and each move up an acquire, so the next owner of the bytes writes
+//!    them after the former owner's last access.
 //! 4. A chunk's address, capacity and predecessor never change while the arena is referenced; the
 //!    current chunk is replaced only under the `grow` lock.
 //! 5. A region's bytes count as uninitialised until its owner has written them: no safe function
 //!    reads a byte that was not written through the same region.
-//! 6. [`Access::Exclusive`](chunk::Access) is claimed only by who holds the one reference there is
-//!    exclusively. Every region and every other reference comes from a borrow of a reference, so
-//!    nobody else can reach `pos`, and it needs no compare-and-swap.
+//! 6. [`Access::Exclusive`](chunk::Access) is used only by a caller that holds the arena's only
+//!    reference exclusively. Every region and every other reference comes from a borrow of
+//!    a reference, so no other code can reach `pos`, and it needs no compare-and-swap.
+//!    [`Access::Shared`](chunk::Access) is always correct.
 //!
-//! The typed wrappers ([`RawVec`], [`RawString`], [`RawBytes`], [`RawCursor`]) and [`ArenaSlot`] state
-//! their own invariants.
-#![expect(unsafe_code, reason = "hands out memory by pointer, behind safe types")]
+//! [`ArenaVec`], [`ArenaString`], [`Drain`], [`Segment`], [`RawBytes`], [`RawCursor`], [`RawBox`] and
+//! [`ArenaSlot`] state their own invariants.
+#![expect(unsafe_code, reason = "allocates memory by pointer, behind safe types")]
 
 #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator_api;

@@ -9,10 +9,10 @@ use crate::{
     sync::{Ordering, lock},
 };
 
-/// Chunks double up to this size; beyond, each new one is as large as this, or as what is asked.
+/// Chunks double up to this size; then each new one has this size, or the requested one if larger.
 const MAX_STEP: usize = 4 * 1024 * 1024;
 
-/// More references than this are a leak in a loop, as for `std::sync::Arc`.
+/// More references than this can only come from a leak in a loop, as for `std::sync::Arc`.
 const MAX_REFS: usize = isize::MAX as usize;
 
 /// A reference to an arena; the last one recycles it.
@@ -21,9 +21,10 @@ pub(crate) struct RawArena {
 }
 
 // SAFETY: all state behind the pointer is atomic, behind a lock, or constant while referenced
-// (invariants 1 to 4); the memory handed out is governed by the wrappers' lifetimes.
+// (invariants 1 to 4); lifetimes of the wrappers govern the allocated memory.
 unsafe impl Send for RawArena {}
-// SAFETY: as above; every method that takes `&self` is safe to call from several threads.
+// SAFETY: all state behind the pointer is atomic, behind a lock, or constant while referenced
+// (invariants 1 to 4), so several threads may call the methods that take `&self`.
 unsafe impl Sync for RawArena {}
 
 impl IdleArena {
@@ -82,12 +83,12 @@ impl RawArena {
         sum
     }
 
-    /// Bytes given out so far, padding included.
+    /// Bytes in use, padding included.
     pub(crate) fn used(&self) -> usize {
         self.sum(Chunk::used)
     }
 
-    /// The most bytes that were given out at once.
+    /// The most bytes that were in use at the same time.
     pub(crate) fn high_water(&self) -> usize {
         self.sum(Chunk::high_water)
     }
@@ -97,21 +98,21 @@ impl RawArena {
         self.header().capacity.load(Ordering::Relaxed)
     }
 
-    /// Whether the arena was used before and came back from a pool.
+    /// Whether the arena was recycled before and came from a pool.
     pub(crate) fn is_reused(&self) -> bool {
         self.header().reused
     }
 
-    /// How many references there are, this one included. Others may change it meanwhile.
+    /// The number of references, this one included. Other threads may change it at any time.
     pub(crate) fn references(&self) -> usize {
         self.header().refs.load(Ordering::Relaxed)
     }
 
-    /// How the arena may be reached by somebody who holds this reference exclusively: alone, if
-    /// there is no other one. Nobody can make one without a borrow of this one.
+    /// How the exclusive owner of this reference may access the arena: exclusively, if there is no
+    /// other reference. Another one can only be made from a borrow of this one.
     #[inline]
     pub(super) fn access(&mut self) -> Access {
-        // Acquire: what the other references did happened before they were dropped.
+        // Acquire: everything done through other references happened before they were dropped.
         if self.header().refs.load(Ordering::Acquire) == 1 {
             Access::Exclusive
         } else {
@@ -119,7 +120,7 @@ impl RawArena {
         }
     }
 
-    /// Memory of `layout`, uninitialised, with the arena's lifetime.
+    /// Uninitialised memory of `layout` with the arena's lifetime.
     #[inline]
     pub(super) fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
         if layout.size() == 0 {
@@ -155,11 +156,11 @@ impl RawArena {
         if let Some(chunk) = current {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1).
             if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
-                // Somebody else grew the arena while we waited.
+                // Another thread grew the arena meanwhile.
                 return Ok((ptr, chunk));
             }
         }
-        // Chunks are aligned to 16: only what lies above needs room to align.
+        // Chunks are aligned to 16: only larger alignments need room.
         let slack = layout.align().saturating_sub(align_of::<Chunk>());
         let needed = layout
             .size()
@@ -167,19 +168,19 @@ impl RawArena {
             .filter(|&needed| needed <= Chunk::MAX_CAPACITY)
             .ok_or_else(|| ArenaError::capacity_overflow(layout.size(), self.used()))?;
         let preferred = current.map_or(header.first_chunk, |chunk| {
-            // SAFETY: as above.
+            // SAFETY: the chunks of a referenced arena are alive (invariant 1).
             let capacity = unsafe { chunk.as_ref() }.capacity();
             capacity.saturating_mul(2).min(MAX_STEP)
         });
         let chunk = Chunk::new(needed.max(preferred.min(Chunk::MAX_CAPACITY)), current)
-            // Short of memory: what is asked for, without anything in advance.
+            // Short of memory: exactly what was requested.
             .or_else(|| Chunk::new(needed, current))
             .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
-        // SAFETY: `needed` covers size and alignment, so a fresh chunk of it suffices; nobody else
-        // knows the chunk yet.
+        // SAFETY: `needed` covers size and alignment, so a fresh chunk suffices; no other thread knows
+        // the chunk, so access is exclusive (invariant 6).
         let ptr = unsafe { Chunk::bump(chunk, layout, Access::Exclusive) }
             .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
-        // SAFETY: created above and owned by the arena from here on.
+        // SAFETY: a live chunk, owned by the arena from here on (invariant 1).
         let capacity = unsafe { chunk.as_ref() }.capacity();
         header.capacity.fetch_add(capacity, Ordering::Relaxed);
         // Release: publishes the chunk's fields.
@@ -207,12 +208,12 @@ impl RawArena {
         })
     }
 
-    /// A region of `wanted` bytes, or of what the current chunk still has if that is at least
-    /// `at_least`; not aligned. `at_least` is not zero.
+    /// A region of `wanted` bytes, or of the rest of the current chunk if that is at least `at_least`;
+    /// not aligned. `at_least` is not zero.
     ///
     /// # Safety
     ///
-    /// `access` is true.
+    /// `access` is correct (invariant 6).
     #[inline]
     pub(super) unsafe fn claim(
         &self,
@@ -221,17 +222,17 @@ impl RawArena {
         access: Access,
     ) -> Result<Region, ArenaError> {
         if let Some(chunk) = self.current() {
-            // SAFETY: the chunks of a referenced arena are alive (invariant 1), and the caller's
-            // promise.
+            // SAFETY: the chunks of a referenced arena are alive (invariant 1), and `access` is correct
+            // (the caller's promise).
             if let Some(region) = unsafe { Chunk::claim(chunk, at_least, wanted, access) } {
                 return Ok(region);
             }
         }
-        // SAFETY: `access` is true.
+        // SAFETY: `access` is correct (the caller's promise).
         unsafe { self.claim_new(at_least, wanted, access) }
     }
 
-    /// As [`claim`](Self::claim), from a new chunk.
+    /// [`claim`](Self::claim) from a new chunk, with the same contract.
     #[cold]
     #[inline(never)]
     unsafe fn claim_new(
@@ -248,19 +249,18 @@ impl RawArena {
             size: at_least,
             chunk: Some(chunk),
         };
-        // SAFETY: as above; if somebody came in between, `at_least` has to do.
+        // SAFETY: the region's chunk is alive (invariant 1), and `access` is correct (the caller's
+        // promise). If another thread allocated in between, `at_least` bytes suffice.
         unsafe { Chunk::extend(&mut region, at_least, wanted, access) };
         Ok(region)
     }
 
-    /// Makes `region`, of which `written` bytes are in use, at least `at_least` bytes large and
-    /// `wanted` if that costs no more: in place, or in a new place with one copy.
-    ///
-    /// The region must be of this arena. On an error it is as before.
+    /// Makes `region`, of which `written` bytes are in use, at least `at_least` bytes large, and `wanted`
+    /// if that costs no more: in place, or in a new place with one copy. On an error it is unchanged.
     ///
     /// # Safety
     ///
-    /// `access` is true.
+    /// The region is of this arena, and `access` is correct (invariant 6).
     #[inline]
     pub(super) unsafe fn regrow(
         &self,
@@ -270,8 +270,8 @@ impl RawArena {
         align: usize,
         access: Access,
     ) -> Result<(), ArenaError> {
-        // SAFETY: the region is of this arena, which is referenced (invariant 1); the rest is the
-        // caller's promise.
+        // SAFETY: the region is of this arena (the caller's promise), so its chunk is alive
+        // (invariant 1); `access` is correct (the caller's promise).
         if unsafe { Chunk::extend(region, at_least, wanted, access) } {
             return Ok(());
         }
@@ -292,12 +292,12 @@ impl RawArena {
         Ok(())
     }
 
-    /// Gives back what `region` holds beyond `size` bytes, if it is the last thing allocated.
+    /// Gives back the bytes of `region` from `size` on, if nothing was allocated after it.
     ///
     /// # Safety
     ///
     /// The region is of this arena, nothing points to its bytes from `size` on, and `access` is
-    /// true.
+    /// correct (invariant 6).
     #[inline]
     pub(super) unsafe fn shrink(
         &self,
@@ -311,7 +311,7 @@ impl RawArena {
     }
 }
 
-/// A well aligned pointer to nothing, for regions of size zero.
+/// An aligned pointer for regions of size zero.
 pub(super) fn dangling(layout: Layout) -> NonNull<u8> {
     // An alignment is never zero, so the fallback is never taken.
     NonNull::new(std::ptr::without_provenance_mut(layout.align())).unwrap_or(NonNull::dangling())
@@ -334,16 +334,16 @@ impl Clone for RawArena {
 impl Drop for RawArena {
     #[inline]
     fn drop(&mut self) {
-        // The only reference needs no locked instruction: nobody can make another one.
+        // The only reference needs no locked instruction: no other code can make another one.
         // Acquire: as in `access`.
         let refs = &self.header().refs;
         if refs.load(Ordering::Acquire) != 1 {
-            // Release: what this reference did happened before the arena is recycled.
+            // Release: everything done through this reference happens before the arena is recycled.
             if refs.fetch_sub(1, Ordering::Release) != 1 {
                 return;
             }
-            // Acquire: what the other references did happened before (a load and not a fence, which
-            // ThreadSanitizer does not follow).
+            // Acquire: everything done through the other references happened before (a load and not
+            // a fence, which ThreadSanitizer does not follow).
             refs.load(Ordering::Acquire);
         }
         // SAFETY: the last reference, and it is not used any more (invariant 1).

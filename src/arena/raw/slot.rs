@@ -1,11 +1,11 @@
-//! A place where one idle arena waits, shared by threads.
+//! A slot for one idle arena, shared by threads.
 //!
 //! # Invariants
 //!
-//! 1. The word is null or owns the idle arena it points to: whoever puts one in gives it up, and
-//!    whoever takes one out does so by a read-modify-write that leaves null, so one taker gets it.
-//! 2. Headers are aligned to 128, so the lowest seven bits of the word are free for a tag. They say
-//!    of the arena what a passer-by may know without owning it.
+//! 1. The word is null or owns the idle arena it points to. `put` moves an arena in; `take` moves it
+//!    out by a read-modify-write that leaves null, so only one thread gets it.
+//! 2. Headers are aligned to 128, so the lowest seven bits of the word hold a tag, which any thread may
+//!    read without owning the arena.
 
 use std::ptr::NonNull;
 
@@ -30,7 +30,7 @@ impl ArenaSlot {
         }
     }
 
-    /// The tag of the arena that waits here, if there is one; it may be gone the next moment.
+    /// The tag of the arena in the slot, if there is one. Another thread may take it at any time.
     #[inline]
     pub(crate) fn tag(&self) -> Option<u8> {
         // Relaxed: only a hint, nothing is read through the pointer.
@@ -38,24 +38,24 @@ impl ArenaSlot {
         (!word.is_null()).then(|| (word.addr() & TAG) as u8)
     }
 
-    /// Takes what waits here.
+    /// Takes the arena, if there is one.
     #[inline]
     pub(crate) fn take(&self) -> Option<IdleArena> {
         // Acquire: the arena is seen as its former owner left it.
         let word = self.word.swap(std::ptr::null_mut(), Ordering::Acquire);
-        // SAFETY: out of the word, so its own (invariant 1).
+        // SAFETY: taken out of the word, which owned it (invariant 1).
         unsafe { Self::own(word) }
     }
 
-    /// Takes what waits here if it has this tag.
+    /// Takes the arena if it has this tag.
     pub(crate) fn take_tagged(&self, tag: u8) -> Option<IdleArena> {
         // Relaxed: a guess, which the compare-and-swap checks.
         let word = self.word.load(Ordering::Relaxed);
         if word.is_null() || word.addr() & TAG != usize::from(tag) {
             return None;
         }
-        // Acquire: as in `take`. That the same arena came back with the same tag meanwhile does no
-        // harm: it is as good as the one that was seen.
+        // Acquire: as in `take`. If the same arena left and came back with the same tag (ABA), it is
+        // still a valid one to take.
         self.word
             .compare_exchange(
                 word,
@@ -64,19 +64,18 @@ impl ArenaSlot {
                 Ordering::Relaxed,
             )
             .ok()
-            // SAFETY: as in `take`.
+            // SAFETY: taken out of the word, which owned it (invariant 1).
             .and_then(|word| unsafe { Self::own(word) })
     }
 
-    /// Puts `arena` here if the place is empty, and returns it otherwise.
+    /// Stores `arena` if the slot is empty; returns it otherwise.
     ///
-    /// For the one thread that puts arenas into this place: it needs no locked instruction, since
-    /// others only make an empty place of it. Were there two such threads, an arena could be lost,
-    /// its memory with it, and nothing worse.
+    /// Only one thread may put arenas into a slot: it needs no locked instruction, since other threads
+    /// only empty the slot. With two such threads, an arena could be leaked, and nothing worse.
     #[inline]
     pub(crate) fn put(&self, arena: IdleArena, tag: u8) -> Option<IdleArena> {
-        // Relaxed: only this thread fills the place, so null stays null, and nothing is read through
-        // the pointer.
+        // Relaxed: only this thread fills the slot, so null stays null, and nothing is read through the
+        // pointer.
         if !self.word.load(Ordering::Relaxed).is_null() {
             return Some(arena);
         }
@@ -89,11 +88,11 @@ impl ArenaSlot {
 
     /// # Safety
     ///
-    /// `word` was taken out of a place.
+    /// `word` was taken out of a slot.
     #[inline]
     unsafe fn own(word: *mut Header) -> Option<IdleArena> {
         let header = NonNull::new(word.map_addr(|addr| addr & !TAG))?;
-        // SAFETY: put in by `put`, which gave the arena up (invariant 1).
+        // SAFETY: stored by `put`, which moved the arena in (invariant 1).
         Some(unsafe { IdleArena::from_header(header) })
     }
 }
