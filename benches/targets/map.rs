@@ -1,7 +1,8 @@
-//! `arena/map_*`: a hash map whose table lies in the arena.
+//! `arena/map_*` and `arena/vec_*`: collections that lie in the arena.
 
 use std::hint::black_box;
 
+use allocator_api2::vec::Vec as AllocatorVec;
 use bumpalo::Bump;
 use hashbrown::HashMap;
 use tower_memory::ArenaPool;
@@ -66,8 +67,72 @@ macro_rules! contest {
     };
 }
 
+/// Fills a list that begins empty, and drops it; per value.
+macro_rules! list {
+    ($name:literal, $fill:ident) => {
+        Contest::new(
+            [
+                concat!("arena/", $name, "/cursor/allocator-api2").to_owned(),
+                concat!("arena/", $name, "/shared/allocator-api2").to_owned(),
+                concat!("arena/", $name, "/shared/heap").to_owned(),
+            ],
+            |report: &mut Report, [cursor_row, shared_row, heap_row]| {
+                let pool = ArenaPool::new();
+                let sides = measure([
+                    Side::single("cursor.vec", || {
+                        let arena = pool.rent();
+                        let mut cursor = arena.cursor();
+                        let mut list = cursor.vec();
+                        $fill!(list);
+                        black_box(&*list);
+                    }),
+                    Side::single("arena.vec", || {
+                        let arena = pool.rent();
+                        let mut list = arena.vec();
+                        $fill!(list);
+                        black_box(&*list);
+                    }),
+                    Side::single("allocator-api2 Vec", || {
+                        let arena = pool.rent();
+                        let mut list = AllocatorVec::new_in(&arena);
+                        $fill!(list);
+                        black_box(&*list);
+                    }),
+                    Side::single("std Vec", || {
+                        let mut list = Vec::new();
+                        $fill!(list);
+                        black_box(&*list);
+                    }),
+                ]);
+                let [cursor, shared, peer, heap] = sides.map(|side| side.split(ENTRIES as u32));
+                report.compare(cursor_row, &cursor, &peer, Target::None);
+                report.compare(shared_row, &shared, &peer, Target::None);
+                report.compare(heap_row, &shared, &heap, Target::None);
+            },
+        )
+    };
+}
+
+macro_rules! push {
+    ($list:expr) => {
+        for n in 0..ENTRIES {
+            $list.push(black_box(n));
+        }
+    };
+}
+
+macro_rules! extend_from_slice {
+    ($list:expr) => {
+        for _ in 0..ENTRIES / 10 {
+            $list.extend_from_slice(&black_box([1_u64; 10]));
+        }
+    };
+}
+
 pub(crate) fn add(contests: &mut Vec<Contest>) {
     contests.extend([
+        list!("vec_push_u64", push),
+        list!("vec_extend_u64", extend_from_slice),
         contest!("map_1000", 0, false, Target::Below(1.0)),
         contest!("map_1000_read_once", 0, true, Target::Below(1.0)),
         // One allocation for all entries: nothing to gain.

@@ -59,10 +59,7 @@ fn advancing_past_the_end_panics() {
     buf.put_slice(b"1234");
     // SAFETY: it does not return, so no byte counts as written.
     let text = panic_text(|| unsafe { buf.advance_mut(7) });
-    assert_eq!(
-        text,
-        "cannot advance by 7 bytes: `chunk_mut` returned 6"
-    );
+    assert_eq!(text, "cannot advance by 7 bytes: `chunk_mut` returned 6");
     // SAFETY: as above.
     panic_text(|| unsafe { buf.advance_mut(usize::MAX) });
     assert_eq!(*buf, *b"1234");

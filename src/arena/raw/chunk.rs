@@ -86,11 +86,11 @@ impl Chunk {
     ///
     /// `chunk` came from [`new`](Self::new), is not used afterwards, and nothing points into it.
     pub(super) unsafe fn free(chunk: NonNull<Self>) -> Option<NonNull<Self>> {
-        // SAFETY: the caller gives up the chunk, so it can be read by value and dropped here.
+        // SAFETY: the caller gives up the chunk (its promise), so it can be read by value.
         let Self { prev, capacity, .. } = unsafe { chunk.read() };
         if let Some(layout) = Self::layout(capacity) {
             #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-            // SAFETY: allocated in `new` with the layout of this same capacity.
+            // SAFETY: allocated in `new` with the layout of the same capacity (invariant 4).
             unsafe {
                 alloc::dealloc(chunk.cast().as_ptr(), layout)
             };
@@ -171,8 +171,8 @@ impl Chunk {
     ///
     /// Takes a pointer, since the provenance of a reference to the header ends with the header.
     pub(super) fn data(chunk: NonNull<Self>) -> NonNull<u8> {
-        // SAFETY: every chunk is followed by its data (`new`), so this is in or one past the end
-        // of the same allocation.
+        // SAFETY: `new` allocates the data behind the header, and capacity never changes (invariant 4),
+        // so this is in or one past the end of the same allocation.
         unsafe { chunk.cast::<u8>().add(Self::OVERHEAD) }
     }
 
@@ -187,7 +187,7 @@ impl Chunk {
         layout: Layout,
         access: Access,
     ) -> Option<NonNull<u8>> {
-        // SAFETY: the caller keeps the chunk alive.
+        // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
         // Data is aligned to `CHUNK_ALIGN`: up to that, offsets are as aligned as addresses.
         let base = if layout.align() <= CHUNK_ALIGN {
@@ -209,7 +209,7 @@ impl Chunk {
             }
             // Acquire: writes of a former owner of these bytes happened before (invariant 3).
             if this.step(pos, end, access, Ordering::Acquire) {
-                // SAFETY: `start <= end <= capacity`, so it stays within the chunk.
+                // SAFETY: `start <= end <= capacity`, so it stays within the chunk (invariant 2).
                 return Some(unsafe { Self::data(chunk).add(start) });
             }
             pos = this.pos.load(Ordering::Relaxed);
@@ -229,7 +229,7 @@ impl Chunk {
         wanted: usize,
         access: Access,
     ) -> Option<Region> {
-        // SAFETY: the caller keeps the chunk alive.
+        // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
         loop {
             let pos = this.pos.load(Ordering::Relaxed);
@@ -241,7 +241,7 @@ impl Chunk {
             // Acquire: as in `bump`.
             if this.step(pos, pos + size, access, Ordering::Acquire) {
                 return Some(Region {
-                    // SAFETY: `pos <= capacity`, so it stays within the chunk.
+                    // SAFETY: `pos <= capacity` (invariant 2), so it stays within the chunk.
                     ptr: unsafe { Self::data(chunk).add(pos) },
                     size,
                     chunk: Some(chunk),
@@ -257,12 +257,12 @@ impl Chunk {
     /// `chunk` is alive.
     #[inline]
     pub(super) unsafe fn free_rest(chunk: NonNull<Self>) -> Region {
-        // SAFETY: the caller keeps the chunk alive.
+        // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
         // Relaxed: the caller has exclusive access (invariant 6).
         let pos = this.pos.load(Ordering::Relaxed);
         Region {
-            // SAFETY: `pos <= capacity`, so it stays within the chunk.
+            // SAFETY: `pos <= capacity` (invariant 2), so it stays within the chunk.
             ptr: unsafe { Self::data(chunk).add(pos) },
             size: this.capacity - pos,
             chunk: Some(chunk),
@@ -279,7 +279,7 @@ impl Chunk {
     pub(super) unsafe fn set_end(chunk: NonNull<Self>, end: NonNull<u8>) {
         let pos = end.addr().get() - Self::data(chunk).addr().get();
         // Relaxed: no other thread can see it (invariant 6).
-        // SAFETY: the caller keeps the chunk alive.
+        // SAFETY: the chunk is alive (the caller's promise).
         unsafe { chunk.as_ref() }.pos.store(pos, Ordering::Relaxed);
     }
 
@@ -299,7 +299,7 @@ impl Chunk {
         let Some(chunk) = region.chunk else {
             return false;
         };
-        // SAFETY: the caller keeps the chunk alive.
+        // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
         let start = region.ptr.addr().get() - Self::data(chunk).addr().get();
         let room = this.capacity - start;
@@ -329,7 +329,7 @@ impl Chunk {
         if size >= region.size {
             return;
         }
-        // SAFETY: the caller keeps the chunk alive.
+        // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
         let start = region.ptr.addr().get() - Self::data(chunk).addr().get();
         let end = start + region.size;

@@ -19,8 +19,8 @@ pub(super) const unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize
     #[inline(always)]
     const unsafe fn both_ends<T: Copy>(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
         let last = count - size_of::<T>();
-        // SAFETY: both reads and both writes lie within `count` bytes, unaligned; a `MaybeUninit`
-        // may hold any bytes.
+        // SAFETY: both reads and both writes lie within `count` bytes (the caller's promise), unaligned;
+        // a `MaybeUninit` may hold any bytes.
         unsafe {
             let head = from.cast::<MaybeUninit<T>>().read_unaligned();
             let tail = from.add(last).cast::<MaybeUninit<T>>().read_unaligned();
