@@ -1,59 +1,8 @@
-use std::{
-    fmt,
-    ops::{Deref, DerefMut},
-};
+//! The traits of a box that need no access to memory: everything else is in `raw/boxed.rs`.
 
-use super::{
-    error::ArenaError,
-    raw::{RawArena, RawBox},
-};
+use std::fmt;
 
-/// A value in an [`Arena`](super::Arena) that is dropped with its box.
-///
-/// # Examples
-///
-/// ```
-/// use std::sync::Arc;
-///
-/// let arena = tower_memory::Arena::new();
-/// let shared = Arc::new(1);
-/// let boxed = arena.alloc_box(Arc::clone(&shared));
-/// assert_eq!(Arc::strong_count(&shared), 2);
-/// drop(boxed);
-/// assert_eq!(Arc::strong_count(&shared), 1);
-/// ```
-pub struct ArenaBox<'a, T> {
-    raw: RawBox<'a, T>,
-}
-
-impl<'a, T> ArenaBox<'a, T> {
-    #[inline]
-    pub(super) fn new(arena: &'a RawArena, value: T) -> Result<Self, ArenaError> {
-        Ok(Self {
-            raw: RawBox::new(arena, value)?,
-        })
-    }
-
-    /// Moves the value out.
-    #[must_use]
-    pub fn into_inner(this: Self) -> T {
-        this.raw.into_inner()
-    }
-}
-
-impl<T> Deref for ArenaBox<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.raw.get()
-    }
-}
-
-impl<T> DerefMut for ArenaBox<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.raw.get_mut()
-    }
-}
+use super::raw::ArenaBox;
 
 impl<T: fmt::Debug> fmt::Debug for ArenaBox<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,73 +1,13 @@
+//! The methods of a cursor that need no access to memory: everything else is in `raw/cursor.rs`.
+
 use std::fmt;
 
 use super::{
     error::{ArenaError, NoDropGlue, or_panic},
-    raw::{Allocate, ArenaString, ArenaVec, CursorString, CursorVec, RawArena, RawCursor},
+    raw::{Allocate, ArenaString, ArenaVec, Cursor, CursorString, CursorVec},
 };
 
-/// Size of a cursor's first segment.
-const FIRST_STEP: usize = 1024;
-
-// `Cursor` documents it.
-const _: () = assert!(FIRST_STEP == 1 << 10);
-
-/// Allocates in an [`Arena`](super::Arena) without atomic operations, from a segment of its own.
-///
-/// Several threads may use an `&Arena` at the same time, so each of its allocations is
-/// a compare-and-swap. A cursor takes a segment of the arena and cuts it up alone, so it needs
-/// `&mut self`. What it returns borrows the arena and not the cursor, and may be held across `.await`.
-/// Use a cursor for a loop of many small allocations. Each task of a request may have its own.
-///
-/// The first segment has 1 KiB, each further one four times as much, up to 32 KiB. Sizes are
-/// rounded up to 8 bytes. [`Arena::allocated_bytes`](super::Arena::allocated_bytes) counts the whole
-/// segment until the cursor is dropped, which gives back the rest if nothing was allocated after it.
-///
-/// # Panics
-///
-/// A method that needs memory panics if the allocator has none. Methods with `try_` in their name and
-/// the `try_reserve` of the collections return an [`ArenaError`] instead.
-///
-/// # Examples
-///
-/// ```
-/// let arena = tower_memory::Arena::new();
-/// let mut cursor = arena.cursor();
-/// let first = cursor.alloc(1_u64);
-/// let name = cursor.alloc_fmt(format_args!("item-{}", 7));
-/// *first += 1;
-/// drop(cursor);
-/// assert_eq!((*first, &*name), (2, "item-7"));
-/// assert_eq!(arena.allocated_bytes(), 8 + 8); // sizes are rounded up to 8
-/// ```
-///
-/// What it returns cannot outlive the arena's handle:
-///
-/// ```compile_fail
-/// let text = {
-///     let arena = tower_memory::Arena::new();
-///     arena.cursor().alloc_str("gone")
-/// };
-/// println!("{text}");
-/// ```
-pub struct Cursor<'a> {
-    raw: RawCursor<'a>,
-}
-
 impl<'a> Cursor<'a> {
-    #[inline]
-    pub(super) fn new(arena: &'a RawArena) -> Self {
-        Self {
-            raw: RawCursor::new(arena, FIRST_STEP),
-        }
-    }
-
-    #[inline]
-    pub(super) fn new_exclusive(arena: &'a mut RawArena) -> Self {
-        Self {
-            raw: RawCursor::new_exclusive(arena, FIRST_STEP),
-        }
-    }
-
     /// Moves `value` into the arena, which does not drop it.
     ///
     /// Types that need dropping are refused when the program is built, as by
@@ -80,7 +20,7 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub fn alloc<T>(&mut self, value: T) -> &'a mut T {
         let () = NoDropGlue::<T>::CHECK;
-        or_panic!(self.raw.slot()).write(value)
+        or_panic!(self.slot()).write(value)
     }
 
     /// As [`alloc`](Self::alloc), but returns an error instead of panicking.
@@ -91,7 +31,7 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub fn try_alloc<T>(&mut self, value: T) -> Result<&'a mut T, ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
-        Ok(self.raw.slot()?.write(value))
+        Ok(self.slot()?.write(value))
     }
 
     /// Copies `text` into the arena.
@@ -107,7 +47,7 @@ impl<'a> Cursor<'a> {
     /// If the allocator has no memory.
     #[inline]
     pub fn try_alloc_str(&mut self, text: &str) -> Result<&'a mut str, ArenaError> {
-        self.raw.copy_str(text)
+        self.copy_str(text)
     }
 
     /// Formats straight into the arena.
@@ -155,7 +95,7 @@ impl<'a> Cursor<'a> {
         &mut self,
         values: &[T],
     ) -> Result<&'a mut [T], ArenaError> {
-        self.raw.copy_slice(values)
+        self.copy_slice(values)
     }
 
     /// Clones `values` into the arena.
@@ -222,7 +162,7 @@ impl<'a> Cursor<'a> {
     #[must_use]
     #[inline]
     pub fn vec<T>(&mut self) -> CursorVec<'_, 'a, T> {
-        ArenaVec::in_segment(&mut self.raw)
+        ArenaVec::in_segment(self)
     }
 
     /// An empty list with room for `capacity` values.
@@ -237,7 +177,7 @@ impl<'a> Cursor<'a> {
     #[must_use]
     #[inline]
     pub fn string(&mut self) -> CursorString<'_, 'a> {
-        ArenaString::in_segment(&mut self.raw)
+        ArenaString::in_segment(self)
     }
 
     /// An empty text with room for `capacity` bytes.
@@ -246,17 +186,5 @@ impl<'a> Cursor<'a> {
         let mut text = self.string();
         text.reserve(capacity);
         text
-    }
-
-    /// Bytes left of the present segment. If an allocation needs more, the cursor takes another one.
-    #[must_use]
-    pub fn remaining(&self) -> usize {
-        self.raw.room()
-    }
-}
-
-impl fmt::Debug for Cursor<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.raw.fmt(f)
     }
 }

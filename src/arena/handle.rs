@@ -1,12 +1,12 @@
 use std::fmt;
 
 use super::{
-    boxed::ArenaBox,
-    buffer::ArenaBuf,
-    cursor::Cursor,
     error::{ArenaError, NoDropGlue, or_panic},
     format,
-    raw::{Allocate, ArenaString, ArenaVec, FormatBuffer, IdleArena, RawArena},
+    raw::{
+        Allocate, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, FIRST_STEP, FormatBuffer,
+        IdleArena, RawArena,
+    },
 };
 
 /// A handle to memory that is recycled in one piece.
@@ -329,7 +329,7 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn cursor(&self) -> Cursor<'_> {
-        Cursor::new(&self.raw)
+        Cursor::new(&self.raw, FIRST_STEP)
     }
 
     /// As [`cursor`](Self::cursor), but needs `&mut self`: if this is the arena's only handle, taking
@@ -346,7 +346,7 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn exclusive_cursor(&mut self) -> Cursor<'_> {
-        Cursor::new_exclusive(&mut self.raw)
+        Cursor::new_exclusive(&mut self.raw, FIRST_STEP)
     }
 
     /// Bytes in use, padding included.

@@ -29,15 +29,13 @@ mod raw;
 mod string;
 mod vec;
 
-pub use self::boxed::ArenaBox;
-pub use self::buffer::ArenaBuf;
-pub use self::cursor::Cursor;
 pub use self::error::{ArenaError, ArenaErrorKind};
 pub use self::handle::Arena;
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
 pub use self::raw::{
-    ArenaString, ArenaVec, CursorString, CursorVec, Drain, IntoIter, OwnedRegion, Segment, Storage,
+    ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec, Drain, IntoIter,
+    OwnedRegion, Segment, Storage,
 };
 
 pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};

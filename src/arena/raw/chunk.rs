@@ -50,6 +50,23 @@ pub(super) struct Region {
     pub(super) chunk: Option<NonNull<Chunk>>,
 }
 
+impl Region {
+    /// A region of size zero with the alignment of `layout`.
+    pub(super) fn empty(layout: Layout) -> Self {
+        Self {
+            ptr: dangling(layout),
+            size: 0,
+            chunk: None,
+        }
+    }
+}
+
+/// An aligned pointer for regions of size zero.
+pub(super) fn dangling(layout: Layout) -> NonNull<u8> {
+    // An alignment is never zero, so the fallback is never taken.
+    NonNull::new(std::ptr::without_provenance_mut(layout.align())).unwrap_or(NonNull::dangling())
+}
+
 impl Chunk {
     /// Bytes of bookkeeping in front of a chunk's data.
     pub(super) const OVERHEAD: usize = size_of::<Self>();

@@ -16,21 +16,62 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Chunk, Region, Use},
-    reference::{RawArena, dangling},
+    chunk::{Access, Chunk, Region, Use, dangling},
+    reference::RawArena,
 };
 use crate::arena::ArenaError;
 
 /// The largest segment. Its unused part is given back if nothing was allocated after it.
 const MAX_STEP: usize = 32 * 1024;
 
+/// Size of the first segment.
+pub(in crate::arena) const FIRST_STEP: usize = 1024;
+
 /// See invariant 3.
 pub(super) const ALIGN: usize = 8;
 
-// `Cursor` says so.
-const _: () = assert!(MAX_STEP == 32 << 10 && ALIGN == 8);
+// `Cursor` documents them.
+const _: () = assert!(FIRST_STEP == 1 << 10 && MAX_STEP == 32 << 10 && ALIGN == 8);
 
-pub(in crate::arena) struct RawCursor<'a> {
+/// Allocates in an [`Arena`](crate::Arena) without atomic operations, from a segment of its own.
+///
+/// Several threads may use an `&Arena` at the same time, so each of its allocations is
+/// a compare-and-swap. A cursor takes a segment of the arena and cuts it up alone, so it needs
+/// `&mut self`. What it returns borrows the arena and not the cursor, and may be held across `.await`.
+/// Use a cursor for a loop of many small allocations. Each task of a request may have its own.
+///
+/// The first segment has 1 KiB, each further one four times as much, up to 32 KiB. Sizes are
+/// rounded up to 8 bytes. [`Arena::allocated_bytes`](crate::Arena::allocated_bytes) counts the whole
+/// segment until the cursor is dropped, which gives back the rest if nothing was allocated after it.
+///
+/// # Panics
+///
+/// A method that needs memory panics if the allocator has none. Methods with `try_` in their name and
+/// the `try_reserve` of the collections return an [`ArenaError`] instead.
+///
+/// # Examples
+///
+/// ```
+/// let arena = tower_memory::Arena::new();
+/// let mut cursor = arena.cursor();
+/// let first = cursor.alloc(1_u64);
+/// let name = cursor.alloc_fmt(format_args!("item-{}", 7));
+/// *first += 1;
+/// drop(cursor);
+/// assert_eq!((*first, &*name), (2, "item-7"));
+/// assert_eq!(arena.allocated_bytes(), 8 + 8); // sizes are rounded up to 8
+/// ```
+///
+/// What it returns cannot outlive the arena's handle:
+///
+/// ```compile_fail
+/// let text = {
+///     let arena = tower_memory::Arena::new();
+///     arena.cursor().alloc_str("gone")
+/// };
+/// println!("{text}");
+/// ```
+pub struct Cursor<'a> {
     pub(super) ptr: NonNull<u8>,
     end: NonNull<u8>,
     /// Where the region begins, before `ptr` was aligned, so that an unused one is given back whole.
@@ -43,11 +84,11 @@ pub(in crate::arena) struct RawCursor<'a> {
 }
 
 // SAFETY: only this cursor owns the segment (invariant 1), and `&RawArena` is `Send`.
-unsafe impl Send for RawCursor<'_> {}
-// SAFETY: `&RawCursor` exposes numbers and no bytes (invariant 1).
-unsafe impl Sync for RawCursor<'_> {}
+unsafe impl Send for Cursor<'_> {}
+// SAFETY: `&Cursor` exposes numbers and no bytes (invariant 1).
+unsafe impl Sync for Cursor<'_> {}
 
-impl<'a> RawCursor<'a> {
+impl<'a> Cursor<'a> {
     #[inline]
     pub(in crate::arena) fn new(arena: &'a RawArena, step: usize) -> Self {
         Self {
@@ -100,9 +141,10 @@ impl<'a> RawCursor<'a> {
         self.arena
     }
 
-    /// Bytes left of the segment.
+    /// Bytes left of the present segment. If an allocation needs more, the cursor takes another one.
+    #[must_use]
     #[inline]
-    pub(in crate::arena) fn room(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.end.addr().get() - self.ptr.addr().get()
     }
 
@@ -115,7 +157,7 @@ impl<'a> RawCursor<'a> {
         // A size is at most isize::MAX, so neither sum wraps.
         let rounded = (layout.size() + (ALIGN - 1)) & !(ALIGN - 1);
         let slack = layout.align().saturating_sub(ALIGN);
-        if self.room() < rounded + slack {
+        if self.remaining() < rounded + slack {
             self.refill(rounded + slack, 0, None)
                 .map_err(|error| error.of_cursor(layout.size(), self.rest().size))?;
         }
@@ -166,7 +208,7 @@ impl<'a> RawCursor<'a> {
         }
         let mut region = Region {
             ptr: self.ptr,
-            size: self.room(),
+            size: self.remaining(),
             chunk: self.chunk,
         };
         // SAFETY: the chunk of a borrowed arena is alive (invariant 1 of `raw`); `access` is correct
@@ -214,13 +256,13 @@ impl<'a> RawCursor<'a> {
     pub(super) fn advance_to(&mut self, end: NonNull<u8>) {
         self.ptr = end;
         // Rounded up, but for the last bytes of a segment (invariant 3).
-        let pad = self.pad(ALIGN).min(self.room());
+        let pad = self.pad(ALIGN).min(self.remaining());
         // SAFETY: at most the rest of the segment (invariant 1).
         self.ptr = unsafe { end.add(pad) };
     }
 }
 
-impl Drop for RawCursor<'_> {
+impl Drop for Cursor<'_> {
     #[inline]
     fn drop(&mut self) {
         let mut region = self.rest();
@@ -238,10 +280,10 @@ impl Drop for RawCursor<'_> {
     }
 }
 
-impl fmt::Debug for RawCursor<'_> {
+impl fmt::Debug for Cursor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cursor")
-            .field("remaining", &self.room())
+            .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }
 }

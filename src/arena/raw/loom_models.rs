@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{
-    IdleArena, RawArena, RawCursor, Recycler, Retain,
+    Cursor, IdleArena, RawArena, Recycler, Retain,
     chunk::{Access, Use},
 };
 use crate::sync::Arc;
@@ -208,7 +208,7 @@ fn an_exclusive_cursor_starts_behind_what_others_took() {
             }
         });
         through.load(Ordering::Relaxed);
-        let mut cursor = RawCursor::new_exclusive(&mut first, 16);
+        let mut cursor = Cursor::new_exclusive(&mut first, 16);
         let mine = cursor.copy_slice(&[1_u8; 8]).expect("memory");
         let mine = mine.as_ptr().addr();
         drop(cursor);
@@ -224,7 +224,7 @@ fn a_cursor_gives_its_tail_back_while_another_thread_allocates() {
     loom::model(|| {
         let returns = LoomArc::new(AtomicUsize::new(0));
         let first = arena(64, &returns);
-        let mut cursor = RawCursor::new(&first, 16);
+        let mut cursor = Cursor::new(&first, 16);
         let mine = cursor.copy_slice(&[1_u8; 4]).expect("memory");
         let second = first.clone();
         let thread = thread::spawn(move || {
@@ -252,7 +252,7 @@ fn two_cursors_never_share_a_segment() {
         first.copy_slice(b"x").expect("memory");
         let second = first.clone();
         let take = |arena: &RawArena, mark: u8| {
-            let mut cursor = RawCursor::new(arena, 8);
+            let mut cursor = Cursor::new(arena, 8);
             let parts = [(); 2].map(|()| {
                 let part = cursor.copy_slice(&[mark; 6]).expect("memory");
                 (part.as_ptr().addr(), part)

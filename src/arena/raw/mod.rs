@@ -20,15 +20,14 @@
 //!    a reference, so no other code can reach `pos`, and it needs no compare-and-swap.
 //!    [`Access::Shared`](chunk::Access) is always correct.
 //!
-//! [`ArenaVec`], [`ArenaString`], [`Drain`], [`Segment`], [`RawBytes`], [`RawCursor`], [`RawBox`] and
+//! [`ArenaVec`], [`ArenaString`], [`Drain`], [`Segment`], [`ArenaBuf`], [`Cursor`], [`ArenaBox`] and
 //! [`ArenaSlot`] state their own invariants.
 #![expect(unsafe_code, reason = "allocates memory by pointer, behind safe types")]
 
 #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator_api;
 mod boxed;
-mod buf_mut;
-mod bytes;
+mod buffer;
 mod chunk;
 mod copy;
 mod cursor;
@@ -45,21 +44,23 @@ mod string;
 mod typed;
 mod vec;
 
-pub(super) use self::{
-    boxed::RawBox, cursor::RawCursor, drain::within, format_buffer::FormatBuffer, typed::Allocate,
-};
-pub(crate) use self::{
-    bytes::RawBytes,
-    header::{IdleArena, PoolHint, Recycler, Retain},
-    reference::RawArena,
-    slot::ArenaSlot,
-};
 pub use self::{
+    boxed::ArenaBox,
+    buffer::ArenaBuf,
+    cursor::Cursor,
     drain::{Drain, IntoIter},
     segment::Segment,
     storage::{OwnedRegion, Storage},
     string::ArenaString,
     vec::ArenaVec,
+};
+pub(super) use self::{
+    cursor::FIRST_STEP, drain::within, format_buffer::FormatBuffer, typed::Allocate,
+};
+pub(crate) use self::{
+    header::{IdleArena, PoolHint, Recycler, Retain},
+    reference::RawArena,
+    slot::ArenaSlot,
 };
 
 /// An [`ArenaVec`] that grows in a [`Cursor`](crate::Cursor)'s segment.

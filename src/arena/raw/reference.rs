@@ -1,7 +1,7 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Chunk, Region, Use},
+    chunk::{Access, Chunk, Region, Use, dangling},
     header::{Header, IdleArena, recycle},
 };
 use crate::{
@@ -194,11 +194,7 @@ impl RawArena {
     #[inline]
     pub(super) fn region(&self, layout: Layout) -> Result<Region, ArenaError> {
         if layout.size() == 0 {
-            return Ok(Region {
-                ptr: dangling(layout),
-                size: 0,
-                chunk: None,
-            });
+            return Ok(Region::empty(layout));
         }
         let (ptr, chunk) = self.bump(layout)?;
         Ok(Region {
@@ -309,12 +305,6 @@ impl RawArena {
         // SAFETY: the region's chunk is alive (invariant 1); the rest is the caller's promise.
         unsafe { Chunk::shrink(region, size, used, access) };
     }
-}
-
-/// An aligned pointer for regions of size zero.
-pub(super) fn dangling(layout: Layout) -> NonNull<u8> {
-    // An alignment is never zero, so the fallback is never taken.
-    NonNull::new(std::ptr::without_provenance_mut(layout.align())).unwrap_or(NonNull::dangling())
 }
 
 impl Clone for RawArena {

@@ -8,20 +8,20 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    cursor::{ALIGN, RawCursor},
+    cursor::{ALIGN, Cursor},
     storage::Storage,
     vec::ArenaVec,
 };
 use crate::arena::ArenaError;
 
-/// The [`Storage`] of collections that a [`Cursor`](crate::arena::Cursor) makes: its segment, borrowed
+/// The [`Storage`] of collections that a [`Cursor`] makes: its segment, borrowed
 /// for `'c`.
 pub struct Segment<'c, 'a> {
-    cursor: &'c mut RawCursor<'a>,
+    cursor: &'c mut Cursor<'a>,
     start: NonNull<u8>,
 }
 
-// SAFETY: the segment belongs to the cursor alone (its invariant 1), and a `RawCursor` is `Send`.
+// SAFETY: the segment belongs to the cursor alone (its invariant 1), and a `Cursor` is `Send`.
 unsafe impl Send for Segment<'_, '_> {}
 // SAFETY: `&Segment` exposes an address and no bytes (invariant 1 of the cursor).
 unsafe impl Sync for Segment<'_, '_> {}
@@ -30,7 +30,7 @@ impl Segment<'_, '_> {
     /// Finds where values of this alignment begin, and how many bytes there are for them.
     #[inline]
     fn measure(&mut self, align: usize) -> usize {
-        let room = self.cursor.room();
+        let room = self.cursor.remaining();
         let pad = self.cursor.pad(align);
         // Less than `ALIGN` only before the first `refill`, which makes room for as much.
         if room < ALIGN || room < pad {
@@ -83,7 +83,7 @@ unsafe impl<'a> Storage<'a> for Segment<'_, 'a> {
 impl<'c, 'a, T> ArenaVec<'a, T, Segment<'c, 'a>> {
     /// A list that grows in a cursor's segment.
     #[inline]
-    pub(in crate::arena) fn in_segment(cursor: &'c mut RawCursor<'a>) -> Self {
+    pub(in crate::arena) fn in_segment(cursor: &'c mut Cursor<'a>) -> Self {
         let mut segment = Segment {
             cursor,
             start: NonNull::<T>::dangling().cast(),
@@ -97,7 +97,7 @@ impl<'c, 'a, T> ArenaVec<'a, T, Segment<'c, 'a>> {
 impl fmt::Debug for Segment<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Segment")
-            .field("spare_capacity", &self.cursor.room())
+            .field("spare_capacity", &self.cursor.remaining())
             .finish_non_exhaustive()
     }
 }

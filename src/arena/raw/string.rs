@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    cursor::RawCursor,
+    cursor::Cursor,
     reference::RawArena,
     segment::Segment,
     storage::{OwnedRegion, Storage},
@@ -67,7 +67,7 @@ impl<'a> ArenaString<'a> {
 
 impl<'c, 'a> ArenaString<'a, Segment<'c, 'a>> {
     #[inline]
-    pub(in crate::arena) fn in_segment(cursor: &'c mut RawCursor<'a>) -> Self {
+    pub(in crate::arena) fn in_segment(cursor: &'c mut Cursor<'a>) -> Self {
         Self {
             bytes: ArenaVec::in_segment(cursor),
         }

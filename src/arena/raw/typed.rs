@@ -1,6 +1,6 @@
 use std::{alloc::Layout, mem::MaybeUninit, ptr::NonNull, slice, str};
 
-use super::{copy::copy, cursor::RawCursor, reference::RawArena};
+use super::{copy::copy, cursor::Cursor, reference::RawArena};
 use crate::arena::ArenaError;
 
 /// Typed allocation over one way to take memory.
@@ -53,9 +53,9 @@ unsafe impl<'a> Allocate<'a> for &'a RawArena {
 
 // SAFETY: `take` cuts off a part of the segment, which the cursor owns alone (its invariant 1), and
 // which lives as long as the arena is borrowed.
-unsafe impl<'a> Allocate<'a> for &mut RawCursor<'a> {
+unsafe impl<'a> Allocate<'a> for &mut Cursor<'a> {
     #[inline(always)]
     fn take(self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
-        RawCursor::take(self, layout)
+        Cursor::take(self, layout)
     }
 }
