@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{
-    Cursor, IdleArena, RawArena, Recycler, Retain,
+    Allocate, Cursor, IdleArena, RawArena, Recycler, Retain,
     chunk::{Access, Use},
 };
 use crate::sync::Arc;

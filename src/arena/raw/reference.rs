@@ -1,7 +1,7 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Chunk, Region, Use, dangling},
+    chunk::{Access, Chunk, Region, Use},
     header::{Header, IdleArena, recycle},
 };
 use crate::{
@@ -123,27 +123,27 @@ impl RawArena {
     /// Uninitialised memory of `layout` with the arena's lifetime.
     #[inline]
     pub(super) fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
-        if layout.size() == 0 {
-            return Ok(dangling(layout));
-        }
-        if let Some(chunk) = self.current() {
-            // SAFETY: the chunks of a referenced arena are alive (invariant 1).
-            if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
-                return Ok(ptr);
-            }
-        }
-        self.grow(layout).map(|(ptr, _)| ptr)
+        self.region(layout).map(|region| region.ptr)
     }
 
+    /// A region of `layout`.
     #[inline]
-    fn bump(&self, layout: Layout) -> Result<(NonNull<u8>, NonNull<Chunk>), ArenaError> {
+    pub(super) fn region(&self, layout: Layout) -> Result<Region, ArenaError> {
+        if layout.size() == 0 {
+            return Ok(Region::empty(layout));
+        }
+        let region = |(ptr, chunk)| Region {
+            ptr,
+            size: layout.size(),
+            chunk: Some(chunk),
+        };
         if let Some(chunk) = self.current() {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1).
             if let Some(ptr) = unsafe { Chunk::bump(chunk, layout, Access::Shared) } {
-                return Ok((ptr, chunk));
+                return Ok(region((ptr, chunk)));
             }
         }
-        self.grow(layout)
+        self.grow(layout).map(region)
     }
 
     #[cold]
@@ -188,20 +188,6 @@ impl RawArena {
         drop(locked);
         header.grew(capacity);
         Ok((ptr, chunk))
-    }
-
-    /// A region of `layout`.
-    #[inline]
-    pub(super) fn region(&self, layout: Layout) -> Result<Region, ArenaError> {
-        if layout.size() == 0 {
-            return Ok(Region::empty(layout));
-        }
-        let (ptr, chunk) = self.bump(layout)?;
-        Ok(Region {
-            ptr,
-            size: layout.size(),
-            chunk: Some(chunk),
-        })
     }
 
     /// A region of `wanted` bytes, or of the rest of the current chunk if that is at least `at_least`;
