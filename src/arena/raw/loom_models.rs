@@ -37,9 +37,9 @@ impl Recycler for Counter {
 }
 
 fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> RawArena {
-    let home = Arc::new(Counter(LoomArc::clone(returns)));
+    let recycler = Arc::new(Counter(LoomArc::clone(returns)));
     let mut arena = IdleArena::new(first_chunk);
-    arena.attach(home);
+    arena.attach(recycler);
     arena.activate()
 }
 
