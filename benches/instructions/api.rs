@@ -22,9 +22,9 @@ pub(crate) fn layer(headers: bool) -> MemoryLayer {
     } else {
         Expose::Never
     };
-    MemoryLayer::new()
-        .timeout(Duration::from_secs(5))
-        .expose(expose)
+    let timeout = Duration::from_secs(5);
+    let layer = MemoryLayer::builder().timeout(timeout).expose(expose);
+    layer.build().expect("valid settings")
 }
 
 pub(crate) async fn spawn(scope: RequestScope) -> &'static str {
@@ -44,7 +44,7 @@ pub(crate) async fn json(scope: RequestScope) -> Response<Body> {
     let arena = scope.arena();
     let mut items = arena.vec_with_capacity(100);
     for i in 0..100_u32 {
-        items.push(arena.format(format_args!("item-{}", black_box(i))));
+        items.push(arena.alloc_fmt(format_args!("item-{}", black_box(i))));
     }
     arena.json(&items)
 }

@@ -45,7 +45,7 @@ async fn main() {
         eprintln!("abort: built without panic = \"abort\"");
         std::process::exit(2);
     }
-    let layer = MemoryLayer::new().timeout(Duration::from_secs(1));
+    let layer = MemoryLayer::with_timeout(Duration::from_secs(1));
     let handle_to = layer.handle();
     let service = layer.layer(service_fn(handle));
     let send = async |path: &str| {
@@ -70,7 +70,10 @@ async fn main() {
         }
     }
     let told = Told(Arc::clone(&dropped));
-    let layer = MemoryLayer::new().grace(Duration::from_millis(20));
+    let layer = MemoryLayer::builder()
+        .grace_period(Duration::from_millis(20))
+        .build()
+        .expect("valid settings");
     let outliving = layer.handle();
     let service = layer.layer(service_fn(move |request: Request<()>| {
         let told = Told(Arc::clone(&told.0));

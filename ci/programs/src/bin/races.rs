@@ -77,7 +77,7 @@ fn fill(arena: &mut Arena, random: &mut Random) {
         arena.alloc_slice_fill_with(random.below(200), |i| i as u8);
     }
     if random.below(2) == 0 {
-        build(&mut arena.cursor_mut(), random);
+        build(&mut arena.exclusive_cursor(), random);
     } else {
         build(&mut arena.cursor(), random);
     }
