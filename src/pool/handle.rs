@@ -1,6 +1,6 @@
 use super::{
-    retention::{PoolBuilder, Retention},
-    shared::Shared,
+    builder::{PoolBuilder, Settings},
+    state::PoolState,
     stats::PoolStats,
 };
 use crate::{arena::Arena, sync::Arc};
@@ -40,7 +40,7 @@ pub struct ArenaPool {
 /// Closes the pool when it is dropped.
 #[derive(Debug)]
 struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<PoolState>,
 }
 
 impl Drop for Handle {
@@ -53,7 +53,7 @@ impl ArenaPool {
     /// A pool with the default limits (see [`PoolBuilder`]).
     #[must_use]
     pub fn new() -> Self {
-        Self::with_retention(Retention::DEFAULT)
+        Self::with_settings(Settings::DEFAULT)
     }
 
     /// Settings for a pool.
@@ -61,10 +61,10 @@ impl ArenaPool {
         PoolBuilder::new()
     }
 
-    pub(super) fn with_retention(retention: Retention) -> Self {
+    pub(super) fn with_settings(settings: Settings) -> Self {
         Self {
             handle: Arc::new(Handle {
-                shared: Arc::new(Shared::new(retention)),
+                shared: Arc::new(PoolState::new(settings)),
             }),
         }
     }
@@ -103,7 +103,7 @@ impl ArenaPool {
 
     /// What is in use, what waits, and what was given back so far.
     ///
-    /// Summary are kept by each thread and added up here. While others rent and return, each is true
+    /// Counters are kept by each thread and added up here. While others rent and return, each is true
     /// at some moment of the call, and they need not fit each other.
     #[must_use]
     pub fn stats(&self) -> PoolStats {

@@ -7,11 +7,11 @@
 use loom::thread;
 
 use super::{
+    builder::Settings,
     class::Wanted,
-    retention::Retention,
-    shared::Shared,
-    shelf::Shelf,
-    slots::{Slots, Tag, Writer},
+    shared_cache::SharedCache,
+    state::PoolState,
+    thread_cache::{Tag, ThreadCache, Writer},
 };
 use crate::{
     arena::{Arena, ArenaSlot, IdleArena, Recycler},
@@ -61,61 +61,58 @@ fn capacity(arena: &Option<IdleArena>) -> usize {
     arena.as_ref().map_or(0, IdleArena::capacity)
 }
 
-/// `ArenaSlot`, invariant 1: one of two takers gets the arena, as it was put in.
+/// `Place`, invariant 1: one of two takers gets the arena, as it was put in.
 #[test]
 fn an_arena_in_a_place_goes_to_its_owner_or_to_one_thief() {
     loom::model(|| {
-        let place = Arc::new(ArenaSlot::new());
+        let slot = Arc::new(ArenaSlot::new());
         let thief = thread::spawn({
-            let place = Arc::clone(&place);
-            move || capacity(&place.take_tagged(5))
+            let slot = Arc::clone(&slot);
+            move || capacity(&slot.take_tagged(5))
         });
         let mut seen = 0;
-        assert!(place.put(marked(32), 5).is_none());
-        seen += capacity(&place.take());
-        assert!(
-            place.put(marked(64), 6).is_none(),
-            "only the owner fills it"
-        );
-        seen += capacity(&place.take());
+        assert!(slot.put(marked(32), 5).is_none());
+        seen += capacity(&slot.take());
+        assert!(slot.put(marked(64), 6).is_none(), "only the owner fills it");
+        seen += capacity(&slot.take());
         seen += thief.join().expect("no panic");
         assert_eq!(seen, 32 + 64, "lost, doubled, or not seen as it was put in");
     });
 }
 
-/// `ArenaSlot`, invariant 1, with two who may only take: what `trim` and `tick` do at the same time.
+/// `Place`, invariant 1, with two who may only take: what `trim` and `tick` do at the same time.
 #[test]
 fn of_two_thieves_one_gets_the_arena() {
     loom::model(|| {
-        let place = Arc::new(ArenaSlot::new());
+        let slot = Arc::new(ArenaSlot::new());
         let thieves = [(); 2].map(|()| {
-            let place = Arc::clone(&place);
-            thread::spawn(move || capacity(&place.take_tagged(5)))
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || capacity(&slot.take_tagged(5)))
         });
-        assert!(place.put(marked(32), 5).is_none());
+        assert!(slot.put(marked(32), 5).is_none());
         let stolen: usize = thieves
             .into_iter()
             .map(|thief| thief.join().expect("no panic"))
             .sum();
-        assert_eq!(stolen + capacity(&place.take()), 32);
+        assert_eq!(stolen + capacity(&slot.take()), 32);
     });
 }
 
 /// The sum of what `most` arenas of the shelf hold.
-fn taken(shelf: &Shelf, most: u32) -> usize {
-    let batch = shelf.take(ANY, most).into_iter().flatten();
+fn taken(shared_cache: &SharedCache, most: u32) -> usize {
+    let batch = shared_cache.take(ANY, most).into_iter().flatten();
     batch.map(|(arena, _)| arena.capacity()).sum()
 }
 
-/// `Shelf`, invariants 1 and 2: one thread takes what another one has put, as it was put.
+/// `SharedCache`, invariants 1 and 2: one thread takes what another one has put, as it was put.
 #[test]
 fn the_shelf_hands_each_arena_to_one_thread() {
     loom::model(|| {
-        let shelf = Arc::new(Shelf::new());
+        let shared_cache = Arc::new(SharedCache::new());
         let taker = thread::spawn({
-            let shelf = Arc::clone(&shelf);
+            let shared_cache = Arc::clone(&shared_cache);
             move || {
-                let batch = shelf.take(ANY, 1).into_iter().flatten();
+                let batch = shared_cache.take(ANY, 1).into_iter().flatten();
                 batch.fold(0, |seen, (arena, tag)| {
                     assert_eq!(tag, Tag::new(CLASS, 1));
                     seen + arena.capacity()
@@ -123,52 +120,56 @@ fn the_shelf_hands_each_arena_to_one_thread() {
             }
         });
         for bytes in [32, 64] {
-            assert!(shelf.put(marked(bytes), Tag::new(CLASS, 1)).is_none());
+            assert!(
+                shared_cache
+                    .put(marked(bytes), Tag::new(CLASS, 1))
+                    .is_none()
+            );
         }
         let mut seen = 0;
-        seen += taken(&shelf, 2);
+        seen += taken(&shared_cache, 2);
         seen += taker.join().expect("no panic");
-        assert_eq!((seen, shelf.waiting()), (32 + 64, 0));
+        assert_eq!((seen, shared_cache.waiting()), (32 + 64, 0));
     });
 }
 
-/// `Shelf`, invariants 1 and 2: a place that was emptied is filled again, while somebody sweeps.
+/// `SharedCache`, invariants 1 and 2: a place that was emptied is filled again, while somebody sweeps.
 #[test]
 fn a_sweep_takes_what_is_stale_and_leaves_the_rest() {
     loom::model(|| {
-        let shelf = Arc::new(Shelf::new());
-        assert!(shelf.put(marked(32), Tag::new(CLASS, 0)).is_none());
+        let shared_cache = Arc::new(SharedCache::new());
+        assert!(shared_cache.put(marked(32), Tag::new(CLASS, 0)).is_none());
         let sweeper = thread::spawn({
-            let shelf = Arc::clone(&shelf);
+            let shared_cache = Arc::clone(&shared_cache);
             move || {
                 let mut seen = 0;
-                shelf.sweep(|tag| tag.is_stale(2), |arena| seen += arena.capacity());
+                shared_cache.sweep(|tag| tag.is_stale(2), |arena| seen += arena.capacity());
                 seen
             }
         });
         let mut seen = 0;
-        seen += taken(&shelf, 1);
-        assert!(shelf.put(marked(64), Tag::new(CLASS, 2)).is_none());
+        seen += taken(&shared_cache, 1);
+        assert!(shared_cache.put(marked(64), Tag::new(CLASS, 2)).is_none());
         let swept = sweeper.join().expect("no panic");
         assert_eq!(seen + swept, 32, "the stale one goes to one of them");
-        seen += taken(&shelf, 2);
-        assert_eq!((seen + swept, shelf.waiting()), (32 + 64, 0));
+        seen += taken(&shared_cache, 2);
+        assert_eq!((seen + swept, shared_cache.waiting()), (32 + 64, 0));
     });
 }
 
 /// A pool that may keep so many arenas.
-fn pool(arenas: usize) -> Arc<Shared> {
-    Arc::new(Shared::new(Retention {
+fn pool(arenas: usize) -> Arc<PoolState> {
+    Arc::new(PoolState::new(Settings {
         initial_bytes: BYTES,
         max_arena_bytes: BYTES,
         max_total_bytes: arenas * BYTES,
         trim_interval: None,
-        ..Retention::DEFAULT
+        ..Settings::DEFAULT
     }))
 }
 
-fn rent(pool: &Arc<Shared>, own: Option<&Slots>) -> IdleArena {
-    let arena = pool.rent_with(ANY, own);
+fn rent(pool: &Arc<PoolState>, cache: Option<&ThreadCache>) -> IdleArena {
+    let arena = pool.rent_with(ANY, cache);
     if arena.capacity() > 0 {
         return arena;
     }
@@ -178,45 +179,47 @@ fn rent(pool: &Arc<Shared>, own: Option<&Slots>) -> IdleArena {
     arena
 }
 
-fn give_back(pool: &Arc<Shared>, arena: IdleArena, own: Option<&Slots>) {
-    drop(pool.return_with(arena, own));
+fn give_back(pool: &Arc<PoolState>, arena: IdleArena, cache: Option<&ThreadCache>) {
+    drop(pool.return_with(arena, cache));
 }
 
-fn slots(pool: &Shared, index: usize) -> &Slots {
-    pool.slots().get(index).expect("two threads have slots")
+fn cache(pool: &PoolState, index: usize) -> &ThreadCache {
+    pool.thread_caches
+        .get(index)
+        .expect("two threads have cache")
 }
 
-/// `Shared`, invariant 1, when all threads are at rest: each byte is accounted for once.
-fn check(pool: &Arc<Shared>, rented: usize) {
+/// `PoolState`, invariant 1, when all threads are at rest: each byte is accounted for once.
+fn check(pool: &Arc<PoolState>, rented: usize) {
     let stats = pool.stats();
     assert_eq!(stats.pooled_bytes, stats.pooled * BYTES, "{stats:?}");
     assert_eq!(stats.rented, rented, "{stats:?}");
     assert_eq!(stats.rented_bytes, rented * BYTES, "{stats:?}");
-    assert!(stats.pooled_bytes <= pool.retention.max_total_bytes);
+    assert!(stats.pooled_bytes <= pool.settings.max_total_bytes);
     assert_eq!(pool.trim(), stats.pooled_bytes);
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
 }
 
-/// `Shared`, invariant 2: a pool that has closed is referenced by nothing that nobody will find.
-fn check_closed(pool: &Arc<Shared>) {
+/// `PoolState`, invariant 2: a pool that has closed is referenced by nothing that nobody will find.
+fn check_closed(pool: &Arc<PoolState>) {
     assert_eq!(pool.stats().pooled, 0, "an arena waits for ever");
     assert_eq!(Arc::strong_count(pool), 1, "kept by an arena");
 }
 
-/// `Slots`, invariant 1: the owner rents and returns while another thread frees what waits.
+/// `ThreadCache`, invariant 1: the owner rents and returns while another thread frees what waits.
 #[test]
 fn a_trim_meets_a_rent_and_a_return() {
     loom::model(|| {
         let pool = pool(16);
-        let own = slots(&pool, 0);
-        give_back(&pool, rent(&pool, Some(own)), Some(own));
+        let cache = cache(&pool, 0);
+        give_back(&pool, rent(&pool, Some(cache)), Some(cache));
         let trimmer = thread::spawn({
             let pool = Arc::clone(&pool);
             move || pool.trim()
         });
-        let arena = rent(&pool, Some(own));
+        let arena = rent(&pool, Some(cache));
         assert_eq!(arena.capacity(), BYTES);
-        give_back(&pool, arena, Some(own));
+        give_back(&pool, arena, Some(cache));
         trimmer.join().expect("no panic");
         check(&pool, 0);
         pool.close();
@@ -229,36 +232,36 @@ fn a_trim_meets_a_rent_and_a_return() {
 fn a_tick_meets_a_return_and_a_rent() {
     loom::model(|| {
         let pool = pool(16);
-        let own = slots(&pool, 0);
-        give_back(&pool, rent(&pool, Some(own)), Some(own));
+        let cache = cache(&pool, 0);
+        give_back(&pool, rent(&pool, Some(cache)), Some(cache));
         pool.tick();
-        let arena = rent(&pool, Some(own));
+        let arena = rent(&pool, Some(cache));
         let timer = thread::spawn({
             let pool = Arc::clone(&pool);
             move || pool.tick()
         });
-        give_back(&pool, arena, Some(own));
-        let arena = rent(&pool, Some(own));
+        give_back(&pool, arena, Some(cache));
+        let arena = rent(&pool, Some(cache));
         timer.join().expect("no panic");
         check(&pool, 1);
-        give_back(&pool, arena, Some(own));
+        give_back(&pool, arena, Some(cache));
         pool.close();
         check_closed(&pool);
     });
 }
 
-/// `Shared`, invariant 1: both ask for the last bytes that may be kept.
+/// `PoolState`, invariant 1: both ask for the last bytes that may be kept.
 #[test]
 fn two_returns_never_keep_more_than_the_total() {
     loom::model(|| {
         let pool = pool(1);
-        let arenas = [0, 1].map(|index| rent(&pool, Some(slots(&pool, index))));
+        let arenas = [0, 1].map(|index| rent(&pool, Some(cache(&pool, index))));
         let [first, second] = arenas;
         let other = thread::spawn({
             let pool = Arc::clone(&pool);
-            move || give_back(&pool, second, Some(slots(&pool, 1)))
+            move || give_back(&pool, second, Some(cache(&pool, 1)))
         });
-        give_back(&pool, first, Some(slots(&pool, 0)));
+        give_back(&pool, first, Some(cache(&pool, 0)));
         assert!(pool.stats().pooled_bytes <= BYTES);
         other.join().expect("no panic");
         assert_eq!(pool.stats().pooled, 1);
@@ -273,26 +276,26 @@ fn two_returns_never_keep_more_than_the_total() {
 fn what_one_thread_returns_another_one_rents() {
     loom::model(|| {
         let pool = pool(16);
-        let arenas = [(); 2].map(|()| rent(&pool, Some(slots(&pool, 0))));
+        let arenas = [(); 2].map(|()| rent(&pool, Some(cache(&pool, 0))));
         let other = thread::spawn({
             let pool = Arc::clone(&pool);
             move || {
                 for arena in arenas {
-                    give_back(&pool, arena, Some(slots(&pool, 1)));
+                    give_back(&pool, arena, Some(cache(&pool, 1)));
                 }
             }
         });
-        let arena = rent(&pool, Some(slots(&pool, 0)));
+        let arena = rent(&pool, Some(cache(&pool, 0)));
         assert_eq!(arena.capacity(), BYTES);
         other.join().expect("no panic");
         check(&pool, 1);
-        give_back(&pool, arena, Some(slots(&pool, 0)));
+        give_back(&pool, arena, Some(cache(&pool, 0)));
         pool.close();
         check_closed(&pool);
     });
 }
 
-/// `Shared`, invariant 2: a thread without slots will not come by again, so nothing may be missed.
+/// `PoolState`, invariant 2: a thread without slots will not come by again, so nothing may be missed.
 #[test]
 fn a_pool_that_closes_misses_no_arena_returned_without_slots() {
     loom::model(|| {
@@ -308,18 +311,18 @@ fn a_pool_that_closes_misses_no_arena_returned_without_slots() {
     });
 }
 
-/// `Shared`, invariant 2: a thread with slots looks again when it ends.
+/// `PoolState`, invariant 2: a thread with slots looks again when it ends.
 #[test]
 fn a_pool_that_closes_misses_no_arena_of_a_thread_that_ends() {
     loom::model(|| {
         let pool = pool(16);
-        let arena = rent(&pool, Some(slots(&pool, 0)));
+        let arena = rent(&pool, Some(cache(&pool, 0)));
         let other = thread::spawn({
             let pool = Arc::clone(&pool);
             move || {
-                let own = slots(&pool, 0);
-                give_back(&pool, arena, Some(own));
-                pool.leave(own, None);
+                let cache = cache(&pool, 0);
+                give_back(&pool, arena, Some(cache));
+                pool.leave(cache, None);
             }
         });
         pool.close();
@@ -329,7 +332,7 @@ fn a_pool_that_closes_misses_no_arena_of_a_thread_that_ends() {
     });
 }
 
-/// `Shared`, invariant 2: a tick that looked at an arena and leaves it does not leave it behind.
+/// `PoolState`, invariant 2: a tick that looked at an arena and leaves it does not leave it behind.
 #[test]
 fn a_pool_that_closes_misses_no_arena_a_tick_puts_back() {
     loom::model(|| {
@@ -352,27 +355,27 @@ fn a_pool_that_closes_misses_no_arena_a_tick_puts_back() {
     });
 }
 
-/// `Slots`: what one owner counted, the next one adds to.
+/// `ThreadCache`: what one owner counted, the next one adds to.
 #[test]
 fn slots_that_change_hands_lose_no_figures() {
     loom::model(|| {
-        let slots = Arc::new(Slots::new(Writer::One));
+        let cache = Arc::new(ThreadCache::new(Writer::Exclusive));
         let threads = [(); 2].map(|()| {
-            let slots = Arc::clone(&slots);
+            let cache = Arc::clone(&cache);
             thread::spawn(move || {
-                let mine = slots.claim();
-                if mine {
-                    slots.figures.add_return();
-                    slots.release();
+                let local = cache.try_own();
+                if local {
+                    cache.counters.add_return();
+                    cache.disown();
                 }
-                u64::from(mine)
+                u64::from(local)
             })
         });
         let owners: u64 = threads
             .into_iter()
             .map(|thread| thread.join().expect("no panic"))
             .sum();
-        let counted = &slots.figures.returned;
+        let counted = &cache.counters.returned;
         assert_eq!(counted.load(Ordering::Relaxed), owners);
     });
 }
@@ -381,15 +384,15 @@ fn slots_that_change_hands_lose_no_figures() {
 #[test]
 fn a_timer_that_ends_is_seen_by_who_rents_or_sees_it() {
     loom::model(|| {
-        let pool = Arc::new(Shared::new(Retention::DEFAULT));
+        let pool = Arc::new(PoolState::new(Settings::DEFAULT));
         assert!(pool.timer.begin());
         let timer = thread::spawn({
             let pool = Arc::clone(&pool);
             move || pool.timer.ends(|| pool.is_idle())
         });
         // What `rent_elsewhere` does.
-        let figures = &pool.slots()[0].figures;
-        figures.add(&figures.misses, 1);
+        let counters = &pool.thread_caches[0].counters;
+        counters.add(&counters.misses, 1);
         fence(Ordering::SeqCst);
         let starts = pool.timer.is_stopped();
         let ended = timer.join().expect("no panic");

@@ -4,23 +4,23 @@
 //! its last handle is dropped, and keeps at most the memory the pool allows. What
 //! nobody needs any more is freed, also when there is no traffic.
 
-mod claims;
+mod budget;
+mod builder;
 mod class;
 mod handle;
+mod learned_sizes;
 mod local;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
-mod retention;
 mod returns;
-mod shared;
-mod shelf;
-mod sizing;
-mod slots;
+mod shared_cache;
+mod state;
 mod stats;
+mod thread_cache;
 mod trim;
 
+pub use self::builder::PoolBuilder;
 pub use self::handle::ArenaPool;
-pub use self::retention::PoolBuilder;
 pub use self::stats::PoolStats;
 
-pub(crate) use self::sizing::LearnedSizes;
+pub(crate) use self::learned_sizes::LearnedSizes;

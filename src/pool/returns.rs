@@ -3,10 +3,10 @@
 use std::iter;
 
 use super::{
-    local::{self, Mine},
-    shared::Shared,
-    shelf::Batch,
-    slots::{Slots, Summary, Tag},
+    local::{self, Local},
+    shared_cache::Batch,
+    state::PoolState,
+    thread_cache::{Counters, Tag, ThreadCache},
 };
 use crate::{
     arena::{IdleArena, PoolHint, Recycler, Retain},
@@ -23,33 +23,34 @@ const MAX_HOT: usize = 64 * 1024;
 // `ArenaPool`, its `trim` and `PoolBuilder::trim_interval` say so.
 const _: () = assert!(MAX_HOT == 64 << 10);
 
-impl Shared {
+impl PoolState {
     /// Keeps an arena that came back as it was before where only this thread can reach it. `arena` is
     /// emptied if so.
     #[inline]
-    fn keep_hot(&self, mine: &Mine, arena: &mut Option<IdleArena>) -> Option<()> {
+    fn keep_hot(&self, local: &Local, arena: &mut Option<IdleArena>) -> Option<()> {
         let back = arena.as_mut()?;
         let hint = back.hint();
-        let figures = &mine.slots.figures;
-        let float = figures.float.load(Ordering::Relaxed);
-        let returned = figures.returned.load(Ordering::Relaxed);
+        let counters = &local.cache.counters;
+        let credit = local.cache.credit.load(Ordering::Relaxed);
+        let returned = counters.returned.load(Ordering::Relaxed);
         // The same capacity: the same single chunk, and all that was asked then still holds. Relaxed: as
         // in `return_with`.
         if !hint.hot
             || hint.capacity != back.capacity()
-            || hint.capacity > float
+            || hint.capacity > credit
             || returned < HOT_AFTER
             || self.closed.load(Ordering::Relaxed)
         {
             return None;
         }
         back.retain_unchanged();
-        figures
-            .float
-            .store(float - hint.capacity, Ordering::Relaxed);
-        figures.count_return(returned);
-        if let Some(former) = mine.hot.replace(arena.take()) {
-            self.cool_down(&mine.slots, former);
+        local
+            .cache
+            .credit
+            .store(credit - hint.capacity, Ordering::Relaxed);
+        counters.count_return(returned);
+        if let Some(former) = local.hot.replace(arena.take()) {
+            self.cool_down(&local.cache, former);
         }
         Some(())
     }
@@ -57,19 +58,19 @@ impl Shared {
     /// Moves an arena that was hot to where others can take it.
     #[cold]
     #[inline(never)]
-    fn cool_down(&self, own: &Slots, arena: IdleArena) {
+    fn cool_down(&self, cache: &ThreadCache, arena: IdleArena) {
         let tag = Tag::new(
             arena.hint().class.into(),
             self.epoch.load(Ordering::Relaxed),
         );
-        drop(self.park(Some(own), arena, tag));
+        drop(self.park(Some(cache), arena, tag));
     }
 
     #[inline]
     fn retain(&self) -> Retain {
         Retain {
-            most: self.retention.max_arena_bytes,
-            wipe: self.retention.wipe,
+            most: self.settings.max_arena_bytes,
+            wipe: self.settings.wipe,
         }
     }
 
@@ -77,108 +78,111 @@ impl Shared {
     pub(super) fn return_with(
         &self,
         mut arena: IdleArena,
-        own: Option<&Slots>,
+        cache: Option<&ThreadCache>,
     ) -> Option<IdleArena> {
-        let figures = &own.unwrap_or(&self.common).figures;
+        let counters = &cache.unwrap_or(&self.common).counters;
         let before = arena.capacity();
         let note = arena.hint();
         // It has the one chunk that it was kept with before.
-        let unchanged = before > 0 && note.capacity == before && !self.retention.wipe;
+        let unchanged = before > 0 && note.capacity == before && !self.settings.wipe;
         if unchanged {
             arena.retain_unchanged();
         } else {
             arena.retain(self.retain());
         }
         let kept = arena.capacity();
-        figures.add_return();
+        counters.add_return();
         // An arena without memory is not worth a place. Relaxed: see below.
         let keeps = kept > 0
-            && self.retention.enabled
+            && self.settings.enabled
             && !self.closed.load(Ordering::Relaxed)
-            && self.claims.claim(own, kept);
+            && self.budget.reserve(cache, kept);
         if !keeps {
-            figures.add(&figures.evicted_bytes, before as u64);
-            figures.add(&figures.freed, 1);
+            counters.add(&counters.evicted_bytes, before as u64);
+            counters.add(&counters.freed, 1);
             return Some(arena);
         }
         let class = if unchanged {
             note.class.into()
         } else {
-            self.keep_changed(figures, &mut arena, before)
+            self.keep_changed(counters, &mut arena, before)
         };
         // Relaxed: an arena that came a moment too early is trimmed an interval early.
         let tag = Tag::new(class, self.epoch.load(Ordering::Relaxed));
-        self.park(own, arena, tag)
+        self.park(cache, arena, tag)
     }
 
     /// Notes what is kept of an arena that had `before` bytes, and returns its class.
     #[cold]
-    fn keep_changed(&self, figures: &Summary, arena: &mut IdleArena, before: usize) -> usize {
+    fn keep_changed(&self, counters: &Counters, arena: &mut IdleArena, before: usize) -> usize {
         let kept = arena.capacity();
-        figures.add(&figures.evicted_bytes, (before - kept) as u64);
+        counters.add(&counters.evicted_bytes, (before - kept) as u64);
         let class = self.classes.of(kept);
         arena.set_hint(PoolHint {
             capacity: kept,
             class: class as u8,
-            hot: kept <= MAX_HOT && !self.retention.wipe,
+            hot: kept <= MAX_HOT && !self.settings.wipe,
         });
         class
     }
 
     /// Puts an arena whose bytes are claimed where others can take it; returns it if it is to be freed.
-    fn park(&self, own: Option<&Slots>, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
-        let refused = match own {
-            Some(own) => own.put(arena, tag).and_then(|arena| {
-                self.spill(own);
-                own.put(arena, tag)
+    fn park(&self, cache: Option<&ThreadCache>, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
+        let refused = match cache {
+            Some(cache) => cache.put(arena, tag).and_then(|arena| {
+                self.spill(cache);
+                cache.put(arena, tag)
             }),
             None => Some(arena),
         };
-        let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
+        let refused = refused.and_then(|arena| self.shared_cache.put(arena, tag));
         // The pool may have closed in between, and passed this place already. A thread with slots may
         // miss one that closes in this very moment: then the arena waits until the thread ends or
         // leaves the pool. Without slots, nobody would come by again.
-        if self.closed.load(Ordering::Relaxed) || (own.is_none() && self.has_closed()) {
+        if self.closed.load(Ordering::Relaxed) || (cache.is_none() && self.has_closed()) {
             self.trim();
         }
-        refused.map(|arena| self.evict(own, arena))
+        refused.map(|arena| self.evict(cache, arena))
     }
 
     /// Moves some of a thread's arenas to the shelf.
     #[cold]
     #[inline(never)]
-    fn spill(&self, own: &Slots) {
-        let mut batch: Batch = std::array::from_fn(|_| own.take_with_tag());
-        self.shelf.put_all(&mut batch);
+    fn spill(&self, cache: &ThreadCache) {
+        let mut batch: Batch = std::array::from_fn(|_| cache.take_with_tag());
+        self.shared_cache.put_all(&mut batch);
         for (refused, _) in batch.into_iter().flatten() {
-            drop(self.evict(Some(own), refused));
+            drop(self.evict(Some(cache), refused));
         }
     }
 
     /// A thread gives its slots back: its arenas go to the shelf, its float to all.
-    pub(super) fn leave(&self, own: &Slots, hot: Option<IdleArena>) {
+    pub(super) fn leave(&self, cache: &ThreadCache, hot: Option<IdleArena>) {
         let hot = hot.map(|hot| {
             let tag = Tag::new(hot.hint().class.into(), self.epoch.load(Ordering::Relaxed));
             (hot, tag)
         });
-        for (arena, tag) in hot.into_iter().chain(iter::from_fn(|| own.take_with_tag())) {
-            let refused = self.shelf.put(arena, tag);
-            drop(refused.map(|arena| self.evict(Some(own), arena)));
+        for (arena, tag) in hot
+            .into_iter()
+            .chain(iter::from_fn(|| cache.take_with_tag()))
+        {
+            let refused = self.shared_cache.put(arena, tag);
+            drop(refused.map(|arena| self.evict(Some(cache), arena)));
         }
         // Relaxed: the float is this thread's, until `release` hands it to the next owner.
-        self.claims.unclaim_float(own);
-        own.release();
+        self.budget.release_credit(cache);
+        cache.disown();
         if self.has_closed() {
             self.trim();
         }
     }
 }
 
-impl Recycler for Shared {
+impl Recycler for PoolState {
     fn recycle(arena: IdleArena) {
         let pool = arena.recycler_address();
         let mut arena = Some(arena);
-        let kept = local::with_first(pool, |mine| mine.shared.keep_hot(mine, &mut arena));
+        let kept = local::with_first(pool, |local| local.pool.keep_hot(local, &mut arena));
         if kept.is_none() {
             recycle_cold(arena);
         }
@@ -186,11 +190,11 @@ impl Recycler for Shared {
 
     fn recycle_owned(self: Arc<Self>, arena: IdleArena) {
         let mut arena = Some(arena);
-        let refused = local::with_any(&self, |mine| {
-            if self.keep_hot(mine, &mut arena).is_some() {
+        let refused = local::with_any(&self, |local| {
+            if self.keep_hot(local, &mut arena).is_some() {
                 return None;
             }
-            self.return_with(arena.take()?, Some(&mine.slots))
+            self.return_with(arena.take()?, Some(&local.cache))
         });
         drop(refused.flatten());
         drop(arena.and_then(|arena| self.return_with(arena, None)));
@@ -198,8 +202,8 @@ impl Recycler for Shared {
 
     fn grew(&self, bytes: usize) {
         self.common
-            .figures
-            .add(&self.common.figures.grown_bytes, bytes as u64);
+            .counters
+            .add(&self.common.counters.grown_bytes, bytes as u64);
     }
 }
 
@@ -212,9 +216,9 @@ fn recycle_cold(arena: Option<IdleArena>) {
     };
     let pool = arena.recycler_address();
     let mut arena = Some(arena);
-    let refused = local::with_first(pool, |mine| {
+    let refused = local::with_first(pool, |local| {
         let arena = arena.take()?;
-        Some(mine.shared.return_with(arena, Some(&mine.slots)))
+        Some(local.pool.return_with(arena, Some(&local.cache)))
     });
     // Freed here, and not where the pool is at work: it may go, too.
     drop(refused.flatten());

@@ -1,7 +1,7 @@
-use super::{claims::Claims, slots::Slots};
+use super::{budget::ByteBudget, thread_cache::ThreadCache};
 use crate::sync::Ordering;
 
-/// Summary of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
+/// Counters of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
 ///
 /// # Examples
 ///
@@ -35,24 +35,24 @@ pub struct PoolStats {
 
 impl PoolStats {
     /// Adds up what the threads have counted.
-    pub(super) fn sum<'s, I: Iterator<Item = &'s Slots>>(
+    pub(super) fn sum<'s, I: Iterator<Item = &'s ThreadCache>>(
         all: impl Fn() -> I,
-        claims: &Claims,
+        budget: &ByteBudget,
     ) -> Self {
-        let sum = |figure: fn(&Slots) -> u64| {
+        let sum = |figure: fn(&ThreadCache) -> u64| {
             // Relaxed: each part is true at some moment.
-            all().fold(0_u64, |sum, slots| sum.wrapping_add(figure(slots)))
+            all().fold(0_u64, |sum, cache| sum.wrapping_add(figure(cache)))
         };
         // Returns before rents, so that an arena never comes back before it went out. Acquire: pairs with
-        // the release in `Summary::count_return`. What is not ordered makes differences stop at zero.
-        let returned = sum(|slots| slots.figures.returned.load(Ordering::Acquire));
-        let evicted_bytes = sum(|slots| slots.figures.evicted_bytes.load(Ordering::Relaxed));
-        let grown_bytes = sum(|slots| slots.figures.grown_bytes.load(Ordering::Relaxed));
-        let hits = sum(|slots| slots.figures.hits.load(Ordering::Relaxed));
-        let misses = sum(|slots| slots.figures.misses.load(Ordering::Relaxed));
-        let float = sum(|slots| slots.figures.float.load(Ordering::Relaxed) as u64);
-        let freed = sum(|slots| slots.figures.freed.load(Ordering::Relaxed));
-        let pooled_bytes = claims.granted().saturating_sub(float as usize);
+        // the release in `Counters::count_return`. What is not ordered makes differences stop at zero.
+        let returned = sum(|cache| cache.counters.returned.load(Ordering::Acquire));
+        let evicted_bytes = sum(|cache| cache.counters.evicted_bytes.load(Ordering::Relaxed));
+        let grown_bytes = sum(|cache| cache.counters.grown_bytes.load(Ordering::Relaxed));
+        let hits = sum(|cache| cache.counters.hits.load(Ordering::Relaxed));
+        let misses = sum(|cache| cache.counters.misses.load(Ordering::Relaxed));
+        let credit = sum(|cache| cache.credit.load(Ordering::Relaxed) as u64);
+        let freed = sum(|cache| cache.counters.freed.load(Ordering::Relaxed));
+        let pooled_bytes = budget.reserved().saturating_sub(credit as usize);
         // Arenas hold what they took from the system and did not give back.
         let allocated_bytes = grown_bytes.saturating_sub(evicted_bytes) as usize;
         Self {

@@ -6,7 +6,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::shared::Shared;
+use super::state::PoolState;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, fence, lock};
 
 const STOPPED: usize = 0;
@@ -34,7 +34,7 @@ impl Timer {
 
     /// Starts the task if it does not run. Not on the way back: it allocates.
     #[inline]
-    pub(super) fn ensure(&self, pool: &Arc<Shared>) {
+    pub(super) fn ensure(&self, pool: &Arc<PoolState>) {
         if self.is_stopped() {
             self.start(pool);
         }
@@ -58,11 +58,11 @@ impl Timer {
     }
 
     #[cold]
-    fn start(&self, pool: &Arc<Shared>) {
+    fn start(&self, pool: &Arc<PoolState>) {
         let Some(interval) = pool
-            .retention
+            .settings
             .trim_interval
-            .filter(|_| pool.retention.enabled)
+            .filter(|_| pool.settings.enabled)
         else {
             return;
         };
@@ -113,7 +113,7 @@ impl Timer {
 
 /// Lets another task be started when this one was dropped.
 struct Ends {
-    pool: Weak<Shared>,
+    pool: Weak<PoolState>,
     /// Cleared by a task that ends by itself.
     unforeseen: bool,
     /// Whether the runtime is known to have timers.

@@ -23,12 +23,12 @@ use crate::config::ConfigError;
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until built"]
 pub struct PoolBuilder {
-    retention: Retention,
+    settings: Settings,
 }
 
 /// What is kept of the arenas that come back.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Retention {
+pub(super) struct Settings {
     pub(super) initial_bytes: usize,
     pub(super) max_arena_bytes: usize,
     pub(super) max_total_bytes: usize,
@@ -37,7 +37,7 @@ pub(super) struct Retention {
     pub(super) trim_interval: Option<Duration>,
 }
 
-impl Retention {
+impl Settings {
     pub(super) const DEFAULT: Self = Self {
         initial_bytes: 16 * 1024,
         max_arena_bytes: 1024 * 1024,
@@ -50,14 +50,14 @@ impl Retention {
 
 // The setters of `PoolBuilder` say so.
 const _: () = {
-    let Retention {
+    let Settings {
         initial_bytes,
         max_arena_bytes,
         max_total_bytes,
         enabled,
         wipe,
         trim_interval,
-    } = Retention::DEFAULT;
+    } = Settings::DEFAULT;
     assert!(initial_bytes == 16 << 10 && max_arena_bytes == 1 << 20 && max_total_bytes == 64 << 20);
     assert!(
         enabled
@@ -69,13 +69,13 @@ const _: () = {
 impl PoolBuilder {
     pub(super) const fn new() -> Self {
         Self {
-            retention: Retention::DEFAULT,
+            settings: Settings::DEFAULT,
         }
     }
 
     /// Bytes of a new arena's first chunk (16 KiB unless set), taken at its first allocation.
     pub const fn initial_bytes(mut self, bytes: usize) -> Self {
-        self.retention.initial_bytes = bytes;
+        self.settings.initial_bytes = bytes;
         self
     }
 
@@ -83,7 +83,7 @@ impl PoolBuilder {
     ///
     /// A request may use more; what lies above is given back to the system afterwards.
     pub const fn max_arena_bytes(mut self, bytes: usize) -> Self {
-        self.retention.max_arena_bytes = bytes;
+        self.settings.max_arena_bytes = bytes;
         self
     }
 
@@ -92,7 +92,7 @@ impl PoolBuilder {
     /// How many arenas that is has a limit of its own: 1024 wait where all threads share them, and up to
     /// nine with each thread. What is beyond is freed.
     pub const fn max_total_bytes(mut self, bytes: usize) -> Self {
-        self.retention.max_total_bytes = bytes;
+        self.settings.max_total_bytes = bytes;
         self
     }
 
@@ -101,7 +101,7 @@ impl PoolBuilder {
     /// Switched off, each arena is new and is freed when it comes back: for finding out whether
     /// something has to do with pooling.
     pub const fn enabled(mut self, enabled: bool) -> Self {
-        self.retention.enabled = enabled;
+        self.settings.enabled = enabled;
         self
     }
 
@@ -122,7 +122,7 @@ impl PoolBuilder {
     /// # Ok::<(), tower_memory::ConfigError>(())
     /// ```
     pub const fn zero_on_recycle(mut self, wipe: bool) -> Self {
-        self.retention.wipe = wipe;
+        self.settings.wipe = wipe;
         self
     }
 
@@ -149,7 +149,7 @@ impl PoolBuilder {
     /// # Ok::<(), tower_memory::ConfigError>(())
     /// ```
     pub fn trim_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.retention.trim_interval = interval.into();
+        self.settings.trim_interval = interval.into();
         self
     }
 
@@ -160,13 +160,13 @@ impl PoolBuilder {
     /// If a size or the trim interval is zero where that makes no sense, a size is above
     /// `isize::MAX`, or `initial_bytes <= max_arena_bytes <= max_total_bytes` does not hold.
     pub fn build(self) -> Result<ArenaPool, ConfigError> {
-        let Retention {
+        let Settings {
             initial_bytes,
             max_arena_bytes,
             max_total_bytes,
             trim_interval,
             ..
-        } = self.retention;
+        } = self.settings;
         let limit = isize::MAX as usize;
         for (name, asked) in [
             ("initial_bytes", initial_bytes),
@@ -195,6 +195,6 @@ impl PoolBuilder {
         if trim_interval == Some(Duration::ZERO) {
             return Err(ConfigError::TrimIntervalZero);
         }
-        Ok(ArenaPool::with_retention(self.retention))
+        Ok(ArenaPool::with_settings(self.settings))
     }
 }

@@ -5,16 +5,16 @@ use crate::{
 };
 
 /// Arenas that wait with one thread.
-pub(super) const PLACES: usize = if cfg!(tower_memory_loom) { 1 } else { 8 };
+pub(super) const SLOTS: usize = if cfg!(tower_memory_loom) { 1 } else { 8 };
 
 // `PoolBuilder::max_total_bytes` says so, and counts the one at hand.
-const _: () = assert!(PLACES == 8 || cfg!(tower_memory_loom));
+const _: () = assert!(SLOTS == 8 || cfg!(tower_memory_loom));
 
 /// Whether counters have one writer or several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
-    One,
-    Many,
+    Exclusive,
+    Shared,
 }
 
 /// What one thread keeps of a pool: a few arenas, and its share of the figures.
@@ -28,15 +28,17 @@ pub(super) enum Writer {
 /// Aligned so that two threads' slots never share a pair of cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(super) struct Slots {
-    places: [ArenaSlot; PLACES],
+pub(super) struct ThreadCache {
+    slots: [ArenaSlot; SLOTS],
     owned: AtomicBool,
-    pub(super) figures: Summary,
+    pub(super) counters: Counters,
+    /// Bytes this thread may keep without asking.
+    pub(super) credit: AtomicUsize,
 }
 
 /// A thread's share of the pool's figures.
 #[derive(Debug)]
-pub(super) struct Summary {
+pub(super) struct Counters {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) returned: AtomicU64,
@@ -45,33 +47,31 @@ pub(super) struct Summary {
     pub(super) evicted_bytes: AtomicU64,
     /// Bytes that arenas took from the system.
     pub(super) grown_bytes: AtomicU64,
-    /// Bytes this thread may keep without asking.
-    pub(super) float: AtomicUsize,
     writer: Writer,
 }
 
-impl Summary {
+impl Counters {
     /// Adds to one of the figures.
     #[inline]
     pub(super) fn add(&self, figure: &AtomicU64, by: u64) {
         // Relaxed: figures, complete in themselves.
         match self.writer {
-            Writer::One => {
+            Writer::Exclusive => {
                 let now = figure.load(Ordering::Relaxed);
                 figure.store(now.wrapping_add(by), Ordering::Relaxed);
             }
-            Writer::Many => {
+            Writer::Shared => {
                 figure.fetch_add(by, Ordering::Relaxed);
             }
         }
     }
 }
 
-impl Summary {
+impl Counters {
     /// Counts an arena that came back, before which `returned` had. For the one writer.
     #[inline]
     pub(super) fn count_return(&self, returned: u64) {
-        // Release: who sees it come back sees it go out (`Shared::stats`).
+        // Release: who sees it come back sees it go out (`PoolState::stats`).
         self.returned
             .store(returned.wrapping_add(1), Ordering::Release);
     }
@@ -79,8 +79,8 @@ impl Summary {
     /// Counts an arena that came back.
     pub(super) fn add_return(&self) {
         match self.writer {
-            Writer::One => self.count_return(self.returned.load(Ordering::Relaxed)),
-            Writer::Many => {
+            Writer::Exclusive => self.count_return(self.returned.load(Ordering::Relaxed)),
+            Writer::Shared => {
                 // Release: as in `count_return`.
                 self.returned.fetch_add(1, Ordering::Release);
             }
@@ -97,26 +97,26 @@ impl Summary {
     }
 }
 
-impl Slots {
+impl ThreadCache {
     pub(super) fn new(writer: Writer) -> Self {
         Self {
-            places: std::array::from_fn(|_| ArenaSlot::new()),
+            slots: std::array::from_fn(|_| ArenaSlot::new()),
             owned: AtomicBool::new(false),
-            figures: Summary {
+            counters: Counters {
                 hits: AtomicU64::new(0),
                 misses: AtomicU64::new(0),
                 returned: AtomicU64::new(0),
                 freed: AtomicU64::new(0),
                 evicted_bytes: AtomicU64::new(0),
                 grown_bytes: AtomicU64::new(0),
-                float: AtomicUsize::new(0),
                 writer,
             },
+            credit: AtomicUsize::new(0),
         }
     }
 
     /// Makes the calling thread the owner, unless there is one.
-    pub(super) fn claim(&self) -> bool {
+    pub(super) fn try_own(&self) -> bool {
         // Acquire: the former owner's figures are seen, and added to.
         self.owned
             .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
@@ -124,7 +124,7 @@ impl Slots {
     }
 
     /// The owner ends.
-    pub(super) fn release(&self) {
+    pub(super) fn disown(&self) {
         // Release: pairs with the next owner's claim.
         self.owned.store(false, Ordering::Release);
     }
@@ -132,13 +132,13 @@ impl Slots {
     /// Takes an arena that will do. For the owner.
     #[inline]
     pub(super) fn take(&self, wanted: Wanted) -> Option<IdleArena> {
-        for place in &self.places {
+        for slot in &self.slots {
             let suits = |tag| wanted.includes(Tag::from_bits(tag).class());
-            if !place.tag().is_some_and(suits) {
+            if !slot.tag().is_some_and(suits) {
                 continue;
             }
             // Somebody who trims may have been faster.
-            if let Some(arena) = place.take() {
+            if let Some(arena) = slot.take() {
                 return Some(arena);
             }
         }
@@ -148,19 +148,19 @@ impl Slots {
     /// Takes an arena that waits, if its tag suits. For anybody: a place that was emptied meanwhile is
     /// left alone.
     pub(super) fn take_if(&self, suits: impl Fn(Tag) -> bool) -> Option<IdleArena> {
-        self.places.iter().find_map(|place| {
-            let tag = place.tag()?;
+        self.slots.iter().find_map(|slot| {
+            let tag = slot.tag()?;
             suits(Tag::from_bits(tag))
-                .then(|| place.take_tagged(tag))
+                .then(|| slot.take_tagged(tag))
                 .flatten()
         })
     }
 
     /// Takes an arena, and tells its tag. For the owner.
     pub(super) fn take_with_tag(&self) -> Option<(IdleArena, Tag)> {
-        self.places.iter().find_map(|place| {
-            let tag = place.tag()?;
-            Some((place.take()?, Tag::from_bits(tag)))
+        self.slots.iter().find_map(|slot| {
+            let tag = slot.tag()?;
+            Some((slot.take()?, Tag::from_bits(tag)))
         })
     }
 
@@ -168,9 +168,9 @@ impl Slots {
     #[inline]
     pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
         let mut arena = Some(arena);
-        for place in &self.places {
+        for slot in &self.slots {
             match arena.take() {
-                Some(given) => arena = place.put(given, tag.bits()),
+                Some(given) => arena = slot.put(given, tag.bits()),
                 None => break,
             }
         }

@@ -11,7 +11,7 @@
 
 use super::{
     class::{CLASSES, Wanted},
-    slots::Tag,
+    thread_cache::Tag,
 };
 use crate::{
     arena::{ArenaSlot, IdleArena},
@@ -109,8 +109,8 @@ fn each(mut word: u64) -> impl Iterator<Item = u64> {
 }
 
 #[derive(Debug)]
-pub(super) struct Shelf {
-    places: Box<[ArenaSlot]>,
+pub(super) struct SharedCache {
+    slots: Box<[ArenaSlot]>,
     free: Bits,
     full: Box<[Bits]>,
     /// Classes that ever had an arena here: most pools use few, and looking through all of them in vain
@@ -125,7 +125,7 @@ pub(super) type Batch = [Option<(IdleArena, Tag)>; BATCH];
 /// and one that only returns meet once in as many requests.
 pub(super) const BATCH: usize = 8;
 
-impl Shelf {
+impl SharedCache {
     pub(super) fn new() -> Self {
         let all = if BITS == 64 {
             u64::MAX
@@ -133,7 +133,7 @@ impl Shelf {
             (1 << BITS) - 1
         };
         Self {
-            places: std::iter::repeat_with(ArenaSlot::new)
+            slots: std::iter::repeat_with(ArenaSlot::new)
                 .take(WORDS * BITS)
                 .collect(),
             free: Bits::new(all),
@@ -144,9 +144,8 @@ impl Shelf {
         }
     }
 
-    fn place(&self, index: usize, bit: u64) -> Option<&ArenaSlot> {
-        self.places
-            .get(index * BITS + bit.trailing_zeros() as usize)
+    fn slot(&self, index: usize, bit: u64) -> Option<&ArenaSlot> {
+        self.slots.get(index * BITS + bit.trailing_zeros() as usize)
     }
 
     /// Keeps `arena`, or returns it if the shelf is full.
@@ -171,7 +170,7 @@ impl Shelf {
                 .filter(|arena| arena.is_some())
                 .zip(&mut bits)
             {
-                let Some(place) = self.place(index, bit) else {
+                let Some(slot) = self.slot(index, bit) else {
                     continue;
                 };
                 let Some((given, tag)) = arena.take() else {
@@ -182,7 +181,7 @@ impl Shelf {
                     filled = 0;
                 }
                 class = tag.class();
-                *arena = place.put(given, tag.bits()).map(|refused| (refused, tag));
+                *arena = slot.put(given, tag.bits()).map(|refused| (refused, tag));
                 filled |= bit;
             }
             self.give(class, index, filled);
@@ -216,11 +215,11 @@ impl Shelf {
             return batch;
         };
         for (taken, bit) in batch.iter_mut().zip(each(bits)) {
-            let Some(place) = self.place(index, bit) else {
+            let Some(slot) = self.slot(index, bit) else {
                 continue;
             };
-            let tag = place.tag().map_or(Tag::new(class, 0), Tag::from_bits);
-            *taken = place.take().map(|arena| (arena, tag));
+            let tag = slot.tag().map_or(Tag::new(class, 0), Tag::from_bits);
+            *taken = slot.take().map(|arena| (arena, tag));
         }
         self.free.give(index, bits);
         batch
@@ -231,19 +230,19 @@ impl Shelf {
         for full in &self.full {
             for (index, word) in full.words.iter().enumerate() {
                 for bit in each(word.load(Ordering::Relaxed)) {
-                    let Some(place) = self.place(index, bit) else {
+                    let Some(slot) = self.slot(index, bit) else {
                         continue;
                     };
                     // A guess, which spares most places from being claimed.
-                    if !place.tag().is_some_and(|tag| stale(Tag::from_bits(tag)))
+                    if !slot.tag().is_some_and(|tag| stale(Tag::from_bits(tag)))
                         || !full.claim_one(index, bit)
                     {
                         continue;
                     }
                     // Now it is this thread's. Another arena may have come in between.
-                    let tag = place.tag().map(Tag::from_bits);
+                    let tag = slot.tag().map(Tag::from_bits);
                     if tag.is_some_and(&stale) {
-                        let arena = place.take();
+                        let arena = slot.take();
                         self.free.give(index, bit);
                         if let Some(arena) = arena {
                             taken(arena);
@@ -278,16 +277,24 @@ mod tests {
 
     #[test]
     fn a_full_shelf_refuses_and_an_emptied_one_does_not() {
-        let shelf = Shelf::new();
+        let shared_cache = SharedCache::new();
         for _ in 0..WORDS * BITS {
-            assert!(shelf.put(IdleArena::new(0), Tag::new(3, 0)).is_none());
+            assert!(
+                shared_cache
+                    .put(IdleArena::new(0), Tag::new(3, 0))
+                    .is_none()
+            );
         }
-        assert!(shelf.put(IdleArena::new(0), Tag::new(3, 0)).is_some());
-        assert_eq!(shelf.waiting(), WORDS * BITS);
+        assert!(
+            shared_cache
+                .put(IdleArena::new(0), Tag::new(3, 0))
+                .is_some()
+        );
+        assert_eq!(shared_cache.waiting(), WORDS * BITS);
         let mut taken = 0;
-        let none = shelf.take(Wanted { class: 1, last: 2 }, 4);
+        let none = shared_cache.take(Wanted { class: 1, last: 2 }, 4);
         assert!(none.iter().all(Option::is_none), "of another class");
-        for (_, tag) in shelf
+        for (_, tag) in shared_cache
             .take(Wanted { class: 2, last: 4 }, 4)
             .into_iter()
             .flatten()
@@ -295,9 +302,13 @@ mod tests {
             assert_eq!(tag.class(), 3);
             taken += 1;
         }
-        assert_eq!((taken, shelf.waiting()), (4, WORDS * BITS - 4));
-        assert!(shelf.put(IdleArena::new(0), Tag::new(31, 1)).is_none());
-        shelf.sweep(|tag| tag.class() == 3, |_| taken += 1);
-        assert_eq!((taken, shelf.waiting()), (WORDS * BITS, 1));
+        assert_eq!((taken, shared_cache.waiting()), (4, WORDS * BITS - 4));
+        assert!(
+            shared_cache
+                .put(IdleArena::new(0), Tag::new(31, 1))
+                .is_none()
+        );
+        shared_cache.sweep(|tag| tag.class() == 3, |_| taken += 1);
+        assert_eq!((taken, shared_cache.waiting()), (WORDS * BITS, 1));
     }
 }

@@ -1,13 +1,13 @@
 use std::{fmt, iter};
 
 use super::{
-    claims::Claims,
+    budget::ByteBudget,
+    builder::Settings,
     class::{Classes, Wanted},
-    local::{self, Mine},
-    retention::Retention,
-    shelf::{BATCH, Shelf},
-    slots::{Slots, Tag, Writer},
+    local::{self, Local},
+    shared_cache::{BATCH, SharedCache},
     stats::PoolStats,
+    thread_cache::{Tag, ThreadCache, Writer},
     trim::Timer,
 };
 use crate::{
@@ -22,26 +22,26 @@ const TIMER_EVERY: u64 = 256;
 ///
 /// # Invariants
 ///
-/// 1. Who keeps an arena has claimed its bytes before ([`Claims`]).
+/// 1. Who keeps an arena has claimed its bytes before ([`ByteBudget`]).
 /// 2. An arena holds a reference to its pool for as long as it exists, whether it waits or is out.
 ///    The circle is broken when the last handle of the pool closes it.
-pub(super) struct Shared {
-    pub(super) retention: Retention,
+pub(super) struct PoolState {
+    pub(super) settings: Settings,
     pub(super) classes: Classes,
     /// Claimed by threads, one each.
-    slots: Box<[Arc<Slots>]>,
+    pub(super) thread_caches: Box<[Arc<ThreadCache>]>,
     /// For threads that have none; keeps no arenas.
-    pub(super) common: Slots,
-    pub(super) shelf: Shelf,
-    pub(super) claims: Claims,
+    pub(super) common: ThreadCache,
+    pub(super) shared_cache: SharedCache,
+    pub(super) budget: ByteBudget,
     /// Counted up by the timer. See [`Tag::is_stale`].
     pub(super) epoch: AtomicUsize,
     pub(super) closed: AtomicBool,
     pub(super) timer: Timer,
 }
 
-impl Shared {
-    pub(super) fn new(retention: Retention) -> Self {
+impl PoolState {
+    pub(super) fn new(settings: Settings) -> Self {
         let threads = if cfg!(tower_memory_loom) {
             2
         } else {
@@ -50,29 +50,25 @@ impl Shared {
         let most = if cfg!(tower_memory_loom) { 2 } else { 32 };
         let slots = threads.max(most);
         Self {
-            classes: Classes::new(retention.initial_bytes, retention.max_arena_bytes),
-            slots: iter::repeat_with(|| Arc::new(Slots::new(Writer::One)))
+            classes: Classes::new(settings.initial_bytes, settings.max_arena_bytes),
+            thread_caches: iter::repeat_with(|| Arc::new(ThreadCache::new(Writer::Exclusive)))
                 .take(slots)
                 .collect(),
-            common: Slots::new(Writer::Many),
-            shelf: Shelf::new(),
-            claims: Claims::new(retention.max_total_bytes, slots),
+            common: ThreadCache::new(Writer::Shared),
+            shared_cache: SharedCache::new(),
+            budget: ByteBudget::new(settings.max_total_bytes, slots),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             timer: Timer::new(),
-            retention,
+            settings,
         }
-    }
-
-    pub(super) fn slots(&self) -> &[Arc<Slots>] {
-        &self.slots
     }
 
     /// An arena that will do.
     #[inline]
     pub(super) fn rent(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
         let pool = Arc::as_ptr(self).addr();
-        let rented = local::with_first(pool, |mine| Some(self.rent_mine(wanted, mine)));
+        let rented = local::with_first(pool, |local| Some(self.rent_local(wanted, local)));
         match rented {
             Some(arena) => arena,
             None => self.rent_cold(wanted),
@@ -80,27 +76,27 @@ impl Shared {
     }
 
     #[inline]
-    fn rent_mine(self: &Arc<Self>, wanted: Wanted, mine: &Mine) -> IdleArena {
-        match self.rent_hot(wanted, mine) {
+    fn rent_local(self: &Arc<Self>, wanted: Wanted, local: &Local) -> IdleArena {
+        match self.rent_hot(wanted, local) {
             Some(arena) => arena,
-            None => self.rent_with(wanted, Some(&mine.slots)),
+            None => self.rent_with(wanted, Some(&local.cache)),
         }
     }
 
     /// Takes the arena that came back to the calling thread last.
     #[inline]
-    fn rent_hot(self: &Arc<Self>, wanted: Wanted, mine: &Mine) -> Option<IdleArena> {
-        let mut hot = mine.hot.take()?;
+    fn rent_hot(self: &Arc<Self>, wanted: Wanted, local: &Local) -> Option<IdleArena> {
+        let mut hot = local.hot.take()?;
         let note = hot.hint();
         if !wanted.includes(note.class.into()) {
-            mine.hot.set(Some(hot));
+            local.hot.set(Some(hot));
             return None;
         }
-        let figures = &mine.slots.figures;
-        if figures.count_hit() % TIMER_EVERY == 0 {
+        let counters = &local.cache.counters;
+        if counters.count_hit() % TIMER_EVERY == 0 {
             self.timer.ensure(self);
         }
-        self.claims.unclaim(Some(&mine.slots), note.capacity);
+        self.budget.release(Some(&local.cache), note.capacity);
         hot.mark_reused();
         Some(hot)
     }
@@ -108,58 +104,66 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn rent_cold(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
-        local::with_any(self, |mine| self.rent_mine(wanted, mine))
+        local::with_any(self, |local| self.rent_local(wanted, local))
             .unwrap_or_else(|| self.rent_with(wanted, None))
     }
 
     #[inline(never)]
-    pub(super) fn rent_with(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
-        match own.and_then(|own| Some((own, own.take(wanted)?))) {
-            Some((own, mut arena)) => {
-                if own.figures.count_hit() % TIMER_EVERY == 0 {
+    pub(super) fn rent_with(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        cache: Option<&ThreadCache>,
+    ) -> IdleArena {
+        match cache.and_then(|cache| Some((cache, cache.take(wanted)?))) {
+            Some((cache, mut arena)) => {
+                if cache.counters.count_hit() % TIMER_EVERY == 0 {
                     self.timer.ensure(self);
                 }
-                self.went_out(Some(own), &mut arena);
+                self.went_out(Some(cache), &mut arena);
                 arena
             }
-            None => self.rent_elsewhere(wanted, own),
+            None => self.rent_elsewhere(wanted, cache),
         }
     }
 
     /// From the shelf, from another thread, or a new one.
-    fn rent_elsewhere(self: &Arc<Self>, wanted: Wanted, own: Option<&Slots>) -> IdleArena {
-        let figures = &own.unwrap_or(&self.common).figures;
+    fn rent_elsewhere(self: &Arc<Self>, wanted: Wanted, cache: Option<&ThreadCache>) -> IdleArena {
+        let counters = &cache.unwrap_or(&self.common).counters;
         // A thread without slots takes one at a time.
-        let most = if own.is_some() { BATCH as u32 } else { 1 };
-        let mut batch = self.shelf.take(wanted, most).into_iter().flatten();
+        let most = if cache.is_some() { BATCH as u32 } else { 1 };
+        let mut batch = self.shared_cache.take(wanted, most).into_iter().flatten();
         let found = batch.next().map(|(arena, _)| arena);
         for (arena, tag) in batch {
             // Its bytes stay claimed: it waits here instead of there.
-            let refused = match own {
-                Some(own) => own.put(arena, tag),
+            let refused = match cache {
+                Some(cache) => cache.put(arena, tag),
                 None => Some(arena),
             };
-            let refused = refused.and_then(|arena| self.shelf.put(arena, tag));
-            drop(refused.map(|arena| self.evict(own, arena)));
+            let refused = refused.and_then(|arena| self.shared_cache.put(arena, tag));
+            drop(refused.map(|arena| self.evict(cache, arena)));
         }
         // Rather one that another thread does not need right now than a new one.
         let suits = |tag: Tag| wanted.includes(tag.class());
-        let found = found.or_else(|| self.slots.iter().find_map(|other| other.take_if(suits)));
+        let found = found.or_else(|| {
+            self.thread_caches
+                .iter()
+                .find_map(|other| other.take_if(suits))
+        });
         let arena = match found {
             Some(mut arena) => {
-                figures.add(&figures.hits, 1);
-                self.went_out(own, &mut arena);
+                counters.add(&counters.hits, 1);
+                self.went_out(cache, &mut arena);
                 arena
             }
             None => {
-                figures.add(&figures.misses, 1);
+                counters.add(&counters.misses, 1);
                 let mut arena = IdleArena::new(self.classes.size(wanted.class));
                 arena.attach(Arc::clone(self));
                 // If nobody uses it, it may wait as it is for who rents next.
                 arena.set_hint(PoolHint {
                     capacity: 0,
                     class: wanted.class as u8,
-                    hot: self.retention.enabled,
+                    hot: self.settings.enabled,
                 });
                 arena
             }
@@ -173,17 +177,17 @@ impl Shared {
 
     /// Accounts for an arena that waited and is used again.
     #[inline]
-    fn went_out(&self, own: Option<&Slots>, arena: &mut IdleArena) {
-        self.claims.unclaim(own, arena.capacity());
+    fn went_out(&self, cache: Option<&ThreadCache>, arena: &mut IdleArena) {
+        self.budget.release(cache, arena.capacity());
         arena.mark_reused();
     }
 
     /// Accounts for an arena that waited and is freed.
-    pub(super) fn evict(&self, own: Option<&Slots>, arena: IdleArena) -> IdleArena {
-        let figures = &own.unwrap_or(&self.common).figures;
-        figures.add(&figures.evicted_bytes, arena.capacity() as u64);
-        figures.add(&figures.freed, 1);
-        self.claims.unclaim(own, arena.capacity());
+    pub(super) fn evict(&self, cache: Option<&ThreadCache>, arena: IdleArena) -> IdleArena {
+        let counters = &cache.unwrap_or(&self.common).counters;
+        counters.add(&counters.evicted_bytes, arena.capacity() as u64);
+        counters.add(&counters.freed, 1);
+        self.budget.release(cache, arena.capacity());
         arena
     }
 
@@ -203,12 +207,12 @@ impl Shared {
             // Not the calling thread's float: what is trimmed is everybody's.
             drop(self.evict(None, arena));
         };
-        for slots in &self.slots {
-            while let Some(arena) = slots.take_if(stale) {
+        for cache in &self.thread_caches {
+            while let Some(arena) = cache.take_if(stale) {
                 free(arena);
             }
         }
-        self.shelf.sweep(stale, free);
+        self.shared_cache.sweep(stale, free);
         bytes
     }
 
@@ -216,7 +220,7 @@ impl Shared {
     /// were.
     pub(super) fn trim(&self) -> usize {
         let pool = std::ptr::from_ref(self).addr();
-        let hot = local::with(pool, |mine| mine.hot.take()).flatten();
+        let hot = local::with(pool, |local| local.hot.take()).flatten();
         let bytes = hot.map_or(0, |hot| {
             let bytes = hot.capacity();
             drop(self.evict(None, hot));
@@ -254,15 +258,20 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> PoolStats {
-        let all = || self.slots.iter().map(AsRef::as_ref).chain([&self.common]);
-        PoolStats::sum(all, &self.claims)
+        let all = || {
+            self.thread_caches
+                .iter()
+                .map(AsRef::as_ref)
+                .chain([&self.common])
+        };
+        PoolStats::sum(all, &self.budget)
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("retention", &self.retention)
+        f.debug_struct("PoolState")
+            .field("settings", &self.settings)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
