@@ -77,6 +77,7 @@
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
 mod config;
+mod histogram;
 mod slab;
 mod sync;
 

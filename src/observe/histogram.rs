@@ -1,59 +1,30 @@
 use std::time::Duration;
 
-use crate::sync::{AtomicU64, Ordering};
-
-/// Each power of two is divided into this many buckets, so a figure is at most 1/8 too high.
-const PARTS: u32 = 8;
-const PARTS_LOG: u32 = PARTS.ilog2();
+use crate::{
+    histogram::{PARTS, bucket, upper},
+    sync::{AtomicU64, Ordering},
+};
 
 // `CancelLatency` says so.
 const _: () = assert!(PARTS == 8);
 
-/// Powers of two that are told apart: up to 2^42 ns, which is over an hour.
-const POWERS: u32 = 42;
+/// The last bucket also counts everything longer; it begins at more than four hours.
+const BUCKETS: usize = bucket(1 << 44);
 
-const BUCKETS: usize = (POWERS * PARTS) as usize;
-
-/// How many durations there were of which length, in nanoseconds.
-///
-/// Bucket `i` of the first eight holds `i` ns; from there on each power of two has eight buckets of
-/// the same width. A duration belongs to the bucket whose lower bound is the last not above it.
+/// Counts durations by length, in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Histogram {
     counts: Box<[AtomicU64]>,
     max: AtomicU64,
 }
 
-/// What a histogram says; each percentile is the upper end of its bucket, and none is above the
-/// maximum.
+/// Each percentile is the upper bound of its bucket, and at most the maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Percentiles {
     pub(super) count: u64,
     pub(super) p50: Duration,
     pub(super) p99: Duration,
     pub(super) max: Duration,
-}
-
-fn bucket(nanos: u64) -> usize {
-    let Some(power) = nanos.checked_ilog2().filter(|power| *power >= PARTS_LOG) else {
-        // Below eight.
-        return nanos as usize;
-    };
-    let part = (nanos >> (power - PARTS_LOG)) as u32 % PARTS;
-    let at = (power - PARTS_LOG + 1) * PARTS + part;
-    (at as usize).min(BUCKETS - 1)
-}
-
-/// The highest duration of a bucket.
-fn upper(bucket: usize) -> u64 {
-    let (power, part) = (bucket as u32 / PARTS, bucket as u64 % u64::from(PARTS));
-    match power {
-        0 => part,
-        _ => {
-            let width = 1_u64 << (power - 1);
-            (u64::from(PARTS) + part + 1) * width - 1
-        }
-    }
 }
 
 impl Default for Histogram {
@@ -70,15 +41,15 @@ impl Default for Histogram {
 impl Histogram {
     pub(super) fn add(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // Relaxed, as below: each figure is true at some moment. The maximum first, so that there
-        // is one when there is a count.
+        // Relaxed, here and below: each number is correct by itself. The maximum is stored first, so
+        // that a count never comes without one.
         self.max.fetch_max(nanos, Ordering::Relaxed);
-        if let Some(count) = self.counts.get(bucket(nanos)) {
+        if let Some(count) = self.counts.get(bucket(nanos).min(BUCKETS - 1)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// `None` if nothing was added.
+    /// `None` if the histogram is empty.
     pub(super) fn percentiles(&self) -> Option<Percentiles> {
         let counts: Vec<u64> = self
             .counts
@@ -98,7 +69,7 @@ impl Histogram {
                 seen += count;
                 seen >= rank
             });
-            // The last bucket has no upper end.
+            // The last bucket has no upper bound.
             let upper = bucket.filter(|at| at + 1 < BUCKETS).map_or(max, upper);
             Duration::from_nanos(upper.min(max))
         };
@@ -114,28 +85,6 @@ impl Histogram {
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buckets_follow_each_other_without_a_gap() {
-        for at in 1..BUCKETS - 1 {
-            let first = upper(at - 1) + 1;
-            assert_eq!(bucket(first), at, "first of {at}");
-            assert_eq!(bucket(upper(at)), at, "last of {at}");
-        }
-        assert_eq!(bucket(0), 0);
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
-    }
-
-    #[test]
-    fn a_bucket_is_at_most_an_eighth_wide() {
-        for nanos in (0..40).map(|power| (1_u64 << power) + (1 << power) / 3) {
-            let upper = upper(bucket(nanos));
-            assert!(
-                upper >= nanos && upper - nanos <= nanos / 8,
-                "{nanos}: {upper}"
-            );
-        }
-    }
 
     #[test]
     fn percentiles_are_those_of_the_sorted_list() {

@@ -1,15 +1,13 @@
-use crate::sync::{AtomicU32, AtomicUsize, OnceLock, Ordering::Relaxed};
+use crate::{
+    histogram::{PARTS, bucket, upper},
+    sync::{AtomicU32, AtomicUsize, OnceLock, Ordering::Relaxed},
+};
 
-/// Values below this share the lowest bucket.
-const LOWEST_BITS: u32 = 6;
+/// The lowest bucket also counts everything smaller.
+const LOWEST: usize = bucket(64);
 
-/// Each power of two is cut into this many buckets, so a size is known to an eighth.
-const PARTS_BITS: u32 = 3;
-const PARTS: usize = 1 << PARTS_BITS;
-
-/// Powers of two that are told apart; beyond, values share the highest bucket (2^32 bytes).
-const POWERS: usize = 26;
-const BUCKETS: usize = POWERS * PARTS;
+/// The last bucket also counts everything larger.
+const BUCKETS: usize = bucket(1 << 32) - LOWEST;
 
 /// With this many requests counted, all counts are halved: what was long ago fades.
 const WINDOW: u32 = 512;
@@ -43,29 +41,9 @@ struct LearnedSize {
     buckets: [AtomicU32; BUCKETS],
 }
 
-/// The bucket of a number of bytes.
-const fn bucket(bytes: usize) -> usize {
-    let bits = usize::BITS - bytes.leading_zeros();
-    if bits <= LOWEST_BITS {
-        return 0;
-    }
-    // The bits behind the highest one.
-    let part = (bytes >> (bits - 1 - PARTS_BITS)) % PARTS;
-    let power = (bits - LOWEST_BITS - 1) as usize;
-    let bucket = power * PARTS + part;
-    if bucket < BUCKETS {
-        bucket
-    } else {
-        BUCKETS - 1
-    }
-}
-
-/// The most bytes that fall into a bucket.
-const fn most(bucket: usize) -> usize {
-    let (power, part) = (bucket / PARTS, bucket % PARTS);
-    let base = 1_usize << (power + LOWEST_BITS as usize);
-    let width = base >> PARTS_BITS;
-    base + (part + 1) * width - 1
+/// The index into `buckets` for a number of bytes.
+fn index(bytes: usize) -> usize {
+    bucket(bytes as u64).saturating_sub(LOWEST).min(BUCKETS - 1)
 }
 
 impl LearnedSize {
@@ -92,7 +70,7 @@ impl LearnedSize {
         if self.settled.load(Relaxed) != 0 && chance & SAMPLE_MASK != 0 {
             return;
         }
-        let Some(count) = self.buckets.get(bucket(bytes)) else {
+        let Some(count) = self.buckets.get(index(bytes)) else {
             return;
         };
         count.store(count.load(Relaxed).saturating_add(1), Relaxed);
@@ -125,10 +103,10 @@ impl LearnedSize {
         // At most this many may need more.
         let above = total / ONE_ABOVE;
         let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate().rev() {
+        for (index, count) in self.buckets.iter().enumerate().rev() {
             seen += count.load(Relaxed);
             if seen > above {
-                self.bytes.store(most(bucket), Relaxed);
+                self.bytes.store(upper(LOWEST + index) as usize, Relaxed);
                 return;
             }
         }
@@ -168,16 +146,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_holds_what_falls_into_it_and_is_an_eighth_wide() {
-        for bytes in (0..31).flat_map(|power| [1_usize << power, (1 << power) + (1 << power) / 3]) {
-            let most = most(bucket(bytes));
-            assert!(bytes <= most, "{bytes} above {most}");
-            assert!(
-                bytes < 64 || most < bytes + bytes / 8 + 1,
-                "{bytes} far below {most}"
-            );
-        }
-        assert_eq!(bucket(usize::MAX), BUCKETS - 1);
+    fn sizes_from_64_bytes_to_4_gib_are_told_apart() {
+        assert_eq!((index(0), index(71), index(72)), (0, 0, 1));
+        assert_eq!(index(u32::MAX as usize), BUCKETS - 1);
+        assert_eq!(index(usize::MAX), BUCKETS - 1);
+        assert_eq!(upper(LOWEST + BUCKETS - 1), u64::from(u32::MAX));
     }
 
     #[test]
