@@ -76,6 +76,7 @@
 )]
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
+mod background;
 mod config;
 mod histogram;
 mod slab;

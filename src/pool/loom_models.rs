@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     arena::{Arena, ArenaSlot, IdleArena, Recycler},
-    sync::{Arc, Ordering, fence},
+    sync::{Arc, Ordering},
 };
 
 /// Bytes of a pool's new arenas, and their class.
@@ -380,22 +380,21 @@ fn slots_that_change_hands_lose_no_figures() {
     });
 }
 
-/// A timer that ends because the pool looks idle, while a thread rents: one of the two sees the other.
+/// `Background`, invariant 2, with the pool's own counters as the record of work.
 #[test]
-fn a_timer_that_ends_is_seen_by_who_rents_or_sees_it() {
+fn a_trimming_task_that_ends_is_seen_by_a_rent_or_sees_it() {
     loom::model(|| {
         let pool = Arc::new(PoolState::new(Settings::DEFAULT));
-        assert!(pool.timer.begin());
-        let timer = thread::spawn({
+        let mut guard = pool.trimmer.begin().expect("not running");
+        let task = thread::spawn({
             let pool = Arc::clone(&pool);
-            move || pool.timer.ends(|| pool.is_idle())
+            move || guard.finish(|| pool.is_idle())
         });
-        // What `rent_elsewhere` does.
+        // As in `rent_elsewhere`.
         let counters = &pool.thread_caches[0].counters;
         counters.add(&counters.misses, 1);
-        fence(Ordering::SeqCst);
-        let starts = pool.timer.is_stopped();
-        let ended = timer.join().expect("no panic");
-        assert!(starts || !ended, "an arena is out, and nobody will trim");
+        let starts = pool.trimmer.needs_start();
+        let ended = task.join().expect("no panic");
+        assert!(starts || !ended, "an arena is rented, and nothing trims");
     });
 }

@@ -8,11 +8,11 @@ use super::{
     shared_cache::{BATCH, SharedCache},
     stats::PoolStats,
     thread_cache::{Tag, ThreadCache, Writer},
-    trim::Timer,
 };
 use crate::{
     arena::{IdleArena, PoolHint},
-    sync::{Arc, AtomicBool, AtomicUsize, Ordering, fence},
+    background::Background,
+    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
 /// After this many hits a thread looks whether the pool's timer runs; at each miss it does so anyway.
@@ -37,7 +37,7 @@ pub(super) struct PoolState {
     /// Counted up by the timer. See [`Tag::is_stale`].
     pub(super) epoch: AtomicUsize,
     pub(super) closed: AtomicBool,
-    pub(super) timer: Timer,
+    pub(super) trimmer: Background,
 }
 
 impl PoolState {
@@ -59,7 +59,7 @@ impl PoolState {
             budget: ByteBudget::new(settings.max_total_bytes, slots),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            timer: Timer::new(),
+            trimmer: Background::default(),
             settings,
         }
     }
@@ -94,7 +94,7 @@ impl PoolState {
         }
         let counters = &local.cache.counters;
         if counters.count_hit() % TIMER_EVERY == 0 {
-            self.timer.ensure(self);
+            self.ensure_trimming();
         }
         self.budget.release(Some(&local.cache), note.capacity);
         hot.mark_reused();
@@ -117,7 +117,7 @@ impl PoolState {
         match cache.and_then(|cache| Some((cache, cache.take(wanted)?))) {
             Some((cache, mut arena)) => {
                 if cache.counters.count_hit() % TIMER_EVERY == 0 {
-                    self.timer.ensure(self);
+                    self.ensure_trimming();
                 }
                 self.went_out(Some(cache), &mut arena);
                 arena
@@ -168,10 +168,7 @@ impl PoolState {
                 arena
             }
         };
-        // Between the figures and the look at the timer: one that is about to end says so and then
-        // looks at the figures, with a fence in between as well, so at least one sees the other.
-        fence(Ordering::SeqCst);
-        self.timer.ensure(self);
+        self.ensure_trimming();
         arena
     }
 
@@ -253,7 +250,7 @@ impl PoolState {
     pub(super) fn close(&self) {
         // See `has_closed`.
         self.closed.swap(true, Ordering::AcqRel);
-        self.timer.stop();
+        self.trimmer.stop();
         self.trim();
     }
 

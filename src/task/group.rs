@@ -64,8 +64,8 @@ impl TaskGroup {
 
     /// Records a moment, if it has not come before.
     fn record(&self, moment: &AtomicU64, at: Instant) {
-        // SeqCst: see `Tasks::supervise`.
-        let _ = moment.compare_exchange(NEVER, self.nanos(at), Ordering::SeqCst, Ordering::SeqCst);
+        // Release: `ended` acquires. `Background` orders it with the sweeper's look.
+        let _ = moment.compare_exchange(NEVER, self.nanos(at), Ordering::Release, Ordering::Relaxed);
     }
 
     /// The request was cancelled.
@@ -80,8 +80,8 @@ impl TaskGroup {
 
     /// When the request ended, if it has.
     pub(super) fn ended(&self) -> Option<Instant> {
-        // SeqCst: see `Tasks::supervise`.
-        match self.ended.load(Ordering::SeqCst) {
+        // Acquire: see `record`.
+        match self.ended.load(Ordering::Acquire) {
             NEVER => None,
             nanos => self.start.checked_add(Duration::from_nanos(nanos)),
         }
@@ -118,7 +118,7 @@ impl TaskGroup {
         if self.given_up.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        let cancelled = self.cancelled.load(Ordering::SeqCst);
+        let cancelled = self.cancelled.load(Ordering::Acquire);
         let last = self.last_end.load(Ordering::Relaxed);
         if cancelled == NEVER || last == NEVER {
             return None;
@@ -151,6 +151,6 @@ impl TaskGroup {
 
     #[cfg(all(test, tower_memory_loom))]
     pub(crate) fn is_told(&self) -> bool {
-        self.ended().is_some() && self.cancelled.load(Ordering::SeqCst) != NEVER
+        self.ended().is_some() && self.cancelled.load(Ordering::Acquire) != NEVER
     }
 }

@@ -1,14 +1,14 @@
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     detached::{DetachedCounter, DetachedCounters, NameCount},
     record::TaskRecord,
     report::TaskReport,
-    sweeper,
 };
 use crate::{
+    background::Background,
     slab::{Key, ShardedSlab},
-    sync::{Arc, AtomicBool, Ordering},
+    sync::Arc,
 };
 
 /// The tasks of a layer's requests that are alive.
@@ -18,8 +18,7 @@ pub(crate) struct Tasks {
     bound: ShardedSlab<Arc<TaskRecord>>,
     detached: ShardedSlab<Arc<TaskRecord>>,
     counters: DetachedCounters,
-    /// Whether the sweeper runs.
-    pub(super) sweeping: AtomicBool,
+    pub(super) sweeper: Background,
 }
 
 impl Tasks {
@@ -73,17 +72,6 @@ impl Tasks {
         reports.extend(self.detached.filter_map(report));
         reports.sort_by_key(|report| std::cmp::Reverse(report.age));
         reports
-    }
-
-    /// Starts the sweeper if it does not run. Call it after the end was recorded in the group.
-    ///
-    /// The sweeper clears its flag and then looks for ended requests once more; here the end was
-    /// recorded before the flag is read, all in one order (`SeqCst`). So the sweeper sees the end, or
-    /// it is started again.
-    pub(crate) fn supervise(self: &Arc<Self>, runtime: &Handle) {
-        if !self.sweeping.load(Ordering::SeqCst) && !self.sweeping.swap(true, Ordering::SeqCst) {
-            sweeper::start(Arc::clone(self), runtime);
-        }
     }
 
     /// The tasks whose grace period is over and that still keep their scope open, and when the next

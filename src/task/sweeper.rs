@@ -1,8 +1,8 @@
-//! Looks at the tasks of ended requests when their grace is over.
+//! Gives up tasks of ended requests that outlive their grace period.
 //!
-//! Tasks end themselves, so there is mostly nothing to do: it is for those that cannot, because
-//! they block their thread. One sweeper for a layer, there only while an ended request has tasks;
-//! it wakes once per grace, and not once per request.
+//! Most tasks end themselves. The sweeper is for those that block their thread and cannot. Each layer
+//! has one sweeper, which runs only while an ended request has tasks. It wakes once per grace period,
+//! not once per request.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::registry::Tasks;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 
 /// Time between two looks at a task that is in the middle of a poll.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -20,27 +20,30 @@ const RECHECK: Duration = Duration::from_millis(50);
 /// Least time between two looks at all.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Starts the sweeper; its flag is up.
-pub(super) fn start(tasks: Arc<Tasks>, runtime: &Handle) {
-    // Made here: a runtime that is going down drops the future without polling it.
-    let mut flag = Flag { tasks, up: true };
-    runtime.spawn(async move {
-        loop {
-            let now = Instant::now();
-            let mut next = look(&flag.tasks, now);
-            if next.is_none() {
-                // See `Tasks::supervise`.
-                let sweeping = &flag.tasks.sweeping;
-                sweeping.store(false, Ordering::SeqCst);
-                next = look(&flag.tasks, now);
-                if next.is_none() || sweeping.swap(true, Ordering::SeqCst) {
-                    flag.lowered();
-                    return;
-                }
-            }
-            sleep_until(next.unwrap_or(now).max(now + PAUSE)).await;
+impl Tasks {
+    /// Starts the sweeper if it does not run. Call it after the end was recorded in the group.
+    pub(crate) fn supervise(self: &Arc<Self>, runtime: &Handle) {
+        if !self.sweeper.needs_start() {
+            return;
         }
-    });
+        let tasks = Arc::clone(self);
+        self.sweeper.start(runtime, |mut guard| async move {
+            loop {
+                let now = Instant::now();
+                let mut next = look(&tasks, now);
+                if next.is_none() {
+                    let is_idle = || {
+                        next = look(&tasks, now);
+                        next.is_none()
+                    };
+                    if guard.finish(is_idle) {
+                        return;
+                    }
+                }
+                sleep_until(next.unwrap_or(now).max(now + PAUSE)).await;
+            }
+        });
+    }
 }
 
 /// Deals with the tasks that are due. Returns when to look again, if there is anything to look at.
@@ -53,26 +56,4 @@ fn look(tasks: &Tasks, now: Instant) -> Option<Instant> {
         }
     }
     next
-}
-
-/// Takes the sweeper's flag down if the sweeper goes down with its runtime.
-struct Flag {
-    tasks: Arc<Tasks>,
-    up: bool,
-}
-
-impl Flag {
-    /// The flag is down already, or it is another sweeper's.
-    fn lowered(&mut self) {
-        self.up = false;
-    }
-}
-
-impl Drop for Flag {
-    fn drop(&mut self) {
-        if self.up {
-            // SeqCst: as where the sweeper takes it down itself.
-            self.tasks.sweeping.store(false, Ordering::SeqCst);
-        }
-    }
 }
