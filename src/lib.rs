@@ -79,6 +79,7 @@
 mod background;
 mod config;
 mod histogram;
+mod pack;
 mod slab;
 mod sync;
 

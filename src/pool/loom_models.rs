@@ -11,7 +11,8 @@ use super::{
     class::Wanted,
     shared_cache::SharedCache,
     state::PoolState,
-    thread_cache::{Tag, ThreadCache, Writer},
+    tag::Tag,
+    thread_cache::{ThreadCache, Writer},
 };
 use crate::{
     arena::{Arena, ArenaSlot, IdleArena, Recycler},

@@ -16,6 +16,7 @@ mod returns;
 mod shared_cache;
 mod state;
 mod stats;
+mod tag;
 mod thread_cache;
 mod trim;
 

@@ -6,7 +6,8 @@ use super::{
     local::{self, Local},
     shared_cache::Batch,
     state::PoolState,
-    thread_cache::{Counters, Tag, ThreadCache},
+    tag::Tag,
+    thread_cache::{Counters, ThreadCache},
 };
 use crate::{
     arena::{IdleArena, PoolHint, Recycler, Retain},

@@ -11,7 +11,7 @@
 
 use super::{
     class::{CLASSES, Wanted},
-    thread_cache::Tag,
+    tag::Tag,
 };
 use crate::{
     arena::{ArenaSlot, IdleArena},

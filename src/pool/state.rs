@@ -7,7 +7,8 @@ use super::{
     local::{self, Local},
     shared_cache::{BATCH, SharedCache},
     stats::PoolStats,
-    thread_cache::{Tag, ThreadCache, Writer},
+    tag::Tag,
+    thread_cache::{ThreadCache, Writer},
 };
 use crate::{
     arena::{IdleArena, PoolHint},

@@ -1,4 +1,4 @@
-use super::class::Wanted;
+use super::{class::Wanted, tag::Tag};
 use crate::{
     arena::{ArenaSlot, IdleArena},
     sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -175,59 +175,5 @@ impl ThreadCache {
             }
         }
         arena
-    }
-}
-
-/// What is known of a waiting arena without owning it: its class, and when it came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tag {
-    bits: u8,
-}
-
-impl Tag {
-    const CLASS: u8 = 0x1f;
-    const EPOCHS: usize = 4;
-
-    /// `epoch` counts without end; its last two bits are kept.
-    #[inline]
-    pub(super) const fn new(class: usize, epoch: usize) -> Self {
-        Self {
-            bits: (class as u8 & Self::CLASS) | ((epoch % Self::EPOCHS) as u8) << 5,
-        }
-    }
-
-    pub(super) const fn from_bits(bits: u8) -> Self {
-        Self { bits }
-    }
-
-    pub(super) const fn bits(self) -> u8 {
-        self.bits
-    }
-
-    pub(super) const fn class(self) -> usize {
-        (self.bits & Self::CLASS) as usize
-    }
-
-    /// Whether the arena came before the epoch that preceded `now`.
-    pub(super) const fn is_stale(self, now: usize) -> bool {
-        let age = now.wrapping_sub((self.bits >> 5) as usize) % Self::EPOCHS;
-        age >= 2
-    }
-}
-
-const _: () = assert!(ArenaSlot::TAGS as usize >= 32 * Tag::EPOCHS);
-
-#[cfg(all(test, not(tower_memory_loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_arena_is_stale_after_one_whole_epoch_without_use() {
-        for came in 0..9 {
-            let tag = Tag::new(31, came);
-            assert_eq!(tag.class(), 31);
-            assert!(!tag.is_stale(came) && !tag.is_stale(came + 1));
-            assert!(tag.is_stale(came + 2) && tag.is_stale(came + 3));
-        }
     }
 }
