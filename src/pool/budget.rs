@@ -110,7 +110,7 @@ impl ByteBudget {
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
-    use crate::pool::thread_cache::Writer;
+    use crate::pool::counters::Writer;
 
     #[test]
     fn claims_and_floats_never_exceed_the_limit_and_all_of_it_can_be_claimed() {

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use super::handle::ArenaPool;
+use super::{handle::ArenaPool, settings::Settings};
 use crate::config::ConfigError;
 
-/// Settings of an [`ArenaPool`]: how much memory it may keep.
+/// Settings of an [`ArenaPool`]: how much memory it may keep, and for how long.
 ///
 /// Made by [`ArenaPool::builder`].
 ///
@@ -26,91 +26,55 @@ pub struct PoolBuilder {
     settings: Settings,
 }
 
-/// What is kept of the arenas that come back.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
-    pub(super) initial_bytes: usize,
-    pub(super) max_arena_bytes: usize,
-    pub(super) max_total_bytes: usize,
-    pub(super) enabled: bool,
-    pub(super) wipe: bool,
-    pub(super) trim_interval: Option<Duration>,
-}
-
-impl Settings {
-    pub(super) const DEFAULT: Self = Self {
-        initial_bytes: 16 * 1024,
-        max_arena_bytes: 1024 * 1024,
-        max_total_bytes: 64 * 1024 * 1024,
-        enabled: true,
-        wipe: false,
-        trim_interval: Some(Duration::from_secs(10)),
-    };
-}
-
-// The setters of `PoolBuilder` say so.
-const _: () = {
-    let Settings {
-        initial_bytes,
-        max_arena_bytes,
-        max_total_bytes,
-        enabled,
-        wipe,
-        trim_interval,
-    } = Settings::DEFAULT;
-    assert!(initial_bytes == 16 << 10 && max_arena_bytes == 1 << 20 && max_total_bytes == 64 << 20);
-    assert!(
-        enabled
-            && !wipe
-            && matches!(trim_interval, Some(interval) if interval.as_millis() == 10_000)
-    );
-};
-
-impl PoolBuilder {
-    pub(super) const fn new() -> Self {
-        Self {
+impl ArenaPool {
+    /// Settings for a pool, beginning with the defaults.
+    pub const fn builder() -> PoolBuilder {
+        PoolBuilder {
             settings: Settings::DEFAULT,
         }
     }
+}
 
-    /// Bytes of a new arena's first chunk (16 KiB unless set), taken at its first allocation.
+impl PoolBuilder {
+    /// Sets the size of a new arena's first chunk (16 KiB by default). The chunk is allocated when the
+    /// arena is first used.
     pub const fn initial_bytes(mut self, bytes: usize) -> Self {
         self.settings.initial_bytes = bytes;
         self
     }
 
-    /// Bytes one arena may keep while it waits in the pool (1 MiB unless set).
+    /// Sets how many bytes one arena may keep while it waits in the pool (1 MiB by default).
     ///
-    /// A request may use more; what lies above is given back to the system afterwards.
+    /// A request may use more. The rest is freed when the arena is returned.
     pub const fn max_arena_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_arena_bytes = bytes;
         self
     }
 
-    /// Bytes all waiting arenas may keep together (64 MiB unless set).
+    /// Sets how many bytes all waiting arenas may keep together (64 MiB by default).
     ///
-    /// How many arenas that is has a limit of its own: 1024 wait where all threads share them, and up to
-    /// nine with each thread. What is beyond is freed.
+    /// The number of waiting arenas is limited as well: 1024 in the cache that threads share, and nine
+    /// per thread. Arenas above either limit are freed when they are returned.
     pub const fn max_total_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_total_bytes = bytes;
         self
     }
 
-    /// Whether arenas are kept at all (they are, unless set).
+    /// Sets whether arenas are kept at all (`true` by default).
     ///
-    /// Switched off, each arena is new and is freed when it comes back: for finding out whether
-    /// something has to do with pooling.
+    /// If `false`, each rented arena is new, and is freed when it is returned. This is for debugging: it
+    /// shows whether a problem depends on pooling.
     pub const fn enabled(mut self, enabled: bool) -> Self {
         self.settings.enabled = enabled;
         self
     }
 
-    /// Whether an arena's memory is overwritten with zeros before it is kept or freed (it is not, unless
-    /// set).
+    /// Sets whether an arena's memory is overwritten with zeros before it is kept or freed (`false` by
+    /// default).
     ///
-    /// No request can read what a former one left, with or without this. It is for services whose
-    /// secrets should not stay in memory for longer than needed, and costs writing the arena's memory
-    /// from end to end once per request.
+    /// No request can read the data of an earlier one, with or without this setting. It is for services
+    /// whose secrets should not stay in memory. It costs one write of the arena's whole memory per
+    /// request.
     ///
     /// # Examples
     ///
@@ -126,14 +90,15 @@ impl PoolBuilder {
         self
     }
 
-    /// How long an arena may wait unused before it is freed, at least; at most it is twice that (10 s
-    /// unless set, `None` for ever).
+    /// Sets the interval at which unused arenas are freed (10 s by default). `None` keeps them for ever.
     ///
-    /// As `sync.Pool` of Go does with two generations: at each interval's end the arenas that nobody
-    /// took since the end before are freed. A tokio task sees to it as long as the pool has arenas,
-    /// with or without traffic; the first rent within a runtime starts it, and it ends with the pool.
-    /// The runtime needs its timers enabled. In a program without tokio, call
-    /// [`trim`](ArenaPool::trim). What a thread keeps at hand, at most 64 KiB, is not freed.
+    /// At the end of each interval, the pool frees the arenas that have waited since the end of the
+    /// interval before. So an arena is freed after one to two intervals without use, as in Go's
+    /// `sync.Pool`. The small arena that each thread keeps for itself, of at most 64 KiB, is not freed.
+    ///
+    /// A tokio task does this, with or without traffic. A rent within a runtime starts it; it ends with
+    /// the pool, or when the pool is empty. The runtime needs its timers enabled. In a program without
+    /// tokio, call [`trim`](ArenaPool::trim).
     ///
     /// # Examples
     ///
@@ -153,12 +118,12 @@ impl PoolBuilder {
         self
     }
 
-    /// The pool.
+    /// Makes the pool.
     ///
     /// # Errors
     ///
-    /// If a size or the trim interval is zero where that makes no sense, a size is above
-    /// `isize::MAX`, or `initial_bytes <= max_arena_bytes <= max_total_bytes` does not hold.
+    /// If `initial_bytes` or the trim interval is zero, a size exceeds `isize::MAX`, or
+    /// `initial_bytes <= max_arena_bytes <= max_total_bytes` does not hold.
     pub fn build(self) -> Result<ArenaPool, ConfigError> {
         let Settings {
             initial_bytes,

@@ -1,20 +1,18 @@
-use super::{
-    builder::{PoolBuilder, Settings},
-    state::PoolState,
-    stats::PoolStats,
-};
+use super::{settings::Settings, state::PoolState, stats::PoolStats};
 use crate::{arena::Arena, sync::Arc};
 
 /// A pool of [`Arena`]s.
 ///
-/// Cloning makes another handle to the same pool. Renting never fails: if no arena waits, a new one
-/// is made. An arena comes back when its last handle is dropped, on whatever thread that happens;
-/// nothing is allocated for that, and no thread waits for another. When the last handle of the pool is
-/// gone, the waiting arenas are freed, and those still out when they come back.
+/// A clone is another handle to the same pool. Renting never fails: if no arena waits, the pool makes a
+/// new one. An arena is returned when its last handle is dropped, on any thread. Returning allocates
+/// nothing, and no thread waits for another. When the last handle of the pool is dropped, the waiting
+/// arenas are freed; rented arenas are freed when they are returned.
 ///
-/// Each thread keeps a few arenas for itself; the others wait on a shelf that all share. An arena that
-/// nobody needed for a while is freed: see [`PoolBuilder::trim_interval`]. One of at most 64 KiB stays
-/// at hand for each thread that returned one, until the thread rents it or ends.
+/// Each thread caches a few arenas; the others wait in a cache that all threads share. Arenas that are
+/// not used for a while are freed: see [`PoolBuilder::trim_interval`]. Each thread also keeps one arena
+/// of at most 64 KiB, until it rents that arena again or ends.
+///
+/// [`PoolBuilder::trim_interval`]: super::PoolBuilder::trim_interval
 ///
 /// # Examples
 ///
@@ -40,48 +38,43 @@ pub struct ArenaPool {
 /// Closes the pool when it is dropped.
 #[derive(Debug)]
 struct Handle {
-    shared: Arc<PoolState>,
+    state: Arc<PoolState>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.close();
+        self.state.close();
     }
 }
 
 impl ArenaPool {
-    /// A pool with the default limits (see [`PoolBuilder`]).
+    /// A pool with the default settings; see [`PoolBuilder`](super::PoolBuilder).
     #[must_use]
     pub fn new() -> Self {
         Self::with_settings(Settings::DEFAULT)
     }
 
-    /// Settings for a pool.
-    pub const fn builder() -> PoolBuilder {
-        PoolBuilder::new()
-    }
-
     pub(super) fn with_settings(settings: Settings) -> Self {
         Self {
             handle: Arc::new(Handle {
-                shared: Arc::new(PoolState::new(settings)),
+                state: Arc::new(PoolState::new(settings)),
             }),
         }
     }
 
-    /// An arena: one that was used before, or a new one of the pool's initial size.
+    /// Rents an arena: a waiting one, or a new one of the pool's initial size.
     #[must_use]
     #[inline]
     pub fn rent(&self) -> Arena {
-        let shared = &self.handle.shared;
-        Arena::from_raw(shared.rent(shared.classes.any()).activate())
+        let state = &self.handle.state;
+        Arena::from_raw(state.rent(state.classes.any()).activate())
     }
 
-    /// An arena with room for `bytes` bytes, as far as the pool keeps arenas of that size: such a one
-    /// that was used before, or a new one, which takes its memory at once with its first allocation.
+    /// Rents an arena with room for `bytes` bytes, or for as many as the pool's arenas may keep.
     ///
-    /// Sizes are told apart in steps of two; one up to four times larger than needed will do, or one of
-    /// the initial size.
+    /// Arenas are classed by size, in steps of two. A waiting arena is used if it is of the needed class or
+    /// of the next two, or of the initial size, so a small request does not pin the memory of a large one.
+    /// A new arena allocates all of its room when it is first used.
     ///
     /// # Examples
     ///
@@ -91,33 +84,32 @@ impl ArenaPool {
     /// arena.alloc_str("first");
     /// assert!(arena.capacity() >= 100_000);
     /// drop(arena);
-    /// // Who needs little does not take it away.
+    /// // A small request does not take the large arena.
     /// assert_eq!(pool.rent_with_capacity(1000).capacity(), 0);
     /// assert!(pool.rent_with_capacity(100_000).capacity() >= 100_000);
     /// ```
     #[must_use]
     pub fn rent_with_capacity(&self, bytes: usize) -> Arena {
-        let shared = &self.handle.shared;
-        Arena::from_raw(shared.rent(shared.classes.holding(bytes)).activate())
+        let state = &self.handle.state;
+        Arena::from_raw(state.rent(state.classes.holding(bytes)).activate())
     }
 
-    /// What is in use, what waits, and what was given back so far.
+    /// Returns what is rented, what waits, and what was freed so far.
     ///
-    /// Counters are kept by each thread and added up here. While others rent and return, each is true
-    /// at some moment of the call, and they need not fit each other.
+    /// Each thread counts for itself; this adds the counts up. While other threads rent and return, each
+    /// number was correct at some moment of the call, but they need not be consistent with each other.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        self.handle.shared.stats()
+        self.handle.state.stats()
     }
 
-    /// Frees all waiting arenas now, those of other threads included, and returns how many bytes
-    /// that were.
+    /// Frees all waiting arenas, including those in other threads' caches, and returns their bytes.
     ///
-    /// Arenas in use are not touched, nor the one small arena (at most 64 KiB) that each other thread
-    /// keeps at hand, where nobody else can reach it.
+    /// Rented arenas are not affected, nor is the small arena (at most 64 KiB) that each other thread
+    /// keeps for itself.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn trim(&self) -> usize {
-        self.handle.shared.trim()
+        self.handle.state.trim()
     }
 }
 
@@ -140,7 +132,7 @@ mod tests {
         arena
     }
 
-    /// How many locks the calling thread takes to drop these.
+    /// Drops `values`, and returns how many locks the calling thread took for that.
     fn locks<T>(values: T) -> usize {
         let before = LOCKED.get();
         drop(values);
@@ -152,17 +144,13 @@ mod tests {
         let pool = ArenaPool::new();
         let before = LOCKED.get();
         let arenas: Vec<Arena> = (0..1100).map(|_| used(&pool)).collect();
-        assert_eq!(
-            LOCKED.get() - before,
-            1100,
-            "one for each chunk that is made"
-        );
+        assert_eq!(LOCKED.get() - before, 1100, "one for each new chunk");
         let [first, second] = [used(&pool), used(&pool)];
         let large = used(&pool);
         large.alloc_slice_fill_with(2 << 20, |_| 1_u8);
-        // Into this thread's slots, from there to the shelf, and beyond what the shelf holds.
+        // Into the thread cache, from there to the shared cache, and more than that can hold.
         assert_eq!(locks(arenas), 0);
-        assert_eq!(locks(large), 0, "chunks that are not kept");
+        assert_eq!(locks(large), 0, "with chunks that are freed");
         // The first return on a thread, and its end.
         let other = thread::spawn(move || locks(first));
         assert_eq!(other.join().unwrap(), 0);
@@ -172,15 +160,15 @@ mod tests {
 
     #[test]
     fn a_closed_pool_is_not_kept_by_a_thread_that_returns_to_it() {
-        // Rented by a thread that is gone, so that no other one keeps the pool.
+        // Rented by a thread that has ended, so that no other thread keeps the pool.
         let renter = thread::spawn(|| {
             let pool = ArenaPool::new();
             let arena = used(&pool);
-            (Arc::downgrade(&pool.handle.shared), pool, arena)
+            (Arc::downgrade(&pool.handle.state), pool, arena)
         });
         let (shared, pool, arena) = renter.join().unwrap();
         drop(pool);
-        assert!(shared.upgrade().is_some(), "by the arena that is out");
+        assert!(shared.upgrade().is_some(), "kept by the rented arena");
         drop(arena);
         assert!(shared.upgrade().is_none());
     }

@@ -1,14 +1,14 @@
-//! What of a pool belongs to the calling thread.
+//! The calling thread's part of each pool it uses.
 
-use std::cell::{Cell, OnceCell, RefCell};
-
-use super::{state::PoolState, thread_cache::ThreadCache};
-use crate::{
-    arena::IdleArena,
-    sync::{Arc, Ordering},
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    iter,
 };
 
-/// Pools a thread has slots of at once, beside its first. With more of them, the oldest gives way.
+use super::{state::PoolState, thread_cache::ThreadCache};
+use crate::{arena::IdleArena, sync::Arc};
+
+/// Pools that a thread has caches of beside its first. One more, and it leaves the oldest.
 const POOLS: usize = 4;
 
 thread_local! {
@@ -21,26 +21,26 @@ thread_local! {
 }
 
 struct Locals {
-    /// The first pool that the thread used. Most programs have one, so it has a way of its own that
-    /// is never changed.
+    /// The first pool the thread used. It never changes, so looking it up is cheap. Most programs have
+    /// one pool.
     first: OnceCell<Local>,
-    /// The one entered last is the first.
+    /// Newest first.
     others: RefCell<[Option<Local>; POOLS]>,
 }
 
-/// The calling thread's part of one pool; given back when it ends.
+/// The calling thread's part of one pool, returned when the thread ends.
 pub(super) struct Local {
     pub(super) pool: Arc<PoolState>,
     pub(super) cache: Arc<ThreadCache>,
-    /// The arena that came back last, if it is small. Nobody else can reach it, so it changes hands
-    /// without atomic operations.
+    /// The arena returned last, if it is small. No other thread can reach it, so taking it needs no
+    /// atomic operation.
     pub(super) hot: Cell<Option<IdleArena>>,
 }
 
 impl Local {
     fn new(pool: &Arc<PoolState>) -> Option<Self> {
-        // A pool that has closed keeps nothing any more, so the thread need not keep it.
-        if pool.closed.load(Ordering::Relaxed) {
+        // A closed pool keeps no arenas, so the thread must not keep the pool.
+        if pool.seems_closed() {
             return None;
         }
         let cache = pool.thread_caches.iter().find(|cache| cache.try_own())?;
@@ -59,18 +59,38 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        self.pool.leave(&self.cache, self.hot.take());
+        leave(&self.pool, &self.cache, self.hot.take());
     }
 }
 
-/// Calls `f` with the calling thread's part of the pool at this address, if that is the first pool
-/// the thread used.
+/// Ends a thread's use of a pool: its arenas move to the shared cache, its credit is released.
+pub(super) fn leave(pool: &PoolState, cache: &ThreadCache, hot: Option<IdleArena>) {
+    let hot = hot.map(|hot| {
+        let tag = pool.tag(hot.hint().class.into());
+        (hot, tag)
+    });
+    for (arena, tag) in hot
+        .into_iter()
+        .chain(iter::from_fn(|| cache.take_with_tag()))
+    {
+        let refused = pool.shared_cache.put(arena, tag);
+        drop(refused.map(|arena| pool.evict(Some(cache), arena)));
+    }
+    pool.budget.release_credit(cache);
+    cache.disown();
+    if pool.has_closed() {
+        pool.sweep(|_| true);
+    }
+}
+
+/// Calls `f` with the calling thread's part of the pool at this address, if that is the first pool the
+/// thread used.
 ///
 /// The thread keeps the pool alive, so no other pool can have its address.
 #[inline]
 pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Local) -> Option<R>) -> Option<R> {
     LOCALS
-        .try_with(|local| match local.first.get() {
+        .try_with(|locals| match locals.first.get() {
             Some(first) if first.is_of(pool) => f(first),
             _ => None,
         })
@@ -78,9 +98,9 @@ pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Local) -> Option<R>) ->
         .flatten()
 }
 
-/// As [`with_first`], for any pool: the thread gets slots of it if it has none.
+/// As [`with_first`], for any pool. The thread gets a cache of it if it has none.
 ///
-/// In vain if all are taken, or the thread is at its very end.
+/// `None` if all caches are owned, or if the thread's locals are already destroyed.
 pub(super) fn with_any<R>(pool: &Arc<PoolState>, f: impl FnOnce(&Local) -> R) -> Option<R> {
     let at = Arc::as_ptr(pool).addr();
     let mut f = Some(f);
@@ -92,52 +112,49 @@ pub(super) fn with_any<R>(pool: &Arc<PoolState>, f: impl FnOnce(&Local) -> R) ->
     with(at, call).flatten()
 }
 
-/// As [`with_first`], for any pool of which the thread has slots.
+/// As [`with_first`], for any pool that the thread has a cache of.
 pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Local) -> R) -> Option<R> {
     LOCALS
-        .try_with(|local| {
-            match local.first.get() {
+        .try_with(|locals| {
+            match locals.first.get() {
                 Some(first) if first.is_of(pool) => return Some(f(first)),
                 _ => {}
             }
-            let others = local.others.try_borrow().ok()?;
-            others
-                .iter()
-                .flatten()
-                .find(|local| local.is_of(pool))
-                .map(f)
+            let others = locals.others.try_borrow().ok()?;
+            let mut others = others.iter().flatten();
+            others.find(|local| local.is_of(pool)).map(f)
         })
         .ok()
         .flatten()
 }
 
-/// Gives the calling thread slots of `pool`, and takes from it those of pools that have closed.
+/// Gives the calling thread a cache of `pool`, and makes it leave pools that have closed.
 #[cold]
 #[inline(never)]
 fn enter(pool: &Arc<PoolState>) {
     // Dropped at the end, outside of the borrow: that may free a pool.
     let mut left: [Option<Local>; POOLS + 1] = [const { None }; POOLS + 1];
-    let _ = LOCALS.try_with(|local| {
-        if local.first.get().is_none() {
-            return local.first.set(Local::new(pool)?).ok();
+    let _ = LOCALS.try_with(|locals| {
+        if locals.first.get().is_none() {
+            return locals.first.set(Local::new(pool)?).ok();
         }
-        let others = &mut *local.others.try_borrow_mut().ok()?;
+        let others = &mut *locals.others.try_borrow_mut().ok()?;
         for (other, left) in others.iter_mut().zip(&mut left) {
-            // Relaxed: one that closes this moment is left the next time.
-            let closed = |local: &Local| local.pool.closed.load(Ordering::Relaxed);
-            if other.as_ref().is_some_and(closed) {
+            if other
+                .as_ref()
+                .is_some_and(|local| local.pool.seems_closed())
+            {
                 *left = other.take();
             }
         }
         let new = Local::new(pool)?;
         let empty = others.iter().position(Option::is_none);
-        // With too many of them, the one entered first gives way.
-        let place = empty.unwrap_or(POOLS - 1);
-        let former = others.get_mut(place)?.replace(new);
+        let index = empty.unwrap_or(POOLS - 1);
+        let former = others.get_mut(index)?.replace(new);
         if let Some(left) = left.last_mut() {
             *left = former;
         }
-        others.get_mut(..=place)?.rotate_right(1);
+        others.get_mut(..=index)?.rotate_right(1);
         Some(())
     });
 }

@@ -7,12 +7,8 @@
 use loom::thread;
 
 use super::{
-    builder::Settings,
-    class::Wanted,
-    shared_cache::SharedCache,
-    state::PoolState,
-    tag::Tag,
-    thread_cache::{ThreadCache, Writer},
+    class::Wanted, counters::Writer, local, settings::Settings, shared_cache::SharedCache,
+    state::PoolState, tag::Tag, thread_cache::ThreadCache,
 };
 use crate::{
     arena::{Arena, ArenaSlot, IdleArena, Recycler},
@@ -170,7 +166,7 @@ fn pool(arenas: usize) -> Arc<PoolState> {
 }
 
 fn rent(pool: &Arc<PoolState>, cache: Option<&ThreadCache>) -> IdleArena {
-    let arena = pool.rent_with(ANY, cache);
+    let arena = pool.rent_cached(ANY, cache);
     if arena.capacity() > 0 {
         return arena;
     }
@@ -181,7 +177,7 @@ fn rent(pool: &Arc<PoolState>, cache: Option<&ThreadCache>) -> IdleArena {
 }
 
 fn give_back(pool: &Arc<PoolState>, arena: IdleArena, cache: Option<&ThreadCache>) {
-    drop(pool.return_with(arena, cache));
+    drop(pool.return_cached(arena, cache));
 }
 
 fn cache(pool: &PoolState, index: usize) -> &ThreadCache {
@@ -323,7 +319,7 @@ fn a_pool_that_closes_misses_no_arena_of_a_thread_that_ends() {
             move || {
                 let cache = cache(&pool, 0);
                 give_back(&pool, arena, Some(cache));
-                pool.leave(cache, None);
+                local::leave(&pool, cache, None);
             }
         });
         pool.close();

@@ -1,18 +1,21 @@
-//! Arenas that are used again.
+//! A pool of arenas, so that requests use memory again instead of allocating it.
 //!
-//! What `sync.Pool` does for a Go service, with exact life times: an arena comes back the moment
-//! its last handle is dropped, and keeps at most the memory the pool allows. What
-//! nobody needs any more is freed, also when there is no traffic.
+//! It does for an async service what `sync.Pool` does in Go, with exact lifetimes: an arena is returned
+//! when its last handle is dropped, and keeps at most the memory that the pool allows. Arenas that are
+//! not used are freed, also when there is no traffic.
 
 mod budget;
 mod builder;
 mod class;
+mod counters;
 mod handle;
 mod learned_sizes;
 mod local;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
+mod rent;
 mod returns;
+mod settings;
 mod shared_cache;
 mod state;
 mod stats;

@@ -1,100 +1,35 @@
-use super::{class::Wanted, tag::Tag};
+use super::{
+    class::Wanted,
+    counters::{Counters, Writer},
+    tag::Tag,
+};
 use crate::{
     arena::{ArenaSlot, IdleArena},
-    sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::{AtomicBool, AtomicUsize, Ordering},
 };
 
-/// Arenas that wait with one thread.
-pub(super) const SLOTS: usize = if cfg!(tower_memory_loom) { 1 } else { 8 };
+/// Arenas that a thread cache holds.
+const SLOTS: usize = if cfg!(tower_memory_loom) { 1 } else { 8 };
 
-// `PoolBuilder::max_total_bytes` says so, and counts the one at hand.
+// `PoolBuilder::max_total_bytes` says so; it also counts the hot arena.
 const _: () = assert!(SLOTS == 8 || cfg!(tower_memory_loom));
 
-/// Whether counters have one writer or several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writer {
-    Exclusive,
-    Shared,
-}
-
-/// What one thread keeps of a pool: a few arenas, and its share of the figures.
+/// What one thread keeps of a pool: a few arenas, its counters, and its credit.
 ///
 /// # Invariants
 ///
-/// 1. Only the thread that owns the slots puts arenas into them and writes the figures. Any thread
-///    may take arenas out, and read.
-/// 2. The figures only grow, but for `float`, so sums over all slots miss nothing.
+/// 1. Only the owning thread puts arenas into the slots, and writes the counters and the credit. Any
+///    thread may take arenas out, and read.
 ///
-/// Aligned so that two threads' slots never share a pair of cache lines.
+/// Aligned to a pair of cache lines: two threads' caches never share one.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct ThreadCache {
     slots: [ArenaSlot; SLOTS],
     owned: AtomicBool,
     pub(super) counters: Counters,
-    /// Bytes this thread may keep without asking.
+    /// Bytes the thread has reserved without an arena for them. See [`ByteBudget`](super::budget::ByteBudget).
     pub(super) credit: AtomicUsize,
-}
-
-/// A thread's share of the pool's figures.
-#[derive(Debug)]
-pub(super) struct Counters {
-    pub(super) hits: AtomicU64,
-    pub(super) misses: AtomicU64,
-    pub(super) returned: AtomicU64,
-    /// Arenas that were freed, when they came back or while they waited.
-    pub(super) freed: AtomicU64,
-    pub(super) evicted_bytes: AtomicU64,
-    /// Bytes that arenas took from the system.
-    pub(super) grown_bytes: AtomicU64,
-    writer: Writer,
-}
-
-impl Counters {
-    /// Adds to one of the figures.
-    #[inline]
-    pub(super) fn add(&self, figure: &AtomicU64, by: u64) {
-        // Relaxed: figures, complete in themselves.
-        match self.writer {
-            Writer::Exclusive => {
-                let now = figure.load(Ordering::Relaxed);
-                figure.store(now.wrapping_add(by), Ordering::Relaxed);
-            }
-            Writer::Shared => {
-                figure.fetch_add(by, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-impl Counters {
-    /// Counts an arena that came back, before which `returned` had. For the one writer.
-    #[inline]
-    pub(super) fn count_return(&self, returned: u64) {
-        // Release: who sees it come back sees it go out (`PoolState::stats`).
-        self.returned
-            .store(returned.wrapping_add(1), Ordering::Release);
-    }
-
-    /// Counts an arena that came back.
-    pub(super) fn add_return(&self) {
-        match self.writer {
-            Writer::Exclusive => self.count_return(self.returned.load(Ordering::Relaxed)),
-            Writer::Shared => {
-                // Release: as in `count_return`.
-                self.returned.fetch_add(1, Ordering::Release);
-            }
-        }
-    }
-
-    /// Counts an arena that a thread took from its own, and tells how many there were before.
-    #[inline]
-    pub(super) fn count_hit(&self) -> u64 {
-        // Relaxed: as in `add`, by the one writer.
-        let before = self.hits.load(Ordering::Relaxed);
-        self.hits.store(before.wrapping_add(1), Ordering::Relaxed);
-        before
-    }
 }
 
 impl ThreadCache {
@@ -102,34 +37,26 @@ impl ThreadCache {
         Self {
             slots: std::array::from_fn(|_| ArenaSlot::new()),
             owned: AtomicBool::new(false),
-            counters: Counters {
-                hits: AtomicU64::new(0),
-                misses: AtomicU64::new(0),
-                returned: AtomicU64::new(0),
-                freed: AtomicU64::new(0),
-                evicted_bytes: AtomicU64::new(0),
-                grown_bytes: AtomicU64::new(0),
-                writer,
-            },
+            counters: Counters::new(writer),
             credit: AtomicUsize::new(0),
         }
     }
 
-    /// Makes the calling thread the owner, unless there is one.
+    /// Makes the calling thread the owner, if there is none.
     pub(super) fn try_own(&self) -> bool {
-        // Acquire: the former owner's figures are seen, and added to.
+        // Acquire: the new owner continues the former owner's counters.
         self.owned
             .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// The owner ends.
+    /// Ends the calling thread's ownership.
     pub(super) fn disown(&self) {
-        // Release: pairs with the next owner's claim.
+        // Release: pairs with `try_own`.
         self.owned.store(false, Ordering::Release);
     }
 
-    /// Takes an arena that will do. For the owner.
+    /// Takes an arena of a wanted class. For the owner.
     #[inline]
     pub(super) fn take(&self, wanted: Wanted) -> Option<IdleArena> {
         for slot in &self.slots {
@@ -137,7 +64,7 @@ impl ThreadCache {
             if !slot.tag().is_some_and(suits) {
                 continue;
             }
-            // Somebody who trims may have been faster.
+            // Another thread may have emptied the slot meanwhile.
             if let Some(arena) = slot.take() {
                 return Some(arena);
             }
@@ -145,8 +72,8 @@ impl ThreadCache {
         None
     }
 
-    /// Takes an arena that waits, if its tag suits. For anybody: a place that was emptied meanwhile is
-    /// left alone.
+    /// Takes an arena whose tag suits. For any thread: a slot whose tag has changed meanwhile is left
+    /// alone.
     pub(super) fn take_if(&self, suits: impl Fn(Tag) -> bool) -> Option<IdleArena> {
         self.slots.iter().find_map(|slot| {
             let tag = slot.tag()?;
@@ -156,7 +83,7 @@ impl ThreadCache {
         })
     }
 
-    /// Takes an arena, and tells its tag. For the owner.
+    /// Takes an arena with its tag. For the owner.
     pub(super) fn take_with_tag(&self) -> Option<(IdleArena, Tag)> {
         self.slots.iter().find_map(|slot| {
             let tag = slot.tag()?;
@@ -164,7 +91,7 @@ impl ThreadCache {
         })
     }
 
-    /// Keeps `arena`, or returns it if all places are taken. For the owner.
+    /// Keeps `arena`, or returns it if all slots are full. For the owner.
     #[inline]
     pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
         let mut arena = Some(arena);

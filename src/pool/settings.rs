@@ -1,0 +1,41 @@
+use std::time::Duration;
+
+/// What a pool keeps of the arenas that are returned. Set by [`PoolBuilder`](super::PoolBuilder).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) initial_bytes: usize,
+    pub(super) max_arena_bytes: usize,
+    pub(super) max_total_bytes: usize,
+    pub(super) enabled: bool,
+    pub(super) wipe: bool,
+    pub(super) trim_interval: Option<Duration>,
+}
+
+impl Settings {
+    pub(super) const DEFAULT: Self = Self {
+        initial_bytes: 16 * 1024,
+        max_arena_bytes: 1024 * 1024,
+        max_total_bytes: 64 * 1024 * 1024,
+        enabled: true,
+        wipe: false,
+        trim_interval: Some(Duration::from_secs(10)),
+    };
+}
+
+// The setters of `PoolBuilder` say so.
+const _: () = {
+    let Settings {
+        initial_bytes,
+        max_arena_bytes,
+        max_total_bytes,
+        enabled,
+        wipe,
+        trim_interval,
+    } = Settings::DEFAULT;
+    assert!(initial_bytes == 16 << 10 && max_arena_bytes == 1 << 20 && max_total_bytes == 64 << 20);
+    assert!(
+        enabled
+            && !wipe
+            && matches!(trim_interval, Some(interval) if interval.as_millis() == 10_000)
+    );
+};
