@@ -1,27 +1,29 @@
 use super::thread_cache::ThreadCache;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Most bytes that one thread may keep a claim to while it has no arena for them; all threads together
-/// may do so for half of what the pool may keep.
+/// The most credit one thread may hold. All threads together hold at most half of the limit.
 const MAX_CREDIT: usize = 128 * 1024;
 
-/// How many bytes a pool may keep, and who may keep them: what waits has claimed its bytes before.
+/// Limits the bytes of all waiting arenas together.
 ///
-/// # Invariant
+/// A thread reserves an arena's bytes when the arena is returned, and releases them when it is taken. It
+/// keeps some released bytes as its credit, so that most returns need not touch the shared sum.
 ///
-/// 1. `granted` is the bytes of all waiting arenas and of all threads' floats, and never above `limit`.
+/// # Invariants
+///
+/// 1. `reserved` is the bytes of all waiting arenas plus all threads' credits, and at most `limit`.
 pub(super) struct ByteBudget {
     limit: usize,
     max_credit: usize,
     reserved: CachePadded,
 }
 
-/// Changes often, and so lies away from what every thread reads.
+/// Written often, so it shares no cache line with what all threads read.
 #[repr(align(128))]
 struct CachePadded(AtomicUsize);
 
 impl ByteBudget {
-    /// For a pool that keeps at most `limit` bytes, used by so many threads.
+    /// A budget of `limit` bytes, for at most so many threads with a credit.
     pub(super) fn new(limit: usize, threads: usize) -> Self {
         Self {
             reserved: CachePadded(AtomicUsize::new(0)),
@@ -30,7 +32,7 @@ impl ByteBudget {
         }
     }
 
-    /// ByteBudget the right to keep `bytes` more, out of a thread's float if it has any.
+    /// Reserves `bytes`, from the thread's credit as far as it suffices. Returns `false` at the limit.
     #[inline]
     pub(super) fn reserve(&self, cache: Option<&ThreadCache>, bytes: usize) -> bool {
         let credit = cache.map(|cache| &cache.credit);
@@ -45,8 +47,8 @@ impl ByteBudget {
                 return true;
             }
         };
-        // A thread that gets back more than it takes comes by once in a few arenas. Half of what it may
-        // have, here and in `unclaim`, so that one that gives and takes in turn need not.
+        // The credit is filled up to half of its maximum, here and in `release`: a thread that returns
+        // and rents in turn stays in between and does not touch the sum.
         let spare = cache.map_or(0, |_| self.max_credit / 2);
         let spare = [spare, 0]
             .into_iter()
@@ -57,9 +59,9 @@ impl ByteBudget {
         spare.is_some()
     }
 
-    /// Adds `bytes` to what is granted, if that does not exceed the limit.
+    /// Adds `bytes` to the sum, if that does not exceed the limit.
     fn reserve_shared(&self, bytes: usize) -> bool {
-        // Relaxed: a sum, which orders nothing.
+        // Relaxed: a sum; it orders nothing.
         self.reserved
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
@@ -70,10 +72,10 @@ impl ByteBudget {
             .is_ok()
     }
 
-    /// Gives a claim to `bytes` back, to the thread's float or to all.
+    /// Releases `bytes`: to the thread's credit, or to the sum.
     #[inline]
     pub(super) fn release(&self, cache: Option<&ThreadCache>, bytes: usize) {
-        // Relaxed: as in `claim`.
+        // Relaxed: as in `reserve`.
         let Some(credit) = cache.map(|cache| &cache.credit) else {
             self.reserved.0.fetch_sub(bytes, Ordering::Relaxed);
             return;
@@ -86,14 +88,14 @@ impl ByteBudget {
         }
     }
 
-    /// Gives all of a thread's float to all.
+    /// Releases all of a thread's credit to the sum.
     pub(super) fn release_credit(&self, cache: &ThreadCache) {
-        // Relaxed: as in `claim`.
+        // Relaxed: as in `reserve`.
         let left = cache.credit.load(Ordering::Relaxed);
         self.release_shared(&cache.credit, left, left);
     }
 
-    /// Gives `bytes` of `left` to all.
+    /// Releases `bytes` of a credit of `left` bytes to the sum.
     #[cold]
     #[inline(never)]
     fn release_shared(&self, credit: &AtomicUsize, bytes: usize, left: usize) {
@@ -101,7 +103,7 @@ impl ByteBudget {
         self.reserved.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes granted, floats included.
+    /// Bytes reserved, credits included.
     pub(super) fn reserved(&self) -> usize {
         self.reserved.0.load(Ordering::Relaxed)
     }
@@ -113,14 +115,14 @@ mod tests {
     use crate::pool::counters::Writer;
 
     #[test]
-    fn claims_and_floats_never_exceed_the_limit_and_all_of_it_can_be_claimed() {
+    fn reservations_and_credits_never_exceed_the_limit_and_all_of_it_can_be_reserved() {
         for (limit, bytes) in [(1 << 20, 16 << 10), (100_000, 999), (10, 1), (10, 20)] {
             let (budget, threads) = (
                 ByteBudget::new(limit, 2),
                 [Writer::Exclusive; 2].map(ThreadCache::new),
             );
-            let mut claimed = [0_usize; 2];
-            let sum = |claimed: [usize; 2]| claimed.iter().sum::<usize>() * bytes;
+            let mut held = [0_usize; 2];
+            let sum = |held: [usize; 2]| held.iter().sum::<usize>() * bytes;
             let credits = || -> usize {
                 let credit = |cache: &ThreadCache| cache.credit.load(Ordering::Relaxed);
                 threads.iter().map(credit).sum()
@@ -128,19 +130,19 @@ mod tests {
             for step in 0..2000 {
                 let thread = step / 7 % 2;
                 let cache = Some(&threads[thread]);
-                if step % 5 == 4 && claimed[thread] > 0 {
+                if step % 5 == 4 && held[thread] > 0 {
                     budget.release(cache, bytes);
-                    claimed[thread] -= 1;
+                    held[thread] -= 1;
                 } else if budget.reserve(cache, bytes) {
-                    claimed[thread] += 1;
+                    held[thread] += 1;
                 }
-                assert_eq!(budget.reserved(), sum(claimed) + credits());
+                assert_eq!(budget.reserved(), sum(held) + credits());
                 assert!(budget.reserved() <= limit);
             }
-            let rest = limit - sum(claimed) - credits();
-            assert!(rest < bytes, "{rest} of {limit} cannot be claimed");
-            for (cache, claimed) in threads.iter().zip(claimed) {
-                for _ in 0..claimed {
+            let rest = limit - sum(held) - credits();
+            assert!(rest < bytes, "{rest} of {limit} cannot be reserved");
+            for (cache, held) in threads.iter().zip(held) {
+                for _ in 0..held {
                     budget.release(Some(cache), bytes);
                 }
                 budget.release_credit(cache);

@@ -1,17 +1,16 @@
 /// How many size classes there are; a class fits into five bits.
 pub(super) const CLASSES: usize = if cfg!(tower_memory_loom) { 10 } else { 32 };
 
-/// The class of new arenas. Below it sizes are halved, above they are doubled.
+/// The class of the initial size. Sizes are halved below it and doubled above.
 const INITIAL: usize = 8;
 
-/// Arenas are never made smaller than this, unless the pool's own initial size is.
+/// No arena is made smaller than this, except by a smaller initial size.
 const SMALLEST: usize = 1024;
 
-/// An arena up to this many classes larger than needed will do.
+/// A request takes arenas of up to this many classes above its own.
 const LARGER: usize = 2;
 
-/// The sizes by which waiting arenas are told apart, so that a request that needs little does not
-/// pin the memory of one that needs much.
+/// The size classes of waiting arenas. With them, a small request does not pin the memory of a large one.
 #[derive(Debug)]
 pub(super) struct Classes {
     /// Class `n` has arenas of at least `sizes[n]` bytes and fewer than `sizes[n + 1]`.
@@ -22,7 +21,7 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// Classes of a pool whose new arenas have `initial` bytes, and that keeps none above `max`.
+    /// The classes of a pool with this initial size, which keeps no arena above `max` bytes.
     pub(super) fn new(initial: usize, max: usize) -> Self {
         let sizes = std::array::from_fn(|class| {
             if class <= INITIAL {
@@ -45,19 +44,19 @@ impl Classes {
         }
     }
 
-    /// The class of an arena that has `capacity` bytes.
+    /// The class of an arena of `capacity` bytes.
     pub(super) fn of(&self, capacity: usize) -> usize {
         let above = self.sizes.partition_point(|&size| size <= capacity);
         above.saturating_sub(1).min(self.top)
     }
 
-    /// The class whose arenas all have `bytes` bytes, as far as arenas are kept at all.
+    /// The lowest class whose arenas all have `bytes` bytes, or the highest class of the pool.
     fn class_holding(&self, bytes: usize) -> usize {
         let class = self.sizes.partition_point(|&size| size < bytes);
         class.max(self.lowest).min(self.top)
     }
 
-    /// Bytes a new arena of `class` starts with.
+    /// The size of a new arena of `class`.
     pub(super) fn size(&self, class: usize) -> usize {
         if class >= self.top {
             return self.max;
@@ -65,8 +64,7 @@ impl Classes {
         self.sizes.get(class).copied().unwrap_or(self.max)
     }
 
-    /// What a user takes of whom nothing is known: a new arena of the initial size, or one that was
-    /// used before and may have grown since.
+    /// The classes for a request of unknown size: the initial size, or any arena that has grown.
     #[inline]
     pub(super) const fn any(&self) -> Wanted {
         Wanted {
@@ -75,7 +73,7 @@ impl Classes {
         }
     }
 
-    /// What a user takes who needs `bytes` bytes. Arenas of the initial size are for everybody.
+    /// The classes for a request of `bytes` bytes. Arenas of the initial size suit all smaller requests.
     #[inline]
     pub(super) fn holding(&self, bytes: usize) -> Wanted {
         let class = self.class_holding(bytes);
@@ -86,7 +84,7 @@ impl Classes {
     }
 }
 
-/// The classes that will do for a user; the first one if a new arena has to be made.
+/// The classes that suit a request. A new arena is of the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) class: usize,

@@ -9,34 +9,33 @@ const LOWEST: usize = bucket(64);
 /// The last bucket also counts everything larger.
 const BUCKETS: usize = bucket(1 << 32) - LOWEST;
 
-/// With this many requests counted, all counts are halved: what was long ago fades.
+/// After this many counted requests, all counts are halved, so old requests fade.
 const WINDOW: u32 = 512;
 
-/// The size is computed anew after this many requests.
+/// Requests between two computations of the size.
 const EVERY: u32 = 16;
 
-/// Of the requests beyond a window's first, this share is counted (one in eight).
+/// After the first window, one request in eight is counted.
 const SAMPLE_MASK: u64 = 7;
 
-/// One request in this many may need more than the size.
+/// One request in this many may need more than the learned size.
 const ONE_ABOVE: u32 = 20;
 
-// `RequestScope::arena` and `RouteSnapshot::learned_arena_bytes` say so: what 95 % used, rounded up by
-// an eighth at most.
+// `RequestScope::arena` and `RouteSnapshot::learned_arena_bytes` say so: the size that suits 95 %,
+// rounded up by at most an eighth.
 const _: () = assert!(100 - 100 / ONE_ABOVE == 95 && PARTS == 8);
 
-/// What the recent requests of one route used of their arena: the size that 95 % of them did not
-/// exceed.
+/// The arena size that 95 % of a route's recent requests did not exceed.
 ///
-/// A histogram whose counts are halved every [`WINDOW`] counted requests, so that a route that changes
-/// is learned anew, and what happens once is forgotten. Written without a lock, by plain loads and
-/// stores: two requests at the same moment may count as one, which changes no size that matters.
+/// A histogram whose counts are halved every [`WINDOW`] counted requests: a route that changes is learned
+/// again, and single requests are forgotten. Counting takes no lock and no read-modify-write. Two requests
+/// at the same moment may count as one, which does not change the size noticeably.
 #[derive(Debug)]
 struct LearnedSize {
-    /// The size in bytes; zero as long as nothing is known.
+    /// The size in bytes; zero before the first request.
     bytes: AtomicUsize,
     counted: AtomicU32,
-    /// Whether the first window is full, so that a sample suffices.
+    /// Nonzero once the first window is full, so that a sample suffices.
     settled: AtomicU32,
     buckets: [AtomicU32; BUCKETS],
 }
@@ -56,7 +55,7 @@ impl LearnedSize {
         }
     }
 
-    /// The size, if anything is known.
+    /// The size; `None` before the first request.
     #[inline]
     fn bytes(&self) -> Option<usize> {
         // Relaxed: a hint.
@@ -64,8 +63,8 @@ impl LearnedSize {
         (bytes > 0).then_some(bytes)
     }
 
-    /// Notes that a request used `bytes` of its arena. `chance` is any number that differs from
-    /// request to request, and decides whether it is counted once the size has settled.
+    /// Records that a request used `bytes` of its arena. After the first window, `chance` decides whether
+    /// the request is counted; it is any number that differs between requests.
     fn record(&self, bytes: usize, chance: u64) {
         if self.settled.load(Relaxed) != 0 && chance & SAMPLE_MASK != 0 {
             return;
@@ -100,7 +99,7 @@ impl LearnedSize {
     #[cold]
     fn compute(&self) {
         let total: u32 = self.buckets.iter().map(|count| count.load(Relaxed)).sum();
-        // At most this many may need more.
+        // The number of requests that may need more.
         let above = total / ONE_ABOVE;
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate().rev() {
@@ -113,7 +112,7 @@ impl LearnedSize {
     }
 }
 
-/// The learned sizes of all routes, by the routes' numbers.
+/// The learned sizes of all routes, by route number.
 #[derive(Debug)]
 pub(crate) struct LearnedSizes {
     routes: Box<[OnceLock<Box<LearnedSize>>]>,
@@ -126,16 +125,16 @@ impl LearnedSizes {
         }
     }
 
-    /// What is known of the route, if any of its requests has used an arena.
+    /// The size of a route; `None` before its first request with an arena.
     #[inline]
     pub(crate) fn bytes(&self, route: usize) -> Option<usize> {
         self.routes.get(route)?.get()?.bytes()
     }
 
-    /// Notes what a request of the route used. See [`LearnedSize::record`].
+    /// Records the arena use of a request. See [`LearnedSize::record`].
     pub(crate) fn record(&self, route: usize, bytes: usize, chance: u64) {
-        if let Some(place) = self.routes.get(route) {
-            let learned = place.get_or_init(|| Box::new(LearnedSize::new()));
+        if let Some(route) = self.routes.get(route) {
+            let learned = route.get_or_init(|| Box::new(LearnedSize::new()));
             learned.record(bytes, chance);
         }
     }

@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. Each place is free, full, or claimed by one thread, which took its bit out of `free` or out of
-//!    the `full` of one class by compare-and-swap, and puts a bit back when it is done.
-//! 2. A bit is put back by a release and taken by an acquire, so a claim sees the place as the one
-//!    before left it: empty if the bit was free, with an arena if it was full.
+//! 1. Each slot is free, full, or claimed by one thread. A thread claims a slot by clearing its bit, in
+//!    `free` or in the `full` of one class. It sets a bit again when it is done.
+//! 2. A bit is set with release and cleared with acquire. So a claim sees the slot as the thread before
+//!    left it: empty if the bit was in `free`, with an arena if it was in `full`.
 //!
-//! Nothing here waits for another thread: one that stops between claim and return keeps one place.
+//! No thread waits for another: a thread that stops in the middle of a claim blocks its claimed slots only.
 
 use super::{
     class::{CLASSES, Wanted},
@@ -24,9 +24,10 @@ const BITS: usize = if cfg!(tower_memory_loom) { 2 } else { 64 };
 // `PoolBuilder::max_total_bytes` says so.
 const _: () = assert!(WORDS * BITS == 1024 || cfg!(tower_memory_loom));
 
-/// A bit for each place.
+/// A bit for each slot.
 ///
-/// Aligned so that those that one thread takes out of and those that another one puts into lie apart.
+/// Aligned to a pair of cache lines: a thread that clears bits of one set and a thread that sets bits of
+/// another do not share one.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Bits {
@@ -40,10 +41,10 @@ impl Bits {
         }
     }
 
-    /// Takes up to `most` bits out of one word; the word's index and the bits.
+    /// Clears up to `most` bits of one word. Returns the word's index and the bits.
     fn claim(&self, most: u32) -> Option<(usize, u64)> {
         self.words.iter().enumerate().find_map(|(index, word)| {
-            // Relaxed: a guess, which the compare-and-swap checks.
+            // Relaxed: the compare-and-swap checks it.
             let mut now = word.load(Ordering::Relaxed);
             loop {
                 let bits = lowest(now, most);
@@ -64,19 +65,15 @@ impl Bits {
         })
     }
 
-    /// Takes one given bit, if it is there.
+    /// Clears one bit. Returns whether it was set.
     fn claim_one(&self, index: usize, bit: u64) -> bool {
         // Acquire: see invariant 2.
-        self.words
-            .get(index)
-            .is_some_and(|word| word.fetch_and(!bit, Ordering::Acquire) & bit != 0)
+        self.words[index].fetch_and(!bit, Ordering::Acquire) & bit != 0
     }
 
-    fn give(&self, index: usize, bits: u64) {
-        if let Some(word) = self.words.get(index) {
-            // Release: see invariant 2.
-            word.fetch_or(bits, Ordering::Release);
-        }
+    fn set(&self, index: usize, bits: u64) {
+        // Release: see invariant 2.
+        self.words[index].fetch_or(bits, Ordering::Release);
     }
 
     #[cfg(test)]
@@ -86,7 +83,7 @@ impl Bits {
     }
 }
 
-/// The lowest `most` bits that are set in `word`.
+/// The lowest `most` set bits of `word`.
 const fn lowest(word: u64, most: u32) -> u64 {
     if word.count_ones() <= most {
         return word;
@@ -99,7 +96,7 @@ const fn lowest(word: u64, most: u32) -> u64 {
     word & !rest
 }
 
-/// The bits that are set in `word`, one by one.
+/// The set bits of `word`, one by one.
 fn each(mut word: u64) -> impl Iterator<Item = u64> {
     std::iter::from_fn(move || {
         let bit = word & word.wrapping_neg();
@@ -113,16 +110,16 @@ pub(super) struct SharedCache {
     slots: Box<[ArenaSlot]>,
     free: Bits,
     full: Box<[Bits]>,
-    /// Classes that ever had an arena here: most pools use few, and looking through all of them in vain
-    /// would cost more than a new arena. Only a hint; who must not miss anything looks everywhere.
+    /// A bit for each class that ever had an arena here. Most pools use few, and a search through all of
+    /// them costs more than a new arena. A hint only: a sweep searches all classes.
     known: AtomicUsize,
 }
 
-/// Arenas that move together, so that they are claimed and given by one step each.
+/// Arenas that move together: their slots are claimed in one step.
 pub(super) type Batch = [Option<(IdleArena, Tag)>; BATCH];
 
-/// Arenas that move between a thread's slots and the shelf at once, so that a thread that only rents
-/// and one that only returns meet once in as many requests.
+/// Arenas that move between a thread cache and the shared cache at once. So a thread that only rents and
+/// a thread that only returns meet once in as many requests.
 pub(super) const BATCH: usize = 8;
 
 impl SharedCache {
@@ -144,11 +141,11 @@ impl SharedCache {
         }
     }
 
-    fn slot(&self, index: usize, bit: u64) -> Option<&ArenaSlot> {
-        self.slots.get(index * BITS + bit.trailing_zeros() as usize)
+    fn slot(&self, index: usize, bit: u64) -> &ArenaSlot {
+        &self.slots[index * BITS + bit.trailing_zeros() as usize]
     }
 
-    /// Keeps `arena`, or returns it if the shelf is full.
+    /// Keeps `arena`, or returns it if the cache is full.
     pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
         let mut batch = [const { None }; BATCH];
         batch[0] = Some((arena, tag));
@@ -156,50 +153,48 @@ impl SharedCache {
         batch.into_iter().flatten().next().map(|(arena, _)| arena)
     }
 
-    /// Keeps the arenas of `batch`, but for those it has no room for.
+    /// Takes the arenas out of `batch`, except those without room.
     pub(super) fn put_all(&self, batch: &mut Batch) {
         while let Ok(count @ 1..) = u32::try_from(batch.iter().flatten().count()) {
             let Some((index, bits)) = self.free.claim(count) else {
                 return;
             };
             let mut bits = each(bits);
-            // Bits of one class go together; most batches have one class.
+            // Bits of one class are set in one step; most batches have one class.
             let (mut class, mut filled) = (0, 0);
             for (arena, bit) in batch
                 .iter_mut()
                 .filter(|arena| arena.is_some())
                 .zip(&mut bits)
             {
-                let Some(slot) = self.slot(index, bit) else {
-                    continue;
-                };
                 let Some((given, tag)) = arena.take() else {
                     continue;
                 };
                 if tag.class() != class && filled != 0 {
-                    self.give(class, index, filled);
+                    self.publish(class, index, filled);
                     filled = 0;
                 }
                 class = tag.class();
-                *arena = slot.put(given, tag.bits()).map(|refused| (refused, tag));
+                *arena = self
+                    .slot(index, bit)
+                    .put(given, tag.bits())
+                    .map(|refused| (refused, tag));
                 filled |= bit;
             }
-            self.give(class, index, filled);
+            self.publish(class, index, filled);
         }
     }
 
-    /// Makes full places known.
-    fn give(&self, class: usize, index: usize, bits: u64) {
-        if let Some(full) = self.full.get(class) {
-            full.give(index, bits);
-        }
-        // Relaxed: a hint. The load spares all but the first the locked instruction.
+    /// Publishes full slots.
+    fn publish(&self, class: usize, index: usize, bits: u64) {
+        self.full[class].set(index, bits);
+        // Relaxed: a hint. After the first time, the load avoids the locked instruction.
         if self.known.load(Ordering::Relaxed) & (1 << class) == 0 {
             self.known.fetch_or(1 << class, Ordering::Relaxed);
         }
     }
 
-    /// Takes up to [`BATCH`] arenas of one class that will do, but not more than `most`.
+    /// Takes up to `most` arenas of one wanted class, and at most [`BATCH`].
     pub(super) fn take(&self, wanted: Wanted, most: u32) -> Batch {
         let mut batch = [const { None }; BATCH];
         let known = self.known.load(Ordering::Relaxed);
@@ -215,47 +210,43 @@ impl SharedCache {
             return batch;
         };
         for (taken, bit) in batch.iter_mut().zip(each(bits)) {
-            let Some(slot) = self.slot(index, bit) else {
-                continue;
-            };
+            let slot = self.slot(index, bit);
             let tag = slot.tag().map_or(Tag::new(class, 0), Tag::from_bits);
             *taken = slot.take().map(|arena| (arena, tag));
         }
-        self.free.give(index, bits);
+        self.free.set(index, bits);
         batch
     }
 
-    /// Takes all arenas for which `stale` is true, one by one.
+    /// Takes all arenas with a stale tag, one by one.
     pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool, mut taken: impl FnMut(IdleArena)) {
         for full in &self.full {
             for (index, word) in full.words.iter().enumerate() {
                 for bit in each(word.load(Ordering::Relaxed)) {
-                    let Some(slot) = self.slot(index, bit) else {
-                        continue;
-                    };
-                    // A guess, which spares most places from being claimed.
+                    let slot = self.slot(index, bit);
+                    // A guess: without it, each slot would be claimed.
                     if !slot.tag().is_some_and(|tag| stale(Tag::from_bits(tag)))
                         || !full.claim_one(index, bit)
                     {
                         continue;
                     }
-                    // Now it is this thread's. Another arena may have come in between.
+                    // Claimed. The slot may hold another arena by now.
                     let tag = slot.tag().map(Tag::from_bits);
                     if tag.is_some_and(&stale) {
                         let arena = slot.take();
-                        self.free.give(index, bit);
+                        self.free.set(index, bit);
                         if let Some(arena) = arena {
                             taken(arena);
                         }
                     } else {
-                        full.give(index, bit);
+                        full.set(index, bit);
                     }
                 }
             }
         }
     }
 
-    /// How many arenas wait here.
+    /// The number of waiting arenas.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.full.iter().map(Bits::count).sum()
@@ -276,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_shelf_refuses_and_an_emptied_one_does_not() {
+    fn a_full_cache_refuses_and_an_emptied_one_does_not() {
         let shared_cache = SharedCache::new();
         for _ in 0..WORDS * BITS {
             assert!(

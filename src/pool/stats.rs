@@ -1,7 +1,7 @@
 use super::{budget::ByteBudget, thread_cache::ThreadCache};
 use crate::sync::Ordering;
 
-/// Counters of an [`ArenaPool`](super::ArenaPool), in the words of Kestrel's memory pool.
+/// Statistics of an [`ArenaPool`](super::ArenaPool), in the terms of Kestrel's memory pool.
 ///
 /// # Examples
 ///
@@ -17,34 +17,35 @@ use crate::sync::Ordering;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Arenas that wait to be used again.
+    /// Arenas that wait in the pool.
     pub pooled: usize,
-    /// Bytes they keep.
+    /// Bytes of the waiting arenas.
     pub pooled_bytes: usize,
     /// Arenas in use.
     pub rented: usize,
-    /// Bytes those have taken from the system.
+    /// Bytes that arenas in use have taken from the system.
     pub rented_bytes: usize,
-    /// Bytes given back to the system so far: above what may be kept, or not used for a while.
+    /// Bytes freed so far, because of a limit or because they were not used for a while.
     pub evicted_bytes: u64,
-    /// How often an arena was taken from those waiting.
+    /// How often a waiting arena was rented.
     pub hits: u64,
-    /// How often none of a suitable size was waiting and a new one was made.
+    /// How often no arena of a suitable size waited, so that a new one was made.
     pub misses: u64,
 }
 
 impl PoolStats {
-    /// Adds up what the threads have counted.
+    /// Adds up the counters of all threads.
     pub(super) fn sum<'s, I: Iterator<Item = &'s ThreadCache>>(
         all: impl Fn() -> I,
         budget: &ByteBudget,
     ) -> Self {
-        let sum = |figure: fn(&ThreadCache) -> u64| {
-            // Relaxed: each part is true at some moment.
-            all().fold(0_u64, |sum, cache| sum.wrapping_add(figure(cache)))
+        let sum = |count: fn(&ThreadCache) -> u64| {
+            // Relaxed: each number was correct at some moment.
+            all().fold(0_u64, |sum, cache| sum.wrapping_add(count(cache)))
         };
-        // Returns before rents, so that an arena never comes back before it went out. Acquire: pairs with
-        // the release in `Counters::count_return`. What is not ordered makes differences stop at zero.
+        // Returns are read before rents, so no arena seems returned before it was rented. Acquire: pairs
+        // with the release in `Counters::count_return`. The other reads are not ordered, so differences
+        // saturate at zero.
         let returned = sum(|cache| cache.counters.returned.load(Ordering::Acquire));
         let evicted_bytes = sum(|cache| cache.counters.evicted_bytes.load(Ordering::Relaxed));
         let grown_bytes = sum(|cache| cache.counters.grown_bytes.load(Ordering::Relaxed));
@@ -53,10 +54,10 @@ impl PoolStats {
         let credit = sum(|cache| cache.credit.load(Ordering::Relaxed) as u64);
         let freed = sum(|cache| cache.counters.freed.load(Ordering::Relaxed));
         let pooled_bytes = budget.reserved().saturating_sub(credit as usize);
-        // Arenas hold what they took from the system and did not give back.
+        // Taken from the system and not freed.
         let allocated_bytes = grown_bytes.saturating_sub(evicted_bytes) as usize;
         Self {
-            // What came back and was neither freed nor taken since.
+            // Returned, and neither freed nor rented since.
             pooled: returned.saturating_sub(freed + hits) as usize,
             pooled_bytes,
             rented: (hits + misses).saturating_sub(returned) as usize,
@@ -67,7 +68,7 @@ impl PoolStats {
         }
     }
 
-    /// Bytes taken from the system, in use or waiting.
+    /// Bytes of all arenas, in use or waiting.
     #[must_use]
     pub const fn allocated_bytes(&self) -> usize {
         self.pooled_bytes.saturating_add(self.rented_bytes)
