@@ -1,5 +1,6 @@
-//! `pool/kept_*` and `pool/learned_*`: what a pool keeps after a burst, and what it still takes from
-//! the system when a route's size is known. Requests go through an axum router, without a network.
+//! `pool/kept_*` and `pool/learned_*`: the memory that a pool keeps after a burst, and the memory that it
+//! still takes from the system once a route's size is known. Requests go through an axum router, without a
+//! network.
 
 use std::{
     convert::Infallible,
@@ -34,14 +35,14 @@ const MIB: usize = 1024 * KIB;
 const BURST: usize = 1000;
 const BURST_BODY: usize = MIB;
 
-/// How long afterwards the pool is asked what it keeps.
+/// Time between the burst and the measurement.
 const AFTERWARDS: Duration = Duration::from_secs(30);
 
-/// Time between two of the requests that are served meanwhile, and the size of their bodies.
+/// Time between two requests in the meantime, and the size of their bodies.
 const MEANWHILE: Duration = Duration::from_millis(20);
 const MEANWHILE_BODY: usize = 4 * KIB;
 
-/// A body of `length` bytes, written in small pieces to a buffer which begins empty.
+/// A body of `length` bytes, written in small pieces to a buffer that begins empty.
 async fn growing(scope: RequestScope, Path(length): Path<usize>) -> Response<Body> {
     written(scope.arena().buf(), length)
 }
@@ -75,7 +76,7 @@ fn app(layer: &MemoryLayer) -> Router {
         .with_state(())
 }
 
-/// Whether the answer is what it should be, to its last byte.
+/// Whether the response is correct to its last byte.
 async fn succeeds(app: Router, path: String, length: usize) -> bool {
     let request = Request::get(path).body(Body::empty()).expect("a path");
     let response: Result<_, Infallible> = app.oneshot(request).await;
@@ -97,20 +98,20 @@ fn live_heap() -> i64 {
     usage.live_bytes()
 }
 
-/// What there is of a burst, at once and later.
+/// The memory of a burst, at its end and later.
 struct Kept {
     pooled_at_once: usize,
     pooled: usize,
-    /// Live heap of the process, above what it was before.
+    /// Live heap of the process, in excess of the heap before the burst.
     heap: i64,
     failed: usize,
 }
 
-/// A burst, and then a request now and then until [`AFTERWARDS`] is over.
+/// A burst, and then single requests until [`AFTERWARDS`] is over.
 async fn burst(layer: MemoryLayer) -> Kept {
     let handle = layer.handle();
     let app = app(&layer);
-    // What is made once is made now.
+    // Warms up, so that one-time allocations are not counted.
     let mut failed = usize::from(!succeeds(app.clone(), "/small/1".into(), 1).await);
     let before = live_heap();
 
@@ -141,8 +142,7 @@ fn mib(bytes: f64) -> String {
     format!("{:.2} MiB", bytes / MIB as f64)
 }
 
-/// A pool with the usual limits, and one that may keep all of the burst, so that nothing but its
-/// trimming lets go of it.
+/// A pool with the default limits, and one that may keep the whole burst, so that only trimming frees it.
 fn kept_after_burst() -> Contest {
     Contest::new(
         ["default_limits", "no_limits"]
@@ -186,19 +186,19 @@ fn kept_after_burst() -> Contest {
     )
 }
 
-/// Bytes that the pool's arenas have taken from the system so far, those given back included: each new
-/// chunk adds to it.
+/// Bytes that the pool's arenas have taken from the system so far, freed bytes included. Each new chunk
+/// adds to it.
 fn taken(handle: &MemoryHandle) -> u64 {
     let stats = handle.pool().stats();
     stats.allocated_bytes() as u64 + stats.evicted_bytes
 }
 
-/// Requests until sizes are known, and those that count.
+/// Requests until sizes are known, and requests that count.
 const WARM_UP: usize = 600;
 const COUNTED: usize = 1000;
 
-/// Of the chunks that the first request of a route takes, none is needed later: for one route, for two
-/// of different sizes in turn, and when several requests are in flight.
+/// Once sizes are known, no request needs a new chunk: for one route, for two routes of different sizes in
+/// turn, and with several requests in flight.
 fn learned() -> Contest {
     Contest::new(
         [

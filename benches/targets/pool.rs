@@ -1,4 +1,4 @@
-//! `pool/rent_*`: an arena taken from a pool, used for a few values, and given back.
+//! `pool/rent_*`: an arena rented from a pool, used for a few values, and returned.
 
 use std::{
     hint::black_box,
@@ -16,7 +16,7 @@ use crate::{
     sides::{Side, meet, pause, timed},
 };
 
-/// Arenas that a queue of our peers has room for; never are as many waiting.
+/// Room in the peers' queue; fewer arenas ever wait.
 const WAITING: usize = 128;
 
 /// Lifecycles between two resets of a `Herd` that two threads share.
@@ -108,15 +108,15 @@ impl<'p> Scoped<'p> {
         Self { guard, start }
     }
 
-    /// A pool leaves it to its user to reset what comes back.
+    /// The pool's user resets a bump before it returns it.
     fn give(self) {
-        // SAFETY: of the same bump; nothing allocated since is used any more.
+        // SAFETY: of the same bump; no value allocated since is used any more.
         unsafe { self.guard.reset_to(self.start) };
     }
 }
 
-/// A `Herd` is reset as a whole, when none of its members is out. One thread can do that each time;
-/// two do it together now and then, which is not counted.
+/// A `Herd` is reset as a whole, while none of its members is in use. One thread does that each time; two
+/// threads do it together, once per batch and outside of the measured time.
 fn herd(threads: usize, count: u64) -> Side<'static> {
     let label = "bumpalo-herd";
     if threads == 1 {
@@ -162,7 +162,7 @@ fn compare<const N: usize>(
     }
 }
 
-/// Taken and given back by the same thread, or by two that do so at once.
+/// Rented and returned by the same thread, on one thread or on two at the same time.
 fn recycled(count: u64, threads: usize) -> Contest {
     let name = format!("pool/rent_{count}x40B_recycle/{threads}_thread");
     let rows = [
@@ -221,7 +221,7 @@ fn recycled(count: u64, threads: usize) -> Contest {
                 herd(threads, count),
                 Side::on(threads, "fresh Bump", || || fill(&Bump::new(), count)),
             ]);
-            // One value: the pool alone, for the eye.
+            // With one value, the row shows the pool alone and has no target.
             let target = if count == 10 {
                 Target::Below(1.0)
             } else {
@@ -235,12 +235,12 @@ fn recycled(count: u64, threads: usize) -> Contest {
     )
 }
 
-/// Who gives back what a thread has taken.
+/// Which thread returns an arena.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// One thread only takes, the other one only gives back.
+    /// One thread only rents, the other one only returns.
     HandedOver,
-    /// Both take, and each gives back what the other one has taken.
+    /// Both rent, and each returns the other's arenas.
     Exchanged,
 }
 
@@ -258,10 +258,10 @@ impl Way {
     }
 }
 
-/// Taken by one thread, given back by another one. Through a queue that is the same for all.
+/// Rented by one thread, returned by another one, through a queue that is the same for all candidates.
 ///
-/// Without a `Herd`, of which one member or the other is always out, so that it can never be reset.
-/// The guards of a `BumpPool` borrow it, and so can only go to threads that end before it.
+/// `Herd` is left out: one of its members is always in use, so it can never be reset. The guards of a
+/// `BumpPool` borrow it, so they can only move to threads that end before it.
 fn elsewhere(way: Way) -> Contest {
     const COUNT: u64 = 10;
     let name = match way {
@@ -337,7 +337,7 @@ fn elsewhere(way: Way) -> Contest {
     )
 }
 
-/// What a thread pays that uses a pool beside the first one it knew.
+/// The cost of a pool that is not the first one its thread used.
 fn second() -> Contest {
     Contest::new(
         ["pool/rent_10x40B_recycle/second_pool/first_pool".to_owned()],
@@ -353,7 +353,7 @@ fn second() -> Contest {
     )
 }
 
-/// A request that takes an arena, and has no use for it.
+/// An arena that is rented and not used.
 fn unused() -> Contest {
     Contest::new(
         ["pool/rent_unused_recycle/fresh_Arena".to_owned()],

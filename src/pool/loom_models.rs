@@ -1,8 +1,8 @@
-//! Interleavings of two or three threads at what a pool shares: a thread's places, the shelf, trimming,
-//! and the end of the pool.
+//! Interleavings of two or three threads at what a pool shares: thread caches, the shared cache,
+//! trimming, and the end of the pool.
 //!
-//! Each thread is given its slots by hand: `local` keeps them in a `thread_local!`, of which loom's
-//! threads have one together.
+//! Each thread is given its cache by hand: `local` keeps it in a `thread_local!`, and loom's threads
+//! share that.
 
 use loom::thread;
 
@@ -24,7 +24,7 @@ const ANY: Wanted = Wanted {
     last: CLASS + 1,
 };
 
-/// Keeps what comes back, so that a model gets hold of an arena that has memory.
+/// Keeps the returned arena, so that a model gets one with memory.
 struct Caught(std::sync::Mutex<Option<IdleArena>>);
 
 impl Recycler for Caught {
@@ -39,7 +39,7 @@ impl Recycler for Caught {
     fn grew(&self, _bytes: usize) {}
 }
 
-/// `arena` after somebody has used it: it has a chunk of as many bytes as it was made for.
+/// `arena` after it was used: it has a chunk of its initial size.
 fn used(mut arena: IdleArena) -> IdleArena {
     let caught = Arc::new(Caught(std::sync::Mutex::new(None)));
     arena.attach(Arc::clone(&caught));
@@ -48,8 +48,7 @@ fn used(mut arena: IdleArena) -> IdleArena {
     arena.expect("it came back")
 }
 
-/// An arena of `bytes` bytes, by which it can be told from others. Whoever does not see it as it was
-/// made sees none.
+/// An arena of `bytes` bytes, which identify it. A thread that does not see it as it was made sees none.
 fn marked(bytes: usize) -> IdleArena {
     used(IdleArena::new(bytes))
 }
@@ -58,9 +57,9 @@ fn capacity(arena: &Option<IdleArena>) -> usize {
     arena.as_ref().map_or(0, IdleArena::capacity)
 }
 
-/// `Place`, invariant 1: one of two takers gets the arena, as it was put in.
+/// `ArenaSlot`, invariant 1: one of two takers gets the arena, as it was put in.
 #[test]
-fn an_arena_in_a_place_goes_to_its_owner_or_to_one_thief() {
+fn an_arena_in_a_slot_goes_to_its_owner_or_to_one_thief() {
     loom::model(|| {
         let slot = Arc::new(ArenaSlot::new());
         let thief = thread::spawn({
@@ -77,7 +76,7 @@ fn an_arena_in_a_place_goes_to_its_owner_or_to_one_thief() {
     });
 }
 
-/// `Place`, invariant 1, with two who may only take: what `trim` and `tick` do at the same time.
+/// `ArenaSlot`, invariant 1, with two threads that only take: what `trim` and `tick` do at the same time.
 #[test]
 fn of_two_thieves_one_gets_the_arena() {
     loom::model(|| {
@@ -95,7 +94,7 @@ fn of_two_thieves_one_gets_the_arena() {
     });
 }
 
-/// The sum of what `most` arenas of the shelf hold.
+/// The bytes of up to `most` arenas of the shared cache.
 fn taken(shared_cache: &SharedCache, most: u32) -> usize {
     let batch = shared_cache.take(ANY, most).into_iter().flatten();
     batch.map(|(arena, _)| arena.capacity()).sum()
@@ -103,7 +102,7 @@ fn taken(shared_cache: &SharedCache, most: u32) -> usize {
 
 /// `SharedCache`, invariants 1 and 2: one thread takes what another one has put, as it was put.
 #[test]
-fn the_shelf_hands_each_arena_to_one_thread() {
+fn the_shared_cache_hands_each_arena_to_one_thread() {
     loom::model(|| {
         let shared_cache = Arc::new(SharedCache::new());
         let taker = thread::spawn({
@@ -130,7 +129,7 @@ fn the_shelf_hands_each_arena_to_one_thread() {
     });
 }
 
-/// `SharedCache`, invariants 1 and 2: a place that was emptied is filled again, while somebody sweeps.
+/// `SharedCache`, invariants 1 and 2: a slot that was emptied is filled again during a sweep.
 #[test]
 fn a_sweep_takes_what_is_stale_and_leaves_the_rest() {
     loom::model(|| {
@@ -154,7 +153,7 @@ fn a_sweep_takes_what_is_stale_and_leaves_the_rest() {
     });
 }
 
-/// A pool that may keep so many arenas.
+/// A pool that may keep that many arenas.
 fn pool(arenas: usize) -> Arc<PoolState> {
     Arc::new(PoolState::new(Settings {
         initial_bytes: BYTES,
@@ -197,9 +196,9 @@ fn check(pool: &Arc<PoolState>, rented: usize) {
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
 }
 
-/// `PoolState`, invariant 2: a pool that has closed is referenced by nothing that nobody will find.
+/// `PoolState`, invariant 2: no arena waits in a closed pool, or references it.
 fn check_closed(pool: &Arc<PoolState>) {
-    assert_eq!(pool.stats().pooled, 0, "an arena waits for ever");
+    assert_eq!(pool.stats().pooled, 0, "an arena that is never freed");
     assert_eq!(Arc::strong_count(pool), 1, "kept by an arena");
 }
 
@@ -224,7 +223,7 @@ fn a_trim_meets_a_rent_and_a_return() {
     });
 }
 
-/// A new epoch begins while the owner uses its arenas.
+/// A new epoch begins while the owner rents and returns.
 #[test]
 fn a_tick_meets_a_return_and_a_rent() {
     loom::model(|| {
@@ -247,7 +246,7 @@ fn a_tick_meets_a_return_and_a_rent() {
     });
 }
 
-/// `PoolState`, invariant 1: both ask for the last bytes that may be kept.
+/// `PoolState`, invariant 1: both ask for the last bytes of the budget.
 #[test]
 fn two_returns_never_keep_more_than_the_total() {
     loom::model(|| {
@@ -268,7 +267,7 @@ fn two_returns_never_keep_more_than_the_total() {
     });
 }
 
-/// One thread rents, the other one returns: arenas move over the shelf.
+/// One thread rents, the other one returns: arenas move through the shared cache.
 #[test]
 fn what_one_thread_returns_another_one_rents() {
     loom::model(|| {
@@ -292,9 +291,9 @@ fn what_one_thread_returns_another_one_rents() {
     });
 }
 
-/// `PoolState`, invariant 2: a thread without slots will not come by again, so nothing may be missed.
+/// `PoolState`, invariant 2: a thread without a cache does not look again, so it must miss nothing.
 #[test]
-fn a_pool_that_closes_misses_no_arena_returned_without_slots() {
+fn a_pool_that_closes_misses_no_arena_returned_without_a_cache() {
     loom::model(|| {
         let pool = pool(16);
         let arena = rent(&pool, None);
@@ -308,7 +307,7 @@ fn a_pool_that_closes_misses_no_arena_returned_without_slots() {
     });
 }
 
-/// `PoolState`, invariant 2: a thread with slots looks again when it ends.
+/// `PoolState`, invariant 2: a thread with a cache looks again when it ends.
 #[test]
 fn a_pool_that_closes_misses_no_arena_of_a_thread_that_ends() {
     loom::model(|| {
@@ -329,7 +328,7 @@ fn a_pool_that_closes_misses_no_arena_of_a_thread_that_ends() {
     });
 }
 
-/// `PoolState`, invariant 2: a tick that looked at an arena and leaves it does not leave it behind.
+/// `PoolState`, invariant 2: a tick that puts an arena back does not leave it behind.
 #[test]
 fn a_pool_that_closes_misses_no_arena_a_tick_puts_back() {
     loom::model(|| {
@@ -342,7 +341,7 @@ fn a_pool_that_closes_misses_no_arena_a_tick_puts_back() {
             let pool = Arc::clone(&pool);
             move || pool.tick()
         });
-        // In the place of a stale one that the tick has seen comes one that is not.
+        // A fresh arena replaces a stale one that the tick has seen.
         let first = rent(&pool, None);
         give_back(&pool, second, None);
         pool.close();
@@ -352,9 +351,9 @@ fn a_pool_that_closes_misses_no_arena_a_tick_puts_back() {
     });
 }
 
-/// `ThreadCache`: what one owner counted, the next one adds to.
+/// `ThreadCache`: the next owner continues the former owner's counters.
 #[test]
-fn slots_that_change_hands_lose_no_figures() {
+fn a_thread_cache_that_changes_owners_loses_no_counts() {
     loom::model(|| {
         let cache = Arc::new(ThreadCache::new(Writer::Exclusive));
         let threads = [(); 2].map(|()| {

@@ -1,4 +1,4 @@
-//! The pool's figures, limits, and who gets what back.
+//! A pool's statistics and limits, and when an arena is returned.
 
 use std::collections::VecDeque;
 
@@ -43,10 +43,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Handles of one arena that is out, and the bytes it had when last looked at.
+/// A rented arena: its handles, and its frozen buffers.
 struct Rented {
     handles: Vec<Arena>,
-    /// Frozen bytes that are alive.
+    /// Frozen buffers that are alive.
     bytes: usize,
     number: usize,
 }
@@ -55,7 +55,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
 
     #[test]
-    fn the_figures_are_those_of_a_model(ops in prop::collection::vec(op(), 1..120)) {
+    fn the_statistics_are_those_of_a_model(ops in prop::collection::vec(op(), 1..120)) {
         let pool = small_pool();
         let mut out: Vec<Rented> = Vec::new();
         let mut frozen: VecDeque<(usize, Bytes, u8)> = VecDeque::new();
@@ -119,7 +119,7 @@ proptest! {
             prop_assert!(stats.pooled_bytes <= stats.pooled * MAX_ARENA);
             prop_assert_eq!(stats.pooled > 0, stats.pooled_bytes > 0);
             prop_assert!(stats.evicted_bytes >= before.evicted_bytes);
-            // Nothing gets lost: what was taken is out, waits, or was given back.
+            // No byte is lost: it is rented, waits, or was freed.
             prop_assert_eq!(
                 stats.allocated_bytes() as u64 + stats.evicted_bytes,
                 taken as u64
@@ -196,7 +196,7 @@ fn all_together_keep_no_more_than_the_total() {
 }
 
 #[test]
-fn an_unused_arena_is_not_worth_a_place() {
+fn an_unused_arena_does_not_wait() {
     let pool = small_pool();
     drop(pool.rent());
     let stats = pool.stats();
@@ -208,12 +208,12 @@ fn an_arena_outlives_its_pool() {
     let pool = small_pool();
     let waiting = pool.rent();
     waiting.alloc_str("waits");
-    let out = pool.rent();
-    let text = out.alloc_str("out");
+    let rented = pool.rent();
+    let text = rented.alloc_str("rented");
     drop(waiting);
     drop(pool);
-    assert_eq!(text, "out");
-    assert_eq!(out.alloc_str("still"), "still");
+    assert_eq!(text, "rented");
+    assert_eq!(rented.alloc_str("still"), "still");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a pool keeps, for how long, and when it lets go: with the clock paused.
+//! What a pool keeps, for how long, and when it frees arenas. The clock is paused.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -49,7 +49,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_needs_is_gone_after_two_intervals_without_traffic() {
+async fn unused_arenas_are_freed_after_two_intervals_without_traffic() {
     let pool = pool();
     let arenas: Vec<Arena> = (0..20).map(|_| used(&pool)).collect();
     drop(arenas);
@@ -64,18 +64,18 @@ async fn what_nobody_needs_is_gone_after_two_intervals_without_traffic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_other_threads_keep_is_trimmed_too() {
+async fn other_threads_caches_are_trimmed_too() {
     let pool = pool();
     let arenas: Vec<Arena> = (0..5).map(|_| used(&pool)).collect();
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
-    let (ready, told) = tokio::sync::oneshot::channel();
+    let (ready, returned) = tokio::sync::oneshot::channel();
     let idle = thread::spawn(move || {
         drop(arenas);
         ready.send(()).unwrap();
-        // It has them in its own slots, and does nothing.
+        // The arenas are in this thread's cache, and the thread does nothing.
         let _ = receiver.recv();
     });
-    told.await.unwrap();
+    returned.await.unwrap();
     assert_eq!(pool.stats().pooled, 5);
     sleep(2 * INTERVAL + INTERVAL / 2).await;
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
@@ -97,14 +97,14 @@ async fn an_arena_in_steady_use_stays_and_the_others_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_timer_ends_when_nothing_is_pooled_or_out_and_starts_again() {
+async fn the_task_ends_when_no_arena_is_pooled_or_rented_and_starts_again() {
     let pool = pool();
     assert_eq!(tasks(), 0, "not before it is needed");
     for _ in 0..3 {
         let arena = used(&pool);
         assert_eq!(tasks(), 1);
         sleep(5 * INTERVAL).await;
-        assert_eq!(tasks(), 1, "what is out will come back");
+        assert_eq!(tasks(), 1, "the rented arena will be returned");
         drop(arena);
         sleep(4 * INTERVAL).await;
         assert_eq!((tasks(), pool.stats().pooled), (0, 0));
@@ -112,14 +112,14 @@ async fn the_timer_ends_when_nothing_is_pooled_or_out_and_starts_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_thread_has_at_hand_is_trimmed_once_it_was_used_for_more() {
+async fn a_hot_arena_is_trimmed_once_a_request_has_grown_it() {
     let pool = pool();
     for _ in 0..100 {
         drop(used(&pool));
     }
     sleep(9 * INTERVAL).await;
-    assert_eq!(pool.stats().pooled, 1, "at hand");
-    // The last request there is: nobody looks after the timer later.
+    assert_eq!(pool.stats().pooled, 1, "hot");
+    // The last request: no later rent starts the task.
     pool.rent().alloc_slice_fill_with(300_000, |_| 1_u8);
     assert!(pool.stats().pooled_bytes >= 300_000);
     sleep(2 * INTERVAL + INTERVAL / 2).await;
@@ -127,7 +127,7 @@ async fn what_a_thread_has_at_hand_is_trimmed_once_it_was_used_for_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_timer_ends_with_the_pool() {
+async fn the_task_ends_with_the_pool() {
     let kept = pool();
     let arena = used(&kept);
     assert_eq!(tasks(), 1);
@@ -138,7 +138,7 @@ async fn the_timer_ends_with_the_pool() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_is_not_to_trim_has_no_timer() {
+async fn a_pool_without_trimming_has_no_task() {
     let for_ever = ArenaPool::builder().trim_interval(None).build().unwrap();
     let disabled = ArenaPool::builder().enabled(false).build().unwrap();
     drop((used(&for_ever), used(&disabled)));
@@ -147,26 +147,23 @@ async fn a_pool_that_is_not_to_trim_has_no_timer() {
     assert_eq!((for_ever.stats().pooled, disabled.stats().pooled), (1, 0));
 }
 
-/// What waits is trimmed by the next runtime, once it rents from the pool.
+/// Asserts that a rent on another runtime starts trimming there.
 #[track_caller]
 fn assert_trimmed_on_the_next_runtime(pool: &ArenaPool) {
     assert!(pool.stats().pooled > 0);
     runtime().block_on(async {
-        // More than wait: a rent that finds none looks after the timer.
+        // More than wait: a miss starts the task.
         let arenas: Vec<Arena> = (0..10).map(|_| used(pool)).collect();
         assert_eq!(tasks(), 1);
         drop(arenas);
         sleep(3 * INTERVAL).await;
-        assert!(
-            pool.stats().pooled <= 1,
-            "but for what the thread has at hand"
-        );
-        assert_eq!(tasks(), pool.stats().pooled, "as long as anything waits");
+        assert!(pool.stats().pooled <= 1, "except the hot arena");
+        assert_eq!(tasks(), pool.stats().pooled, "while an arena waits");
     });
 }
 
 #[test]
-fn a_runtime_that_goes_down_does_not_end_trimming() {
+fn a_runtime_that_shuts_down_does_not_end_trimming() {
     let pool = pool();
     let first = runtime();
     first.block_on(async {
@@ -179,7 +176,7 @@ fn a_runtime_that_goes_down_does_not_end_trimming() {
 }
 
 #[test]
-fn a_runtime_that_a_panic_takes_down_does_not_either() {
+fn a_runtime_that_a_panic_drops_does_not_either() {
     let pool = pool();
     let down = catch_unwind(AssertUnwindSafe(|| {
         let first = runtime();
@@ -194,20 +191,20 @@ fn a_runtime_that_a_panic_takes_down_does_not_either() {
 }
 
 #[test]
-fn without_a_runtime_or_its_timers_a_pool_works_and_trims_when_told() {
+fn without_a_runtime_or_its_timers_a_pool_works_and_trims_when_asked() {
     let pool = pool();
     drop(used(&pool));
     Builder::new_current_thread()
         .build()
         .unwrap()
         .block_on(async {
-            // tokio panics in the timer's task, and says so.
+            // tokio panics in the trimming task, and prints that.
             let two = [used(&pool), used(&pool)];
             settle().await;
             drop(two);
             assert_eq!(tasks(), 0);
             drop(used(&pool));
-            assert_eq!(tasks(), 0, "it is not tried again and again");
+            assert_eq!(tasks(), 0, "the task is not started again");
         });
     let kept = pool.stats().pooled_bytes;
     assert_eq!(pool.trim(), kept);
@@ -215,7 +212,7 @@ fn without_a_runtime_or_its_timers_a_pool_works_and_trims_when_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_burst_is_let_go() {
+async fn a_burst_is_freed() {
     const COUNT: usize = 1000;
     const BYTES: usize = 1024 * 1024;
     let pool = ArenaPool::new();
@@ -231,18 +228,18 @@ async fn a_burst_is_let_go() {
     drop(arenas);
     assert!(pool.stats().pooled_bytes <= 64 * 1024 * 1024);
     for second in 0..30 {
-        // Requests that need little go on, and none of them fails.
+        // Small requests go on, and none of them fails.
         let arena = pool.rent();
         assert_eq!(*arena.alloc(second), second);
         sleep(Duration::from_secs(1)).await;
     }
     let kept = pool.stats().pooled_bytes;
     assert!(kept < burst / 10, "{kept} of {burst}");
-    assert!(kept <= BYTES, "{kept}: what the small requests use");
+    assert!(kept <= BYTES, "{kept}: more than the small requests use");
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_thread_keeps_one_small_arena_at_hand_and_no_more() {
+async fn each_thread_keeps_one_small_arena_and_no_more() {
     let pool = pool();
     for _ in 0..10 {
         drop([used(&pool), used(&pool)]);
@@ -255,7 +252,7 @@ async fn each_thread_keeps_one_small_arena_at_hand_and_no_more() {
     );
     assert_eq!(pool.trim(), stats.pooled_bytes);
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
-    // It goes with its thread.
+    // A thread that ends gives it up.
     let other = pool.clone();
     thread::spawn(move || (0..10).for_each(|_| drop(used(&other))))
         .join()
@@ -290,7 +287,7 @@ fn a_small_request_does_not_take_a_large_arena() {
 }
 
 #[test]
-fn a_thread_has_slots_of_few_pools_and_loses_nothing_of_the_others() {
+fn a_thread_has_caches_of_few_pools_and_loses_no_arena_of_the_others() {
     let pools: Vec<ArenaPool> = (0..7)
         .map(|_| ArenaPool::builder().trim_interval(None).build().unwrap())
         .collect();
