@@ -35,28 +35,24 @@ impl ByteBudget {
     /// Reserves `bytes`, from the thread's credit as far as it suffices. Returns `false` at the limit.
     #[inline]
     pub(super) fn reserve(&self, cache: Option<&ThreadCache>, bytes: usize) -> bool {
-        let credit = cache.map(|cache| &cache.credit);
-        // Relaxed: one writer.
-        let left = credit.map_or(0, |credit| credit.load(Ordering::Relaxed));
-        let rest = match bytes.checked_sub(left) {
-            Some(rest) if rest > 0 => rest,
-            _ => {
-                if let Some(credit) = credit {
-                    credit.store(left - bytes, Ordering::Relaxed);
-                }
-                return true;
-            }
+        let Some(ThreadCache { credit, .. }) = cache else {
+            return self.reserve_shared(bytes);
         };
+        // Relaxed: one writer.
+        let left = credit.load(Ordering::Relaxed);
+        if let Some(left) = left.checked_sub(bytes) {
+            credit.store(left, Ordering::Relaxed);
+            return true;
+        }
         // The credit is filled up to half of its maximum, here and in `release`: a thread that returns
         // and rents in turn stays in between and does not touch the sum.
-        let spare = cache.map_or(0, |_| self.max_credit / 2);
-        let spare = [spare, 0]
-            .into_iter()
-            .find(|spare| self.reserve_shared(rest + spare));
-        if let (Some(spare), Some(credit)) = (spare, credit) {
-            credit.store(spare, Ordering::Relaxed);
+        for spare in [self.max_credit / 2, 0] {
+            if self.reserve_shared(bytes - left + spare) {
+                credit.store(spare, Ordering::Relaxed);
+                return true;
+            }
         }
-        spare.is_some()
+        false
     }
 
     /// Adds `bytes` to the sum, if that does not exceed the limit.
@@ -76,7 +72,7 @@ impl ByteBudget {
     #[inline]
     pub(super) fn release(&self, cache: Option<&ThreadCache>, bytes: usize) {
         // Relaxed: as in `reserve`.
-        let Some(credit) = cache.map(|cache| &cache.credit) else {
+        let Some(ThreadCache { credit, .. }) = cache else {
             self.reserved.0.fetch_sub(bytes, Ordering::Relaxed);
             return;
         };

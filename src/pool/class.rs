@@ -61,7 +61,7 @@ impl Classes {
         if class >= self.top {
             return self.max;
         }
-        self.sizes.get(class).copied().unwrap_or(self.max)
+        self.sizes[class]
     }
 
     /// The classes for a request of unknown size: the initial size, or any arena that has grown.

@@ -1,9 +1,6 @@
 //! The calling thread's part of each pool it uses.
 
-use std::{
-    cell::{Cell, OnceCell, RefCell},
-    iter,
-};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use super::{state::PoolState, thread_cache::ThreadCache};
 use crate::{arena::IdleArena, sync::Arc};
@@ -65,16 +62,12 @@ impl Drop for Local {
 
 /// Ends a thread's use of a pool: its arenas move to the shared cache, its credit is released.
 pub(super) fn leave(pool: &PoolState, cache: &ThreadCache, hot: Option<IdleArena>) {
-    let hot = hot.map(|hot| {
+    if let Some(hot) = hot {
         let tag = pool.tag(hot.hint().class.into());
-        (hot, tag)
-    });
-    for (arena, tag) in hot
-        .into_iter()
-        .chain(iter::from_fn(|| cache.take_with_tag()))
-    {
-        let refused = pool.shared_cache.put(arena, tag);
-        drop(refused.map(|arena| pool.evict(Some(cache), arena)));
+        pool.put_shared(Some(cache), hot, tag);
+    }
+    while let Some((arena, tag)) = cache.take_with_tag() {
+        pool.put_shared(Some(cache), arena, tag);
     }
     pool.budget.release_credit(cache);
     cache.disown();
@@ -150,11 +143,8 @@ fn enter(pool: &Arc<PoolState>) {
         let new = Local::new(pool)?;
         let empty = others.iter().position(Option::is_none);
         let index = empty.unwrap_or(POOLS - 1);
-        let former = others.get_mut(index)?.replace(new);
-        if let Some(left) = left.last_mut() {
-            *left = former;
-        }
-        others.get_mut(..=index)?.rotate_right(1);
+        left[POOLS] = others[index].replace(new);
+        others[..=index].rotate_right(1);
         Some(())
     });
 }

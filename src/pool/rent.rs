@@ -125,8 +125,9 @@ impl PoolState {
                 Some(cache) => cache.put(arena, tag),
                 None => Some(arena),
             };
-            let refused = refused.and_then(|arena| self.shared_cache.put(arena, tag));
-            drop(refused.map(|arena| self.evict(cache, arena)));
+            if let Some(arena) = refused {
+                self.put_shared(cache, arena, tag);
+            }
         }
         found
     }

@@ -23,19 +23,14 @@ impl Settings {
 }
 
 // The setters of `PoolBuilder` say so.
-const _: () = {
-    let Settings {
-        initial_bytes,
-        max_arena_bytes,
-        max_total_bytes,
-        enabled,
-        wipe,
-        trim_interval,
-    } = Settings::DEFAULT;
-    assert!(initial_bytes == 16 << 10 && max_arena_bytes == 1 << 20 && max_total_bytes == 64 << 20);
-    assert!(
-        enabled
-            && !wipe
-            && matches!(trim_interval, Some(interval) if interval.as_millis() == 10_000)
-    );
-};
+const _: () = assert!(matches!(
+    Settings::DEFAULT,
+    Settings {
+        initial_bytes: 0x4000,
+        max_arena_bytes: 0x10_0000,
+        max_total_bytes: 0x400_0000,
+        enabled: true,
+        wipe: false,
+        trim_interval: Some(interval),
+    } if interval.as_millis() == 10_000
+));

@@ -159,13 +159,12 @@ impl SharedCache {
             let Some((index, bits)) = self.free.claim(count) else {
                 return;
             };
-            let mut bits = each(bits);
             // Bits of one class are set in one step; most batches have one class.
             let (mut class, mut filled) = (0, 0);
             for (arena, bit) in batch
                 .iter_mut()
                 .filter(|arena| arena.is_some())
-                .zip(&mut bits)
+                .zip(each(bits))
             {
                 let Some((given, tag)) = arena.take() else {
                     continue;

@@ -81,6 +81,12 @@ impl PoolState {
         arena
     }
 
+    /// Moves a waiting arena to the shared cache, or frees it if that is full.
+    pub(super) fn put_shared(&self, cache: Option<&ThreadCache>, arena: IdleArena, tag: Tag) {
+        let refused = self.shared_cache.put(arena, tag);
+        drop(refused.map(|arena| self.evict(cache, arena)));
+    }
+
     /// Frees all waiting arenas with a stale tag, and returns their bytes. Hot arenas are out of reach.
     pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool + Copy) -> usize {
         let mut bytes = 0;
@@ -133,8 +139,8 @@ impl PoolState {
     }
 
     pub(super) fn stats(&self) -> PoolStats {
-        let caches = || self.thread_caches.iter().map(AsRef::as_ref);
-        PoolStats::sum(|| caches().chain([&self.common]), &self.budget)
+        let caches = self.thread_caches.iter().map(AsRef::as_ref);
+        PoolStats::sum(&caches.chain([&self.common]), &self.budget)
     }
 }
 

@@ -35,13 +35,15 @@ pub struct PoolStats {
 
 impl PoolStats {
     /// Adds up the counters of all threads.
-    pub(super) fn sum<'s, I: Iterator<Item = &'s ThreadCache>>(
-        all: impl Fn() -> I,
+    pub(super) fn sum<'a>(
+        caches: &(impl Iterator<Item = &'a ThreadCache> + Clone),
         budget: &ByteBudget,
     ) -> Self {
         let sum = |count: fn(&ThreadCache) -> u64| {
             // Relaxed: each number was correct at some moment.
-            all().fold(0_u64, |sum, cache| sum.wrapping_add(count(cache)))
+            caches
+                .clone()
+                .fold(0_u64, |sum, cache| sum.wrapping_add(count(cache)))
         };
         // Returns are read before rents, so no arena seems returned before it was rented. Acquire: pairs
         // with the release in `Counters::count_return`. The other reads are not ordered, so differences
