@@ -4,9 +4,9 @@
 //!
 //! 1. At most one task runs: it holds the [`RestartGuard`], and only a compare-and-swap from
 //!    `STOPPED` to `RUNNING` makes one.
-//! 2. No work is missed. A caller records its work and then reads the state; a task that ends writes
-//!    the state and then looks for work. Both have a `SeqCst` fence in between, so at least one of
-//!    the two sees the other.
+//! 2. No work is missed. A caller records its work and then reads the state; a task that ends
+//!    writes the state and then looks for work. Both have a `SeqCst` fence in between, so at least
+//!    one of the two sees the other.
 
 use std::future::Future;
 
@@ -86,7 +86,8 @@ pub(crate) struct RestartGuard {
 }
 
 impl RestartGuard {
-    /// Whether the task may end, since it is idle. Then the next caller with work starts another one.
+    /// Whether the task may end, since it is idle. Then the next caller with work starts another
+    /// one.
     ///
     /// `is_idle` is a second look: work may have been recorded since the task found none.
     pub(crate) fn finish(&mut self, is_idle: impl FnOnce() -> bool) -> bool {

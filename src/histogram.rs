@@ -1,8 +1,9 @@
 //! Buckets of a log-linear histogram.
 //!
 //! Values below [`PARTS`] have a bucket each. Above, every power of two is divided into [`PARTS`]
-//! buckets of equal width, so a value and the upper bound of its bucket differ by at most an eighth.
-//! A user keeps its own counts: it decides which buckets it needs, and how they are written.
+//! buckets of equal width, so a value and the upper bound of its bucket differ by at most an
+//! eighth. A user keeps its own counts: it decides which buckets it needs, and how they are
+//! written.
 
 /// Buckets per power of two.
 pub(crate) const PARTS: usize = 1 << PARTS_BITS;

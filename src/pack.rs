@@ -1,7 +1,7 @@
 //! Fields of a packed word.
 //!
-//! Each field declares its width and the field it follows. Shifts and masks are computed, and a field
-//! that does not fit into the word fails to compile when it is a constant.
+//! Each field declares its width and the field it follows. Shifts and masks are computed, and a
+//! field that does not fit into the word fails to compile when it is a constant.
 //!
 //! The idea is that of the `Pack` trait of the crate `sharded-slab`.
 

@@ -6,8 +6,9 @@ const MAX_CREDIT: usize = 128 * 1024;
 
 /// Limits the bytes of all waiting arenas together.
 ///
-/// A thread reserves an arena's bytes when the arena is returned, and releases them when it is taken. It
-/// keeps some released bytes as its credit, so that most returns need not touch the shared sum.
+/// A thread reserves an arena's bytes when the arena is returned, and releases them when it is
+/// taken. It keeps some released bytes as its credit, so that most returns need not touch the
+/// shared sum.
 ///
 /// # Invariants
 ///
@@ -32,7 +33,8 @@ impl ByteBudget {
         }
     }
 
-    /// Reserves `bytes`, from the thread's credit as far as it suffices. Returns `false` at the limit.
+    /// Reserves `bytes`, from the thread's credit as far as it suffices. Returns `false` at the
+    /// limit.
     #[inline]
     pub(super) fn reserve(&self, cache: Option<&ThreadCache>, bytes: usize) -> bool {
         let Some(ThreadCache { credit, .. }) = cache else {
@@ -44,8 +46,8 @@ impl ByteBudget {
             credit.store(left, Ordering::Relaxed);
             return true;
         }
-        // The credit is filled up to half of its maximum, here and in `release`: a thread that returns
-        // and rents in turn stays in between and does not touch the sum.
+        // The credit is filled up to half of its maximum, here and in `release`: a thread that
+        // returns and rents in turn stays in between and does not touch the sum.
         for spare in [self.max_credit / 2, 0] {
             if self.reserve_shared(bytes - left + spare) {
                 credit.store(spare, Ordering::Relaxed);

@@ -36,8 +36,8 @@ impl ArenaPool {
 }
 
 impl PoolBuilder {
-    /// Sets the size of a new arena's first chunk (16 KiB by default). The chunk is allocated when the
-    /// arena is first used.
+    /// Sets the size of a new arena's first chunk (16 KiB by default). The chunk is allocated when
+    /// the arena is first used.
     pub const fn initial_bytes(mut self, bytes: usize) -> Self {
         self.settings.initial_bytes = bytes;
         self
@@ -53,8 +53,8 @@ impl PoolBuilder {
 
     /// Sets how many bytes all waiting arenas may keep together (64 MiB by default).
     ///
-    /// The number of waiting arenas is limited as well: 1024 in the cache that threads share, and nine
-    /// per thread. Arenas above either limit are freed when they are returned.
+    /// The number of waiting arenas is limited as well: 1024 in the cache that threads share, and
+    /// nine per thread. Arenas above either limit are freed when they are returned.
     pub const fn max_total_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_total_bytes = bytes;
         self
@@ -62,19 +62,19 @@ impl PoolBuilder {
 
     /// Sets whether arenas are kept at all (`true` by default).
     ///
-    /// If `false`, each rented arena is new, and is freed when it is returned. This is for debugging: it
-    /// shows whether a problem depends on pooling.
+    /// If `false`, each rented arena is new, and is freed when it is returned. This is for
+    /// debugging: it shows whether a problem depends on pooling.
     pub const fn enabled(mut self, enabled: bool) -> Self {
         self.settings.enabled = enabled;
         self
     }
 
-    /// Sets whether an arena's memory is overwritten with zeros before it is kept or freed (`false` by
-    /// default).
+    /// Sets whether an arena's memory is overwritten with zeros before it is kept or freed (`false`
+    /// by default).
     ///
-    /// No request can read the data of an earlier one, with or without this setting. It is for services
-    /// whose secrets should not stay in memory. It costs one write of the arena's whole memory per
-    /// request.
+    /// No request can read the data of an earlier one, with or without this setting. It is for
+    /// services whose secrets should not stay in memory. It costs one write of the arena's whole
+    /// memory per request.
     ///
     /// # Examples
     ///
@@ -90,15 +90,17 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets the interval at which unused arenas are freed (10 s by default). `None` keeps them for ever.
+    /// Sets the interval at which unused arenas are freed (10 s by default). `None` keeps them for
+    /// ever.
     ///
     /// At the end of each interval, the pool frees the arenas that have waited since the end of the
     /// interval before. So an arena is freed after one to two intervals without use, as in Go's
-    /// `sync.Pool`. The small arena that each thread keeps for itself, of at most 64 KiB, is not freed.
+    /// `sync.Pool`. The small arena that each thread keeps for itself, of at most 64 KiB, is not
+    /// freed.
     ///
-    /// A tokio task does this, with or without traffic. A rent within a runtime starts it; it ends with
-    /// the pool, or when the pool is empty. The runtime needs its timers enabled. In a program without
-    /// tokio, call [`trim`](ArenaPool::trim).
+    /// A tokio task does this, with or without traffic. A rent within a runtime starts it; it ends
+    /// with the pool, or when the pool is empty. The runtime needs its timers enabled. In a program
+    /// without tokio, call [`trim`](ArenaPool::trim).
     ///
     /// # Examples
     ///

@@ -10,7 +10,8 @@ const SMALLEST: usize = 1024;
 /// A request takes arenas of up to this many classes above its own.
 const LARGER: usize = 2;
 
-/// The size classes of waiting arenas. With them, a small request does not pin the memory of a large one.
+/// The size classes of waiting arenas. With them, a small request does not pin the memory of a
+/// large one.
 #[derive(Debug)]
 pub(super) struct Classes {
     /// Class `n` has arenas of at least `sizes[n]` bytes and fewer than `sizes[n + 1]`.
@@ -73,7 +74,8 @@ impl Classes {
         }
     }
 
-    /// The classes for a request of `bytes` bytes. Arenas of the initial size suit all smaller requests.
+    /// The classes for a request of `bytes` bytes. Arenas of the initial size suit all smaller
+    /// requests.
     #[inline]
     pub(super) fn holding(&self, bytes: usize) -> Wanted {
         let class = self.class_holding(bytes);

@@ -3,14 +3,14 @@ use crate::{arena::Arena, sync::Arc};
 
 /// A pool of [`Arena`]s.
 ///
-/// A clone is another handle to the same pool. Renting never fails: if no arena waits, the pool makes a
-/// new one. An arena is returned when its last handle is dropped, on any thread. Returning allocates
-/// nothing, and no thread waits for another. When the last handle of the pool is dropped, the waiting
-/// arenas are freed; rented arenas are freed when they are returned.
+/// A clone is another handle to the same pool. Renting never fails: if no arena waits, the pool
+/// makes a new one. An arena is returned when its last handle is dropped, on any thread. Returning
+/// allocates nothing, and no thread waits for another. When the last handle of the pool is dropped,
+/// the waiting arenas are freed; rented arenas are freed when they are returned.
 ///
-/// Each thread caches a few arenas; the others wait in a cache that all threads share. Arenas that are
-/// not used for a while are freed: see [`PoolBuilder::trim_interval`]. Each thread also keeps one arena
-/// of at most 64 KiB, until it rents that arena again or ends.
+/// Each thread caches a few arenas; the others wait in a cache that all threads share. Arenas that
+/// are not used for a while are freed: see [`PoolBuilder::trim_interval`]. Each thread also keeps
+/// one arena of at most 64 KiB, until it rents that arena again or ends.
 ///
 /// [`PoolBuilder::trim_interval`]: super::PoolBuilder::trim_interval
 ///
@@ -72,9 +72,9 @@ impl ArenaPool {
 
     /// Rents an arena with room for `bytes` bytes, or for as many as the pool's arenas may keep.
     ///
-    /// Arenas are classed by size, in steps of two. A waiting arena is used if it is of the needed class or
-    /// of the next two, or of the initial size, so a small request does not pin the memory of a large one.
-    /// A new arena allocates all of its room when it is first used.
+    /// Arenas are classed by size, in steps of two. A waiting arena is used if it is of the needed
+    /// class or of the next two, or of the initial size, so a small request does not pin the memory
+    /// of a large one. A new arena allocates all of its room when it is first used.
     ///
     /// # Examples
     ///
@@ -96,8 +96,9 @@ impl ArenaPool {
 
     /// Returns what is rented, what waits, and what was freed so far.
     ///
-    /// Each thread counts for itself; this adds the counts up. While other threads rent and return, each
-    /// number was correct at some moment of the call, but they need not be consistent with each other.
+    /// Each thread counts for itself; this adds the counts up. While other threads rent and return,
+    /// each number was correct at some moment of the call, but they need not be consistent with
+    /// each other.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.handle.state.stats()
@@ -105,8 +106,8 @@ impl ArenaPool {
 
     /// Frees all waiting arenas, including those in other threads' caches, and returns their bytes.
     ///
-    /// Rented arenas are not affected, nor is the small arena (at most 64 KiB) that each other thread
-    /// keeps for itself.
+    /// Rented arenas are not affected, nor is the small arena (at most 64 KiB) that each other
+    /// thread keeps for itself.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn trim(&self) -> usize {
         self.handle.state.trim()

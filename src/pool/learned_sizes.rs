@@ -27,9 +27,10 @@ const _: () = assert!(100 - 100 / ONE_ABOVE == 95 && PARTS == 8);
 
 /// The arena size that 95 % of a route's recent requests did not exceed.
 ///
-/// A histogram whose counts are halved every [`WINDOW`] counted requests: a route that changes is learned
-/// again, and single requests are forgotten. Counting takes no lock and no read-modify-write. Two requests
-/// at the same moment may count as one, which does not change the size noticeably.
+/// A histogram whose counts are halved every [`WINDOW`] counted requests: a route that changes is
+/// learned again, and single requests are forgotten. Counting takes no lock and no
+/// read-modify-write. Two requests at the same moment may count as one, which does not change the
+/// size noticeably.
 #[derive(Debug)]
 struct LearnedSize {
     /// The size in bytes; zero before the first request.
@@ -63,8 +64,8 @@ impl LearnedSize {
         (bytes > 0).then_some(bytes)
     }
 
-    /// Records that a request used `bytes` of its arena. After the first window, `chance` decides whether
-    /// the request is counted; it is any number that differs between requests.
+    /// Records that a request used `bytes` of its arena. After the first window, `chance` decides
+    /// whether the request is counted; it is any number that differs between requests.
     fn record(&self, bytes: usize, chance: u64) {
         if self.settled.load(Relaxed) != 0 && chance & SAMPLE_MASK != 0 {
             return;

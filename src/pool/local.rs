@@ -18,8 +18,8 @@ thread_local! {
 }
 
 struct Locals {
-    /// The first pool the thread used. It never changes, so looking it up is cheap. Most programs have
-    /// one pool.
+    /// The first pool the thread used. It never changes, so looking it up is cheap. Most programs
+    /// have one pool.
     first: OnceCell<Local>,
     /// Newest first.
     others: RefCell<[Option<Local>; POOLS]>,
@@ -76,8 +76,8 @@ pub(super) fn leave(pool: &PoolState, cache: &ThreadCache, hot: Option<IdleArena
     }
 }
 
-/// Calls `f` with the calling thread's part of the pool at this address, if that is the first pool the
-/// thread used.
+/// Calls `f` with the calling thread's part of the pool at this address, if that is the first pool
+/// the thread used.
 ///
 /// The thread keeps the pool alive, so no other pool can have its address.
 #[inline]

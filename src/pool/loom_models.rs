@@ -1,8 +1,8 @@
 //! Interleavings of two or three threads at what a pool shares: thread caches, the shared cache,
 //! trimming, and the end of the pool.
 //!
-//! Each thread is given its cache by hand: `local` keeps it in a `thread_local!`, and loom's threads
-//! share that.
+//! Each thread is given its cache by hand: `local` keeps it in a `thread_local!`, and loom's
+//! threads share that.
 
 use loom::thread;
 
@@ -48,7 +48,8 @@ fn used(mut arena: IdleArena) -> IdleArena {
     arena.expect("it came back")
 }
 
-/// An arena of `bytes` bytes, which identify it. A thread that does not see it as it was made sees none.
+/// An arena of `bytes` bytes, which identify it. A thread that does not see it as it was made sees
+/// none.
 fn marked(bytes: usize) -> IdleArena {
     used(IdleArena::new(bytes))
 }
@@ -76,7 +77,8 @@ fn an_arena_in_a_slot_goes_to_its_owner_or_to_one_thief() {
     });
 }
 
-/// `ArenaSlot`, invariant 1, with two threads that only take: what `trim` and `tick` do at the same time.
+/// `ArenaSlot`, invariant 1, with two threads that only take: what `trim` and `tick` do at the same
+/// time.
 #[test]
 fn of_two_thieves_one_gets_the_arena() {
     loom::model(|| {

@@ -1,8 +1,8 @@
 //! A pool of arenas, so that requests use memory again instead of allocating it.
 //!
-//! It does for an async service what `sync.Pool` does in Go, with exact lifetimes: an arena is returned
-//! when its last handle is dropped, and keeps at most the memory that the pool allows. Arenas that are
-//! not used are freed, also when there is no traffic.
+//! It does for an async service what `sync.Pool` does in Go, with exact lifetimes: an arena is
+//! returned when its last handle is dropped, and keeps at most the memory that the pool allows.
+//! Arenas that are not used are freed, also when there is no traffic.
 
 mod budget;
 mod builder;

@@ -1,8 +1,8 @@
 //! How arenas come back to their pool. The first of these that may keep the arena, and has room:
 //!
 //! 1. the calling thread's hot arena, which it replaces,
-//! 2. its thread cache, from where up to [`BATCH`](super::shared_cache::BATCH) arenas move to the shared
-//!    cache if it is full,
+//! 2. its thread cache, from where up to [`BATCH`](super::shared_cache::BATCH) arenas move to the
+//!    shared cache if it is full,
 //! 3. the shared cache.
 //!
 //! Above the pool's limits an arena is freed.
@@ -167,8 +167,8 @@ impl PoolState {
         class
     }
 
-    /// Puts an arena whose bytes are reserved where other threads can take it. The result, if any, is to
-    /// be freed.
+    /// Puts an arena whose bytes are reserved where other threads can take it. The result, if any,
+    /// is to be freed.
     fn park(&self, cache: Option<&ThreadCache>, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
         let refused = match cache {
             Some(cache) => cache.put(arena, tag).and_then(|arena| {
@@ -178,9 +178,9 @@ impl PoolState {
             None => Some(arena),
         };
         let refused = refused.and_then(|arena| self.shared_cache.put(arena, tag));
-        // The pool may have closed meanwhile, and its sweep may have passed this cache. A thread with a
-        // cache may miss that here: it sweeps when it ends or leaves the pool. A thread without one has
-        // only this occasion.
+        // The pool may have closed meanwhile, and its sweep may have passed this cache. A thread
+        // with a cache may miss that here: it sweeps when it ends or leaves the pool. A thread
+        // without one has only this occasion.
         if self.seems_closed() || (cache.is_none() && self.has_closed()) {
             self.trim();
         }

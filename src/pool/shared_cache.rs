@@ -2,12 +2,13 @@
 //!
 //! # Invariants
 //!
-//! 1. Each slot is free, full, or claimed by one thread. A thread claims a slot by clearing its bit, in
-//!    `free` or in the `full` of one class. It sets a bit again when it is done.
-//! 2. A bit is set with release and cleared with acquire. So a claim sees the slot as the thread before
-//!    left it: empty if the bit was in `free`, with an arena if it was in `full`.
+//! 1. Each slot is free, full, or claimed by one thread. A thread claims a slot by clearing its
+//!    bit, in `free` or in the `full` of one class. It sets a bit again when it is done.
+//! 2. A bit is set with release and cleared with acquire. So a claim sees the slot as the thread
+//!    before left it: empty if the bit was in `free`, with an arena if it was in `full`.
 //!
-//! No thread waits for another: a thread that stops in the middle of a claim blocks its claimed slots only.
+//! No thread waits for another: a thread that stops in the middle of a claim blocks its claimed
+//! slots only.
 
 use super::{
     class::{CLASSES, Wanted},
@@ -26,8 +27,8 @@ const _: () = assert!(WORDS * BITS == 1024 || cfg!(tower_memory_loom));
 
 /// A bit for each slot.
 ///
-/// Aligned to a pair of cache lines: a thread that clears bits of one set and a thread that sets bits of
-/// another do not share one.
+/// Aligned to a pair of cache lines: a thread that clears bits of one set and a thread that sets
+/// bits of another do not share one.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Bits {
@@ -110,16 +111,16 @@ pub(super) struct SharedCache {
     slots: Box<[ArenaSlot]>,
     free: Bits,
     full: Box<[Bits]>,
-    /// A bit for each class that ever had an arena here. Most pools use few, and a search through all of
-    /// them costs more than a new arena. A hint only: a sweep searches all classes.
+    /// A bit for each class that ever had an arena here. Most pools use few, and a search through
+    /// all of them costs more than a new arena. A hint only: a sweep searches all classes.
     known: AtomicUsize,
 }
 
 /// Arenas that move together: their slots are claimed in one step.
 pub(super) type Batch = [Option<(IdleArena, Tag)>; BATCH];
 
-/// Arenas that move between a thread cache and the shared cache at once. So a thread that only rents and
-/// a thread that only returns meet once in as many requests.
+/// Arenas that move between a thread cache and the shared cache at once. So a thread that only
+/// rents and a thread that only returns meet once in as many requests.
 pub(super) const BATCH: usize = 8;
 
 impl SharedCache {

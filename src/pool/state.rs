@@ -21,8 +21,8 @@ use crate::{
 /// # Invariants
 ///
 /// 1. The bytes of each waiting arena are reserved in the [`ByteBudget`].
-/// 2. An arena references its pool for as long as it exists, waiting or rented. Closing the pool breaks
-///    the cycle; the last handle does so when it is dropped.
+/// 2. An arena references its pool for as long as it exists, waiting or rented. Closing the pool
+///    breaks the cycle; the last handle does so when it is dropped.
 pub(super) struct PoolState {
     pub(super) settings: Settings,
     pub(super) classes: Classes,
@@ -87,12 +87,14 @@ impl PoolState {
         drop(refused.map(|arena| self.evict(cache, arena)));
     }
 
-    /// Frees all waiting arenas with a stale tag, and returns their bytes. Hot arenas are out of reach.
+    /// Frees all waiting arenas with a stale tag, and returns their bytes. Hot arenas are out of
+    /// reach.
     pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool + Copy) -> usize {
         let mut bytes = 0;
         let mut free = |arena: IdleArena| {
             bytes += arena.capacity();
-            // The bytes are not credited to the calling thread: other threads returned these arenas.
+            // The bytes are not credited to the calling thread: other threads returned these
+            // arenas.
             drop(self.evict(None, arena));
         };
         for cache in &self.thread_caches {
@@ -130,8 +132,8 @@ impl PoolState {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Whether the pool has closed. If not, the sweep after [`close`](Self::close) finds the arenas that
-    /// the caller has put into a cache before.
+    /// Whether the pool has closed. If not, the sweep after [`close`](Self::close) finds the arenas
+    /// that the caller has put into a cache before.
     pub(super) fn has_closed(&self) -> bool {
         // A read-modify-write, as in `close`, so the two are ordered. AcqRel: the later one sees
         // everything done before the earlier one.

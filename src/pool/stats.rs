@@ -45,9 +45,9 @@ impl PoolStats {
                 .clone()
                 .fold(0_u64, |sum, cache| sum.wrapping_add(count(cache)))
         };
-        // Returns are read before rents, so no arena seems returned before it was rented. Acquire: pairs
-        // with the release in `Counters::count_return`. The other reads are not ordered, so differences
-        // saturate at zero.
+        // Returns are read before rents, so no arena seems returned before it was rented. Acquire:
+        // pairs with the release in `Counters::count_return`. The other reads are not ordered, so
+        // differences saturate at zero.
         let returned = sum(|cache| cache.counters.returned.load(Ordering::Acquire));
         let evicted_bytes = sum(|cache| cache.counters.evicted_bytes.load(Ordering::Relaxed));
         let grown_bytes = sum(|cache| cache.counters.grown_bytes.load(Ordering::Relaxed));

@@ -18,8 +18,8 @@ const _: () = assert!(SLOTS == 8 || cfg!(tower_memory_loom));
 ///
 /// # Invariants
 ///
-/// 1. Only the owning thread puts arenas into the slots, and writes the counters and the credit. Any
-///    thread may take arenas out, and read.
+/// 1. Only the owning thread puts arenas into the slots, and writes the counters and the credit.
+///    Any thread may take arenas out, and read.
 ///
 /// Aligned to a pair of cache lines: two threads' caches never share one.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub(super) struct ThreadCache {
     slots: [ArenaSlot; SLOTS],
     owned: AtomicBool,
     pub(super) counters: Counters,
-    /// Bytes the thread has reserved without an arena for them. See [`ByteBudget`](super::budget::ByteBudget).
+    /// Bytes the thread has reserved without an arena for them. See
+    /// [`ByteBudget`](super::budget::ByteBudget).
     pub(super) credit: AtomicUsize,
 }
 
@@ -72,8 +73,8 @@ impl ThreadCache {
         None
     }
 
-    /// Takes an arena whose tag suits. For any thread: a slot whose tag has changed meanwhile is left
-    /// alone.
+    /// Takes an arena whose tag suits. For any thread: a slot whose tag has changed meanwhile is
+    /// left alone.
     pub(super) fn take_if(&self, suits: impl Fn(Tag) -> bool) -> Option<IdleArena> {
         self.slots.iter().find_map(|slot| {
             let tag = slot.tag()?;

@@ -1,5 +1,5 @@
-//! What frees waiting arenas: the trimming task, [`ArenaPool::trim`](super::ArenaPool::trim), and the
-//! end of the pool.
+//! What frees waiting arenas: the trimming task, [`ArenaPool::trim`](super::ArenaPool::trim), and
+//! the end of the pool.
 
 use tokio::{runtime::Handle, time::sleep};
 
@@ -7,10 +7,11 @@ use super::{local, state::PoolState};
 use crate::sync::{Arc, Ordering};
 
 impl PoolState {
-    /// Starts the trimming task if it is not running. Starting allocates, so returning never does it.
+    /// Starts the trimming task if it is not running. Starting allocates, so returning never does
+    /// it.
     ///
-    /// The task runs on the runtime that started it, while an arena waits or is rented. If that runtime
-    /// shuts down first, a later rent starts the task on another one.
+    /// The task runs on the runtime that started it, while an arena waits or is rented. If that
+    /// runtime shuts down first, a later rent starts the task on another one.
     #[inline]
     pub(super) fn ensure_trimming(self: &Arc<Self>) {
         if self.trimmer.needs_start() {
