@@ -44,9 +44,7 @@ impl Histogram {
         // Relaxed, here and below: each number is correct by itself. The maximum is stored first, so
         // that a count never comes without one.
         self.max.fetch_max(nanos, Ordering::Relaxed);
-        if let Some(count) = self.counts.get(bucket(nanos).min(BUCKETS - 1)) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        self.counts[bucket(nanos).min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// `None` if the histogram is empty.

@@ -70,9 +70,7 @@ impl LearnedSize {
         if self.settled.load(Relaxed) != 0 && chance & SAMPLE_MASK != 0 {
             return;
         }
-        let Some(count) = self.buckets.get(index(bytes)) else {
-            return;
-        };
+        let count = &self.buckets[index(bytes)];
         count.store(count.load(Relaxed).saturating_add(1), Relaxed);
         let counted = self.counted.load(Relaxed) + 1;
         self.counted.store(counted, Relaxed);
