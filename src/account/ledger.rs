@@ -4,10 +4,9 @@ use super::{
     allocator::{self, is_installed},
     counters::{self, Block},
     frames::{ENTERED, Frame, Stack},
-    track::Tracked,
     usage::{HeapUsage, Usage},
 };
-use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Collects what code that ran on its behalf has allocated and freed.
 ///
@@ -124,28 +123,6 @@ impl Account {
     pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let _entered = self.enter();
         f()
-    }
-
-    /// Wraps `future` so that each of its polls, and its drop, run inside this account.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use tower_memory::{Account, TrackingAllocator};
-    ///
-    /// #[global_allocator]
-    /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
-    ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-    /// let account = Arc::new(Account::new());
-    /// let work = Account::track(&account, async { vec![7_u8; 24] });
-    /// let bytes = runtime.block_on(work);
-    /// assert_eq!(bytes.len(), 24);
-    /// assert_eq!(account.usage().expect("installed").bytes_allocated, 24);
-    /// ```
-    pub fn track<F>(this: &Arc<Self>, future: F) -> Tracked<F> {
-        Tracked::new(Arc::clone(this), future)
     }
 
     /// What has been counted so far, including the stretch this thread is in right now.

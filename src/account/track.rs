@@ -53,13 +53,33 @@ impl Enter for Arc<Account> {
     }
 }
 
-impl<F> Tracked<F> {
-    pub(super) const fn new(account: Arc<Account>, future: F) -> Self {
-        Self {
-            inside: Inside::new(future, account),
+impl Account {
+    /// Wraps `future` so that each of its polls, and its drop, run inside this account.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tower_memory::{Account, TrackingAllocator};
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    /// let account = Arc::new(Account::new());
+    /// let work = Account::track(&account, async { vec![7_u8; 24] });
+    /// let bytes = runtime.block_on(work);
+    /// assert_eq!(bytes.len(), 24);
+    /// assert_eq!(account.usage().expect("installed").bytes_allocated, 24);
+    /// ```
+    pub fn track<F>(this: &Arc<Self>, future: F) -> Tracked<F> {
+        Tracked {
+            inside: Inside::new(future, Arc::clone(this)),
         }
     }
+}
 
+impl<F> Tracked<F> {
     /// The account that is credited.
     #[must_use]
     pub const fn account(&self) -> &Arc<Account> {

@@ -3,9 +3,10 @@ use std::{fmt, time::Duration};
 use http::HeaderValue;
 
 use super::{
+    config::Config,
     deadline_response::{DeadlineResponses, ResponseForDeadline},
     expose::Expose,
-    layer::{Config, MemoryLayer},
+    layer::MemoryLayer,
     trust::Trust,
 };
 use crate::{
@@ -68,8 +69,46 @@ pub struct MemoryLayerBuilder {
     expose: Expose,
 }
 
+impl MemoryLayer {
+    /// A layer with the default settings: no timeout, a pool of its own, and response headers in
+    /// debug builds only ([`Expose::DebugBuilds`]).
+    ///
+    /// It needs no allocator to be installed: without
+    /// [`TrackingAllocator`](crate::TrackingAllocator) the `x-alloc-*` figures are absent, and with
+    /// the `tracing` feature one warning says why.
+    pub fn new() -> Self {
+        MemoryLayerBuilder::new().into_layer()
+    }
+
+    /// A layer with this [timeout](MemoryLayerBuilder::timeout) and otherwise the default settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory::MemoryLayer;
+    ///
+    /// let layer = MemoryLayer::with_timeout(Duration::from_secs(5));
+    /// assert_eq!(layer.handle().snapshot().in_flight, 0);
+    /// ```
+    pub fn with_timeout(timeout: Duration) -> Self {
+        MemoryLayerBuilder::new().timeout(timeout).into_layer()
+    }
+
+    /// Starts a layer with other settings.
+    pub const fn builder() -> MemoryLayerBuilder {
+        MemoryLayerBuilder::new()
+    }
+}
+
+impl Default for MemoryLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl MemoryLayerBuilder {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             pool: None,
             observers: Vec::new(),
@@ -282,7 +321,7 @@ impl MemoryLayerBuilder {
     }
 
     /// As [`build`](Self::build), for settings that are known to be valid.
-    pub(super) fn into_layer(self) -> MemoryLayer {
+    fn into_layer(self) -> MemoryLayer {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
         let recorder = Arc::new(Recorder::new(routes.capacity(), self.observers));

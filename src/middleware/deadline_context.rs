@@ -3,11 +3,11 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::deadline_response::DeadlineResponses;
+use super::request_info::RequestInfo;
 use crate::{
     cancel::{CancelReason, DeadlineSource},
     scope::RequestScope,
-    wire::{self, Protocol},
+    wire,
 };
 
 /// A request whose deadline passed before there was a response head.
@@ -54,7 +54,7 @@ pub struct DeadlineContext<'a> {
     pub(super) wants_body: bool,
     /// Whether the connection has a header of its own (HTTP/1).
     http1: bool,
-    retry_after: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl DeadlineContext<'_> {
@@ -146,35 +146,20 @@ impl DeadlineContext<'_> {
     }
 
     /// The context of a request that had expired on arrival.
-    pub(super) fn on_arrival<'a>(
-        scope: &'a RequestScope,
+    pub(super) fn on_arrival(
+        scope: &RequestScope,
         source: DeadlineSource,
-        http1: bool,
-        responses: Option<&DeadlineResponses>,
-    ) -> DeadlineContext<'a> {
+        info: RequestInfo,
+    ) -> DeadlineContext<'_> {
         DeadlineContext {
             scope,
             source,
             after: scope.age(),
             on_arrival: true,
             wants_body: false,
-            http1,
-            retry_after: responses.and_then(|responses| responses.retry_after),
+            http1: info.http1,
+            retry_after: None,
         }
-    }
-
-    /// The answer in the client's protocol, with the reason in its extensions.
-    pub(super) fn answer(
-        &self,
-        protocol: Protocol,
-        configured: Option<&DeadlineResponses>,
-    ) -> Response<Bytes> {
-        let mut response = match protocol.content_type() {
-            Some(content_type) => wire::grpc_deadline_exceeded(content_type, &self.to_string()),
-            None => configured.map_or_else(|| self.response(), |responses| responses.plain(self)),
-        };
-        response.extensions_mut().insert(self.reason());
-        response
     }
 }
 

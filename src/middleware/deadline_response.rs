@@ -4,9 +4,12 @@ use bytes::Bytes;
 use http::Response;
 
 use super::deadline_context::DeadlineContext;
-use crate::sync::Arc;
+use crate::{
+    sync::Arc,
+    wire::{self, Protocol},
+};
 
-/// DeadlineResponses requests whose deadline has passed.
+/// Answers requests whose deadline has passed.
 ///
 /// Implemented for closures that take an [`&DeadlineContext`](DeadlineContext). Give it to
 /// [`MemoryLayerBuilder::deadline_response`](crate::middleware::MemoryLayerBuilder::deadline_response).
@@ -58,8 +61,8 @@ where
     }
 }
 
-/// What a layer says about its answers. Layers that say nothing have none, so that their requests
-/// touch no reference count.
+/// A layer's settings for its answers. A layer with the default ones has none, so that its requests
+/// change no reference count.
 #[derive(Clone)]
 pub(super) struct DeadlineResponses {
     pub(super) deadline: Option<Arc<dyn ResponseForDeadline>>,
@@ -78,13 +81,24 @@ impl DeadlineResponses {
     pub(super) fn into_shared(self) -> Option<Arc<Self>> {
         (self.deadline.is_some() || self.retry_after.is_some()).then(|| Arc::new(self))
     }
+}
 
-    pub(super) fn plain(&self, expired: &DeadlineContext<'_>) -> Response<Bytes> {
-        match &self.deadline {
-            Some(deadline) => deadline.response_for_deadline(expired),
-            None => expired.response(),
-        }
-    }
+/// Answers a request whose deadline has passed, in the client's protocol and with the reason in the
+/// extensions.
+pub(super) fn deadline_response(
+    mut context: DeadlineContext<'_>,
+    protocol: Protocol,
+    configured: Option<&DeadlineResponses>,
+) -> Response<Bytes> {
+    context.retry_after = configured.and_then(|configured| configured.retry_after);
+    let custom = configured.and_then(|configured| configured.deadline.as_ref());
+    let mut response = match (protocol.content_type(), custom) {
+        (Some(content_type), _) => wire::grpc_deadline_exceeded(content_type, &context.to_string()),
+        (None, Some(custom)) => custom.response_for_deadline(&context),
+        (None, None) => context.response(),
+    };
+    response.extensions_mut().insert(context.reason());
+    response
 }
 
 impl fmt::Debug for DeadlineResponses {

@@ -5,92 +5,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
     body::{BodyLength, ResponseBody},
     deadline_context::{DeadlineContext, ExpiredInside},
-    deadline_response::DeadlineResponses,
+    deadline_response::{DeadlineResponses, deadline_response},
+    place::Place,
+    request_info::RequestInfo,
     respond::respond,
 };
 use crate::{
     account::{Enter, Inside},
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
-    scope::{EnteredScope, OpenScope, RequestScope},
     sync::Arc,
-    wire::{self, Protocol},
+    wire::{self},
 };
-
-/// Properties of the request that are needed to build the response.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RequestInfo {
-    pub(super) exposed: bool,
-    pub(super) head: bool,
-    pub(super) connect: bool,
-    pub(super) http1: bool,
-    pub(super) protocol: Protocol,
-}
-
-impl RequestInfo {
-    pub(super) fn of<B>(request: &Request<B>, exposed: bool) -> Self {
-        let method = request.method();
-        Self {
-            exposed,
-            head: *method == Method::HEAD,
-            connect: *method == Method::CONNECT,
-            http1: request.version() < Version::HTTP_2,
-            protocol: Protocol::of(method, request.headers()),
-        }
-    }
-}
-
-/// The scope that an inner future runs in.
-#[derive(Debug)]
-pub(super) enum Place {
-    /// This layer has opened the scope and ends it.
-    Outermost(OpenScope),
-    /// An outer layer has opened the scope. Another task may poll this future, out of the sight of that
-    /// layer.
-    Nested(RequestScope),
-}
-
-impl Place {
-    pub(super) const fn scope(&self) -> &RequestScope {
-        match self {
-            Self::Outermost(open) => open.scope(),
-            Self::Nested(scope) => scope,
-        }
-    }
-
-    fn poll_deadline(
-        &mut self,
-        timer: Pin<&mut DeadlineTimer>,
-        cx: &mut Context<'_>,
-    ) -> Option<DeadlineSource> {
-        match self {
-            Self::Outermost(open) => open.poll_deadline(timer, cx),
-            Self::Nested(scope) => scope.poll_deadline(timer, cx),
-        }
-    }
-}
-
-impl Enter for Place {
-    type Guard<'a> = EnteredScope<'a>;
-
-    fn enter(&mut self) -> EnteredScope<'_> {
-        match self {
-            Self::Outermost(open) => open.enter(),
-            Self::Nested(scope) => scope.enter(),
-        }
-    }
-
-    fn returned(guard: EnteredScope<'_>) {
-        guard.done();
-    }
-}
 
 pin_project! {
     /// The future of [`MemoryService`](super::MemoryService).
@@ -209,8 +142,8 @@ impl<F> ResponseFuture<F> {
         let scope = place.scope().clone();
         scope.cancel_for(reason);
         let guard = place.enter();
-        let answer = DeadlineContext::on_arrival(&scope, source, info.http1, responses)
-            .answer(info.protocol, responses);
+        let context = DeadlineContext::on_arrival(&scope, source, info);
+        let answer = deadline_response(context, info.protocol, responses);
         Place::returned(guard);
         drop(scope);
         Self::answered(answer, place, reason, info)
@@ -236,9 +169,9 @@ fn expire<F, R>(
     scope.cancel_for(CancelReason::deadline(source));
     let answer = inside.as_mut().run(|mut handler| {
         handler.set(None);
-        let mut context = DeadlineContext::on_arrival(&scope, source, info.http1, responses);
+        let mut context = DeadlineContext::on_arrival(&scope, source, info);
         (context.on_arrival, context.wants_body) = (on_arrival, wants_body);
-        context.answer(info.protocol, responses)
+        deadline_response(context, info.protocol, responses)
     });
     drop(scope);
     let length = BodyLength::of_bytes(answer.body());

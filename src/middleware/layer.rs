@@ -1,16 +1,9 @@
-use std::time::Duration;
-
 use tower_layer::Layer;
 
-use super::{
-    builder::MemoryLayerBuilder, deadline_response::DeadlineResponses, expose::Expose,
-    service::MemoryService, trust::Trust,
-};
+use super::{config::Config, expose::Expose, service::MemoryService};
 use crate::{
     account::is_installed,
-    deadline::RoutePolicy,
-    observe::{MemoryHandle, Recorder, warn_not_installed},
-    scope::LayerState,
+    observe::{MemoryHandle, warn_not_installed},
     sync::Arc,
 };
 
@@ -92,52 +85,7 @@ pub struct MemoryLayer {
     config: Arc<Config>,
 }
 
-/// What all services of one layer share.
-#[derive(Debug)]
-pub(super) struct Config {
-    pub(super) scope: Arc<LayerState>,
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) limits: RoutePolicy,
-    /// `None` if no header is trusted.
-    pub(super) trust: Option<Trust>,
-    /// `None` if all are the default ones.
-    pub(super) responses: Option<Arc<DeadlineResponses>>,
-    pub(super) expose: Expose,
-    /// The label of requests that no router has labelled.
-    pub(super) route: usize,
-}
-
 impl MemoryLayer {
-    /// A layer with the default settings: no timeout, a pool of its own, and response headers in
-    /// debug builds only ([`Expose::DebugBuilds`]).
-    ///
-    /// It needs no allocator to be installed: without
-    /// [`TrackingAllocator`](crate::TrackingAllocator) the `x-alloc-*` figures are absent, and with
-    /// the `tracing` feature one warning says why.
-    pub fn new() -> Self {
-        MemoryLayerBuilder::new().into_layer()
-    }
-
-    /// A layer with this [timeout](MemoryLayerBuilder::timeout) and otherwise the default settings.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_memory::MemoryLayer;
-    ///
-    /// let layer = MemoryLayer::with_timeout(Duration::from_secs(5));
-    /// assert_eq!(layer.handle().snapshot().in_flight, 0);
-    /// ```
-    pub fn with_timeout(timeout: Duration) -> Self {
-        MemoryLayerBuilder::new().timeout(timeout).into_layer()
-    }
-
-    /// Starts a layer with other settings.
-    pub const fn builder() -> MemoryLayerBuilder {
-        MemoryLayerBuilder::new()
-    }
-
     pub(super) fn built(config: Config) -> Self {
         Self {
             config: Arc::new(config),
@@ -151,12 +99,6 @@ impl MemoryLayer {
             Arc::clone(&self.config.scope),
             Arc::clone(&self.config.recorder),
         )
-    }
-}
-
-impl Default for MemoryLayer {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -3,13 +3,16 @@
 mod body;
 mod body_error;
 mod builder;
+mod config;
 mod deadline_context;
 mod deadline_response;
 mod expose;
 mod future;
 mod layer;
+mod place;
 mod policy;
 mod request_body;
+mod request_info;
 mod respond;
 mod service;
 mod trust;

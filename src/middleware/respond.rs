@@ -2,7 +2,8 @@ use http::{Response, StatusCode, header};
 
 use super::{
     body::{BodyLength, ResponseBody},
-    future::{Place, RequestInfo},
+    place::Place,
+    request_info::RequestInfo,
 };
 use crate::{
     deadline::BodyKind,

@@ -5,10 +5,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody,
-    expose::Expose,
-    future::{Place, RequestInfo, ResponseFuture},
-    layer::Config,
+    body::ResponseBody, config::Config, expose::Expose, future::ResponseFuture, place::Place,
+    request_info::RequestInfo,
 };
 use crate::{
     account::Enter,

@@ -65,7 +65,8 @@ impl TaskGroup {
     /// Records a moment, if it has not come before.
     fn record(&self, moment: &AtomicU64, at: Instant) {
         // Release: `ended` acquires. `Background` orders it with the sweeper's look.
-        let _ = moment.compare_exchange(NEVER, self.nanos(at), Ordering::Release, Ordering::Relaxed);
+        let _ =
+            moment.compare_exchange(NEVER, self.nanos(at), Ordering::Release, Ordering::Relaxed);
     }
 
     /// The request was cancelled.

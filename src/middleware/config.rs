@@ -1,0 +1,17 @@
+use super::{deadline_response::DeadlineResponses, expose::Expose, trust::Trust};
+use crate::{deadline::RoutePolicy, observe::Recorder, scope::LayerState, sync::Arc};
+
+/// What all services of one layer share.
+#[derive(Debug)]
+pub(super) struct Config {
+    pub(super) scope: Arc<LayerState>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) limits: RoutePolicy,
+    /// `None` if no header is trusted.
+    pub(super) trust: Option<Trust>,
+    /// `None` if all are the default ones.
+    pub(super) responses: Option<Arc<DeadlineResponses>>,
+    pub(super) expose: Expose,
+    /// The label of requests that no router has labelled.
+    pub(super) route: usize,
+}

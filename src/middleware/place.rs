@@ -1,0 +1,52 @@
+use std::{pin::Pin, task::Context};
+
+use crate::{
+    account::Enter,
+    deadline::{DeadlineSource, DeadlineTimer},
+    scope::{EnteredScope, OpenScope, RequestScope},
+};
+
+/// The scope that an inner future runs in.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// This layer has opened the scope and ends it.
+    Outermost(OpenScope),
+    /// An outer layer has opened the scope. Another task may poll this future, out of the sight of that
+    /// layer.
+    Nested(RequestScope),
+}
+
+impl Place {
+    pub(super) const fn scope(&self) -> &RequestScope {
+        match self {
+            Self::Outermost(open) => open.scope(),
+            Self::Nested(scope) => scope,
+        }
+    }
+
+    pub(super) fn poll_deadline(
+        &mut self,
+        timer: Pin<&mut DeadlineTimer>,
+        cx: &mut Context<'_>,
+    ) -> Option<DeadlineSource> {
+        match self {
+            Self::Outermost(open) => open.poll_deadline(timer, cx),
+            Self::Nested(scope) => scope.poll_deadline(timer, cx),
+        }
+    }
+}
+
+impl Enter for Place {
+    type Guard<'a> = EnteredScope<'a>;
+
+    fn enter(&mut self) -> EnteredScope<'_> {
+        match self {
+            Self::Outermost(open) => open.enter(),
+            Self::Nested(scope) => scope.enter(),
+        }
+    }
+
+    fn returned(guard: EnteredScope<'_>) {
+        guard.done();
+    }
+}
