@@ -184,8 +184,7 @@ async fn a_call_for_which_nothing_remains_is_not_made() {
             assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
             assert_eq!(error.reason(), None);
             let text = format!(
-                "the call was not made: 1000000 us are left until the deadline, of which {} us are kept",
-                margin.as_micros()
+                "call not sent: 1s left before the deadline, {margin:?} reserved"
             );
             assert_eq!(error.to_string(), text);
             assert!(error.source().is_none());
@@ -268,7 +267,7 @@ async fn a_call_of_a_client_that_left_is_cancelled() {
     );
     assert_eq!(
         error.to_string(),
-        "the call was given up: the client went away"
+        "call cancelled: the client went away"
     );
 }
 
@@ -278,7 +277,7 @@ async fn errors_of_the_service_come_as_the_source() {
     let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(fails);
     let error = client.oneshot(Request::new(())).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Service);
-    assert_eq!(error.to_string(), "the called service failed");
+    assert_eq!(error.to_string(), "call failed");
     assert!(error.source().unwrap().is::<Refused>());
     let inner = error.into_service_error().unwrap();
     assert_eq!(*inner.downcast::<Refused>().unwrap(), Refused);

@@ -2,7 +2,7 @@ use std::{error::Error, fmt, time::Duration};
 
 use crate::cancel::{CancelReason, Outcome};
 
-/// Why an outgoing call gave no response.
+/// The error of an outgoing call: it was not sent, was cancelled, or failed.
 ///
 /// # Examples
 ///
@@ -23,7 +23,7 @@ use crate::cancel::{CancelReason, Outcome};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // In the place of a real client.
+/// // Stands in for a real client.
 /// let client = service_fn(async |_: Request<()>| {
 ///     Err::<Response<Empty<Bytes>>, _>(std::io::Error::other("refused"))
 /// });
@@ -31,8 +31,8 @@ use crate::cancel::{CancelReason, Outcome};
 ///
 /// let error = client.oneshot(Request::new(())).await.unwrap_err();
 /// assert_eq!((error.kind(), status(&error).as_u16()), (CallErrorKind::Service, 502));
-/// assert_eq!(error.to_string(), "the called service failed");
-/// let source = error.into_service_error().expect("the service's own");
+/// assert_eq!(error.to_string(), "call failed");
+/// let source = error.into_service_error().expect("the client's own error");
 /// assert_eq!(source.to_string(), "refused");
 /// # Ok(())
 /// # }
@@ -49,7 +49,7 @@ enum Fault {
     Service(Box<dyn Error + Send + Sync>),
 }
 
-/// What kind of error a [`CallError`] is.
+/// The kind of a [`CallError`].
 ///
 /// # Examples
 ///
@@ -64,7 +64,7 @@ enum Fault {
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // In the place of a real client.
+/// // Stands in for a real client.
 /// let client = service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// });
@@ -83,11 +83,11 @@ enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallErrorKind {
-    /// The request on whose behalf the call was made ended, before the call or during it.
+    /// The incoming request ended before the call was sent or before it was answered.
     Cancelled,
-    /// That request's deadline passed, or nothing remained of it and the call was not made.
+    /// The incoming request's deadline passed, or too little time was left to send the call.
     DeadlineExceeded,
-    /// The called service's own error; it is the source.
+    /// The inner service failed. Its error is the [`source`](std::error::Error::source).
     Service,
 }
 
@@ -110,7 +110,7 @@ impl CallError {
         }
     }
 
-    /// What kind of error this is.
+    /// Returns the kind of this error.
     #[must_use]
     pub const fn kind(&self) -> CallErrorKind {
         match self.fault {
@@ -123,7 +123,7 @@ impl CallError {
         }
     }
 
-    /// Why the request on whose behalf the call was made ended, if it has.
+    /// Returns why the incoming request ended, if that is what stopped the call.
     #[must_use]
     pub const fn reason(&self) -> Option<CancelReason> {
         match self.fault {
@@ -132,11 +132,11 @@ impl CallError {
         }
     }
 
-    /// The called service's own error.
+    /// Returns the inner service's error.
     ///
     /// # Errors
     ///
-    /// This error, if it is not one of the service.
+    /// Returns `self` unless [`kind`](Self::kind) is [`CallErrorKind::Service`].
     pub fn into_service_error(self) -> Result<Box<dyn Error + Send + Sync>, Self> {
         match self.fault {
             Fault::Service(error) => Ok(error),
@@ -148,14 +148,12 @@ impl CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.fault {
-            Fault::Cancelled(reason) => write!(f, "the call was given up: {reason}"),
+            Fault::Cancelled(reason) => write!(f, "call cancelled: {reason}"),
             Fault::NothingRemains { left, margin } => write!(
                 f,
-                "the call was not made: {} us are left until the deadline, of which {} us are kept",
-                left.as_micros(),
-                margin.as_micros()
+                "call not sent: {left:?} left before the deadline, {margin:?} reserved"
             ),
-            Fault::Service(_) => f.write_str("the called service failed"),
+            Fault::Service(_) => f.write_str("call failed"),
         }
     }
 }

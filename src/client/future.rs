@@ -19,18 +19,19 @@ pin_project! {
     ///
     /// # Fairness
     ///
-    /// The call is polled first, then the request's token: a response that is there is given.
+    /// The call is polled before the cancellation of the incoming request, so a response that has
+    /// arrived is returned even if the request has been cancelled meanwhile.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the call.
+    /// Dropping this future drops the call.
     #[must_use = "futures do nothing unless polled"]
     pub struct PropagateDeadlineFuture<F> {
-        // Emptied when it is over.
+        // `None` once it has completed.
         #[pin]
         inner: Option<F>,
         scope: Option<RequestScope>,
-        // Made when the call was pending for the first time: a token costs an allocation.
+        // Created at the first pending poll, since a token costs an allocation.
         #[pin]
         cancelled: Option<WaitForCancellationFutureOwned>,
         refused: Option<CallError>,
@@ -66,7 +67,7 @@ where
 
     /// # Panics
     ///
-    /// If polled again after it was ready.
+    /// Panics if polled again after it returned `Ready`.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Some(error) = this.refused.take() {
@@ -92,7 +93,7 @@ where
         if cancelled.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        // The token is cancelled after the reason is set, and by nobody else.
+        // Only the scope cancels its token, and it sets the reason first.
         let reason = scope
             .reason()
             .unwrap_or(CancelReason::new(Outcome::Completed));

@@ -5,17 +5,17 @@ use tower_layer::Layer;
 use super::service::PropagateDeadline;
 use crate::wire::deadline_header::DeadlineHeader;
 
-/// Sends what remains of a request's deadline with the calls made on its behalf.
+/// Passes the remaining time of an incoming request on to the calls its handler makes.
 ///
-/// The request is the one whose [`RequestScope`](crate::RequestScope) is in the outgoing request's
-/// extensions, or else the [current](crate::RequestScope::current) one. Calls made on behalf of none,
-/// and those of requests without a deadline, pass as they are.
+/// The incoming request is the one whose [`RequestScope`](crate::RequestScope) is in the outgoing
+/// request's extensions, or else the [current](crate::RequestScope::current) one.
 ///
-/// - The header says what remains, minus the [margin](Self::margin). A shorter time that the
-///   outgoing request says already stays.
-/// - If nothing remains, or the request has ended, the call fails without being made.
-/// - If the request ends during the call (its deadline passes, its client leaves), the call is
-///   dropped.
+/// - Each call carries a header with the remaining time minus the [margin](Self::margin). A header
+///   that the call already has is kept if its time is shorter.
+/// - If no time remains, or the incoming request has ended, the call fails without being sent.
+/// - If the incoming request ends during the call, because its deadline passes or its client
+///   disconnects, the call is dropped.
+/// - A call outside of any request, or for a request without a deadline, is sent unchanged.
 ///
 /// # Examples
 ///
@@ -30,7 +30,7 @@ use crate::wire::deadline_header::DeadlineHeader;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // In the place of a real client.
+/// // Stands in for a real client.
 /// let client = service_fn(async |call: Request<()>| {
 ///     let left: u64 = call.headers()["x-request-timeout-ms"].to_str().unwrap().parse().unwrap();
 ///     assert!(left <= 4_950);
@@ -55,7 +55,7 @@ pub struct PropagateDeadlineLayer {
 }
 
 impl PropagateDeadlineLayer {
-    /// A layer that says what remains in `header`, without a margin.
+    /// Creates a layer that writes the remaining time into `header`, without a margin.
     pub const fn new(header: DeadlineHeader) -> Self {
         Self {
             header,
@@ -63,7 +63,9 @@ impl PropagateDeadlineLayer {
         }
     }
 
-    /// Keeps `margin` of what remains for the way back and the own answer.
+    /// Reserves `margin` of the remaining time for the network and this server's own response.
+    ///
+    /// The default is zero.
     pub const fn margin(mut self, margin: Duration) -> Self {
         self.margin = margin;
         self

@@ -1,16 +1,16 @@
-//! Outgoing calls: what remains of a request's deadline goes with them.
+//! Deadlines of outgoing calls.
 //!
-//! A service that calls others has to leave them less time than it has itself, or it gives up while
-//! they still work. [`PropagateDeadlineLayer`] goes around a client (any `tower` service that takes
-//! `http::Request`s): each call made on behalf of a request tells the other side how long that
-//! request still has, and ends with it.
+//! A service that calls another one has to give it less time than it has itself. Otherwise the
+//! caller gives up while the other service still works. [`PropagateDeadlineLayer`] wraps a client,
+//! which is any `tower` service that takes `http::Request`s. Each call carries the remaining time of
+//! the incoming request and is dropped when that request ends.
 //!
-//! # An error, and not a response
+//! # Why an error rather than a response
 //!
-//! Where nothing remains, the call is not made and fails with a [`CallError`]. A response that says
-//! `504` would look as if the other side had sent it, and needs a body that the client's type may not
-//! be able to make. So the error type changes, as with tower's own client layers; the inner service's
-//! errors come as its source.
+//! If no time remains, the call is not sent and fails with a [`CallError`]. A `504` made here would
+//! look as if the other service had sent it, and would need a body of the client's own type.
+//! Therefore the error type changes, as with tower's own client layers. The error of the inner
+//! service is the source of a [`CallError`].
 
 mod error;
 mod future;

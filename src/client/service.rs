@@ -12,7 +12,7 @@ use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 
 /// The service made by [`PropagateDeadlineLayer`](super::PropagateDeadlineLayer).
 ///
-/// It is ready when the inner service is; a clone is as ready as the inner service's clone.
+/// It is ready when the inner service is. A clone is as ready as a clone of the inner service.
 ///
 /// # Examples
 ///
@@ -26,9 +26,9 @@ use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // In the place of a real client.
+/// // Stands in for a real client.
 /// let client = service_fn(|call: Request<()>| async move {
-///     // The call is made on behalf of no request, so nothing is said.
+///     // This call belongs to no incoming request, so it gets no header.
 ///     assert!(!call.headers().contains_key("grpc-timeout"));
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// });
@@ -54,30 +54,30 @@ impl<S> PropagateDeadline<S> {
         }
     }
 
-    /// The service inside.
+    /// Returns the inner service.
     #[must_use]
     pub const fn inner(&self) -> &S {
         &self.inner
     }
 
-    /// Writes what remains into the headers of a call.
-    fn tell(&self, scope: &RequestScope, headers: &mut HeaderMap) -> Result<(), CallError> {
+    /// Writes the remaining time into the headers of a call.
+    fn set_header(&self, scope: &RequestScope, headers: &mut HeaderMap) -> Result<(), CallError> {
         if let Some(reason) = scope.reason() {
             return Err(CallError::cancelled(reason));
         }
         let Some(left) = scope.remaining() else {
             return Ok(());
         };
-        let told = left.saturating_sub(self.margin);
-        let Some(value) = self.header.value(told) else {
+        let remaining = left.saturating_sub(self.margin);
+        let Some(value) = self.header.value(remaining) else {
             return Err(CallError::nothing_remains(left, self.margin));
         };
         let shorter = |value: &http::HeaderValue| {
-            let said = self.header.parse(value.as_bytes());
-            said.is_ok_and(|said| said <= told)
+            let present = self.header.parse(value.as_bytes());
+            present.is_ok_and(|present| present <= remaining)
         };
-        let mut said = headers.get_all(self.header.name()).iter();
-        if !said.any(shorter) {
+        let mut present = headers.get_all(self.header.name()).iter();
+        if !present.any(shorter) {
             headers.insert(self.header.name(), value);
         }
         Ok(())
@@ -104,7 +104,7 @@ where
             .cloned()
             .or_else(RequestScope::current);
         if let Some(scope) = &scope {
-            if let Err(error) = self.tell(scope, request.headers_mut()) {
+            if let Err(error) = self.set_header(scope, request.headers_mut()) {
                 return PropagateDeadlineFuture::refused(error);
             }
         }
