@@ -1,8 +1,8 @@
-//! What is said of settings that cannot work, wherever they belong.
+//! The error of invalid settings, shared by the builders.
 
 use std::{error::Error, fmt};
 
-/// A configuration that cannot work, with the values that contradict each other.
+/// An invalid setting, or two settings that contradict each other.
 ///
 /// # Examples
 ///
@@ -16,56 +16,56 @@ use std::{error::Error, fmt};
 ///     .build()
 ///     .unwrap_err();
 /// assert!(matches!(error, ConfigError::ArenaAboveTotal { max_total_bytes: 1024, .. }));
-/// assert_eq!(error.to_string(), "max_arena_bytes (2048) is above max_total_bytes (1024)");
+/// assert_eq!(error.to_string(), "max_arena_bytes of 2048 exceeds max_total_bytes of 1024");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// One arena may keep more than the whole pool.
+    /// `max_arena_bytes` exceeds `max_total_bytes`: one arena could hold more than the whole pool.
     #[non_exhaustive]
     ArenaAboveTotal {
-        /// Bytes one arena may keep.
+        /// Maximum bytes of an arena that the pool keeps.
         max_arena_bytes: usize,
-        /// Bytes the pool may keep.
+        /// Maximum bytes that the pool keeps in total.
         max_total_bytes: usize,
     },
-    /// A new arena starts larger than it may be kept, so none would ever be reused.
+    /// `initial_bytes` exceeds `max_arena_bytes`, so that no arena could ever be reused.
     #[non_exhaustive]
     InitialAboveArena {
-        /// Bytes of a new arena's first chunk.
+        /// Size of a new arena's first chunk, in bytes.
         initial_bytes: usize,
-        /// Bytes one arena may keep.
+        /// Maximum bytes of an arena that the pool keeps.
         max_arena_bytes: usize,
     },
-    /// A new arena starts with nothing.
+    /// `initial_bytes` is zero.
     InitialZero,
-    /// More routes are to be told apart than there is room for, or none.
+    /// `max_routes` is zero or above the maximum.
     #[non_exhaustive]
     MaxRoutes {
-        /// What was asked for.
+        /// The value that was set.
         asked: usize,
-        /// The most that is possible; the least is 1.
+        /// The maximum; the minimum is 1.
         limit: usize,
     },
-    /// A route label that is empty, too long, or has characters a header value may not have.
+    /// A route label is empty, too long, or has characters that are invalid in a header value.
     #[non_exhaustive]
     RouteLabel {
         /// The label.
         label: String,
-        /// The most bytes a label may have.
+        /// Maximum length of a label, in bytes.
         limit: usize,
     },
-    /// A size above `isize::MAX`.
+    /// A size exceeds `isize::MAX`.
     #[non_exhaustive]
     SizeTooLarge {
-        /// The setting.
+        /// Name of the setting.
         name: &'static str,
-        /// What was asked for, in bytes.
+        /// The value that was set, in bytes.
         asked: usize,
-        /// The most that is possible, in bytes.
+        /// The maximum, in bytes.
         limit: usize,
     },
-    /// Arenas would be freed the moment they come back; `enabled(false)` does that.
+    /// `trim_interval` is zero. To free arenas as soon as they are returned, use `enabled(false)`.
     TrimIntervalZero,
 }
 
@@ -77,32 +77,32 @@ impl fmt::Display for ConfigError {
                 max_total_bytes,
             } => write!(
                 f,
-                "max_arena_bytes ({max_arena_bytes}) is above max_total_bytes ({max_total_bytes})"
+                "max_arena_bytes of {max_arena_bytes} exceeds max_total_bytes of {max_total_bytes}"
             ),
             Self::InitialAboveArena {
                 initial_bytes,
                 max_arena_bytes,
             } => write!(
                 f,
-                "initial_bytes ({initial_bytes}) is above max_arena_bytes ({max_arena_bytes})"
+                "initial_bytes of {initial_bytes} exceeds max_arena_bytes of {max_arena_bytes}"
             ),
-            Self::InitialZero => f.write_str("initial_bytes is 0, and must be at least 1"),
+            Self::InitialZero => f.write_str("initial_bytes must be at least 1"),
             Self::MaxRoutes { asked, limit } => {
-                write!(f, "max_routes is {asked}, and must be from 1 to {limit}")
+                write!(f, "max_routes of {asked} is outside of 1 to {limit}")
             }
             Self::RouteLabel { label, limit } => write!(
                 f,
-                "route label {label:?} ({} bytes) must have 1 to {limit} visible characters",
+                "route label {label:?} of {} bytes is invalid: expected 1 to {limit} visible characters",
                 label.len()
             ),
             Self::SizeTooLarge { name, asked, limit } => {
                 write!(
                     f,
-                    "{name} is {asked} bytes, more than is possible ({limit})"
+                    "{name} of {asked} bytes exceeds the maximum of {limit}"
                 )
             }
             Self::TrimIntervalZero => {
-                f.write_str("trim_interval is 0, and must be longer (or `None`)")
+                f.write_str("trim_interval must be longer than zero, or `None`")
             }
         }
     }

@@ -3,13 +3,14 @@ use serde::Serialize;
 
 use crate::{arena::Arena, scope::RequestScope};
 
-/// A response with a value as JSON, written into the request's arena.
+/// A JSON response, serialized into the arena of the current request.
 ///
-/// Use it in place of `axum::Json`: the bytes are written to the arena of the present request and sent
-/// from there without a copy. Without a [`MemoryLayer`](crate::MemoryLayer), they are written to a new
-/// arena. A value that borrows from the arena cannot leave the handler; use [`Arena::json`] for it.
+/// It replaces `axum::Json` as a return type. The bytes are written to the request's arena and sent
+/// from there without a copy. Outside of a [`MemoryLayer`](crate::MemoryLayer) they are written to a
+/// new arena. A value that borrows from the arena cannot leave the handler: serialize it with
+/// [`Arena::json`] instead.
 ///
-/// If the value cannot be serialized, the response is `500`, as described at [`Arena::json`].
+/// A value that fails to serialize becomes a `500`, as with `axum::Json`.
 ///
 /// # Examples
 ///
@@ -19,17 +20,16 @@ use crate::{arena::Arena, scope::RequestScope};
 /// use tower::ServiceExt;
 /// use tower_memory::{MemoryLayer, extract::ArenaJson};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { ArenaJson(vec!["a", "b"]) }))
 ///     .layer(MemoryLayer::new());
 /// let response = app.oneshot(Request::new(Body::empty())).await?;
 /// assert_eq!(response.headers()["content-type"], "application/json");
 /// assert_eq!(response.headers()["x-arena-source"], "fresh");
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use = "a response does nothing unless it is returned"]

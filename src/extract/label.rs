@@ -6,11 +6,11 @@ use tower_service::Service;
 
 use crate::{scope::RequestScope, wire::matched_path};
 
-/// Names the route of each request that passes, for a [`MemoryLayer`](crate::MemoryLayer) around
-/// the router.
+/// Sets the route label of each request, for a [`MemoryLayer`](crate::MemoryLayer) around the router.
 ///
-/// A layer around a router runs before the route is known. The extractors name it then; for
-/// handlers that use none, add this one with `Router::route_layer`.
+/// A layer around a router runs before the route is known. The extractors
+/// [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) set the label later. For handlers
+/// that use neither, add this layer with `Router::route_layer`.
 ///
 /// # Examples
 ///
@@ -20,8 +20,8 @@ use crate::{scope::RequestScope, wire::matched_path};
 /// use tower::{Layer, ServiceExt};
 /// use tower_memory::{MemoryLayer, extract::RouteLabelLayer};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let router: Router = Router::new()
 ///     .route("/items/{n}", get(|| async { "item" }))
 ///     .route_layer(RouteLabelLayer::new());
@@ -30,9 +30,8 @@ use crate::{scope::RequestScope, wire::matched_path};
 /// let request = Request::get("/items/7").body(Body::empty())?;
 /// let response = app.oneshot(request).await?;
 /// assert_eq!(response.headers()["x-alloc-route"], "/items/{n}");
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[must_use = "a layer does nothing until it is applied to a service"]
@@ -41,7 +40,7 @@ pub struct RouteLabelLayer {
 }
 
 impl RouteLabelLayer {
-    /// The layer; it has no settings.
+    /// Creates the layer. It has no settings.
     pub const fn new() -> Self {
         Self { _private: () }
     }

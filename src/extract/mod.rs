@@ -1,4 +1,9 @@
-//! Extractors and responses for axum, and a layer that names routes from inside a router.
+//! Extractors and responses for axum, and a layer that labels routes.
+//!
+//! [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) are extractors. A handler behind
+//! a [`MemoryLayer`](crate::MemoryLayer) takes them as arguments. `Option<RequestScope>` and
+//! `Option<Arena>` are `None` without a layer, where the plain extractors reject the request with
+//! [`MissingMemoryLayer`].
 
 mod buffer;
 #[cfg(feature = "json")]

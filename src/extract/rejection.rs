@@ -5,8 +5,10 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::wire::CollectError;
 
-/// The extractor found no scope in the request: `500`, since it is the server that is put together
-/// wrongly.
+/// The rejection of [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) as extractors.
+///
+/// There is no [`MemoryLayer`](crate::MemoryLayer) around the handler. This is a misconfiguration of
+/// the server, so the response is a `500` that says how to add the layer.
 ///
 /// # Examples
 ///
@@ -16,14 +18,13 @@ use crate::wire::CollectError;
 /// use tower::ServiceExt;
 /// use tower_memory::Arena;
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let without_layer: Router = Router::new().route("/", get(|_arena: Arena| async {}));
 /// let response = without_layer.oneshot(Request::new(Body::empty())).await?;
 /// assert_eq!(response.status(), 500);
-/// # Ok::<_, std::convert::Infallible>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,13 +37,13 @@ impl MissingMemoryLayer {
         Self { extractor }
     }
 
-    /// The status of the response.
+    /// Returns the status of the response, which is `500`.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         StatusCode::INTERNAL_SERVER_ERROR
     }
 
-    /// The body of the response.
+    /// Returns the body of the response.
     #[must_use]
     pub fn body_text(&self) -> String {
         self.to_string()
@@ -54,10 +55,10 @@ impl fmt::Display for MissingMemoryLayer {
         write!(
             f,
             "extractor `{}` of tower-memory {} found no request scope: add \
-             `.layer(MemoryLayer::new())` to the router, after the routes it shall cover (routes \
-             added later are not covered) and outside of any layer that makes requests anew; if it \
-             is there, layer and extractor may come from two versions of tower-memory: see \
-             `cargo tree -d`",
+             `.layer(MemoryLayer::new())` to the router, after the routes it should cover (routes \
+             added later are not covered) and outside of any layer that rebuilds the request; if \
+             the layer is there, it may come from another version of tower-memory than the \
+             extractor: see `cargo tree -d`",
             self.extractor,
             env!("CARGO_PKG_VERSION"),
         )
@@ -72,10 +73,10 @@ impl IntoResponse for MissingMemoryLayer {
     }
 }
 
-/// The answer to a body that could not be read into an arena, with a problem description
+/// Responds with [`CollectError::status`] and a problem description
 /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 ///
-/// What the body's own error says is for the server's log, and not shown.
+/// The response does not show the error of the body itself, which belongs into the server's log.
 impl<E> IntoResponse for CollectError<E> {
     fn into_response(self) -> Response {
         let status = self.status();

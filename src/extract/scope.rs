@@ -6,7 +6,7 @@ use http::request::Parts;
 use super::rejection::MissingMemoryLayer;
 use crate::{arena::Arena, scope::RequestScope, wire::matched_path};
 
-/// The request's scope. Where the layer is around the router, this also names the route.
+/// Returns the request's scope. If the layer is around the router, this also sets the route label.
 fn scope(parts: &Parts) -> Option<RequestScope> {
     let scope = parts.extensions.get::<RequestScope>()?;
     if let Some(path) = matched_path(&parts.extensions) {
@@ -15,6 +15,7 @@ fn scope(parts: &Parts) -> Option<RequestScope> {
     Some(scope.clone())
 }
 
+/// Extracts the scope of the request, or rejects the request if there is no layer.
 impl<S: Sync> FromRequestParts<S> for RequestScope {
     type Rejection = MissingMemoryLayer;
 
@@ -23,6 +24,7 @@ impl<S: Sync> FromRequestParts<S> for RequestScope {
     }
 }
 
+/// Extracts the scope of the request, or `None` if there is no layer.
 impl<S: Sync> OptionalFromRequestParts<S> for RequestScope {
     type Rejection = Infallible;
 
@@ -34,7 +36,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for RequestScope {
     }
 }
 
-/// A handle to the arena of the request's scope.
+/// Extracts a handle to the request's arena, or rejects the request if there is no layer.
 impl<S: Sync> FromRequestParts<S> for Arena {
     type Rejection = MissingMemoryLayer;
 
@@ -45,6 +47,7 @@ impl<S: Sync> FromRequestParts<S> for Arena {
     }
 }
 
+/// Extracts a handle to the request's arena, or `None` if there is no layer.
 impl<S: Sync> OptionalFromRequestParts<S> for Arena {
     type Rejection = Infallible;
 

@@ -299,7 +299,7 @@ impl MemoryLayerBuilder {
     /// use tower_memory::MemoryLayer;
     ///
     /// let error = MemoryLayer::builder().max_routes(0).build().unwrap_err();
-    /// assert_eq!(error.to_string(), "max_routes is 0, and must be from 1 to 65536");
+    /// assert_eq!(error.to_string(), "max_routes of 0 is outside of 1 to 65536");
     /// ```
     pub fn build(self) -> Result<MemoryLayer, ConfigError> {
         if !(1..=LARGEST_MAX_ROUTES).contains(&self.max_routes) {
