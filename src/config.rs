@@ -96,10 +96,7 @@ impl fmt::Display for ConfigError {
                 label.len()
             ),
             Self::SizeTooLarge { name, asked, limit } => {
-                write!(
-                    f,
-                    "{name} of {asked} bytes exceeds the maximum of {limit}"
-                )
+                write!(f, "{name} of {asked} bytes exceeds the maximum of {limit}")
             }
             Self::TrimIntervalZero => {
                 f.write_str("trim_interval must be longer than zero, or `None`")

@@ -183,9 +183,7 @@ async fn a_call_for_which_nothing_remains_is_not_made() {
             let error = result.unwrap_err();
             assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
             assert_eq!(error.reason(), None);
-            let text = format!(
-                "call not sent: 1s left before the deadline, {margin:?} reserved"
-            );
+            let text = format!("call not sent: 1s left before the deadline, {margin:?} reserved");
             assert_eq!(error.to_string(), text);
             assert!(error.source().is_none());
         }
@@ -265,10 +263,7 @@ async fn a_call_of_a_client_that_left_is_cancelled() {
             .reason()
             .is_some_and(|reason| reason == Outcome::ClientGone)
     );
-    assert_eq!(
-        error.to_string(),
-        "call cancelled: the client went away"
-    );
+    assert_eq!(error.to_string(), "call cancelled: the client went away");
 }
 
 #[tokio::test(start_paused = true)]

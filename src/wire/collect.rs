@@ -6,24 +6,25 @@ use http_body::Body;
 
 use crate::arena::{Arena, ArenaBuf, ArenaError};
 
-/// Most bytes reserved because of an announced length. More is taken as bytes arrive, so announcing
-/// a large body costs the server nothing.
+/// Maximum bytes reserved for an announced length. The buffer grows further as bytes arrive, so that
+/// announcing a large body costs the server nothing.
 const MAX_IN_ADVANCE: u64 = 64 * 1024;
 
 impl Arena {
     /// Reads `body` into a buffer of this arena, up to `limit` bytes.
     ///
-    /// A body whose announced length is larger is refused unread. Trailers are read and discarded.
+    /// A body that announces more than `limit` bytes is refused without reading it. Trailers are
+    /// discarded.
     ///
     /// # Errors
     ///
-    /// If the body is larger than `limit`, if it fails, or if the arena cannot grow. The bytes read so
-    /// far are dropped. [`CollectError::status`] is the status to respond with (`413` for a body that is
-    /// too large), and with the `axum` feature the error is a response.
+    /// Returns an error if the body is larger than `limit`, if it fails, or if the arena cannot grow.
+    /// The bytes read so far are dropped. [`CollectError::status`] is the status to respond with,
+    /// such as `413` for a body that is too large. With the `axum` feature the error is a response.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: the bytes read so far and the body are lost.
+    /// This method is not cancel safe: dropping the future drops the body and the bytes read so far.
     ///
     /// # Examples
     ///
@@ -32,8 +33,8 @@ impl Arena {
     /// use http_body_util::Full;
     /// use tower_memory::{Arena, CollectErrorKind};
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    /// # runtime.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let arena = Arena::new();
     /// let body = Full::new(Bytes::from_static(b"hello"));
     /// let read = arena.collect(body.clone(), 1024).await?;
@@ -42,10 +43,9 @@ impl Arena {
     /// let error = arena.collect(body, 4).await.unwrap_err();
     /// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
     /// assert_eq!(error.status(), 413);
-    /// assert_eq!(error.to_string(), "body exceeds the limit of 4 bytes (5 or more)");
-    /// # Ok::<_, tower_memory::CollectError<std::convert::Infallible>>(())
-    /// # }).unwrap();
-    /// # Ok::<(), std::io::Error>(())
+    /// assert_eq!(error.to_string(), "body of at least 5 bytes exceeds the limit of 4");
+    /// # Ok(())
+    /// # }
     /// ```
     pub async fn collect<B: Body>(
         &self,
@@ -78,7 +78,7 @@ impl Arena {
     }
 }
 
-/// A body could not be read into an arena. See [`Arena::collect`].
+/// The error of [`Arena::collect`].
 ///
 /// # Examples
 ///
@@ -86,14 +86,14 @@ impl Arena {
 /// use http_body_util::Full;
 /// use tower_memory::{Arena, CollectErrorKind};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-/// # runtime.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let body = Full::new(bytes::Bytes::from_static(b"hello"));
 /// let error = Arena::new().collect(body, 4).await.unwrap_err();
 /// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
 /// assert_eq!((error.limit(), error.received()), (Some(4), 0));
-/// # });
-/// # Ok::<(), std::io::Error>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct CollectError<E> {
@@ -108,7 +108,7 @@ enum Cause<E> {
     TooLarge { limit: usize, asked: u64 },
 }
 
-/// What kind of error a [`CollectError`] is.
+/// The kind of a [`CollectError`].
 ///
 /// # Examples
 ///
@@ -120,15 +120,15 @@ enum Cause<E> {
 /// use http_body_util::StreamBody;
 /// use tower_memory::{Arena, CollectErrorKind};
 ///
-/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-/// # runtime.block_on(async {
-/// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("connection closed"))];
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("connection reset"))];
 /// let body = StreamBody::new(futures_util::stream::iter(frames));
 /// let error = Arena::new().collect(body, 5).await.unwrap_err();
 /// assert_eq!((error.kind(), error.received()), (CollectErrorKind::Body, 2));
-/// assert_eq!(error.into_body_error().expect("the body's own").to_string(), "connection closed");
-/// # });
-/// # Ok::<(), std::io::Error>(())
+/// assert_eq!(error.into_body_error().expect("the body's error").to_string(), "connection reset");
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -163,7 +163,7 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// What kind of error this is.
+    /// Returns the kind of this error.
     #[must_use]
     pub const fn kind(&self) -> CollectErrorKind {
         match self.cause {
@@ -173,13 +173,13 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// Bytes read before the error.
+    /// Returns how many bytes had been read before the error.
     #[must_use]
     pub const fn received(&self) -> usize {
         self.received
     }
 
-    /// The limit in bytes, if the body exceeds it.
+    /// Returns the limit in bytes, if the body exceeded it.
     #[must_use]
     pub const fn limit(&self) -> Option<usize> {
         match self.cause {
@@ -188,8 +188,8 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// The status to respond with: `413` if the body is too large, `400` if it failed, and `500` if there
-    /// is no memory.
+    /// Returns the status to respond with: `413` if the body is too large, `400` if it failed, and
+    /// `500` if the arena could not grow.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self.cause {
@@ -199,7 +199,7 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// The body's own error, if it is the cause.
+    /// Returns the error of the body, if it failed.
     #[must_use]
     pub fn into_body_error(self) -> Option<E> {
         match self.cause {
@@ -213,10 +213,10 @@ impl<E> fmt::Display for CollectError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Arena(_) => write!(f, "no memory for the body after {} bytes", self.received),
-            Cause::Body(_) => write!(f, "reading the body failed after {} bytes", self.received),
+            Cause::Body(_) => write!(f, "body failed after {} bytes", self.received),
             Cause::TooLarge { limit, asked } => write!(
                 f,
-                "body exceeds the limit of {limit} bytes ({asked} or more)"
+                "body of at least {asked} bytes exceeds the limit of {limit}"
             ),
         }
     }

@@ -1,4 +1,7 @@
-//! The names of the response headers, and their values.
+//! Names and values of the response headers.
+//!
+//! By default a layer adds them in debug builds only
+//! ([`Expose::DebugBuilds`](crate::Expose::DebugBuilds)).
 
 use std::cell::RefCell;
 
@@ -7,43 +10,42 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::scope::RequestScope;
 
-/// Response header: heap bytes the request allocated up to the response head.
+/// Heap bytes the request allocated before the response head, growth of blocks included.
 pub const X_ALLOC_BYTES: HeaderName = HeaderName::from_static("x-alloc-bytes");
 
-/// Response header: heap blocks the request allocated up to the response head.
+/// Heap blocks the request allocated before the response head.
 pub const X_ALLOC_COUNT: HeaderName = HeaderName::from_static("x-alloc-count");
 
-/// Response header: the highest number of heap bytes the request held while it was polled.
+/// The most heap bytes the request held at once while it was polled, before the response head.
 pub const X_ALLOC_PEAK: HeaderName = HeaderName::from_static("x-alloc-peak");
 
-/// Response header: the route the figures are kept under.
+/// The route label that the request's statistics are kept under.
 pub const X_ALLOC_ROUTE: HeaderName = HeaderName::from_static("x-alloc-route");
 
-/// Response header: bytes of its arena that the request has in use at the response head, padding
-/// included.
+/// Arena bytes in use at the response head, padding included.
 pub const X_ARENA_BYTES: HeaderName = HeaderName::from_static("x-arena-bytes");
 
-/// Response header: where the arena came from: `pool`, `fresh` or `unused`.
+/// Origin of the arena: `pool`, `fresh` or `unused`.
 pub const X_ARENA_SOURCE: HeaderName = HeaderName::from_static("x-arena-source");
 
-/// How many headers [`write()`] adds at most.
+/// Maximum number of headers that [`write()`] adds.
 const COUNT: usize = 6;
 
-/// Bytes of the block that the values of several responses are cut from.
+/// Size of the block that the values of several responses are split from.
 const BLOCK: usize = 4096;
 
-/// Room for the figures of one response: four numbers of at most 20 digits.
-const ROOM: usize = 4 * 20;
+/// Space for one response: four numbers of at most 20 digits.
+const VALUES_LEN: usize = 4 * 20;
 
 thread_local! {
-    // Values are slices of a block per thread, which is used again when all of them are sent: a
-    // header value of its own would be an allocation each.
+    // Values are slices of one block per thread. `BytesMut` reuses the block once all of them are
+    // sent, so a value costs no allocation.
     static VALUES: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-/// Adds the figures of `scope` to a response's headers.
+/// Adds the figures of `scope` to the headers of a response.
 ///
-/// A figure that is not known gets no header, nor does a label that is no header value.
+/// Unknown figures, and labels that are no valid header value, are left out.
 pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap) {
     let (usage, arena) = (scope.usage(), scope.arena_usage());
     headers.reserve(COUNT);
@@ -51,7 +53,7 @@ pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap) {
         headers.insert(X_ALLOC_ROUTE, route);
     }
     let mut values = |values: &mut BytesMut| {
-        if values.capacity() < ROOM {
+        if values.capacity() < VALUES_LEN {
             values.reserve(BLOCK);
         }
         let mut insert = |name: HeaderName, number: u64| {
@@ -67,7 +69,7 @@ pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap) {
         }
         insert(X_ARENA_BYTES, arena.bytes as u64);
     };
-    // On a thread that is ending: a block of its own.
+    // A thread that is ending has no thread-local: use a new block.
     if VALUES
         .try_with(|shared| values(&mut shared.borrow_mut()))
         .is_err()

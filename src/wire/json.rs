@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::arena::Arena;
 
 impl Arena {
-    /// A `200` response with `value` as JSON, written into a buffer of this arena.
+    /// Serializes `value` as JSON into a buffer of this arena, and returns it as a `200` response.
     ///
     /// The body is any type made from [`Bytes`]: `axum::body::Body`, which makes this
     /// an `axum::response::Response`, or `http_body_util::Full<Bytes>`.
@@ -44,7 +44,7 @@ impl Arena {
         B: From<Bytes>,
     {
         const PROBLEM: &str = "{\"type\":\"about:blank\",\"title\":\"Internal Server Error\",\
-             \"status\":500,\"detail\":\"the response could not be written as json\"}";
+             \"status\":500,\"detail\":\"the response could not be serialized as JSON\"}";
 
         let (status, content_type, body, error) = match self.json_bytes(value) {
             Ok(body) => (StatusCode::OK, "application/json", body, None),

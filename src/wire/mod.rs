@@ -1,4 +1,4 @@
-//! What is said in HTTP: header names and values, and the answers the middleware gives itself.
+//! The HTTP side: header names and values, and the responses that the middleware builds itself.
 
 mod collect;
 pub mod deadline_header;

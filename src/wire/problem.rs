@@ -8,8 +8,8 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// ([gRPC status codes](https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)).
 const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
 
-/// A problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` goes into a
-/// JSON string as it is.
+/// Builds a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` is
+/// inserted into a JSON string unescaped.
 pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = format!(
@@ -25,8 +25,8 @@ pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
     response
 }
 
-/// A call of gRPC that ends before its first message: status 200, and the trailers in the head
-/// ("Trailers-Only" in
+/// Builds the response of a gRPC call that ends before its first message: status 200, and the trailers
+/// in the head ("Trailers-Only" in
 /// [gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses)).
 pub(crate) fn grpc_deadline_exceeded(content_type: HeaderValue, message: &str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
@@ -37,8 +37,8 @@ pub(crate) fn grpc_deadline_exceeded(content_type: HeaderValue, message: &str) -
     response
 }
 
-/// The trailers of a call of gRPC whose deadline has passed. `message` is printable ASCII without `%`,
-/// so that it is its own percent-encoding.
+/// Builds the trailers of a gRPC call whose deadline has passed. `message` must be printable ASCII
+/// without `%`, so that it is its own percent-encoding.
 pub(crate) fn grpc_trailers(message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
     trailers.insert(GRPC_STATUS, DEADLINE_EXCEEDED);

@@ -1,6 +1,6 @@
 use http::{HeaderMap, HeaderValue, Method, header};
 
-/// How the client wants to be told of a failure.
+/// How a failure is reported to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// By the status of the response.
@@ -16,8 +16,8 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// What the request's content type says. Each call of gRPC is a `POST`, so nothing else is
-    /// looked at any further.
+    /// Detects the protocol from the content type. Every gRPC call is a `POST`, so other methods are
+    /// not inspected further.
     pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
         if *method != Method::POST {
             return Self::Plain;
@@ -28,7 +28,7 @@ impl Protocol {
     }
 
     fn of_content_type(value: &[u8]) -> Self {
-        // Longer names first: one is the beginning of the next.
+        // Longer names first, since each is a prefix of the one before it.
         for (name, protocol) in [
             ("application/grpc-web-text", Self::GrpcWebText),
             ("application/grpc-web", Self::GrpcWeb),
@@ -45,7 +45,7 @@ impl Protocol {
         Self::Plain
     }
 
-    /// The content type of an answer without any message; `None` if gRPC is not spoken.
+    /// Returns the content type of a gRPC response without a message, or `None` for plain HTTP.
     pub(crate) const fn content_type(self) -> Option<HeaderValue> {
         let text = match self {
             Self::Plain => return None,

@@ -4,16 +4,15 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::{problem::problem, protocol::Protocol};
 use crate::cancel::{CancelReason, Outcome};
 
-/// `UNAVAILABLE`: what was asked for was not begun, and may be sent again
+/// `UNAVAILABLE`: the call was not processed and may be retried
 /// ([gRPC status codes](https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)).
 const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
-/// The answer to a request that comes while the layer shuts down: `503` with a problem description,
-/// or the status `UNAVAILABLE` of gRPC. The handler did not run, so a client may send the request
-/// elsewhere, whatever its method.
+/// Builds the response to a request that arrives during a shutdown: `503` with a problem description,
+/// or gRPC's `UNAVAILABLE`. The handler did not run, so a client may retry any method elsewhere.
 ///
-/// HTTP/1 clients are told to leave the connection; HTTP/2 has frames for that, and forbids the
-/// header ([RFC 9113, 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
+/// HTTP/1 clients are asked to close the connection. HTTP/2 has frames for that and forbids the header
+/// ([RFC 9113, 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
 pub(crate) fn shutting_down(protocol: Protocol, http1: bool) -> Response<Bytes> {
     const REASON: CancelReason = CancelReason::new(Outcome::Shutdown);
 

@@ -49,7 +49,7 @@ async fn a_body_that_says_it_is_too_large_is_refused_unread() {
     assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(
         error.to_string(),
-        "body exceeds the limit of 10 bytes (11 or more)"
+        "body of at least 11 bytes exceeds the limit of 10"
     );
     assert_eq!(arena.capacity(), 0);
 }
@@ -61,7 +61,7 @@ async fn a_body_that_turns_out_too_large_is_refused_and_its_bytes_are_given_back
     let error = arena.collect(body, 10).await.unwrap_err();
     assert_eq!(error.kind(), CollectErrorKind::TooLarge);
     assert_eq!((error.limit(), error.received()), (Some(10), 8));
-    assert!(error.to_string().contains("(11 or more)"), "{error}");
+    assert!(error.to_string().contains("at least 11 bytes"), "{error}");
     assert_eq!(arena.allocated_bytes(), 0);
 }
 
@@ -73,7 +73,7 @@ async fn a_body_that_fails_is_a_bad_request_with_its_own_error() {
     assert_eq!(error.kind(), CollectErrorKind::Body);
     assert_eq!((error.limit(), error.received()), (None, 4));
     assert_eq!(error.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(error.to_string(), "reading the body failed after 4 bytes");
+    assert_eq!(error.to_string(), "body failed after 4 bytes");
     assert!(error.into_body_error().is_some());
 }
 
@@ -103,7 +103,7 @@ async fn in_axum_a_body_that_is_too_large_is_answered_with_413() {
             1001,
             StatusCode::PAYLOAD_TOO_LARGE,
             "{\"type\":\"about:blank\",\"title\":\"Payload Too Large\",\"status\":413,\
-             \"detail\":\"body exceeds the limit of 1000 bytes (1001 or more)\"}",
+             \"detail\":\"body of at least 1001 bytes exceeds the limit of 1000\"}",
         ),
     ] {
         let request = Request::post("/").body(Body::from(vec![b'x'; sent]));

@@ -1,7 +1,6 @@
 use super::error::ParseDeadlineError;
 
-/// The number that `text` is: digits alone, and at least one. `offset` is where `text` begins in the
-/// header's value.
+/// Parses `text`, which must be one or more digits. `offset` is its position in the header's value.
 pub(super) fn number(text: &[u8], offset: usize) -> Result<u64, ParseDeadlineError> {
     if text.is_empty() {
         return Err(ParseDeadlineError::no_digit(offset));

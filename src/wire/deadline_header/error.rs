@@ -1,6 +1,6 @@
 use std::{error::Error, fmt};
 
-/// Why a header's value says no time.
+/// The error of parsing a deadline header.
 ///
 /// # Examples
 ///
@@ -9,14 +9,14 @@ use std::{error::Error, fmt};
 ///
 /// let error = DeadlineHeader::GrpcTimeout.parse(b"123456789S").unwrap_err();
 /// assert_eq!(error.kind(), ParseDeadlineErrorKind::OutOfRange);
-/// assert_eq!(error.to_string(), "9 digits are too many: at most 8 are allowed");
+/// assert_eq!(error.to_string(), "value of 9 digits exceeds the maximum of 8 digits");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseDeadlineError {
     fault: Fault,
 }
 
-/// What kind of error a [`ParseDeadlineError`] is.
+/// The kind of a [`ParseDeadlineError`].
 ///
 /// # Examples
 ///
@@ -32,7 +32,7 @@ pub struct ParseDeadlineError {
 pub enum ParseDeadlineErrorKind {
     /// The value does not follow the header's grammar.
     Malformed,
-    /// It does, but is a time that cannot be meant or held.
+    /// The value follows the grammar, but its time is implausible or too large.
     OutOfRange,
 }
 
@@ -73,7 +73,7 @@ impl ParseDeadlineError {
         }
     }
 
-    /// What kind of error this is.
+    /// Returns the kind of this error.
     #[must_use]
     pub const fn kind(&self) -> ParseDeadlineErrorKind {
         match self.fault {
@@ -88,16 +88,16 @@ impl ParseDeadlineError {
 impl fmt::Display for ParseDeadlineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fault {
-            Fault::NoDigit { at } => write!(f, "there is no digit at byte {at}"),
+            Fault::NoDigit { at } => write!(f, "expected a digit at byte {at}"),
             Fault::NoUnit { at } => {
-                write!(f, "there is none of the units H M S m u n at byte {at}")
+                write!(f, "expected one of the units H, M, S, m, u, n at byte {at}")
             }
             Fault::OutOfRange { digits } => {
-                write!(f, "the number of {digits} digits is out of range")
+                write!(f, "value of {digits} digits is out of range")
             }
             Fault::TooManyDigits { digits, limit } => write!(
                 f,
-                "{digits} digits are too many: at most {limit} are allowed"
+                "value of {digits} digits exceeds the maximum of {limit} digits"
             ),
         }
     }

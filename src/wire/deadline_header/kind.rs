@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 use super::{digits::number, error::ParseDeadlineError};
 use crate::cancel::DeadlineSource;
 
-/// A header that says how long a request may still take.
+/// A header that carries the time a request has left.
 ///
 /// # Examples
 ///
@@ -42,23 +42,23 @@ const GRPC_UNITS: [(u8, u64); 6] = [
 
 const GRPC_DIGITS: usize = 8;
 
-/// The most that the digits can say.
+/// The largest number of eight digits.
 const GRPC_MAX: u64 = 99_999_999;
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
 impl DeadlineHeader {
-    /// All of them, in the order of their names; a later version may have more.
+    /// All headers, in the order of their names. Later versions may add more.
     pub const ALL: &'static [Self] = &[
         Self::EnvoyExpectedRqTimeout,
         Self::GrpcTimeout,
         Self::RequestTimeout,
     ];
 
-    /// The header's name.
+    /// Returns the name of the header.
     #[must_use]
     pub const fn name(self) -> HeaderName {
-        // Made when this is compiled: `from_static` reads the text each time.
+        // Evaluated at compile time: `from_static` would validate the text at each call.
         match self {
             Self::EnvoyExpectedRqTimeout => {
                 const { HeaderName::from_static(Self::EnvoyExpectedRqTimeout.as_str()) }
@@ -70,7 +70,7 @@ impl DeadlineHeader {
         }
     }
 
-    /// The header's name as text.
+    /// Returns the name of the header as text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl DeadlineHeader {
         }
     }
 
-    /// The source of a deadline that this header has set.
+    /// Returns the source of deadlines set by this header.
     #[must_use]
     pub const fn deadline_source(self) -> DeadlineSource {
         match self {
@@ -90,12 +90,12 @@ impl DeadlineHeader {
         }
     }
 
-    /// The time that a value of this header says. Zero means that nothing is left.
+    /// Parses a value of this header. Zero means that no time is left.
     ///
     /// # Errors
     ///
-    /// If the value is not what the header's grammar says, spaces and signs included, or is more
-    /// than 64 bits of milliseconds.
+    /// Returns an error if the value does not follow the grammar of the header, which allows neither
+    /// spaces nor signs, or if it exceeds 64 bits of milliseconds.
     pub fn parse(self, value: &[u8]) -> Result<Duration, ParseDeadlineError> {
         match self {
             Self::GrpcTimeout => parse_grpc(value),
@@ -105,11 +105,11 @@ impl DeadlineHeader {
         }
     }
 
-    /// The value that says `remaining`, rounded down to what the header can say; `None` if that is
-    /// nothing, since zero is no time to answer in (and to some, no limit at all).
+    /// Returns the header value for `remaining`, rounded down to the resolution of the header.
     ///
-    /// `grpc-timeout` is written in the finest unit whose number has at most 8 digits. Times beyond
-    /// what can be written become the longest that can.
+    /// Returns `None` if that rounds to zero, which some servers read as "no limit". `grpc-timeout`
+    /// uses the finest unit whose number has at most 8 digits. Times above the maximum of the header
+    /// are written as that maximum.
     #[must_use]
     pub fn value(self, remaining: Duration) -> Option<HeaderValue> {
         let nanos = remaining.as_nanos();

@@ -1,16 +1,16 @@
-//! Headers that say how long a request may take, read and written.
+//! Headers that carry the deadline or the start time of a request.
 //!
-//! | header | who sends it | value |
+//! | header | sent by | value |
 //! |---|---|---|
 //! | `grpc-timeout` | gRPC clients | at most 8 digits and one of `H M S m u n` ([gRPC over HTTP/2, "Requests"](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests)) |
 //! | `x-envoy-expected-rq-timeout-ms` | Envoy, to the service behind it | milliseconds ([Envoy, "HTTP header manipulation" of the router filter](https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter)) |
-//! | `x-request-timeout-ms` | whoever agreed on it | milliseconds |
-//! | `x-request-start` | proxies in front of a queue | when the request came in; see [`RequestStart`] |
+//! | `x-request-timeout-ms` | any client, by agreement | milliseconds |
+//! | `x-request-start` | proxies in front of a queue | arrival time of the request; see [`RequestStart`] |
 //!
-//! A layer reads them only if it is told to trust them
-//! ([`MemoryLayerBuilder::trust_deadline`](crate::middleware::MemoryLayerBuilder::trust_deadline)), and
-//! [`PropagateDeadlineLayer`](crate::client::PropagateDeadlineLayer) writes them. The functions here
-//! are what both use; they take any bytes, never panic and never allocate to read.
+//! By default a layer ignores these headers. It reads those that are passed to
+//! [`MemoryLayerBuilder::trust_deadline`](crate::middleware::MemoryLayerBuilder::trust_deadline).
+//! [`PropagateDeadlineLayer`](crate::client::PropagateDeadlineLayer) writes them. The parsers accept
+//! any bytes, never panic and never allocate.
 
 mod digits;
 mod error;

@@ -4,15 +4,15 @@ use http::HeaderName;
 
 use super::{digits::number, error::ParseDeadlineError};
 
-/// `x-request-start`: when a request came in, said by the proxy that took it.
+/// `x-request-start`: the time at which a proxy received the request.
 ///
-/// There is no specification; proxies write the time since the Unix epoch in seconds (with a
-/// fraction, nginx's `$msec`), milliseconds (Heroku), microseconds (Apache's `%t`) or nanoseconds, with
-/// or without `t=` in front. The unit follows from the size: whatever makes a time between the years
-/// 2001 and 5138 (2554 in nanoseconds). Those ranges do not meet, so there is never a choice.
+/// The header has no specification. Proxies write the time since the Unix epoch in seconds with a
+/// fraction (nginx's `$msec`), milliseconds (Heroku), microseconds (Apache's `%t`) or nanoseconds, with
+/// or without a leading `t=`. The unit follows from the size of the number: it is the one that results
+/// in a year from 2001 to 5138 (2554 for nanoseconds). The ranges do not overlap.
 ///
-/// Proxy and service must have their clocks together: what the one is behind seems to be time in a
-/// queue.
+/// The clocks of proxy and service must be synchronized. If the proxy's clock is behind, the difference
+/// counts as queueing time.
 ///
 /// # Examples
 ///
@@ -25,7 +25,7 @@ use super::{digits::number, error::ParseDeadlineError};
 ///
 /// let now = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
 /// assert_eq!(start.queued_at(now), Duration::from_millis(750));
-/// assert_eq!(start.queued_at(UNIX_EPOCH), Duration::ZERO); // it starts in the future
+/// assert_eq!(start.queued_at(UNIX_EPOCH), Duration::ZERO); // a start in the future
 /// # Ok::<_, tower_memory::deadline_header::ParseDeadlineError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,8 +33,8 @@ pub struct RequestStart {
     since_epoch: Duration,
 }
 
-/// Units by the least number that is taken for them, and their nanoseconds. Each is a thousand times
-/// the one before, and a number below a hundred times its least is in it.
+/// The smallest number read as a unit, and the unit in nanoseconds. Each threshold is a thousand times
+/// the one before. A unit covers numbers up to a hundred times its threshold.
 const UNITS: [(u64, u64); 4] = [
     (1_000_000_000, 1_000_000_000),
     (1_000_000_000_000, 1_000_000),
@@ -43,15 +43,15 @@ const UNITS: [(u64, u64); 4] = [
 ];
 
 impl RequestStart {
-    /// The header's name.
+    /// The name of the header.
     pub const NAME: HeaderName = HeaderName::from_static("x-request-start");
 
-    /// The time that a value of the header says. Of a fraction, nine digits count.
+    /// Parses a value of the header. The first nine digits of a fraction count.
     ///
     /// # Errors
     ///
-    /// If it is not digits, with an optional `t=` in front and an optional fraction, or is no time
-    /// after the year 2001 in any of the units.
+    /// Returns an error unless the value is an optional `t=`, digits and an optional fraction, and
+    /// results in a supported year in one of the units.
     pub fn parse(value: &[u8]) -> Result<Self, ParseDeadlineError> {
         let text = value.strip_prefix(b"t=").unwrap_or(value);
         let offset = value.len() - text.len();
@@ -72,7 +72,7 @@ impl RequestStart {
             let counted = fraction.get(..9).unwrap_or(fraction);
             let offset = offset + whole.len() + 1;
             let numerator = number(counted, offset)?;
-            // What is beyond nine digits is still to be digits.
+            // The rest must be digits, too.
             if let Some(rest) = fraction.get(9..).filter(|rest| !rest.is_empty()) {
                 for (at, byte) in (offset + 9..).zip(rest) {
                     if !byte.is_ascii_digit() {
@@ -92,17 +92,17 @@ impl RequestStart {
         })
     }
 
-    /// Time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     #[must_use]
     pub const fn since_epoch(self) -> Duration {
         self.since_epoch
     }
 
-    /// How long the request had been waiting at `now`; zero if its start is later, by a clock that is
-    /// ahead.
+    /// Returns how long the request had been waiting at `now`, or zero if its start is later than
+    /// `now`.
     #[must_use]
     pub fn queued_at(self, now: SystemTime) -> Duration {
-        // A clock before 1970 says nothing of the queue.
+        // A clock before 1970 is wrong.
         now.duration_since(UNIX_EPOCH)
             .map_or(Duration::ZERO, |now| now.saturating_sub(self.since_epoch))
     }

@@ -1,8 +1,8 @@
-//! Without axum, routes are named by `MemoryLayerBuilder::route` or `RequestScope::set_route`.
+//! Without axum, route labels come from `MemoryLayerBuilder::route` or `RequestScope::set_route`.
 
 use http::Extensions;
 
-/// No router left a path.
+/// Returns `None`: without axum there is no matched route.
 pub(crate) const fn matched_path(_extensions: &Extensions) -> Option<&str> {
     None
 }

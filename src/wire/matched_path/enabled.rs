@@ -1,9 +1,9 @@
-//! With axum, a request knows which route it matched.
+//! With axum, the extensions hold the matched route.
 
 use axum::extract::MatchedPath;
 use http::Extensions;
 
-/// The route's path as it was registered, if the request passed a router.
+/// Returns the path of the matched route as it was registered, if the request passed a router.
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }
