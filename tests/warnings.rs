@@ -95,7 +95,7 @@ async fn a_place_whose_tasks_outlive_their_requests_is_warned_of_once() {
         let place = format!("task.location={}:{line}:", file!());
         assert!(text.contains(&place), "{text}");
         assert!(text.contains("task.route=\"report\""), "{text}");
-        assert!(text.contains("it was dropped"), "{text}");
+        assert!(text.contains("it was aborted"), "{text}");
     }
     // All of them are counted.
     let counts: Vec<_> = handle

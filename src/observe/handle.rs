@@ -4,13 +4,22 @@ use super::{
 };
 use crate::{
     pool::ArenaPool,
-    scope::LayerState,
+    scope::{LayerState, TaskReport},
     sync::{Arc, Ordering},
 };
 
-/// A view of what a layer does, from outside of any request.
+/// Shows what a layer does from outside of any request, and shuts it down.
 ///
-/// Made by [`MemoryLayer::handle`](crate::MemoryLayer::handle). Cloning is cheap.
+/// | to | call |
+/// |---|---|
+/// | read statistics by route, and what is alive now | [`snapshot`](Self::snapshot) |
+/// | find tasks that outlive their request | [`outliving`](Self::outliving), [`task_overruns`](Self::task_overruns) |
+/// | end all requests | [`shutdown`](Self::shutdown) |
+/// | see how fast tasks react to a cancellation | [`cancel_latency`](Self::cancel_latency) |
+/// | count detached tasks | [`detached`](Self::detached) |
+///
+/// Returned by [`MemoryLayer::handle`](crate::MemoryLayer::handle). Clones refer to the same layer and
+/// are cheap.
 ///
 /// # Examples
 ///
@@ -34,9 +43,9 @@ impl MemoryHandle {
         Self { layer, recorder }
     }
 
-    /// The statistics of each route, and what is alive right now.
+    /// Returns the statistics of each route, and what is alive now.
     ///
-    /// While requests run the figures are taken one after the other, each true at its moment.
+    /// The values are read one after the other. While requests run, each is exact when it is read.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let routes: Vec<_> = self
@@ -56,7 +65,7 @@ impl MemoryHandle {
                 total_time: totals.time.total,
                 max_time: totals.time.max,
             })
-            // A route whose only requests were given another label since has nothing to say.
+            // All requests of this route have been relabelled.
             .filter(|route| route.requests > 0)
             .collect();
         let layer = &self.layer;
@@ -67,13 +76,49 @@ impl MemoryHandle {
             detached: layer.tasks.detached(),
             tokens: layer.tokens.len(),
             pool: self.layer.pool.stats(),
-            // Relaxed: figures, each true at some moment.
+            // Relaxed: counters, which publish no other memory.
             unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
         }
     }
 
-    /// The pool that the layer's arenas come from.
+    /// Returns the tasks that are alive although their request has ended, oldest first.
+    ///
+    /// During the grace period these are tasks that are shutting down. Tasks that stay longer block
+    /// their thread ([`running`](TaskReport::running)) or were detached.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = MemoryLayer::new();
+    /// let service = layer.layer(service_fn(|request: Request<()>| async move {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     scope.detach("audit", std::future::pending::<()>());
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// drop(service.oneshot(Request::new(())).await?);
+    ///
+    /// let outliving = layer.handle().outliving();
+    /// assert_eq!(outliving[0].name, Some("audit"));
+    /// assert_eq!(outliving[0].location.file(), file!());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn outliving(&self) -> Vec<TaskReport> {
+        self.layer.tasks.reports(true)
+    }
+
+    /// Returns the pool that the layer rents its arenas from.
     #[must_use]
     pub fn pool(&self) -> &ArenaPool {
         &self.layer.pool

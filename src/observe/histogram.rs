@@ -5,7 +5,7 @@ use crate::{
     sync::{AtomicU64, Ordering},
 };
 
-// `CancelLatency` says so.
+// `CancelLatency` states this bound.
 const _: () = assert!(PARTS == 8);
 
 /// The last bucket also counts everything longer; it begins at more than four hours.
@@ -60,7 +60,7 @@ impl Histogram {
             return None;
         }
         let at = |hundredths: u64| {
-            // The nearest rank, which begins at one.
+            // The nearest rank, starting at one.
             let rank = (count * hundredths).div_ceil(100).max(1);
             let mut seen = 0;
             let bucket = counts.iter().position(|count| {

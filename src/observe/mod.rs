@@ -1,4 +1,7 @@
-//! What was measured: per-route statistics and observers; what outlives its request; shutdown.
+//! Statistics by route, observers of single requests, tasks that outlive their request, and shutdown.
+//!
+//! Everything starts at a [`MemoryHandle`], except observers, which are added to the layer with
+//! [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
 
 mod handle;
 mod histogram;

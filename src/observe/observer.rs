@@ -1,15 +1,15 @@
 use crate::scope::ScopeReport;
 
-/// Told of each request when its scope has closed.
+/// Receives a [`ScopeReport`] for each request, once its scope has closed.
 ///
-/// Implemented for closures that take a `&ScopeReport`. Give it to
+/// Implemented for closures that take a `&ScopeReport`. Add an observer with
 /// [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
 ///
 /// # Panics
 ///
-/// An observer runs where the request ends, which is often a `Drop`. A panic in it is caught and
-/// counted ([`Snapshot::observer_panics`](super::Snapshot::observer_panics)), and touches neither
-/// the request nor other observers. With `panic = "abort"` it ends the process, as ever.
+/// An observer runs where the request ends, which is often inside a `Drop`. A panic in it is caught
+/// and counted in [`Snapshot::observer_panics`](super::Snapshot::observer_panics). It affects neither
+/// the request nor other observers. With `panic = "abort"` it ends the process.
 ///
 /// # Examples
 ///
@@ -32,14 +32,14 @@ use crate::scope::ScopeReport;
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
 /// let response = service.oneshot(Request::new(())).await?;
-/// assert!(log.lock().unwrap().is_empty(), "the body is not over");
+/// assert!(log.lock().unwrap().is_empty(), "the body has not ended");
 /// drop(response);
 /// assert!(log.lock().unwrap()[0].starts_with("{unmatched}: completed after "));
 /// # Ok(())
 /// # }
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// A request is over. Must not block.
+    /// Called once for each request, after its body and its tasks have ended. Must not block.
     fn on_close(&self, report: &ScopeReport);
 }
 

@@ -5,13 +5,13 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// How many places in the program are told apart.
+/// Maximum number of source locations that are counted separately.
 const MAX_LOCATIONS: usize = 256;
 
-// `TaskOverruns::location` says so.
+// `TaskOverruns::location` states this bound.
 const _: () = assert!(MAX_LOCATIONS == 256);
 
-/// Tasks that still ran when their grace was over, by the place that started them.
+/// Tasks that outlived their grace period, by the source location that started them.
 #[derive(Debug, Default)]
 pub(super) struct Overruns {
     table: Mutex<Table>,
@@ -20,7 +20,7 @@ pub(super) struct Overruns {
 #[derive(Debug, Default)]
 struct Table {
     locations: HashMap<&'static Location<'static>, Counts>,
-    /// Those of all other places.
+    /// Counts of all other locations.
     others: Counts,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Counts {
 }
 
 impl Overruns {
-    /// Counts a task. Returns whether it is the first of its place; beyond the bound none is.
+    /// Counts a task. Returns whether it is the first of its location; always `false` above the bound.
     pub(super) fn add(&self, task: &TaskReport) -> bool {
         let mut table = lock(&self.table);
         let known = table.locations.contains_key(task.location);
@@ -49,7 +49,7 @@ impl Overruns {
         !known && counts.aborted.saturating_add(counts.given_up) == 1
     }
 
-    /// The counts of each place, in the order of the source, and those of all others if there are.
+    /// Returns the counts of each location, sorted, and those of all others if there are any.
     pub(super) fn counts(&self) -> Vec<(Option<&'static Location<'static>>, Counts)> {
         let table = lock(&self.table);
         let mut counts: Vec<_> = table

@@ -9,7 +9,7 @@ use crate::{
     sync::{Arc, AtomicU64, Ordering},
 };
 
-/// Writes what scopes tell into the statistics, and passes it on to the observers.
+/// Records the events of scopes in the statistics, and passes closed ones on to the observers.
 pub(crate) struct Recorder {
     pub(super) stats: Stats,
     pub(super) overruns: Overruns,
@@ -50,15 +50,15 @@ impl ScopeSink for Recorder {
         }
         let report = &closed.report();
         for observer in &self.observers {
-            // Unwind safe: the report is only read, and an observer that breaks its own state is
-            // still only told of the next request.
-            let told = catch_unwind(AssertUnwindSafe(|| observer.on_close(report)));
-            if let Err(payload) = told {
-                // A payload's own drop may panic, too. What that one throws is lost rather than
-                // dropped in turn.
+            // Unwind safe: the report is only read, and an observer in a broken state only receives
+            // the next report.
+            let result = catch_unwind(AssertUnwindSafe(|| observer.on_close(report)));
+            if let Err(payload) = result {
+                // Dropping the payload may panic, too. That second payload is leaked instead of
+                // dropped.
                 let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
                 let _ = dropped.map_err(std::mem::forget);
-                // Relaxed: a figure.
+                // Relaxed: a counter.
                 self.observer_panics.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -5,47 +5,9 @@ use tokio::time::{Instant, timeout_at};
 use super::handle::MemoryHandle;
 use crate::scope::{RouteLabel, TaskReport};
 
-/// What did not stop in a [shutdown](MemoryHandle::shutdown). Its `Display` is a line for each.
+/// What was still running at the end of a [shutdown](MemoryHandle::shutdown).
 ///
-/// # Examples
-///
-/// ```
-/// use std::{convert::Infallible, time::Duration};
-///
-/// use http::{Request, Response};
-/// use http_body_util::Empty;
-/// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::MemoryLayer;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = MemoryLayer::new();
-/// let service = layer.layer(service_fn(|_: Request<()>| async {
-///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
-/// }));
-/// let unsent = service.oneshot(Request::new(())).await?;
-///
-/// let report = layer.handle().shutdown(Duration::ZERO).await;
-/// assert!(!report.is_clean() && report.tasks.is_empty());
-/// assert!(report.to_string().ends_with("{unmatched} open: 1"));
-///
-/// drop(unsent);
-/// assert!(layer.handle().shutdown(Duration::ZERO).await.is_clean());
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ShutdownReport {
-    /// How long it was waited.
-    pub elapsed: Duration,
-    /// Requests that are still open, by route.
-    pub requests: Vec<OpenRequests>,
-    /// Tasks that still exist, detached ones included, oldest first.
-    pub tasks: Vec<TaskReport>,
-}
-
-/// Requests of one route that are open.
+/// Its `Display` has a line for each route and each task.
 ///
 /// # Examples
 ///
@@ -66,23 +28,39 @@ pub struct ShutdownReport {
 /// let unsent = service.oneshot(Request::new(())).await?;
 ///
 /// let report = layer.handle().shutdown(Duration::ZERO).await;
+/// assert!(!report.is_clean() && report.tasks.is_empty());
 /// let open = &report.requests[0];
 /// assert_eq!((open.route.as_str(), open.count), ("reports", 1));
-/// # drop(unsent);
+/// assert!(report.to_string().ends_with("reports: 1 request open"));
+///
+/// drop(unsent);
+/// assert!(layer.handle().shutdown(Duration::ZERO).await.is_clean());
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+pub struct ShutdownReport {
+    /// How long the shutdown waited.
+    pub elapsed: Duration,
+    /// Requests that are still open, by route.
+    pub requests: Vec<OpenRequests>,
+    /// Tasks that are still alive, including detached ones, oldest first.
+    pub tasks: Vec<TaskReport>,
+}
+
+/// The open requests of one route, in a [`ShutdownReport`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OpenRequests {
     /// The route.
     pub route: RouteLabel,
-    /// How many there are; never zero.
+    /// The number of open requests; never zero.
     pub count: usize,
 }
 
 impl ShutdownReport {
-    /// Whether everything stopped.
+    /// Returns whether all requests and tasks ended in time.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.requests.is_empty() && self.tasks.is_empty()
@@ -94,9 +72,14 @@ impl fmt::Display for ShutdownReport {
         if self.is_clean() {
             return write!(f, "all stopped within {:.1?}", self.elapsed);
         }
-        write!(f, "after {:.1?} there were still", self.elapsed)?;
+        write!(f, "still running after {:.1?}:", self.elapsed)?;
         for open in &self.requests {
-            write!(f, "\n  {} open: {}", open.route, open.count)?;
+            let noun = if open.count == 1 {
+                "request"
+            } else {
+                "requests"
+            };
+            write!(f, "\n  {}: {} {noun} open", open.route, open.count)?;
         }
         for task in &self.tasks {
             write!(f, "\n  {task}")?;
@@ -106,30 +89,29 @@ impl fmt::Display for ShutdownReport {
 }
 
 impl MemoryHandle {
-    /// Shuts the layer's requests down: tells all that are open, and waits until they are over, but
-    /// not longer than `grace`.
+    /// Cancels all open requests and waits until they have ended, for at most `grace`.
     ///
-    /// Tokens of open requests are cancelled with
-    /// [`Outcome::Shutdown`](crate::Outcome::Shutdown): their tasks have the
-    /// layer's own grace, and holds and streamed bodies that watch the token can end. Handlers go
-    /// on; a response that is still given is given. Either way such a request ends with
-    /// [`Outcome::Shutdown`](crate::Outcome::Shutdown). Requests that come from now on are refused
-    /// with `503` without asking the handler, so a client may safely send them elsewhere.
+    /// - The tokens of open requests are cancelled with
+    ///   [`Outcome::Shutdown`](crate::Outcome::Shutdown), which is also how these requests end.
+    ///   Their tasks get the grace period of the layer. Sockets and streamed bodies that watch the
+    ///   token can end.
+    /// - Handlers keep running, and their responses are still sent.
+    /// - New requests are refused with `503` (gRPC: `UNAVAILABLE`). Their handler does not run, so a
+    ///   client may retry them elsewhere.
+    /// - Detached tasks are waited for, but not cancelled.
     ///
-    /// Returns what was still there at the end: open requests, and tasks, among them detached ones,
-    /// which are waited for and not told. Nothing of it is ended by force; that is for who ends the
-    /// process.
+    /// Returns what was still running at the end. Nothing is aborted by force. The layer does not
+    /// control the server, which has to stop accepting connections by itself.
     ///
-    /// There is no way back. A second call waits for what is left. The layer is not the server:
-    /// that has to stop accepting connections by itself.
+    /// A shutdown cannot be undone. A second call waits for what is left.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up waiting; the shutdown has begun with its first poll.
+    /// The shutdown begins with the first poll. Dropping the future only stops waiting.
     ///
     /// # Panics
     ///
-    /// Needs a tokio runtime with its time driver, and panics without one.
+    /// Panics outside of a tokio runtime with its time driver enabled.
     ///
     /// # Examples
     ///
@@ -167,7 +149,7 @@ impl MemoryHandle {
         layer.shut_down();
         let over = async {
             loop {
-                // Before looking, so that no change after the look is missed.
+                // Register before checking, so that no change after the check is missed.
                 let mut change = pin!(layer.shutdown.next_change());
                 change.as_mut().enable();
                 if self.is_idle() {
@@ -184,7 +166,7 @@ impl MemoryHandle {
             }
         };
         let elapsed = start.elapsed();
-        // Not looked at anew if all had stopped: a request that is being refused is there, too.
+        // Not read again after a clean stop, since requests that are being refused would show up.
         let left = (!stopped).then(|| {
             let tasks = self.layer.tasks.reports(false);
             (self.open().collect(), tasks)
@@ -197,17 +179,16 @@ impl MemoryHandle {
         }
     }
 
-    /// Whether a [shutdown](Self::shutdown) has begun.
+    /// Returns whether a [shutdown](Self::shutdown) has begun.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.layer.shutdown.has_begun()
     }
 
-    /// Whether there are neither open requests nor tasks.
+    /// Returns whether there are neither open requests nor tasks.
     fn is_idle(&self) -> bool {
         let tasks = &self.layer.tasks;
-        // In both orders: one that gets another route meanwhile is found on the new one or on the
-        // former.
+        // In both orders, so that a request that is being relabelled is found on one of its routes.
         tasks.bound() == 0
             && tasks.detached() == 0
             && self.open().next().is_none()
@@ -222,7 +203,7 @@ impl MemoryHandle {
                 let open = opened.wrapping_sub(totals.outcomes.total());
                 Some(OpenRequests {
                     route: self.layer.routes.route(number).label.clone(),
-                    // One that is relabelled at this moment may be seen on both routes.
+                    // A request that is being relabelled may show up on both routes.
                     count: usize::try_from(open as i64).ok().filter(|open| *open > 0)?,
                 })
             })

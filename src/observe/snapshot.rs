@@ -2,9 +2,9 @@ use std::{fmt, time::Duration};
 
 use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 
-/// What a layer has seen so far, and what is alive right now.
+/// The statistics of a layer by route, and what is alive now.
 ///
-/// Made by [`MemoryHandle::snapshot`](super::MemoryHandle::snapshot). Its `Display` is a table.
+/// Returned by [`MemoryHandle::snapshot`](super::MemoryHandle::snapshot). Its `Display` is a table.
 ///
 /// # Examples
 ///
@@ -16,14 +16,15 @@ use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_memory::{MemoryLayer, Outcome};
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let layer = MemoryLayer::new();
 /// let handle = layer.handle();
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-/// let response = runtime.block_on(service.oneshot(Request::new(()))).expect("infallible");
-/// assert_eq!(handle.snapshot().in_flight, 1, "until the body is gone");
+/// let response = service.oneshot(Request::new(())).await?;
+/// assert_eq!(handle.snapshot().in_flight, 1, "until the body is dropped");
 /// drop(response);
 ///
 /// let snapshot = handle.snapshot();
@@ -33,40 +34,41 @@ use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 /// assert_eq!(route.outcomes.get(Outcome::Completed), 1);
 /// let arena = route.arena_bytes.expect("a request has closed");
 /// assert_eq!((arena.count, arena.mean()), (1, 0.0));
-/// # Ok::<(), std::io::Error>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The routes that had requests, in the order in which they were first seen.
+    /// Routes that have had requests, in the order of their first request.
     pub routes: Vec<RouteSnapshot>,
     /// Requests whose scope is open.
     pub in_flight: usize,
-    /// Tasks of requests that exist, without detached ones.
+    /// Tasks of requests that exist now, without detached ones.
     pub tasks: usize,
-    /// Detached tasks that exist.
+    /// Detached tasks that exist now.
     pub detached: usize,
-    /// Cancellation tokens of requests that exist.
+    /// Cancellation tokens of requests that exist now.
     pub tokens: usize,
-    /// The pool's figures; `pool.rented` arenas are out.
+    /// Statistics of the pool; `pool.rented` is the number of arenas in use.
     pub pool: PoolStats,
-    /// Values of trusted deadline headers that could not be read, and were ignored.
+    /// Values of trusted deadline headers that were malformed, and therefore ignored.
     pub unparsable_deadlines: u64,
-    /// Observers' panics that were caught.
+    /// Panics of observers that were caught.
     pub observer_panics: u64,
 }
 
-/// The figures of one route.
+/// The statistics of one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RouteSnapshot {
     /// The route.
     pub route: RouteLabel,
-    /// Requests so far, those in flight included.
+    /// Requests so far, including those in flight.
     pub requests: u64,
     /// Requests whose scope is open.
     pub in_flight: usize,
-    /// Closed requests, by how they ended.
+    /// Closed requests by outcome.
     pub outcomes: OutcomeCounts,
     /// Heap bytes allocated per closed request; `None` if none was measured.
     pub bytes: Option<Summary>,
@@ -74,37 +76,37 @@ pub struct RouteSnapshot {
     pub allocations: Option<Summary>,
     /// Bytes taken from the arena per closed request; `None` if none has closed.
     pub arena_bytes: Option<Summary>,
-    /// Bytes the arenas of the route's next requests have room for from the start: what 95 % of its
-    /// recent requests did not exceed, rounded up by an eighth at most. `None` if none has used an
-    /// arena. It is a good capacity for a buffer that holds all of the response.
+    /// Initial capacity in bytes of the arena for the route's next request: the 95th percentile of
+    /// recent requests, rounded up by at most 1/8. `None` if no request has used an arena. It is a
+    /// good capacity for a buffer that holds the whole response.
     pub learned_arena_bytes: Option<usize>,
-    /// Time from the service's call to the close of the scope, over all closed requests.
+    /// Sum of the times from the call of the service to the close of the scope.
     pub total_time: Duration,
-    /// The longest such time.
+    /// The longest of these times.
     pub max_time: Duration,
 }
 
-/// A figure over several requests.
+/// Count, sum and maximum of a value over several requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Requests it was measured for; never zero.
+    /// Requests for which the value is known; never zero.
     pub count: u64,
     /// The sum.
     pub total: u64,
-    /// The highest.
+    /// The maximum.
     pub max: u64,
 }
 
 impl Summary {
-    /// The arithmetic mean.
+    /// Returns the arithmetic mean.
     #[must_use]
     pub fn mean(&self) -> f64 {
         self.total as f64 / self.count as f64
     }
 }
 
-/// How many requests ended in which way.
+/// The number of requests by [`Outcome`].
 ///
 /// # Examples
 ///
@@ -121,13 +123,13 @@ pub struct OutcomeCounts {
 }
 
 impl OutcomeCounts {
-    /// Requests that ended with `outcome`.
+    /// Returns the number of requests that ended with `outcome`.
     #[must_use]
     pub fn get(&self, outcome: Outcome) -> u64 {
         self.counts[outcome.index()]
     }
 
-    /// Requests that ended.
+    /// Returns the number of requests that ended.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.counts
@@ -135,7 +137,7 @@ impl OutcomeCounts {
             .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// The outcomes that occurred, and how often.
+    /// Iterates over the outcomes that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (Outcome, u64)> {
         Outcome::ALL
             .iter()
@@ -173,26 +175,31 @@ impl fmt::Display for Snapshot {
             .max("route".len());
         writeln!(
             f,
-            "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  {:>12}  outcomes",
+            "{:width$}  {:>8}  {:>9}  {:>12}  {:>12}  {:>10}  {:>12}  {:>13}  outcomes",
             "route",
             "requests",
-            "flight",
+            "in flight",
             "mean bytes",
             "max bytes",
             "mean count",
             "mean arena",
-            "learned",
+            "learned arena",
         )?;
         for route in &self.routes {
             let mean = |figures: Option<Summary>| {
                 figures.map_or_else(|| "-".into(), |f| format!("{:.1}", f.mean()))
             };
+            let outcomes: Vec<_> = route
+                .outcomes
+                .iter()
+                .map(|(outcome, count)| format!("{outcome} {count}"))
+                .collect();
             let max = route
                 .bytes
                 .map_or_else(|| "-".into(), |f| f.max.to_string());
             writeln!(
                 f,
-                "{:width$}  {:>8}  {:>6}  {:>12}  {:>12}  {:>10}  {:>12}  {:>12}  {:?}",
+                "{:width$}  {:>8}  {:>9}  {:>12}  {:>12}  {:>10}  {:>12}  {:>13}  {}",
                 route.route,
                 route.requests,
                 route.in_flight,
@@ -203,12 +210,12 @@ impl fmt::Display for Snapshot {
                 route
                     .learned_arena_bytes
                     .map_or_else(|| "-".into(), |bytes| bytes.to_string()),
-                route.outcomes,
+                outcomes.join(", "),
             )?;
         }
         write!(
             f,
-            "in flight {}, tasks {}, tokens {}, arenas out {} ({} bytes), arenas pooled {} ({} bytes)",
+            "in flight {}, tasks {}, tokens {}, arenas rented {} ({} bytes), pooled {} ({} bytes)",
             self.in_flight,
             self.tasks,
             self.tokens,

@@ -10,26 +10,27 @@ use crate::{
     sync::{AtomicU64, Mutex, OnceLock, Ordering, lock},
 };
 
-/// The figures of all routes, by the routes' numbers.
+/// The statistics of all routes, indexed by route number.
 #[derive(Debug)]
 pub(super) struct Stats {
     routes: Box<[OnceLock<Box<RouteStats>>]>,
 }
 
-/// The figures of one route.
+/// The statistics of one route.
 #[derive(Debug)]
 struct RouteStats {
     shards: [Shard; SHARDS],
-    /// Made when the first task was cancelled.
+    /// Created when a task is first cancelled.
     cancel_latency: OnceLock<Box<Histogram>>,
 }
 
-/// Aligned so that two threads' parts never share a cache line.
+/// Aligned so that two threads never share a cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
-    /// Requests opened on this route or moved here, minus those moved away. Not behind the lock: it
-    /// is all that opening a request does. Wrapping: a request may come and go in different parts.
+    /// Requests opened on this route or relabelled to it, minus those relabelled away. Outside of the
+    /// lock, so that opening a request is one addition. Wraps, since a request may be added in one
+    /// shard and subtracted in another.
     opened: AtomicU64,
     totals: Mutex<Totals>,
 }
@@ -70,7 +71,7 @@ impl Sum {
         self.max = self.max.max(other.max);
     }
 
-    /// `None` if nothing was added: what was never measured is not zero.
+    /// Returns `None` if nothing was added: unknown is not zero.
     pub(super) fn figures(&self) -> Option<Summary> {
         (self.count > 0).then_some(Summary {
             count: self.count,
@@ -114,13 +115,13 @@ impl RouteStats {
         &self.shards[thread_shard()]
     }
 
-    /// Requests opened so far, and the sums of those that have closed.
+    /// Returns the number of requests opened so far, and the sums of those that have closed.
     fn totals(&self) -> (u64, Totals) {
         let mut sum = Totals::default();
         for shard in &self.shards {
             sum.merge(&lock(&shard.totals));
         }
-        // After the closed ones, so that a request is never closed before it was opened.
+        // Read after the closed ones, so that no request appears closed but not opened.
         let opened = self.shards.iter().fold(0_u64, |sum, shard| {
             // SeqCst: see `open`.
             sum.wrapping_add(shard.opened.load(Ordering::SeqCst))
@@ -140,7 +141,7 @@ impl Stats {
         self.routes[route].get_or_init(|| Box::new(RouteStats::new()))
     }
 
-    /// Adds `by` to the requests opened on a route; wrapping, so that `u64::MAX` takes one away.
+    /// Adds `by` to the requests opened on a route. Wraps, so that `u64::MAX` subtracts one.
     fn open(&self, route: usize, by: u64) {
         // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
         // An addition costs no more for it on most processors.
@@ -155,7 +156,7 @@ impl Stats {
     }
 
     pub(super) fn relabelled(&self, from: usize, to: usize) {
-        // In this order a request is on both routes for a moment, and never on none.
+        // In this order a request is briefly on both routes, and never on neither.
         self.open(to, 1);
         self.open(from, u64::MAX);
     }
@@ -169,7 +170,7 @@ impl Stats {
         }
     }
 
-    /// Of each route that ever cancelled a task: its number, and how long its tasks took to end.
+    /// Iterates over the routes that cancelled tasks: route number, and latency of their end.
     pub(super) fn cancel_latencies(&self) -> impl Iterator<Item = (usize, Percentiles)> {
         self.routes
             .iter()
@@ -180,8 +181,7 @@ impl Stats {
             })
     }
 
-    /// Of each route that was ever used: its number, requests opened, and the sums of those that
-    /// have closed.
+    /// Iterates over the routes in use: route number, requests opened, and sums of the closed ones.
     pub(super) fn totals(&self) -> impl DoubleEndedIterator<Item = (usize, u64, Totals)> {
         self.routes
             .iter()

@@ -1,151 +1,105 @@
 use std::{panic::Location, time::Duration};
 
 use super::handle::MemoryHandle;
-use crate::scope::{RouteLabel, TaskReport};
+use crate::scope::RouteLabel;
 
-/// How long the tasks of one route took to end once their request was cancelled.
+/// How long the tasks of one route took to end after their request was cancelled.
 ///
-/// Made by [`MemoryHandle::cancel_latency`]. The percentiles come from a histogram whose buckets
-/// are an eighth wide, and are never too low; the maximum is exact.
-///
-/// # Examples
-///
-/// ```
-/// use std::convert::Infallible;
-///
-/// use http::{Request, Response};
-/// use http_body_util::Empty;
-/// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, RequestScope};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = MemoryLayer::new();
-/// let service = layer.layer(service_fn(|request: Request<()>| async move {
-///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
-///     let token = scope.child_token();
-///     scope.spawn(async move { token.cancelled().await });
-///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
-/// }));
-/// drop(service.oneshot(Request::new(())).await?);
-/// let handle = layer.handle();
-/// while handle.snapshot().tasks > 0 {
-///     tokio::task::yield_now().await;
-/// }
-///
-/// let latency = &handle.cancel_latency()[0];
-/// assert_eq!((latency.route.as_str(), latency.count), ("{unmatched}", 1));
-/// assert!(latency.max <= latency.p99 && latency.p50 == latency.p99);
-/// # Ok(())
-/// # }
-/// ```
+/// Returned by [`MemoryHandle::cancel_latency`]. The percentiles come from a histogram: they are never
+/// too low and at most 1/8 too high. The maximum is exact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CancelLatency {
     /// The route.
     pub route: RouteLabel,
-    /// Requests that had tasks to cancel, and whose tasks are over; never zero.
+    /// Requests with cancelled tasks that have all ended; never zero.
     pub count: u64,
-    /// Half of them took at most this long.
+    /// The median.
     pub p50: Duration,
-    /// 99 of 100 took at most this long.
+    /// The 99th percentile.
     pub p99: Duration,
-    /// The longest.
+    /// The maximum.
     pub max: Duration,
 }
 
-/// The detached tasks of one name.
+/// Counts of the detached tasks with one name.
 ///
-/// Made by [`MemoryHandle::detached`].
-///
-/// # Examples
-///
-/// ```
-/// use std::convert::Infallible;
-///
-/// use http::{Request, Response};
-/// use http_body_util::Empty;
-/// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, RequestScope};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = MemoryLayer::new();
-/// let service = layer.layer(service_fn(|request: Request<()>| async move {
-///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
-///     scope.detach("audit", async {}).await.expect("it has returned");
-///     scope.detach("audit", std::future::pending::<()>());
-///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
-/// }));
-/// drop(service.oneshot(Request::new(())).await?);
-///
-/// let audit = &layer.handle().detached()[0];
-/// assert_eq!((audit.name, audit.started, audit.alive), ("audit", 2, 1));
-/// assert_eq!(audit.bytes, None, "no `TrackingAllocator` is installed");
-/// # Ok(())
-/// # }
-/// ```
+/// Returned by [`MemoryHandle::detached`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DetachedTasks {
-    /// The name given to `RequestScope::detach`, or `{other}` for those beyond the bound of 256.
+    /// The name passed to `RequestScope::detach`. Names after the first 256 are counted as `{other}`.
     pub name: &'static str,
-    /// Tasks so far.
+    /// Tasks started so far.
     pub started: u64,
-    /// Those that exist.
+    /// Tasks that exist now.
     pub alive: usize,
-    /// Heap bytes that the ended ones allocated; `None` if none was measured.
+    /// Heap bytes allocated by the tasks that have ended; `None` if no task was measured.
     pub bytes: Option<u64>,
 }
 
-/// How many tasks that were started at one place still ran when their grace was over.
+/// How many tasks started at one source location outlived their grace period.
 ///
-/// Made by [`MemoryHandle::task_overruns`].
-///
-/// # Examples
-///
-/// ```
-/// use std::{convert::Infallible, time::Duration};
-///
-/// use http::{Request, Response};
-/// use http_body_util::Empty;
-/// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, RequestScope};
-///
-/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20)).build()?;
-/// let service = layer.layer(service_fn(|request: Request<()>| async move {
-///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
-///     scope.spawn(std::future::pending::<()>()); // does not look at its token
-///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
-/// }));
-/// drop(service.oneshot(Request::new(())).await?);
-/// tokio::time::sleep(Duration::from_millis(40)).await;
-///
-/// let overruns = &layer.handle().task_overruns()[0];
-/// assert_eq!(overruns.location.expect("one of the first").file(), file!());
-/// assert_eq!((overruns.aborted, overruns.given_up), (1, 0));
-/// # Ok(())
-/// # }
-/// ```
+/// Returned by [`MemoryHandle::task_overruns`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskOverruns {
-    /// The place; `None` for all beyond the bound of 256.
+    /// The source location. Locations after the first 256 are counted as `None`.
     pub location: Option<&'static Location<'static>>,
-    /// Tasks that were dropped.
+    /// Tasks that were aborted.
     pub aborted: u64,
-    /// Tasks that held their thread and were left running.
+    /// Tasks that blocked their thread and were left running.
     pub given_up: u64,
 }
 
 impl MemoryHandle {
-    /// The tasks that exist though their request has ended, oldest first.
+    /// Returns how many tasks outlived the grace period of their request, by the source location that
+    /// started them.
     ///
-    /// Right after the end of a request these are tasks that have not been told yet, and for the
-    /// time of the grace those that tidy up. Tasks that stay longer hold their thread
-    /// ([`running`](TaskReport::running)), or were detached.
+    /// The locations are sorted. With the `tracing` feature the first such task of each location is
+    /// also logged as a warning.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20)).build()?;
+    /// let service = layer.layer(service_fn(|request: Request<()>| async move {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     scope.spawn(std::future::pending::<()>()); // ignores its token
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// drop(service.oneshot(Request::new(())).await?);
+    /// tokio::time::sleep(Duration::from_millis(40)).await;
+    ///
+    /// let overruns = &layer.handle().task_overruns()[0];
+    /// assert_eq!(overruns.location.expect("one of the first 256").file(), file!());
+    /// assert_eq!((overruns.aborted, overruns.given_up), (1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn task_overruns(&self) -> Vec<TaskOverruns> {
+        let counts = self.recorder.overruns.counts();
+        counts
+            .into_iter()
+            .map(|(location, counts)| TaskOverruns {
+                location,
+                aborted: counts.aborted,
+                given_up: counts.given_up,
+            })
+            .collect()
+    }
+
+    /// Returns counts of detached tasks by name, sorted by name.
     ///
     /// # Examples
     ///
@@ -162,40 +116,18 @@ impl MemoryHandle {
     /// let layer = MemoryLayer::new();
     /// let service = layer.layer(service_fn(|request: Request<()>| async move {
     ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     scope.detach("audit", async {}).await.expect("the task returned");
     ///     scope.detach("audit", std::future::pending::<()>());
     ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
     /// }));
     /// drop(service.oneshot(Request::new(())).await?);
     ///
-    /// let outliving = layer.handle().outliving();
-    /// assert_eq!(outliving[0].name, Some("audit"));
-    /// assert_eq!(outliving[0].location.file(), file!());
+    /// let audit = &layer.handle().detached()[0];
+    /// assert_eq!((audit.name, audit.started, audit.alive), ("audit", 2, 1));
+    /// assert_eq!(audit.bytes, None, "no `TrackingAllocator` is installed");
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
-    pub fn outliving(&self) -> Vec<TaskReport> {
-        self.layer.tasks.reports(true)
-    }
-
-    /// The places in the program whose tasks still ran when their grace was over, and how many did,
-    /// in the order of the source.
-    ///
-    /// With the `tracing` feature the first task of each place is also a warning.
-    #[must_use]
-    pub fn task_overruns(&self) -> Vec<TaskOverruns> {
-        let counts = self.recorder.overruns.counts();
-        counts
-            .into_iter()
-            .map(|(location, counts)| TaskOverruns {
-                location,
-                aborted: counts.aborted,
-                given_up: counts.given_up,
-            })
-            .collect()
-    }
-
-    /// Detached tasks by name, in the order of the names.
     #[must_use]
     pub fn detached(&self) -> Vec<DetachedTasks> {
         let counts = self.layer.tasks.name_counts();
@@ -210,8 +142,43 @@ impl MemoryHandle {
             .collect()
     }
 
-    /// Of each route whose requests had tasks to cancel: how long it took from the cancellation
-    /// (the end of the request, its deadline, a shutdown) to the end of the last task.
+    /// Returns how long tasks took to end after their request was cancelled, by route.
+    ///
+    /// The time runs from the cancellation, which is the end of the request, its deadline or a
+    /// shutdown, to the end of the request's last task. Routes whose requests had no tasks to cancel
+    /// are left out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = MemoryLayer::new();
+    /// let service = layer.layer(service_fn(|request: Request<()>| async move {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     let token = scope.child_token();
+    ///     scope.spawn(async move { token.cancelled().await });
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// drop(service.oneshot(Request::new(())).await?);
+    /// let handle = layer.handle();
+    /// while handle.snapshot().tasks > 0 {
+    ///     tokio::task::yield_now().await;
+    /// }
+    ///
+    /// let latency = &handle.cancel_latency()[0];
+    /// assert_eq!((latency.route.as_str(), latency.count), ("{unmatched}", 1));
+    /// assert!(latency.max <= latency.p99 && latency.p50 == latency.p99);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn cancel_latency(&self) -> Vec<CancelLatency> {
         self.recorder

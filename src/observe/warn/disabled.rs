@@ -1,9 +1,9 @@
-//! Without the `tracing` feature there is nowhere to warn.
+//! No-op warnings for builds without the `tracing` feature.
 
 use crate::scope::TaskReport;
 
-/// Says nothing.
+/// Does nothing.
 pub(crate) const fn warn_overrun(_task: &TaskReport) {}
 
-/// Says nothing.
+/// Does nothing.
 pub(crate) const fn warn_not_installed() {}

@@ -4,29 +4,29 @@ use std::sync::Once;
 
 use crate::scope::TaskReport;
 
-/// Says that a task outlived its request; asked once for each place that starts such tasks.
+/// Warns that a task outlived its grace period. Called once for each location that starts such tasks.
 pub(crate) fn warn_overrun(task: &TaskReport) {
     let end = if task.running {
-        "it holds its thread, so it was left running"
+        "it blocks its thread and was left running"
     } else {
-        "it was dropped"
+        "it was aborted"
     };
     tracing::warn!(
         task.kind = task.kind.as_str(),
         task.location = %task.location,
         task.route = task.route.as_str(),
-        "{task}; its request has ended, and its grace is over: {end}. It should end when \
-         `RequestScope::child_token` is cancelled; further ones from the same place are only counted"
+        "{task}; the grace period of its request is over: {end}. Make it return when \
+         `RequestScope::child_token` is cancelled. Further tasks from this location are only counted"
     );
 }
 
-/// Says, once per process, why the `x-alloc-*` figures are absent.
+/// Warns once per process that the `x-alloc-*` headers are absent, and how to add them.
 pub(crate) fn warn_not_installed() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         tracing::warn!(
-            "TrackingAllocator is not the global allocator: x-alloc-bytes, x-alloc-count and \
-             x-alloc-peak are absent; add `#[global_allocator] static ALLOC: \
+            "TrackingAllocator is not the global allocator: the headers x-alloc-bytes, \
+             x-alloc-count and x-alloc-peak are absent; add `#[global_allocator] static ALLOC: \
              tower_memory::TrackingAllocator = tower_memory::TrackingAllocator::system();`"
         );
     });
