@@ -9,9 +9,9 @@
 //!    thread's block of counters comes straight from [`System`], once, and is never freed.
 //! 3. The list of blocks only grows at its head and blocks are never freed, so a pointer read
 //!    from the list is valid for the rest of the process.
-//! 4. A block's `claimed` flag is true while it is some thread's own. It goes from false to true by
+//! 4. A block's `claimed` flag is true while a thread owns it. It goes from false to true by
 //!    compare-and-swap (acquire) and back by a release store of the owner, so the next owner
-//!    continues from the former owner's last values.
+//!    continues from the last values of the former owner.
 #![expect(
     unsafe_code,
     reason = "implements GlobalAlloc and shares counters between threads"
@@ -33,12 +33,11 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering};
 
 /// A global allocator that counts what each thread allocates and frees.
 ///
-/// It forwards every call to the allocator it wraps and adds a few plain additions to counters
-/// of the calling thread: no shared atomic, no lock, and no knowledge of requests. Those counters
-/// are what [`Account`](super::Account) and the middleware's figures are made from.
+/// It forwards every call to the wrapped allocator and advances the counters of the calling thread,
+/// without shared atomics or locks. [`Account`](super::Account) and the middleware read these
+/// counters.
 ///
-/// Wrap one allocator only, and install it once: with two of them around each other everything
-/// would be counted twice.
+/// Install it once: if one tracking allocator wraps another, everything is counted twice.
 ///
 /// # Examples
 ///
@@ -69,7 +68,7 @@ pub struct TrackingAllocator<A = System> {
 }
 
 impl TrackingAllocator {
-    /// Counts around the system allocator.
+    /// Wraps the system allocator.
     #[must_use]
     pub const fn system() -> Self {
         Self { inner: System }
@@ -77,7 +76,7 @@ impl TrackingAllocator {
 }
 
 impl<A> TrackingAllocator<A> {
-    /// Counts around `inner`.
+    /// Wraps `inner`.
     #[must_use]
     pub const fn new(inner: A) -> Self {
         Self { inner }
@@ -149,11 +148,11 @@ fn count_alloc(size: usize) {
     }
 }
 
-/// A block of counters and its place in the registry.
+/// A node of the registry, with one block of counters.
 struct Node {
     block: Block,
     claimed: AtomicBool,
-    /// The node that was the head when this one was pushed; written before it is published.
+    /// The previous head of the list. Written before the node is published.
     next: *const Self,
 }
 
@@ -161,7 +160,7 @@ struct Node {
 // is published (invariant 3).
 unsafe impl Sync for Node {}
 
-/// All blocks there ever were, newest first.
+/// All blocks, newest first.
 struct Registry {
     head: AtomicPtr<Node>,
 }
@@ -192,12 +191,12 @@ impl Registry {
         })
     }
 
-    /// A block for the calling thread alone: one that an ended thread left, or a new one.
-    /// `None` if the system has no memory for it.
+    /// Claims a block for the calling thread: one that an ended thread released, or a new one.
+    /// Returns `None` if the system has no memory for it.
     fn claim(&self) -> Option<&'static Node> {
         for node in self.nodes() {
-            // The load keeps running threads from taking each other's cache line.
-            // Acquire: the former owner's last values are seen (invariant 4).
+            // The load avoids writes to the cache lines of running threads.
+            // Acquire: makes the last values of the former owner visible (invariant 4).
             if !node.claimed.load(Ordering::Relaxed)
                 && node
                     .claimed
@@ -229,7 +228,7 @@ impl Registry {
                     next: head,
                 });
             }
-            // Release: publishes the node's fields to whoever walks the list.
+            // Release: publishes the fields of the node to threads that walk the list.
             match self
                 .head
                 .compare_exchange(head, node, Ordering::Release, Ordering::Relaxed)
@@ -252,17 +251,17 @@ loom::lazy_static! {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No block yet: the next allocation claims one.
+    /// No block yet. The next allocation claims one.
     New,
-    /// A block is being claimed, or could not be had, or was given back at the thread's end.
+    /// A block is being claimed, was not available, or was released at the end of the thread.
     Detached,
     Attached,
 }
 
 thread_local! {
     static PHASE: Cell<Phase> = const { Cell::new(Phase::New) };
-    // Its destructor hands the block on. Registering it may allocate on some platforms, which is
-    // why the phase is `Detached` meanwhile.
+    // The destructor releases the block. Registering it may allocate on some platforms, so the phase
+    // is `Detached` meanwhile.
     static HAND_BACK: HandBack = const { HandBack(Cell::new(None)) };
 }
 
@@ -273,15 +272,15 @@ impl Drop for HandBack {
         counters::set_own(None);
         let _ = PHASE.try_with(|phase| phase.set(Phase::Detached));
         if let Some(node) = self.0.take() {
-            // Release: the next owner sees this thread's last values (invariant 4).
+            // Release: makes this thread's last values visible to the next owner (invariant 4).
             node.claimed.store(false, Ordering::Release);
         }
     }
 }
 
-/// The calling thread's own block, claimed if it has none yet.
+/// Returns the block of the calling thread, and claims one at the first call.
 ///
-/// `None` before the block is there, after the thread gave it back, or without memory for one.
+/// Returns `None` while a block is being claimed, after the thread released it, or without memory.
 #[cold]
 #[inline(never)]
 fn attached() -> Option<&'static Block> {
@@ -304,16 +303,15 @@ fn attached() -> Option<&'static Block> {
         .flatten()
 }
 
-/// The calling thread's counters, or `None` if it has none of its own.
+/// Returns the block of the calling thread, or `None` if it cannot have one.
 #[inline]
 pub(super) fn own_block() -> Option<&'static Block> {
     counters::own().or_else(attached)
 }
 
-/// Whether a [`TrackingAllocator`] is the program's global allocator.
+/// Returns whether a [`TrackingAllocator`] is the program's global allocator.
 ///
-/// Found out by allocating once and looking whether it was counted, so an allocator that exists
-/// but was not installed does not count.
+/// The first call allocates once and checks whether the allocation was counted.
 ///
 /// # Examples
 ///
@@ -333,13 +331,13 @@ pub fn is_installed() -> bool {
     #[cold]
     fn probe() -> bool {
         let Some(block) = own_block() else {
-            // This thread cannot tell (it is ending): leave the question open.
+            // An ending thread cannot tell. The next caller probes again.
             return false;
         };
         let before = block.read().allocations;
         drop(black_box(Box::new(0_u64)));
         let installed = block.read().allocations != before;
-        // Relaxed: the answer is the same whoever computes it.
+        // Relaxed: every thread computes the same result.
         STATE.store(if installed { YES } else { NO }, Ordering::Relaxed);
         installed
     }
@@ -351,10 +349,10 @@ pub fn is_installed() -> bool {
     }
 }
 
-/// What the whole process has allocated and freed since it started, ended threads included.
+/// Returns the counters of the whole process since its start, including ended threads.
 ///
-/// `None` if no [`TrackingAllocator`] is installed. The figures are a sum over threads that go on
-/// running meanwhile: each is true at some moment during the call, and none is ever missed.
+/// Returns `None` if no [`TrackingAllocator`] is installed. The result is a sum over threads that keep
+/// running: each thread's counters are read at some moment during the call.
 ///
 /// # Examples
 ///
@@ -379,10 +377,10 @@ pub fn process_usage() -> Option<HeapUsage> {
     Some(sum)
 }
 
-/// What the threads that used the calling thread's counters have allocated and freed so far.
+/// Returns the counters of the calling thread.
 ///
-/// Counters are handed on when a thread ends, so only differences between two calls on one
-/// thread speak of that thread. `None` if no [`TrackingAllocator`] is installed.
+/// A new thread continues the counters of an ended one, so only the difference of two calls on the
+/// same thread is meaningful. Returns `None` if no [`TrackingAllocator`] is installed.
 ///
 /// # Examples
 ///

@@ -2,16 +2,15 @@
 //!
 //! # Invariants
 //!
-//! 1. A block that is some thread's *own* (its `OWN` cell points to it) is written by that thread
-//!    only. Its counters may therefore be advanced by load, add and store, without a locked
-//!    instruction.
-//! 2. A block is never freed and its counters (all but `peak`) never go backwards, so a sum over
-//!    all blocks misses nothing when threads come and go.
-//! 3. The block that belongs to nobody ([`SHARED`]) is never anyone's own: it takes what a thread
-//!    allocates before it has a block or after it gave it back, by `fetch_add`.
+//! 1. A block that a thread *owns* (its `OWN` cell points to the block) is written by that thread
+//!    only. Its counters are therefore advanced by load, add and store, without a locked instruction.
+//! 2. A block is never freed and its counters, except `peak`, never decrease, so a sum over all blocks
+//!    stays complete when threads start and end.
+//! 3. No thread owns the [`SHARED`] block. It counts, by `fetch_add`, what a thread allocates before
+//!    it has a block or after it released it.
 
-// Not from `crate::sync`: loom's atomics cannot stand in a `static`, and single-writer counters
-// have no interleaving worth a model. Who owns a block is modelled where that is decided.
+// Not from `crate::sync`: loom's atomics cannot be in a `static`, and single-writer counters have no
+// interleaving worth a model. The ownership of blocks is modelled in `allocator.rs`.
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,8 +18,8 @@ use std::{
 
 use super::usage::HeapUsage;
 
-/// Counters of one thread; aligned so that two threads never share a cache line (two lines, since
-/// processors prefetch them in pairs).
+/// Counters of one thread. Aligned to two cache lines, which processors prefetch in pairs, so that
+/// two threads never share one.
 #[repr(align(128))]
 #[derive(Debug)]
 pub(super) struct Block {
@@ -29,26 +28,26 @@ pub(super) struct Block {
     reallocations: AtomicU64,
     bytes_allocated: AtomicU64,
     bytes_deallocated: AtomicU64,
-    /// Highest `live` since the last [`set_peak`](Self::set_peak), as an `i64`.
+    /// Highest number of live bytes since the last [`set_peak`](Self::set_peak), as an `i64`.
     peak: AtomicU64,
 }
 
-/// Where allocations go that no thread's own block can take.
+/// Counts allocations of threads without a block.
 pub(super) static SHARED: Block = Block::new();
 
 thread_local! {
-    // `const` and without `Drop`: reaching it is one instruction, never registers a destructor
-    // and never allocates, which inside a global allocator is a matter of correctness.
+    // `const` and without `Drop`: an access is one instruction, never registers a destructor and never
+    // allocates. Inside a global allocator, correctness depends on that.
     static OWN: Cell<Option<&'static Block>> = const { Cell::new(None) };
 }
 
-/// The calling thread's own block, if it has one.
+/// Returns the block that the calling thread owns, if it has one.
 #[inline]
 pub(super) fn own() -> Option<&'static Block> {
     OWN.try_with(Cell::get).unwrap_or(None)
 }
 
-/// Makes `block` the calling thread's own (`None`: it has none any more).
+/// Makes the calling thread own `block`, or no block.
 pub(super) fn set_own(block: Option<&'static Block>) {
     // Cannot fail: the cell has no destructor.
     let _ = OWN.try_with(|own| own.set(block));
@@ -56,8 +55,8 @@ pub(super) fn set_own(block: Option<&'static Block>) {
 
 #[inline]
 fn bump(counter: &AtomicU64, by: u64) -> u64 {
-    // Single writer (invariant 1): a reader sees the value before or after, both of which are
-    // true at some moment. Relaxed suffices since no other memory is published through it.
+    // Single writer (invariant 1): a reader sees the value before or after. Relaxed suffices, since
+    // no other memory is published through it.
     let value = counter.load(Relaxed).wrapping_add(by);
     counter.store(value, Relaxed);
     value
@@ -105,7 +104,7 @@ impl Block {
 
     #[inline]
     fn grew(&self, by: u64) {
-        // Relaxed: the owner reads what it wrote itself (invariant 1).
+        // Relaxed: the owner reads its own writes (invariant 1).
         let allocated = bump(&self.bytes_allocated, by);
         let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed));
         if live as i64 > self.peak.load(Relaxed) as i64 {
@@ -113,20 +112,20 @@ impl Block {
         }
     }
 
-    /// As [`allocated`](Self::allocated), from any thread.
+    /// Like [`allocated`](Self::allocated), but callable from any thread.
     pub(super) fn allocated_by_any(&self, size: usize) {
-        // Relaxed, as in the next two: figures, which publish no other memory.
+        // Relaxed, as in the next two: counters, which publish no other memory.
         self.allocations.fetch_add(1, Relaxed);
         self.bytes_allocated.fetch_add(size as u64, Relaxed);
     }
 
-    /// As [`deallocated`](Self::deallocated), from any thread.
+    /// Like [`deallocated`](Self::deallocated), but callable from any thread.
     pub(super) fn deallocated_by_any(&self, size: usize) {
         self.deallocations.fetch_add(1, Relaxed);
         self.bytes_deallocated.fetch_add(size as u64, Relaxed);
     }
 
-    /// As [`reallocated`](Self::reallocated), from any thread.
+    /// Like [`reallocated`](Self::reallocated), but callable from any thread.
     pub(super) fn reallocated_by_any(&self, old: usize, new: usize) {
         self.reallocations.fetch_add(1, Relaxed);
         self.bytes_allocated
@@ -135,11 +134,11 @@ impl Block {
             .fetch_add(old.saturating_sub(new) as u64, Relaxed);
     }
 
-    /// The counters now. Exact for the owner; for others, true at some moment.
+    /// Reads the counters. Exact for the owner; other threads may see each counter at another moment.
     #[inline]
     pub(super) fn read(&self) -> HeapUsage {
-        // Freed before allocated, so that a reader on another thread rather counts a byte as
-        // still live than as freed before it was allocated. Relaxed loads are no promise of that.
+        // Frees are read first, so that another thread tends to count a byte as live rather than as
+        // freed before it was allocated. Relaxed loads do not guarantee this.
         let deallocations = self.deallocations.load(Relaxed);
         let bytes_deallocated = self.bytes_deallocated.load(Relaxed);
         HeapUsage {
@@ -151,7 +150,7 @@ impl Block {
         }
     }
 
-    /// Allocations, deallocations and reallocations, in this order.
+    /// Returns allocations, deallocations and reallocations, in this order.
     #[inline]
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         (
@@ -161,20 +160,20 @@ impl Block {
         )
     }
 
-    /// Bytes obtained and not given back, by the owner's own sum.
+    /// Returns the bytes allocated minus the bytes freed. Exact for the owner.
     #[inline]
     pub(super) fn live_bytes(&self) -> i64 {
         let freed = self.bytes_deallocated.load(Relaxed);
         self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64
     }
 
-    /// Starts a new peak at `live`. Owner only.
+    /// Resets the peak to `live`. Owner only.
     #[inline]
     pub(super) fn set_peak(&self, live: i64) {
         self.peak.store(live as u64, Relaxed);
     }
 
-    /// The highest live figure since the last [`set_peak`](Self::set_peak).
+    /// Returns the highest number of live bytes since the last [`set_peak`](Self::set_peak).
     #[inline]
     pub(super) fn peak(&self) -> i64 {
         self.peak.load(Relaxed) as i64

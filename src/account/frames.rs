@@ -1,29 +1,29 @@
-//! The accounts that are entered on the calling thread.
+//! The stack of accounts that are entered on the calling thread.
 
 use std::cell::Cell;
 
 use super::{counters::Block, usage::HeapUsage};
 
-/// How many different accounts may be entered inside one another on one thread.
+/// Maximum number of different accounts that can be nested on one thread.
 const MAX_DEPTH: usize = 16;
 
-// `Account::usage` says so.
+// `Account::usage` states this bound.
 const _: () = assert!(MAX_DEPTH == 16);
 
-/// An account that is entered on this thread, and the thread's counters when that began.
+/// An account that is entered on this thread, and the thread's counters at that time.
 ///
-/// A cell for each word: copied as a whole, a frame would be read in larger pieces than it was
-/// just written in, and processors wait for that.
+/// Each word is a cell of its own. A copy of the whole frame would read larger pieces than were just
+/// written, which stalls the processor's store forwarding.
 #[repr(align(64))]
 pub(super) struct Frame {
-    /// Its address.
+    /// The address of the account.
     account: Cell<usize>,
     allocations: Cell<u64>,
     deallocations: Cell<u64>,
     reallocations: Cell<u64>,
     bytes_allocated: Cell<u64>,
     bytes_deallocated: Cell<u64>,
-    /// The thread's peak before, which an outer account may still want.
+    /// The thread's peak before, which an outer account may still need.
     pub(super) former_peak: Cell<i64>,
 }
 
@@ -55,7 +55,7 @@ impl Frame {
         }
     }
 
-    /// Takes down the thread's counters.
+    /// Records the thread's counters.
     #[inline]
     fn begin(&self, account: usize, block: &Block) {
         let start = block.read();
@@ -79,7 +79,7 @@ impl Frame {
         self.former_peak.swap(&other.former_peak);
     }
 
-    /// The counts taken down, as [`Block::counts`] has them. Bytes never move without a count.
+    /// Returns the recorded [`Block::counts`]. Bytes never change without a count.
     #[inline]
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         (
@@ -115,7 +115,7 @@ impl Stack {
             .find(|frame| frame.account.get() == account)
     }
 
-    /// `false` if there is no room.
+    /// Returns `false` if the stack is full.
     #[inline]
     pub(super) fn push(&self, account: usize, block: &Block) -> bool {
         let depth = self.depth.get();
@@ -127,7 +127,7 @@ impl Stack {
         true
     }
 
-    /// Takes the account's frame away if it is the top one. What it returns is valid until the next
+    /// Removes the account's frame if it is the top one. The returned frame is valid until the next
     /// [`push`](Self::push).
     #[inline]
     pub(super) fn pop(&self, account: usize) -> Option<&Frame> {
@@ -140,29 +140,29 @@ impl Stack {
         Some(frame)
     }
 
-    /// Where the account's frame is.
+    /// Returns the index of the account's frame.
     pub(super) fn position(&self, account: usize) -> Option<usize> {
         self.entered()
             .iter()
             .rposition(|frame| frame.account.get() == account)
     }
 
-    /// The counters when the account was entered, if it is, and the highest live figure since.
+    /// Returns the counters at the time the account was entered, and the peak since then.
     pub(super) fn current(&self, account: usize, block: &Block) -> Option<(HeapUsage, i64)> {
         let at = self.position(account)?;
         let start = self.entered().get(at)?.start();
         Some((start, self.peak_since(at, block.peak())))
     }
 
-    /// The highest live figure since the frame at `at` was pushed, if the thread's peak is now
-    /// `peak`: each frame above it began a peak of its own.
+    /// Returns the peak since the frame at `at` was pushed, given the thread's current `peak`. Each
+    /// frame above it has reset the thread's peak.
     pub(super) fn peak_since(&self, at: usize, peak: i64) -> i64 {
         let above = self.entered().get(at..).unwrap_or(&[]).iter().skip(1);
         above.fold(peak, |peak, frame| peak.max(frame.former_peak.get()))
     }
 
-    /// Brings the frame at `at` to the top, for guards that do not leave in reverse order. The next
-    /// one keeps the former peak for the accounts further out.
+    /// Moves the frame at `at` to the top, for guards that are not dropped in reverse order. The next
+    /// frame keeps the former peak for the accounts further out.
     pub(super) fn raise(&self, at: usize) {
         let moved = self.entered().get(at..).unwrap_or(&[]);
         if let [frame, next, ..] = moved {

@@ -8,14 +8,14 @@ use super::{
 };
 use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// Collects what code that ran on its behalf has allocated and freed.
+/// Counts what a piece of code allocates and frees.
 ///
-/// Code runs on behalf of an account while it is *entered*: inside [`in_scope`](Self::in_scope), between
-/// [`enter`](Self::enter) and the guard's drop, or in the polls and the drop of a
-/// [`Tracked`] future. Accounts nest inclusively: an outer account is also credited with what an
-/// inner one is. Entering an account that is already entered on this thread changes nothing.
+/// An account counts while it is *entered*: inside [`in_scope`](Self::in_scope), until the guard of
+/// [`enter`](Self::enter) is dropped, or during the polls and the drop of a [`Tracked`] future.
 ///
-/// Any number of threads may be inside at once.
+/// Accounts nest inclusively: an outer account is also credited with the allocations of an inner one.
+/// Entering an account that is already entered on this thread has no effect. Any number of threads
+/// may enter an account at the same time.
 ///
 /// # Examples
 ///
@@ -36,12 +36,12 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// ```
 #[derive(Default)]
 pub struct Account {
-    /// Written by one owner at a time ([`Writer::Exclusive`]): plain stores.
+    /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
     exclusive: Tally,
-    /// Written by anybody ([`Writer::Shared`]): atomic additions.
+    /// Written by any thread ([`Writer::Shared`]), with atomic additions.
     shared: Tally,
     peak: AtomicU64,
-    /// Some of what ran on this account's behalf could not be counted.
+    /// Some allocations of this account could not be counted.
     inexact: AtomicBool,
 }
 
@@ -54,28 +54,28 @@ struct Tally {
     bytes_deallocated: AtomicU64,
 }
 
-/// Who writes to an account's figures.
+/// How the counts of an account are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writer {
-    /// The one owner of the request (its future, then its body): never two at a time, and each
-    /// use happens after the former one.
+    /// By the single owner of the request: its future, then its body. Uses never overlap, and each
+    /// happens after the former one.
     Exclusive,
-    /// Anybody, from any thread.
+    /// From any thread.
     Shared,
 }
 
-/// Whether an account was entered, to be given to [`Account::leave`].
+/// The result of [`Account::begin`], to be passed to [`Account::leave`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Entry {
-    /// Already entered further out, or nothing to count: leaving does nothing.
+    /// Already entered further out, or not countable: leaving does nothing.
     Inert,
-    /// The frame is on this thread's stack.
+    /// The account's frame is on this thread's stack.
     Counting,
 }
 
 impl Account {
-    /// An account with nothing on it.
+    /// Creates an account with all counts at zero.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -83,9 +83,9 @@ impl Account {
 
     /// Enters this account until the guard is dropped.
     ///
-    /// The guard stays on the thread that made it (it is `!Send`), so it cannot be held across an
-    /// `.await` of a spawned future; track futures with [`track`](Self::track) instead. A guard
-    /// that is forgotten leaves the account entered on this thread for ever.
+    /// The guard is `!Send`, so it cannot be held across an `.await` of a spawned future. Use
+    /// [`track`](Self::track) for futures. If a guard is leaked, the account stays entered on this
+    /// thread.
     ///
     /// ```compile_fail
     /// use tower_memory::Account;
@@ -117,25 +117,24 @@ impl Account {
         }
     }
 
-    /// Runs `f` inside this account.
-    ///
-    /// What [`RequestScope::in_scope`](crate::RequestScope::in_scope) is for a scope, which has no guard.
+    /// Calls `f` inside this account.
     pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let _entered = self.enter();
         f()
     }
 
-    /// What has been counted so far, including the stretch this thread is in right now.
+    /// Returns the counts so far.
     ///
-    /// What other threads are in the middle of is added when they leave.
+    /// They include the current section of the calling thread. The current sections of other threads
+    /// are added when these leave the account.
     ///
-    /// `None` without an installed [`TrackingAllocator`](super::TrackingAllocator), or if a part
-    /// could not be counted (a thread without memory for its counters, or more than 16 different
-    /// accounts inside one another): an unknown figure is absent, never too low.
+    /// Returns `None` without an installed [`TrackingAllocator`](super::TrackingAllocator), or if some
+    /// allocations could not be counted: a thread had no memory for its counters, or more than 16
+    /// different accounts were nested. An unknown count is absent, never too low.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        // Relaxed throughout: figures of the calling task are ordered by the program itself, and
-        // those of others are true at some moment.
+        // Relaxed throughout: counts of the calling task are ordered by the program itself, and those
+        // of other threads publish no other memory.
         if !is_installed() || self.inexact.load(Relaxed) {
             return None;
         }
@@ -164,7 +163,7 @@ impl Account {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Enters the account; the result must be given to [`leave`](Self::leave) on this thread.
+    /// Enters the account. Pass the result to [`leave`](Self::leave) on the same thread.
     #[inline]
     pub(crate) fn begin(&self) -> Entry {
         if !is_installed() {
@@ -187,7 +186,7 @@ impl Account {
         })
     }
 
-    /// Credits what happened since the account was entered.
+    /// Leaves the account and credits the difference since it was entered.
     #[inline]
     pub(crate) fn leave(&self, entry: Entry, writer: Writer) {
         if entry == Entry::Inert {
@@ -204,7 +203,7 @@ impl Account {
 
     #[inline]
     fn leave_frame(&self, frame: &Frame, writer: Writer) {
-        // Not claimed here: a thread that has none any more has lost count.
+        // No block is claimed here: a thread that has released its block has lost its counts.
         let Some(block) = counters::own() else {
             return self.missed();
         };
@@ -218,7 +217,7 @@ impl Account {
         }
     }
 
-    /// As [`leave`](Self::leave), for guards that do not leave in reverse order.
+    /// Like [`leave`](Self::leave), for guards that are not dropped in reverse order.
     #[cold]
     #[inline(never)]
     fn leave_below(&self, stack: &Stack, writer: Writer) {
@@ -226,7 +225,7 @@ impl Account {
         let (Some(block), Some(at)) = (counters::own(), stack.position(account)) else {
             return self.missed();
         };
-        // The thread's peak goes on for the accounts that are still entered.
+        // The accounts that are still entered keep the thread's peak.
         let peak = stack.peak_since(at, block.peak());
         stack.raise(at);
         match stack.pop(account) {
@@ -238,21 +237,21 @@ impl Account {
         }
     }
 
-    /// Something could not be counted.
+    /// Marks the account as inexact.
     #[cold]
     #[inline(never)]
     fn missed(&self) {
-        // Relaxed: as for the figures that it goes with.
+        // Relaxed: like the counts it belongs to.
         self.inexact.store(true, Relaxed);
     }
 
-    /// Adds a stretch in which the thread's counters moved.
+    /// Adds a section in which the thread's counters changed.
     #[inline(never)]
     fn credit(&self, frame: &Frame, block: &Block, peak: i64, writer: Writer) {
         let (start, now) = (&frame.start(), &block.read());
         let peak = self.peak_with(start, now, peak);
-        // Relaxed, here and below: figures, which publish no other memory. An exclusive owner sees
-        // what the former one wrote because its use happens after (see `Writer`).
+        // Relaxed, here and below: counts, which publish no other memory. An exclusive owner sees the
+        // writes of the former one, since its use happens after (see `Writer`).
         if peak > self.peak.load(Relaxed) {
             self.peak.fetch_max(peak, Relaxed);
         }
@@ -267,21 +266,21 @@ impl Account {
         }
     }
 
-    /// The highest this account has held, if a stretch from `start` to `now` reached a thread's
-    /// live heap of `peak`.
+    /// Returns the account's peak for a section from `start` to `now` in which the thread's live bytes
+    /// reached `peak`.
     #[inline]
     fn peak_with(&self, start: &HeapUsage, now: &HeapUsage, peak: i64) -> u64 {
         if now.bytes_allocated == start.bytes_allocated {
-            // Nothing was allocated: no new height.
+            // Nothing was allocated, so there is no new peak.
             return 0;
         }
         let rise = peak.saturating_sub(start.live_bytes());
-        // Below zero the account has freed what others allocated; that is no room to fill first.
+        // A negative net means that the account freed memory of others, which offsets no peak.
         let held = self.net().max(0);
         u64::try_from(held.saturating_add(rise)).unwrap_or(0)
     }
 
-    /// Bytes held on this account so far.
+    /// Returns the bytes allocated minus the bytes freed so far.
     fn net(&self) -> i64 {
         self.exclusive.read().plus(&self.shared.read()).live_bytes()
     }
@@ -301,7 +300,7 @@ impl Tally {
 
     #[inline]
     fn add(&self, moved: &HeapUsage, add: impl Fn(&AtomicU64, u64)) {
-        // Counters that did not move are left alone.
+        // Unchanged counters are not written.
         let credit = |counter: &AtomicU64, by: u64| {
             if by != 0 {
                 add(counter, by);
@@ -323,7 +322,7 @@ impl fmt::Debug for Account {
     }
 }
 
-/// Guard of [`Account::enter`]: leaves the account when dropped.
+/// The guard returned by [`Account::enter`], which leaves the account when dropped.
 ///
 /// Guards may be dropped in any order.
 ///
@@ -349,7 +348,7 @@ impl fmt::Debug for Account {
 pub struct Entered<'a> {
     entry: Entry,
     account: &'a Account,
-    /// The figures are this thread's: the guard may not move to another.
+    /// The counters belong to this thread, so the guard must not move to another one.
     _not_send: PhantomData<*const ()>,
 }
 

@@ -1,9 +1,9 @@
-//! Who allocated what: a counting global allocator and accounts that collect its figures.
+//! Allocation accounting: a counting global allocator, and accounts that collect its counts.
 //!
-//! [`TrackingAllocator`] keeps monotonic counters per thread. An [`Account`] is *entered* while
-//! code runs on its behalf and is credited with what the thread's counters moved in between, so
-//! the allocator itself never has to know who it is allocating for: the cost of a `malloc` stays a
-//! few plain additions, and attribution costs something only where a poll begins and ends.
+//! [`TrackingAllocator`] keeps monotonic counters for each thread. An [`Account`] is *entered* while
+//! code runs on its behalf, and is credited with the difference of the thread's counters between
+//! entering and leaving. The allocator does not know of accounts: a `malloc` costs a few plain
+//! additions more, and attribution costs something only at the start and the end of a poll.
 
 mod allocator;
 mod counters;

@@ -13,9 +13,9 @@ use super::{
 use crate::sync::Arc;
 
 pin_project! {
-    /// A future whose polls and whose drop run inside an [`Account`].
+    /// A future whose polls and drop are credited to an [`Account`].
     ///
-    /// Made by [`Account::track`].
+    /// Returned by [`Account::track`].
     ///
     /// # Examples
     ///
@@ -27,17 +27,17 @@ pin_project! {
     /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
     ///
     /// let account = Arc::new(Account::new());
-    /// let captured = String::with_capacity(16); // before, and not inside of it
+    /// let captured = String::with_capacity(16); // not credited
     /// let work = Account::track(&account, async move { drop(captured) });
     /// assert!(Arc::ptr_eq(work.account(), &account));
-    /// drop(work); // inside of it, though it was never polled
+    /// drop(work); // credited, although it was never polled
     /// let usage = account.usage().expect("installed");
     /// assert_eq!((usage.bytes_allocated, usage.bytes_deallocated), (0, 16));
     /// ```
     ///
     /// # Cancel safety
     ///
-    /// As cancel safe as the future it wraps: dropping it drops that future, inside the account.
+    /// It is as cancel safe as the inner future. Dropping it drops the inner future, inside the account.
     #[must_use = "futures do nothing unless polled"]
     pub struct Tracked<F> {
         #[pin]
@@ -54,7 +54,7 @@ impl Enter for Arc<Account> {
 }
 
 impl Account {
-    /// Wraps `future` so that each of its polls, and its drop, run inside this account.
+    /// Wraps `future` so that its polls and its drop run inside this account.
     ///
     /// # Examples
     ///
@@ -65,12 +65,13 @@ impl Account {
     /// #[global_allocator]
     /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
     ///
-    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
     /// let account = Arc::new(Account::new());
-    /// let work = Account::track(&account, async { vec![7_u8; 24] });
-    /// let bytes = runtime.block_on(work);
+    /// let bytes = Account::track(&account, async { vec![7_u8; 24] }).await;
     /// assert_eq!(bytes.len(), 24);
     /// assert_eq!(account.usage().expect("installed").bytes_allocated, 24);
+    /// # }
     /// ```
     pub fn track<F>(this: &Arc<Self>, future: F) -> Tracked<F> {
         Tracked {
@@ -80,7 +81,7 @@ impl Account {
 }
 
 impl<F> Tracked<F> {
-    /// The account that is credited.
+    /// Returns the account that is credited.
     #[must_use]
     pub const fn account(&self) -> &Arc<Account> {
         self.inside.place()
@@ -92,7 +93,7 @@ impl<F: Future> Future for Tracked<F> {
 
     /// # Panics
     ///
-    /// If polled again after it was ready.
+    /// Panics if polled again after it returned `Ready`.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.project().inside.poll(cx)
     }

@@ -1,13 +1,11 @@
 use std::ops::Sub;
 
-/// What an [`Account`](super::Account) has been credited with.
+/// Counts of the allocations credited to an [`Account`](super::Account).
 ///
-/// Bytes are those asked for by the program (`Layout::size`), without the allocator's rounding
-/// and bookkeeping.
+/// Bytes are the requested sizes (`Layout::size`), without the allocator's rounding and bookkeeping.
 ///
-/// `bytes_allocated` minus `bytes_deallocated` is **not** a leak figure: memory is often freed by
-/// somebody else than the one who allocated it (a server frees response bodies in its connection
-/// task).
+/// `bytes_allocated` minus `bytes_deallocated` does **not** measure leaks. Memory is often freed
+/// outside of the account that allocated it: a server frees response bodies in its connection task.
 ///
 /// # Examples
 ///
@@ -29,23 +27,24 @@ use std::ops::Sub;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Blocks obtained (`alloc` and `alloc_zeroed` calls that succeeded).
+    /// Blocks allocated: successful calls of `alloc` and `alloc_zeroed`.
     pub allocations: u64,
-    /// Blocks given back.
+    /// Blocks freed.
     pub deallocations: u64,
-    /// Blocks resized (`realloc` calls that succeeded); not contained in `allocations`.
+    /// Blocks resized: successful calls of `realloc`, not included in `allocations`.
     pub reallocations: u64,
-    /// Bytes obtained, by new blocks and by growing existing ones.
+    /// Bytes allocated, by new blocks and by growing existing ones.
     pub bytes_allocated: u64,
-    /// Bytes given back, by freeing blocks and by shrinking existing ones.
+    /// Bytes freed, by freeing blocks and by shrinking existing ones.
     pub bytes_deallocated: u64,
-    /// The highest number of bytes held at once, counted while the account was entered.
+    /// The most bytes held at once while the account was entered.
     pub peak_bytes: u64,
 }
 
-/// The heap of the whole process, or of one thread, since it started.
+/// Heap counters of the whole process, or of one thread, since its start.
 ///
-/// See [`process_usage`](super::process_usage) and [`thread_usage`](super::thread_usage).
+/// Returned by [`process_usage`](super::process_usage) and [`thread_usage`](super::thread_usage). The
+/// difference of two readings is what happened between them.
 ///
 /// # Examples
 ///
@@ -64,29 +63,29 @@ pub struct Usage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapUsage {
-    /// Blocks obtained (`alloc` and `alloc_zeroed` calls that succeeded).
+    /// Blocks allocated: successful calls of `alloc` and `alloc_zeroed`.
     pub allocations: u64,
-    /// Blocks given back.
+    /// Blocks freed.
     pub deallocations: u64,
-    /// Blocks resized (`realloc` calls that succeeded); not contained in `allocations`.
+    /// Blocks resized: successful calls of `realloc`, not included in `allocations`.
     pub reallocations: u64,
-    /// Bytes obtained, by new blocks and by growing existing ones.
+    /// Bytes allocated, by new blocks and by growing existing ones.
     pub bytes_allocated: u64,
-    /// Bytes given back, by freeing blocks and by shrinking existing ones.
+    /// Bytes freed, by freeing blocks and by shrinking existing ones.
     pub bytes_deallocated: u64,
 }
 
 impl HeapUsage {
-    /// Bytes obtained and not given back.
+    /// Returns the bytes allocated minus the bytes freed.
     ///
-    /// For the process this is the live heap. For one thread it may be negative: a thread may free
-    /// what others allocated.
+    /// For the process this is the live heap. For one thread it may be negative, since a thread may
+    /// free memory that others allocated.
     #[must_use]
     pub const fn live_bytes(&self) -> i64 {
         self.bytes_allocated.wrapping_sub(self.bytes_deallocated) as i64
     }
 
-    /// What was counted between `start` and this.
+    /// Returns the counts since `start`.
     #[inline]
     pub(super) const fn since(&self, start: &Self) -> Self {
         Self {
@@ -98,7 +97,7 @@ impl HeapUsage {
         }
     }
 
-    /// Both together.
+    /// Returns the sum of both.
     #[inline]
     pub(super) const fn plus(&self, other: &Self) -> Self {
         Self {
@@ -111,7 +110,7 @@ impl HeapUsage {
     }
 }
 
-/// What was counted between two readings of the same counters, the earlier one on the right.
+/// The counts between two readings of the same counters, with the earlier one on the right.
 impl Sub for HeapUsage {
     type Output = Self;
 
@@ -120,8 +119,8 @@ impl Sub for HeapUsage {
     }
 }
 
-/// What an account was credited with between two readings, the earlier one on the right. The peak
-/// between them is not known, so the difference has none.
+/// The counts of an account between two readings, with the earlier one on the right. The peak in
+/// between is unknown, so the difference has none.
 impl Sub for Usage {
     type Output = HeapUsage;
 
