@@ -1,6 +1,9 @@
-//! Request-scoped memory control for [tower](https://docs.rs/tower) services: what did this
-//! request allocate, an arena it can use and give back whole, and a deadline with which everything
-//! it started ends.
+//! Request-scoped memory control for [tower](https://docs.rs/tower) services: axum, tonic and plain
+//! hyper.
+//!
+//! One [`MemoryLayer`] gives every request three things: a count of what it allocates, a pooled
+//! [`Arena`] it can use across `.await`, and a deadline whose expiry also ends the tasks it started.
+//! Handlers reach them through the [`RequestScope`].
 //!
 #![cfg_attr(all(feature = "axum", feature = "json"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "axum", feature = "json")), doc = "```text")]
@@ -32,27 +35,35 @@
 //! }
 //! ```
 //!
+//! Each response carries its figures in [headers](header), by default in debug builds only: see
+//! [`Expose`]. [`MemoryHandle::snapshot`] returns statistics by route in all builds.
+//!
 //! # Where to look
 //!
 //! | for | see |
 //! |---|---|
-//! | the layer, its timeout, who sees the headers | [`MemoryLayer`], [`Expose`] |
+//! | the layer and its settings | [`MemoryLayer`], [`MemoryLayerBuilder`](middleware::MemoryLayerBuilder) |
+//! | which clients see the headers | [`Expose`], [`header`] |
 //! | other limits for some routes or methods | [`RoutePolicy`] |
-//! | deadlines that requests bring, and that calls take along | [`deadline_header`], [`client`] |
-//! | what a handler is given | [`RequestScope`], [`Arena`] |
-//! | figures of the heap without any HTTP | [`account`] |
-//! | the arena and its pool without any HTTP | [`arena`], [`pool`] |
-//! | tasks, and what outlives a request | [`RequestScope::spawn`], [`MemoryHandle::outliving`] |
+//! | deadlines from request headers, and for outgoing calls | [`deadline_header`], [`client`] |
+//! | what a handler can use | [`RequestScope`], [`Arena`] |
+//! | allocation accounting without HTTP | [`account`] |
+//! | the arena and its pool without HTTP | [`arena`], [`pool`] |
+//! | tasks, and those that outlive their request | [`RequestScope::spawn`], [`MemoryHandle::outliving`] |
 //! | shutdown, sockets | [`MemoryHandle::shutdown`], [`RequestScope::hold`] |
 //! | statistics, observers | [`observe`] |
-//! | the extractors (feature `axum`) | `tower_memory::extract` |
+#![cfg_attr(feature = "axum", doc = "| extractors for axum | [`extract`] |")]
+#![cfg_attr(
+    not(feature = "axum"),
+    doc = "| extractors for axum (feature `axum`) | `tower_memory::extract` |"
+)]
 //!
 //! # What it does not do
 //!
-//! - It limits no memory: it measures and recycles.
-//! - It finds no leaks. What a request allocated is exact; what it freed is not a leak figure, since
-//!   servers free response bodies elsewhere.
-//! - It does not see what happens outside of the layer (the server's own buffers), nor in tasks that
+//! - It does not limit memory. It measures and recycles.
+//! - It does not find leaks. The allocations of a request are exact, but servers free response bodies
+//!   elsewhere, so allocated minus freed bytes do not measure leaks.
+//! - It does not count memory outside of the layer, such as the server's own buffers, nor tasks that
 //!   were not started with [`RequestScope::spawn`].
 //!
 //! # Features
@@ -60,10 +71,11 @@
 #![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
 #![cfg_attr(
     not(feature = "document-features"),
-    doc = "`axum`, `json`, `tracing`, or `full` for all of them; `Cargo.toml` says what each adds."
+    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `json`, `tracing`, or `full` for all of \
+           them. The README lists what each adds."
 )]
 //!
-//! None is on by default, and none changes what others do.
+//! No feature is enabled by default. A feature only adds API.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(test),
@@ -102,19 +114,26 @@ pub mod client;
 #[cfg(feature = "axum")]
 pub mod extract;
 
+#[doc(inline)]
 pub use self::account::{Account, TrackingAllocator};
 #[doc(inline)]
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
+#[doc(inline)]
 pub use self::cancel::Outcome;
+#[doc(inline)]
 pub use self::config::ConfigError;
-pub use self::deadline::RoutePolicy;
+#[doc(inline)]
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
+#[doc(inline)]
 pub use self::observe::MemoryHandle;
+#[doc(inline)]
 pub use self::pool::ArenaPool;
-pub use self::scope::{RequestScope, ScopeReport};
+#[doc(inline)]
+pub use self::scope::{RequestScope, RoutePolicy, ScopeReport};
+#[doc(inline)]
 pub use self::wire::{CollectError, CollectErrorKind, deadline_header, header};
 
-/// Compiles the examples of the README.
+/// Compiles the examples in the README.
 #[cfg(all(doctest, feature = "axum", feature = "json"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
