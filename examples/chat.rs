@@ -1,9 +1,9 @@
-//! Chat rooms over WebSocket: one scope per connection, which ends with its socket.
+//! Chat rooms over WebSocket, with one scope per connection.
 //!
 //! ```sh
-//! cargo run --example chat --features full               # serves; chat in a browser
-//! cargo run --example chat --features full -- --ping 5   # looks for vanished peers more often
-//! cargo run --example chat --features full -- --check    # tries it itself, with 200 clients
+//! cargo run --example chat --features full               # serves a chat for browsers
+//! cargo run --example chat --features full -- --ping 5   # detects vanished peers sooner
+//! cargo run --example chat --features full -- --check    # connects 200 clients to itself
 //! ```
 
 #[path = "check/args.rs"]
@@ -46,14 +46,14 @@ static ALLOC: TrackingAllocator = TrackingAllocator::system();
 const PING: Duration = Duration::from_secs(30);
 /// Longest message, in bytes.
 const MAX_MESSAGE: usize = 4096;
-/// Time for a last word to a peer.
+/// Timeout of the close message.
 const GOODBYE: Duration = Duration::from_secs(1);
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// What all connections share.
+/// State shared by all connections.
 struct Chat {
     rooms: Rooms,
-    /// How often a peer is pinged. One that is not heard of for twice as long has gone.
+    /// Ping interval. A peer that sends nothing for twice as long is stale.
     ping: Duration,
     handle: MemoryHandle,
 }
@@ -89,26 +89,24 @@ async fn join(
     if let Some(refusal) = refused("room", &room).or_else(|| refused("name", &name)) {
         return (StatusCode::BAD_REQUEST, refusal).into_response();
     }
-    // The response is over as soon as the connection is upgraded; the hold keeps its scope open.
+    // The response is complete after the upgrade. The hold keeps its scope open.
     let hold: ScopeHold = scope.hold();
     upgrade
         .max_message_size(MAX_MESSAGE)
         .on_upgrade(move |socket| hold.run(connection(chat, scope, room, name, socket)))
 }
 
-/// Why a room or a peer may not be called this.
+/// Returns why `name` is invalid for a room or a peer.
 fn refused(what: &str, name: &str) -> Option<String> {
     let length = name.chars().count();
     if !(1..=32).contains(&length) {
-        return Some(format!(
-            "a {what} has 1 to 32 characters, and not {length}\n"
-        ));
+        return Some(format!("{what} of {length} characters: expected 1 to 32\n"));
     }
     let control = name.chars().any(char::is_control);
-    control.then(|| format!("a {what} has no control characters\n"))
+    control.then(|| format!("{what} must not contain control characters\n"))
 }
 
-/// Serves one peer until it leaves, vanishes, or has to go.
+/// Serves one peer until it leaves, vanishes or is disconnected.
 async fn connection(
     chat: Arc<Chat>,
     scope: RequestScope,
@@ -122,14 +120,14 @@ async fn connection(
     let too_slow = CancellationToken::new();
     // Leaves the room when it is dropped.
     let Some(member) = chat.rooms.join(&room, name, queue, too_slow.clone()) else {
-        return; // as many rooms as there may be: closed at once
+        return; // too many rooms: close at once
     };
-    // Ends with the scope, and so with this function.
+    // Ends with the scope, which ends with this function.
     scope.spawn(write(scope.clone(), chat.ping, sink, lines));
 
     loop {
         let heard = tokio::select! {
-            _ = scope.cancelled() => false, // the server goes down
+            _ = scope.cancelled() => false, // the server is shutting down
             () = too_slow.cancelled() => false,
             () = sleep(2 * chat.ping) => {
                 chat.rooms.note_stale();
@@ -143,17 +141,17 @@ async fn connection(
     }
 }
 
-/// Takes one message of a peer. Returns whether there may be more.
+/// Handles one message of a peer. Returns whether there may be more.
 async fn listen(stream: &mut SplitStream<WebSocket>, member: &Member<'_>) -> bool {
     match stream.next().await {
         Some(Ok(Message::Text(text))) => member.say(&text).await,
         Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
-        Some(Ok(_)) => {} // a pong: it is there
+        Some(Ok(_)) => {} // a pong: the peer is alive
     }
     true
 }
 
-/// Sends lines and pings until the scope ends; then says goodbye.
+/// Sends lines and pings until the scope ends, then closes the connection.
 async fn write(
     scope: RequestScope,
     ping: Duration,
@@ -183,7 +181,7 @@ async fn write(
         code: close_code::AWAY,
         reason: "goodbye".into(),
     };
-    // A peer that does not read is not waited for.
+    // Do not wait for a peer that does not read.
     let _ = timeout(GOODBYE, sink.send(Message::Close(Some(frame)))).await;
 }
 
@@ -197,16 +195,17 @@ async fn main() -> ExitCode {
     let args = args::Args::parse_with(
         "chat",
         3000,
-        "--ping SECONDS  ping peers this often, and drop those not heard of for twice as long \
-         (default: 30)",
+        "--ping SECONDS  ping interval; peers that are silent for twice as long are \
+         disconnected (default: 30)",
         |word, value| match word {
             "--ping" => Some(value().and_then(|text| {
                 let seconds = text
                     .parse()
                     .ok()
                     .filter(|seconds| (1..=3600).contains(seconds));
-                let seconds = seconds
-                    .ok_or_else(|| format!("--ping is {text:?}, and must be from 1 to 3600"))?;
+                let seconds = seconds.ok_or_else(|| {
+                    format!("invalid --ping {text:?}: expected 1 to 3600 seconds")
+                })?;
                 ping = Duration::from_secs(seconds);
                 Ok(())
             })),
@@ -236,12 +235,12 @@ async fn run(args: &args::Args, ping: Duration) -> Result<ExitCode, Box<dyn Erro
         return check::run(addr, &chat, stop, server).await;
     }
     println!(
-        "Chat on http://{addr}, with two windows; http://{addr}/stats shows what is alive. \
-         Ctrl-C ends it."
+        "Open http://{addr} in two browser windows. http://{addr}/stats shows what is alive. \
+         Press Ctrl-C to stop."
     );
     tokio::signal::ctrl_c().await?;
     let _ = stop.send(()); // no further connections
-    // axum does not wait for upgraded connections; their scopes are told and waited for here.
+    // axum does not wait for upgraded connections, so cancel their scopes and wait for them here.
     println!("\n{}", chat.handle.shutdown(SHUTDOWN).await);
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,8 @@
-//! One service calls another, and what remains of its deadline goes along.
+//! One service calls another one and passes its remaining time on.
 //!
 //! ```sh
-//! cargo run --example client --features full             # serves, and prints what to try
-//! cargo run --example client --features full -- --check  # tries it itself
+//! cargo run --example client --features full             # serves, and prints commands to try
+//! cargo run --example client --features full -- --check  # sends requests to itself
 //! ```
 
 #[path = "check/args.rs"]
@@ -35,9 +35,9 @@ use tower_memory::{
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
-/// What a request to the front may take.
+/// Timeout of a request to the front service.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// What the front keeps of that for itself when it calls the back.
+/// Part of the timeout that the front service reserves for itself.
 const MARGIN: Duration = Duration::from_millis(100);
 const HEADER: DeadlineHeader = DeadlineHeader::RequestTimeout;
 
@@ -47,14 +47,14 @@ struct Back {
     client: PropagateDeadline<HyperClient<HttpConnector, Body>>,
 }
 
-/// Calls the back, and gives its answer with what was left to itself at that time.
+/// Calls the back service, and returns its answer with the time left before the call.
 async fn front(
     State(back): State<Back>,
     Path(what): Path<String>,
     scope: RequestScope,
 ) -> Result<String, (StatusCode, String)> {
     if what == "late" {
-        sleep(TIMEOUT - MARGIN).await; // leaves nothing for anybody else
+        sleep(TIMEOUT - MARGIN).await; // leaves no time for the call
     }
     let left = scope.remaining().expect("the layer has a timeout");
     let uri = format!("http://{}/{what}", back.addr);
@@ -84,17 +84,17 @@ async fn back(Path(what): Path<String>, scope: RequestScope) -> String {
         std::future::pending::<()>().await;
     }
     match (scope.remaining(), scope.deadline_source()) {
-        (Some(left), Some(source)) => format!("{} ms left, says {source}", left.as_millis()),
+        (Some(left), Some(source)) => format!("{} ms left, set by {source}", left.as_millis()),
         _ => "no deadline".to_owned(),
     }
 }
 
-/// Serves both on ports of their own; the handles are the front's and the back's.
+/// Serves both on separate ports. Returns the front's address, and the handles of front and back.
 async fn serve(addr: SocketAddr) -> std::io::Result<(SocketAddr, [MemoryHandle; 2])> {
     let inside = MemoryLayer::builder()
         .trust_deadline(HEADER)
         .build()
-        .unwrap();
+        .expect("valid settings");
     let outside = MemoryLayer::with_timeout(TIMEOUT);
     let handles = [outside.handle(), inside.handle()];
 
@@ -137,13 +137,13 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>
         return check::run(addr, &handles).await;
     }
     println!(
-        "Listening on http://{addr}; Ctrl-C ends it. Try:
+        "Listening on http://{addr}. Press Ctrl-C to stop. Try:
 
-# what was left to the front when it called, and to the back when it was called
+# the time left at the front and at the back
 curl -sS http://{addr}/quick
-# the back never answers: it is told when to give up, and the front can still say so
+# the back never responds: its deadline passes in time for the front to report it
 curl -i http://{addr}/slow
-# the front has nothing left to give, and does not call
+# the front has no time left, so the call is not sent
 curl -i http://{addr}/late
 "
     );

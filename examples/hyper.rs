@@ -1,8 +1,8 @@
-//! Plain hyper, without a router: the layer around one service.
+//! The layer around a single hyper service, without a router.
 //!
 //! ```sh
-//! cargo run --example hyper             # serves, and prints what to try
-//! cargo run --example hyper -- --check  # tries it itself
+//! cargo run --example hyper             # serves, and prints commands to try
+//! cargo run --example hyper -- --check  # sends requests to itself
 //! ```
 
 #[path = "check/args.rs"]
@@ -30,9 +30,9 @@ static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
 async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let scope = request.extensions().get::<RequestScope>();
-    let scope = scope.expect("the layer is around this service");
+    let scope = scope.expect("the layer wraps this service");
     let mut body = scope.arena().buf();
-    writeln!(body, "hello, {}", request.uri().path()).expect("fails only if there is no memory");
+    writeln!(body, "hello, {}", request.uri().path()).expect("fails only without memory");
     Ok(Response::new(Full::new(body.freeze())))
 }
 
@@ -42,8 +42,8 @@ async fn serve(listener: TcpListener, layer: MemoryLayer) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Such as too many open files: an accept that is tried again at once spins.
-                eprintln!("hyper: cannot accept: {error}");
+                // For instance too many open files. Retrying at once would spin.
+                eprintln!("hyper: accept failed: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -53,7 +53,7 @@ async fn serve(listener: TcpListener, layer: MemoryLayer) {
             let server = auto::Builder::new(TokioExecutor::new());
             let connection = server.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
-                eprintln!("hyper: a connection ended with: {error}");
+                eprintln!("hyper: connection failed: {error}");
             }
         });
     }
@@ -72,12 +72,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
-    // There is no router to name the route.
+    // Without a router, the label is set here.
     let layer = MemoryLayer::builder()
         .timeout(Duration::from_secs(5))
         .route("hello")
-        .build()
-        .unwrap();
+        .build()?;
     let handle: MemoryHandle = layer.handle();
     let listener = TcpListener::bind(args.addr)
         .await
@@ -88,7 +87,9 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>
         tokio::spawn(server);
         return check::run(addr, &handle).await;
     }
-    println!("Listening on http://{addr}; Ctrl-C ends it. Try:\n\ncurl -i http://{addr}/you\n");
+    println!(
+        "Listening on http://{addr}. Press Ctrl-C to stop. Try:\n\ncurl -i http://{addr}/you\n"
+    );
     tokio::select! {
         () = server => {}
         _ = tokio::signal::ctrl_c() => println!("\n{}", handle.snapshot()),

@@ -1,8 +1,8 @@
-//! The same answer made three ways, with what each cost in the response's headers.
+//! The same response built in three ways, with the cost of each in its headers.
 //!
 //! ```sh
-//! cargo run --example items --features full             # serves, and prints what to try
-//! cargo run --example items --features full -- --check  # tries it itself
+//! cargo run --example items --features full             # serves, and prints commands to try
+//! cargo run --example items --features full -- --check  # sends requests to itself
 //! ```
 
 #[path = "check/args.rs"]
@@ -47,54 +47,54 @@ fn app() -> (Router, MemoryHandle) {
     (app, handle)
 }
 
-/// Each text is a heap allocation of its own; the JSON is a few more, growing.
+/// One heap allocation for each string, and a few more for the growing JSON.
 async fn vec(Path(n): Path<usize>) -> Result<Json<Vec<String>>, Refusal> {
     let n = at_most(MAX_ITEMS, n)?;
     Ok(Json((0..n).map(|i| format!("item-{i}")).collect()))
 }
 
-/// Texts, list and JSON in the request's arena, which comes from a pool.
+/// Strings, list and JSON are in the request's pooled arena.
 async fn arena(scope: RequestScope, Path(n): Path<usize>) -> Result<Response, Refusal> {
     let n = at_most(MAX_ITEMS, n)?;
     let arena = scope.arena();
     let mut items = arena.vec_with_capacity(n);
-    let mut cursor = arena.cursor(); // many small things in a row
+    let mut cursor = arena.cursor(); // many small allocations in a row
     for i in 0..n {
         items.push(cursor.alloc_fmt(format_args!("item-{i}")));
     }
-    drop(cursor); // gives back what it took in advance
-    tokio::task::yield_now().await; // the texts may be held across an await
+    drop(cursor); // returns the unused part of its segment
+    tokio::task::yield_now().await; // the strings live across an await
     Ok(arena.json(&items))
 }
 
-/// Written straight into the response's body, which is in the arena, too.
+/// Writes straight into the response body, which is in the arena, too.
 async fn buf(scope: RequestScope, Path(n): Path<usize>) -> Result<impl IntoResponse, Refusal> {
     let n = at_most(MAX_ITEMS, n)?;
     let mut body = scope.arena().buf_with_capacity(2 + n * 13);
     body.extend_from_slice(b"[");
     for i in 0..n {
         let comma = if i == 0 { "" } else { "," };
-        write!(body, "{comma}\"item-{i}\"").expect("fails only if there is no memory");
+        write!(body, "{comma}\"item-{i}\"").expect("fails only without memory");
     }
     body.extend_from_slice(b"]");
     Ok(([(CONTENT_TYPE, "application/json")], body.freeze()))
 }
 
-/// Never answers. The layer does, and tells the task that it is over.
+/// Never responds. The layer responds at the deadline and cancels the token of the task.
 async fn slow(scope: RequestScope) {
     let token = scope.child_token();
     let request = scope.clone();
     scope.spawn(async move {
         token.cancelled().await;
         let reason = request.reason().expect("the token is cancelled");
-        println!("/slow: its task ends, because {reason}");
+        println!("/slow: task ends, because {reason}");
         check::SLOW_TASKS_ENDED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     });
     std::future::pending().await
 }
 
-/// The timeout is for the head; a body may take its time. A chunk that was sent leaves its place in
-/// the arena to the next one.
+/// The timeout covers the head only, so the body may take longer. A chunk reuses the arena space of the
+/// one sent before.
 async fn stream(arena: Arena) -> Body {
     Body::from_stream(stream::unfold(0, move |i| {
         let arena = arena.clone();
@@ -104,7 +104,7 @@ async fn stream(arena: Arena) -> Body {
             }
             tokio::time::sleep(TIMEOUT / 3).await;
             let mut chunk = arena.buf();
-            writeln!(chunk, "chunk {i} of {CHUNKS}").expect("fails only if there is no memory");
+            writeln!(chunk, "chunk {i} of {CHUNKS}").expect("fails only without memory");
             Some((Ok::<Bytes, Infallible>(chunk.freeze()), i + 1))
         }
     }))
@@ -120,7 +120,7 @@ fn at_most(limit: usize, asked: usize) -> Result<usize, Refusal> {
     if asked <= limit {
         return Ok(asked);
     }
-    let text = format!("at most {limit} items can be had, and {asked} were asked for\n");
+    let text = format!("{asked} items exceed the maximum of {limit}\n");
     Err((StatusCode::BAD_REQUEST, text))
 }
 
@@ -156,24 +156,24 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn std::error::Error + 
 
 fn print_what_to_try(addr: SocketAddr) {
     println!(
-        "Listening on http://{addr}; Ctrl-C ends it. In another terminal (the first request of a \
-         kind warms up, repeat it):
+        "Listening on http://{addr}. Press Ctrl-C to stop. In another terminal, send each request four \
+         times, since the first three grow the arena of their route:
 
-# 1000 texts in a Vec<String>, then JSON; shows the headers
+# 1000 strings in a Vec<String>, then JSON; prints the headers
 curl -sS -D- -o /dev/null http://{addr}/vec/1000
 # the same in the request's arena
 curl -sS -D- -o /dev/null http://{addr}/arena/1000
 # the same, written straight into the body
 curl -sS -D- -o /dev/null http://{addr}/buf/1000
-# the body is the same every way
+# all three return the same body
 curl -sS http://{addr}/arena/3
-# hangs until the timeout of {} ms: 504, and this terminal shows that its task ends
+# waits for the timeout of {} ms: 504, and this terminal shows that its task ends
 curl -i http://{addr}/slow
-# a body in {CHUNKS} chunks, longer than the timeout
+# a body in {CHUNKS} chunks, which takes longer than the timeout
 curl -iN http://{addr}/stream
 # refused, with a reason
 curl -i http://{addr}/arena/{}
-# statistics of each route, and what is alive now
+# statistics by route, and what is alive now
 curl -sS http://{addr}/stats
 ",
         TIMEOUT.as_millis(),

@@ -1,8 +1,8 @@
-//! The layer in a tonic server, around the health service.
+//! The layer in a tonic server with the health service.
 //!
 //! ```sh
 //! cargo run --example tonic             # serves
-//! cargo run --example tonic -- --check  # tries it itself
+//! cargo run --example tonic -- --check  # sends calls to itself
 //! ```
 
 #[path = "check/args.rs"]
@@ -25,13 +25,13 @@ static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
 const SERVED: &str = "example.Greeter";
 
-/// The methods there are. A client may send any path, so it must not name a route by itself.
+/// All methods of the server. Labels come from this list, since a client may send any path.
 const METHODS: [&str; 2] = [
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
 
-/// Names the route of a request: here no router does.
+/// Sets the route label, since there is no router.
 fn name_route<B>(request: Request<B>) -> Request<B> {
     let method = METHODS.iter().find(|path| **path == request.uri().path());
     if let (Some(method), Some(scope)) = (method, request.extensions().get::<RequestScope>()) {
@@ -51,7 +51,7 @@ async fn serve(
         .await;
     Server::builder()
         .layer(layer)
-        .layer(MapRequestLayer::new(name_route)) // inside, where the scope is
+        .layer(MapRequestLayer::new(name_route)) // inside, where the scope exists
         .add_service(health)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
         .await
@@ -81,7 +81,7 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>
         return check::run(addr, &handle).await;
     }
     println!(
-        "Listening on http://{addr}; Ctrl-C ends it. If you have grpcurl and health.proto:\n\n\
+        "Listening on http://{addr}. Press Ctrl-C to stop. With grpcurl and health.proto:\n\n\
          grpcurl -v -plaintext -proto health.proto -d '{{\"service\":\"{SERVED}\"}}' {addr} \
          grpc.health.v1.Health/Check\n"
     );

@@ -1,4 +1,4 @@
-//! Rooms, and who is in them.
+//! Chat rooms and their members.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,11 @@ use serde::Serialize;
 use tokio::sync::mpsc::{Permit, Sender, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
-/// A message on its way to a peer: JSON, shared by all who get it.
+/// A message to a peer, as JSON. All receivers share it.
 pub(crate) type Line = Utf8Bytes;
 
-/// How many lines wait for a peer. One that reads more slowly than others talk has to go: a room never
-/// waits for it, and never keeps more than this for it. One that itself talks faster than it reads
-/// has to wait.
+/// Maximum number of lines queued for a peer. A room never waits for a peer: a peer that reads more
+/// slowly than the others talk is disconnected. A peer that talks faster than it reads has to wait.
 pub(crate) const QUEUE: usize = 64;
 
 const MAX_ROOMS: usize = 1000;
@@ -27,7 +26,7 @@ const MAX_ROOMS: usize = 1000;
 #[derive(Default)]
 pub(crate) struct Rooms {
     rooms: Mutex<HashMap<String, HashMap<usize, Peer>>>,
-    /// Numbers for peers; each is used once.
+    /// The number of the next peer. Numbers are never reused.
     next: AtomicUsize,
     stale: AtomicUsize,
     slow: AtomicUsize,
@@ -46,7 +45,7 @@ enum Event<'a> {
     Said { from: &'a str, text: &'a str },
 }
 
-/// A peer's place in a room, until it is dropped.
+/// A peer's membership in a room. It ends when it is dropped.
 pub(crate) struct Member<'a> {
     rooms: &'a Rooms,
     room: &'a str,
@@ -56,7 +55,7 @@ pub(crate) struct Member<'a> {
 }
 
 impl Rooms {
-    /// Enters a room, which is made if need be; `None` if there are too many.
+    /// Enters a room, and creates it if necessary. Returns `None` if there are too many rooms.
     pub(crate) fn join<'a>(
         &'a self,
         room: &'a str,
@@ -75,7 +74,7 @@ impl Rooms {
             peers.insert(number, Peer { queue, too_slow });
             peers.len()
         };
-        self.tell(room, &Event::Joined { from: name, peers }, None);
+        self.send(room, &Event::Joined { from: name, peers }, None);
         Some(Member {
             rooms: self,
             room,
@@ -85,15 +84,15 @@ impl Rooms {
         })
     }
 
-    /// Tells everybody in a room; the one who talks has its own place already.
-    fn tell(&self, room: &str, event: &Event<'_>, talks: Option<(usize, Permit<'_, Line>)>) {
+    /// Sends an event to all peers of a room. The sender has reserved its own queue slot already.
+    fn send(&self, room: &str, event: &Event<'_>, sender: Option<(usize, Permit<'_, Line>)>) {
         let Ok(line) = serde_json::to_string(event) else {
-            return; // strings and numbers are always JSON
+            return; // unreachable: strings and numbers always serialize
         };
         let line = Line::from(line);
-        let talking = talks.as_ref().map(|(number, _)| *number);
+        let sending = sender.as_ref().map(|(number, _)| *number);
         for (number, peer) in self.lock().get(room).into_iter().flatten() {
-            if Some(*number) == talking {
+            if Some(*number) == sending {
                 continue;
             }
             let sent = peer.queue.try_send(line.clone());
@@ -102,8 +101,8 @@ impl Rooms {
                 peer.too_slow.cancel();
             }
         }
-        if let Some((_, place)) = talks {
-            place.send(line);
+        if let Some((_, slot)) = sender {
+            slot.send(line);
         }
     }
 
@@ -111,36 +110,36 @@ impl Rooms {
         self.stale.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Peers that were dropped so far: not heard of, and too slow.
+    /// Returns the peers disconnected so far: stale ones, and those that were too slow.
     pub(crate) fn dropped(&self) -> (usize, usize) {
         let [stale, slow] = [&self.stale, &self.slow].map(|count| count.load(Ordering::Relaxed));
         (stale, slow)
     }
 
-    /// Rooms, and peers in all of them.
+    /// Returns the number of rooms, and of peers in all rooms.
     pub(crate) fn count(&self) -> (usize, usize) {
         let rooms = self.lock();
         (rooms.len(), rooms.values().map(HashMap::len).sum())
     }
 
-    /// No critical section panics half way, so a poisoned lock is as good as any.
+    /// No critical section panics half way, so a poisoned lock is still consistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<usize, Peer>>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Member<'_> {
-    /// Waits until half of the peer's own queue is free, and tells everybody. So what it says itself
-    /// never takes the places for what others say.
+    /// Waits until half of the peer's own queue is free, then sends to the room. So the peer's own
+    /// messages never use the slots for messages of others.
     pub(crate) async fn say(&self, text: &str) {
         let half = self.queue.reserve_many(QUEUE / 2).await;
-        let Some(place) = half.ok().and_then(|mut places| places.next()) else {
-            return; // it writes no more
+        let Some(slot) = half.ok().and_then(|mut slots| slots.next()) else {
+            return; // the writer has ended
         };
         let from = self.name;
         let event = Event::Said { from, text };
         self.rooms
-            .tell(self.room, &event, Some((self.number, place)));
+            .send(self.room, &event, Some((self.number, slot)));
     }
 }
 
@@ -160,7 +159,7 @@ impl Drop for Member<'_> {
         };
         let from = self.name;
         self.rooms
-            .tell(self.room, &Event::Left { from, peers }, None);
+            .send(self.room, &Event::Left { from, peers }, None);
     }
 }
 
@@ -169,7 +168,7 @@ impl fmt::Display for Rooms {
         let ((rooms, peers), (stale, slow)) = (self.count(), self.dropped());
         write!(
             f,
-            "{peers} peers in {rooms} rooms; dropped so far: {stale} not heard of, {slow} too slow"
+            "{peers} peers in {rooms} rooms; disconnected so far: {stale} stale, {slow} too slow"
         )
     }
 }

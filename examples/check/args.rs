@@ -1,4 +1,4 @@
-//! The arguments that the examples share.
+//! Command-line arguments shared by the examples.
 
 use std::{
     env,
@@ -11,18 +11,18 @@ pub(crate) struct Args {
     pub(crate) addr: SocketAddr,
 }
 
-/// Takes the next word.
+/// Returns the value of the current argument.
 pub(crate) type Value<'a> = dyn FnMut() -> Result<String, String> + 'a;
 
 impl Args {
-    /// Reads the command line; ends the process if it asks for help or cannot be understood.
-    #[allow(dead_code, reason = "not every example has arguments of its own")]
+    /// Parses the command line. Exits the process on `--help` and on errors.
+    #[allow(dead_code, reason = "some examples have more arguments")]
     pub(crate) fn parse(example: &str, default_port: u16) -> Self {
         Self::parse_with(example, default_port, "", |_, _| None)
     }
 
-    /// As `parse`, with arguments of the example's own: `own_usage` has a line for each, and `own`
-    /// given each unknown word, and a way to take its value; `None` if it does not know it either.
+    /// Like `parse`, with further arguments. `own_usage` describes them. `own` is called for each
+    /// unknown word, with a function that returns its value, and returns `None` if it is unknown.
     pub(crate) fn parse_with(
         example: &str,
         default_port: u16,
@@ -35,10 +35,10 @@ impl Args {
         };
         let usage = format!(
             "usage: {example} [--check | --port PORT | --addr IP:PORT]\n\n{own_usage}  \
-             --check         serve on a free port, send requests, compare, and exit\n  \
+             --check         serve on a free port, send requests, check the responses, and exit\n  \
              --port PORT     listen on 127.0.0.1:PORT (default: $PORT, or {default_port})\n  \
              --addr IP:PORT  listen on this address\n  \
-             --help          print this"
+             --help          print this help"
         );
         match Self::read(env::args().skip(1), default_port, own) {
             Ok(Some(args)) => args,
@@ -53,7 +53,7 @@ impl Args {
         }
     }
 
-    /// `None` if help is wanted.
+    /// Returns `None` for `--help`.
     fn read(
         mut words: impl Iterator<Item = String>,
         default_port: u16,
@@ -70,7 +70,7 @@ impl Args {
                     let text = value()?;
                     let parsed = text.parse();
                     addr = Some(parsed.map_err(|_| {
-                        format!("--addr is {text:?}, and must be like 127.0.0.1:{default_port}")
+                        format!("invalid --addr {text:?}: expected IP:PORT, such as 127.0.0.1:{default_port}")
                     })?);
                 }
                 "--help" | "-h" => return Ok(None),
@@ -95,7 +95,7 @@ impl Args {
 fn port(name: &str, text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| {
         format!(
-            "{name} is {text:?}, and must be a number from 0 to {}",
+            "invalid {name} {text:?}: expected a number from 0 to {}",
             u16::MAX
         )
     })

@@ -1,4 +1,4 @@
-//! `chat --check`: 200 WebSocket clients over TCP, half of which vanish without a word.
+//! `chat --check`: connects 200 WebSocket clients over TCP, half of which vanish.
 
 mod client;
 mod report;
@@ -32,19 +32,19 @@ use self::{
 };
 use super::{Chat, MAX_MESSAGE, SHUTDOWN};
 
-/// Short, so that the check is.
+/// Short, so that the check is fast.
 pub(crate) const PING: Duration = Duration::from_millis(1500);
 
 const CLIENTS: usize = 200;
 const ROOMS: usize = 10;
 /// Clients that reset their connection.
 const RESET: usize = 50;
-/// Clients that keep it, and never answer again.
+/// Clients that keep their connection but stop responding.
 const SILENT: usize = 50;
-/// Clients that leave as they should.
+/// Clients that close their connection properly.
 const ORDERLY: usize = 50;
 
-/// Only a failing check waits that long.
+/// Timeout of each step. Only a failing check reaches it.
 const BOUND: Duration = Duration::from_secs(20);
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -52,22 +52,22 @@ type Socket = WebSocketStream<TcpStream>;
 
 async fn connect(addr: SocketAddr, room: usize, name: &str) -> Result<Socket, BoxError> {
     let socket = TcpSocket::new_v4()?;
-    // A client that reads nothing should not be hidden by its system's buffers.
+    // Small, so that socket buffers do not hide a client that reads nothing.
     socket.set_recv_buffer_size(16 * 1024)?;
     let stream = socket.connect(addr).await?;
     let url = format!("ws://{addr}/rooms/room-{room}?name={name}");
     Ok(client_async(url, stream).await?.0)
 }
 
-/// How a peer and the server parted.
+/// How the connection of a peer ended.
 enum End {
-    /// Handed over by a [`Peer`], and read by nobody any more.
+    /// Handed over by a [`Peer`], and no longer read.
     Kept(Box<Socket>),
     Goodbye,
     Lost,
 }
 
-/// A client that reads, and so answers pings.
+/// A client that reads and therefore answers pings.
 struct Peer {
     say: mpsc::Sender<String>,
     heard: Arc<AtomicUsize>,
@@ -109,18 +109,18 @@ impl Peer {
         }
     }
 
-    /// Its socket, which nobody reads any more.
+    /// Returns the socket, which is no longer read.
     async fn keep(self) -> Result<Box<Socket>, BoxError> {
         self.hand_over.cancel();
         match self.task.await?? {
             End::Kept(socket) => Ok(socket),
-            End::Goodbye => Err("a peer was sent away too early".into()),
+            End::Goodbye => Err("the server closed a connection too early".into()),
             End::Lost => Err("a peer lost its connection".into()),
         }
     }
 }
 
-/// Waits until each peer has heard as many lines. Returns whether it has.
+/// Waits until each peer has received `wanted` lines. Returns whether they arrived in time.
 async fn all_heard(peers: &[Peer], wanted: usize) -> bool {
     let all = async {
         while peers
@@ -133,12 +133,12 @@ async fn all_heard(peers: &[Peer], wanted: usize) -> bool {
     timeout(BOUND, all).await.is_ok()
 }
 
-/// A peer that talks and does not read, beside one that says very much.
+/// Connects a peer that does not read and one that floods its room.
 async fn read_slowly(addr: SocketAddr, chat: &Chat) -> Result<bool, BoxError> {
     let slow = connect(addr, ROOMS, "slow").await?;
     let (mut talk, _unread) = slow.split();
     let talking = tokio::spawn(async move {
-        // Heard of, so that it is not dropped for another reason.
+        // It talks, so that it does not become stale.
         while talk.send(Message::text("I am here")).await.is_ok() {
             sleep(PING / 3).await;
         }
@@ -155,7 +155,7 @@ async fn read_slowly(addr: SocketAddr, chat: &Chat) -> Result<bool, BoxError> {
     let dropped = timeout(BOUND, flooding)
         .await
         .is_ok_and(|sent| sent.is_ok());
-    // The one that reads is there still.
+    // The peer that reads is still connected.
     let kept = talk.send(Message::text("still here")).await.is_ok();
     talking.abort();
     reading.abort();
@@ -179,7 +179,7 @@ pub(crate) async fn run(
         page.status == 200
             && text.contains("new WebSocket")
             && !remote.iter().any(|r| text.contains(r)),
-        format!("the page has {} bytes, and loads nothing else", text.len()),
+        format!("the page has {} bytes and loads nothing else", text.len()),
     );
     let long = format!("/rooms/{}?name=x", "r".repeat(33));
     let refused = http.send(Method::GET, &long).await?;
@@ -191,7 +191,7 @@ pub(crate) async fn run(
     report.expect(
         refused.status.is_client_error(),
         format!(
-            "a request that is no WebSocket is refused: {}",
+            "a request without an upgrade is refused: {}",
             refused.status
         ),
     );
@@ -215,16 +215,19 @@ pub(crate) async fn run(
     }
     let lines = CLIENTS / ROOMS;
     let heard = all_heard(&peers, lines).await;
-    report.expect(heard, format!("each heard the {lines} lines of its room"));
+    report.expect(
+        heard,
+        format!("each peer received the {lines} lines of its room"),
+    );
 
     let staying = peers.split_off(RESET + SILENT);
     let mut silent = Vec::new();
     for (n, peer) in peers.into_iter().enumerate() {
         let socket = peer.keep().await?;
         if n < RESET {
-            socket.get_ref().set_zero_linger()?; // and is dropped
+            socket.get_ref().set_zero_linger()?; // reset when dropped
         } else {
-            silent.push(socket); // kept, and not read from any more: no pong
+            silent.push(socket); // kept but not read: no pong
         }
     }
     let stayed = CLIENTS - RESET - SILENT;
@@ -233,27 +236,27 @@ pub(crate) async fn run(
     report.expect(
         left.in_flight == stayed && (stale, slow) == (SILENT, 0),
         format!(
-            "half vanished: {} scopes are left, {stale} peers were not heard of",
+            "half of the clients vanished: {} scopes are left, {stale} peers were stale",
             left.in_flight
         ),
     );
     report.expect(
         [left.tasks, left.pool.rented] == [stayed; 2],
         format!(
-            "with them their tasks and arenas: {} and {} are left",
+            "their tasks and arenas are gone, too: {} and {} are left",
             left.tasks, left.pool.rented
         ),
     );
     report.expect(
         staying.iter().all(|peer| !peer.task.is_finished()),
-        "whoever answers pings stays",
+        "peers that answer pings stay connected",
     );
     drop(silent);
 
     let dropped = read_slowly(addr, chat).await?;
     report.expect(
         dropped,
-        "a peer that does not read is dropped, and its room goes on",
+        "a peer that does not read is disconnected, and its room keeps working",
     );
 
     let mut orderly = Vec::new();
@@ -263,14 +266,14 @@ pub(crate) async fn run(
         orderly.push(socket);
     }
     for mut socket in orderly {
-        // To the end of the closing handshake.
+        // Wait for the closing handshake.
         while let Ok(Some(Ok(_))) = timeout(BOUND, socket.next()).await {}
     }
     let left = settled(handle, |now| now.in_flight == stayed).await;
     report.expect(
         left.in_flight == stayed,
         format!(
-            "{ORDERLY} came and left as they should: {} scopes",
+            "{ORDERLY} clients joined and closed properly: {} scopes",
             left.in_flight
         ),
     );
@@ -283,7 +286,10 @@ pub(crate) async fn run(
         let end = timeout(BOUND, peer.task).await???;
         told += usize::from(matches!(end, End::Goodbye));
     }
-    report.expect(told == stayed, format!("{told} peers were told goodbye"));
+    report.expect(
+        told == stayed,
+        format!("{told} peers received a close message"),
+    );
     timeout(BOUND, server).await???;
     report.expect(chat.rooms.count() == (0, 0), "no room is left");
     report.expect_nothing_left(handle).await;
@@ -302,7 +308,7 @@ pub(crate) async fn run(
     );
     if let Some(latency) = handle.cancel_latency().first() {
         println!(
-            "from the end of a connection to that of its task: p50 {:.0?}, p99 {:.0?}, max {:.0?}\n",
+            "time from the end of a connection to the end of its task: p50 {:.0?}, p99 {:.0?}, max {:.0?}\n",
             latency.p50, latency.p99, latency.max
         );
     }

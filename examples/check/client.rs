@@ -1,4 +1,4 @@
-//! A small HTTP client.
+//! A minimal HTTP client.
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
@@ -47,6 +47,6 @@ impl Client {
         };
         tokio::time::timeout(Duration::from_secs(10), exchange)
             .await
-            .map_err(|_| format!("no answer to {path} within 10 s"))?
+            .map_err(|_| format!("no response to {path} within 10 s"))?
     }
 }

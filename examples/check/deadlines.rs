@@ -1,4 +1,4 @@
-//! `client --check`: real requests over TCP, and what is expected of the answers.
+//! `client --check`: sends requests over TCP and checks the responses.
 
 mod client;
 mod report;
@@ -28,8 +28,8 @@ pub(crate) async fn run(
     let lines = |answer: &Answer| String::from_utf8_lossy(&answer.body).into_owned();
 
     let said = lines(&quick);
-    let left = |who: &str| {
-        let line = said.lines().find_map(|line| line.strip_prefix(who))?;
+    let left = |service: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(service))?;
         line.split(' ').next()?.parse::<u128>().ok()
     };
     let (front, back) = (left("front: "), left("back: "));
@@ -39,8 +39,8 @@ pub(crate) async fn run(
         format!("/quick: {}", said.trim_end().replace('\n', "; ")),
     );
     report.expect(
-        quick.status == 200 && said.contains("says the header x-request-timeout-ms"),
-        "/quick: the back has its deadline from the header",
+        quick.status == 200 && said.contains("set by the header x-request-timeout-ms"),
+        "/quick: the deadline of the back comes from the header",
     );
 
     let said = lines(&slow);
@@ -50,13 +50,13 @@ pub(crate) async fn run(
     );
     let said = lines(&late);
     report.expect(
-        late.status == 504 && said.starts_with("front: the call was not made"),
+        late.status == 504 && said.starts_with("front: call not sent"),
         format!("/late: {}", said.trim_end()),
     );
     report.expect(
         [&quick, &slow, &late].map(|answer| text(&answer.headers, "x-alloc-route"))
             == ["/{what}"; 3],
-        "all three answers are the front's own",
+        "all three responses come from the front",
     );
 
     for handle in handles {
@@ -70,7 +70,7 @@ pub(crate) async fn run(
     });
     report.expect(
         (front, back) == (Some([3, 0]), Some([1, 1])),
-        format!("completed and too late: {front:?} at the front, {back:?} at the back"),
+        format!("[completed, deadline exceeded]: {front:?} at the front, {back:?} at the back"),
     );
     Ok(report.finish())
 }

@@ -1,4 +1,4 @@
-//! `hyper --check`: real requests over TCP, and what is expected of the answers.
+//! `hyper --check`: sends requests over TCP and checks the responses.
 
 mod client;
 mod report;
@@ -31,7 +31,7 @@ pub(crate) async fn run(
             answer.status.as_str(),
             &answer.headers,
         );
-        // The arena is back only when the server has written the response.
+        // The arena returns after the server has written the response.
         settled(handle, |snapshot| snapshot.pool.rented == 0).await;
         answers.push(answer);
     }
@@ -46,13 +46,13 @@ pub(crate) async fn run(
     let bodies: Vec<_> = answers.iter().map(|answer| &answer.body[..]).collect();
     report.expect(
         bodies == [&b"hello, /first\n"[..], b"hello, /again\n", b""],
-        "the bodies are whole, and HEAD has none",
+        "the bodies are complete, and HEAD has none",
     );
     report.expect(
         answers
             .iter()
             .all(|answer| answer.headers.contains_key("x-alloc-count")),
-        "each answer has the heap's figures",
+        "each response has heap figures",
     );
     report.expect_nothing_left(handle).await;
     Ok(report.finish())

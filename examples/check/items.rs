@@ -1,4 +1,4 @@
-//! `items --check`: real requests over TCP, and what is expected of the answers.
+//! `items --check`: sends requests over TCP and checks the responses.
 
 mod client;
 mod report;
@@ -21,7 +21,7 @@ use super::{CHUNKS, MAX_ITEMS};
 
 const COUNT: &str = "x-alloc-count";
 
-/// Counted by the tasks of `/slow` themselves, at their end.
+/// Incremented by each task of `/slow` when it ends.
 pub(crate) static SLOW_TASKS_ENDED: AtomicUsize = AtomicUsize::new(0);
 
 struct Check<'a> {
@@ -40,7 +40,7 @@ impl Check<'_> {
         let request = format!("{method} {path}");
         self.report
             .received(&request, answer.status.as_str(), &answer.headers);
-        // The arena is back only when the server has written the response.
+        // The arena returns after the server has written the response.
         settled(self.handle, |snapshot| snapshot.pool.rented == 0).await;
         Ok(answer)
     }
@@ -59,7 +59,7 @@ pub(crate) async fn run(
         report: Report::default(),
         handle,
     };
-    // An arena has grown to what it takes after a few requests.
+    // The first requests of a route grow its arena.
     for path in ["/vec/1000", "/buf/1000", "/arena/1000", "/arena/1000"] {
         check.client.send(Method::GET, path).await?;
         settled(handle, |snapshot| snapshot.pool.rented == 0).await;
@@ -82,31 +82,31 @@ pub(crate) async fn run(
             && vec.body == arena.body
             && vec.body == buf.body,
         format!(
-            "the three ways give the same {} bytes of JSON",
+            "all three handlers return the same {} bytes of JSON",
             vec.body.len()
         ),
     );
     let many = count(&vec);
     report.expect(
         many >= Some(1000),
-        format!("/vec makes {} heap allocations", text(&vec.headers, COUNT)),
+        format!("/vec: {} heap allocations", text(&vec.headers, COUNT)),
     );
     for (name, answer) in [("/arena", &arena), ("/buf", &buf)] {
         report.expect(
             matches!((count(answer), many), (Some(few), Some(many)) if few * 50 <= many),
             format!(
-                "{name} makes {}, at most 1/50 of that",
+                "{name}: {}, at most 1/50 of that",
                 text(&answer.headers, COUNT)
             ),
         );
         report.expect(
             text(&answer.headers, "x-arena-source") == "pool",
-            format!("{name} has its arena from the pool"),
+            format!("{name}: the arena comes from the pool"),
         );
     }
     report.expect(
         head.status == 200 && head.body.is_empty(),
-        "HEAD gives the head alone",
+        "HEAD returns the head only",
     );
 
     let slow_tasks = settled(handle, |snapshot| snapshot.tasks == 0).await.tasks;
@@ -119,28 +119,31 @@ pub(crate) async fn run(
     );
     report.expect(
         (ended, slow_tasks) == (1, 0),
-        format!("/slow: tasks that ended by themselves {ended}, left {slow_tasks}"),
+        format!("/slow: {ended} task ended by itself, {slow_tasks} left"),
     );
     let lines: String = (0..CHUNKS)
         .map(|i| format!("chunk {i} of {CHUNKS}\n"))
         .collect();
-    report.expect(stream.body == lines, "/stream: complete");
+    report.expect(stream.body == lines, "/stream: all chunks arrived");
 
     report.expect(
-        too_many.status == 400 && too_many.body.starts_with(b"at most"),
+        too_many.status == 400
+            && too_many
+                .body
+                .starts_with(format!("{} items exceed", MAX_ITEMS + 1).as_bytes()),
         format!(
             "too many items: {}",
             String::from_utf8_lossy(&too_many.body).trim_end()
         ),
     );
-    report.expect(no_number.status == 400, "no number: 400");
+    report.expect(no_number.status == 400, "not a number: 400");
     report.expect(
         unknown.status == 404 && text(&unknown.headers, "x-alloc-route") == "{unmatched}",
-        "an unknown path: 404, under {unmatched}",
+        "unknown path: 404, counted under {unmatched}",
     );
     report.expect(
         stats.status == 200 && stats.body.starts_with(b"route "),
-        "/stats: a table, not covered by the layer",
+        "/stats: a table; the route is not covered by the layer",
     );
     report.expect_nothing_left(handle).await;
     let outcomes = |route: &str, outcome| {
@@ -154,7 +157,7 @@ pub(crate) async fn run(
     report.expect(
         outcomes("/slow", Outcome::DeadlineExceeded) == Some((1, 1))
             && outcomes("/stream", Outcome::Completed) == Some((1, 1)),
-        "the statistics have /slow as deadline_exceeded and /stream as completed",
+        "statistics: /slow deadline_exceeded, /stream completed",
     );
     println!();
     Ok(report.finish())

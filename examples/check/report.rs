@@ -1,4 +1,4 @@
-//! The table of what was received, and the expectations about it.
+//! The table of responses, and the expectations about them.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -32,7 +32,7 @@ impl Report {
         self.expectations.push((holds, what.into()));
     }
 
-    /// Expects that nothing of any request is left, within five seconds.
+    /// Expects that nothing of any request is left after at most five seconds.
     pub(crate) async fn expect_nothing_left(&mut self, handle: &MemoryHandle) {
         let left = |snapshot: &Snapshot| {
             [
@@ -47,13 +47,13 @@ impl Report {
         self.expect(
             left(&snapshot) == [0; 4],
             format!(
-                "afterwards: in flight {in_flight}, tasks {tasks}, tokens {tokens}, arenas out \
+                "afterwards: in flight {in_flight}, tasks {tasks}, tokens {tokens}, arenas rented \
                  {rented}"
             ),
         );
     }
 
-    /// Prints everything; the code of a failure if an expectation did not hold.
+    /// Prints everything. Returns a failure if an expectation does not hold.
     pub(crate) fn finish(self) -> ExitCode {
         let title: Vec<_> = ["request", "status"].into_iter().chain(HEADERS).collect();
         let mut widths: Vec<_> = title.iter().map(|cell| cell.len()).collect();
@@ -63,7 +63,7 @@ impl Report {
             }
         }
         let line = |cells: &[&str]| {
-            // Names to the left, numbers to the right.
+            // Names are aligned to the left, numbers to the right.
             let padded =
                 (0..)
                     .zip(cells)
@@ -95,15 +95,15 @@ impl Report {
     }
 }
 
-/// The value of a header, or `-`.
+/// Returns the value of a header, or `-`.
 pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers
         .get(name)
         .map_or("-", |value| value.to_str().unwrap_or("?"))
 }
 
-/// A snapshot for which `done` holds, or the last one after five seconds: a server may still hold the
-/// bytes of a response that the client has already read.
+/// Returns a snapshot for which `done` holds, or the last one after five seconds. A server may still
+/// hold bytes of a response that the client has already read.
 pub(crate) async fn settled(handle: &MemoryHandle, done: impl Fn(&Snapshot) -> bool) -> Snapshot {
     for _ in 0..500 {
         let snapshot = handle.snapshot();

@@ -1,4 +1,4 @@
-//! `tonic --check`: a real client, and what is expected of the answers.
+//! `tonic --check`: sends calls with a tonic client and checks the responses.
 
 mod report;
 
@@ -39,14 +39,14 @@ pub(crate) async fn run(
     );
     report.expect(
         text(&metadata, ROUTE) == check,
-        "its metadata has the method as the route",
+        "the route in its metadata is the method",
     );
     report.expect(
         text(&metadata, "grpc-status") == "0",
-        "its trailers arrive: grpc-status 0",
+        "its trailers have grpc-status 0",
     );
 
-    let status = client.check(asked("nobody")).await.err();
+    let status = client.check(asked("unknown")).await.err();
     let status = status.ok_or("Check of an unknown service succeeded")?;
     let code = (status.code() as i32).to_string();
     let metadata = status.metadata().clone().into_headers();
@@ -68,27 +68,24 @@ pub(crate) async fn run(
         .ok_or("Watch ended without a message")??;
     report.expect(
         first.status() == ServingStatus::Serving && text(&metadata, ROUTE) == watch,
-        format!("Watch gives a message: {}", first.status().as_str_name()),
+        format!("Watch: first message {}", first.status().as_str_name()),
     );
     let watching = settled(handle, |snapshot| snapshot.in_flight == 1).await;
-    report.expect(
-        watching.in_flight == 1,
-        "while it is watched it is in flight",
-    );
-    drop(messages); // the client goes away
+    report.expect(watching.in_flight == 1, "the open stream is in flight");
+    drop(messages); // the client disconnects
 
     let elsewhere = MapRequest::new(channel, |mut request: http::Request<_>| {
         *request.uri_mut() = http::Uri::from_static("/grpc.health.v1.Health/Nothing");
         request
     });
     let unknown = HealthClient::new(elsewhere).check(asked(SERVED)).await;
-    let unknown = unknown.err().ok_or("a method that nobody has succeeded")?;
+    let unknown = unknown.err().ok_or("call of an unknown method succeeded")?;
     let code = (unknown.code() as i32).to_string();
     let metadata = unknown.metadata().clone().into_headers();
     report.received("Nothing", &code, &metadata);
     report.expect(
         unknown.code() == Code::Unimplemented && text(&metadata, ROUTE) == "{unmatched}",
-        format!("a method that nobody has: {:?}", unknown.code()),
+        format!("unknown method: {:?}", unknown.code()),
     );
 
     report.expect_nothing_left(handle).await;
@@ -106,7 +103,7 @@ pub(crate) async fn run(
                 (check, completed(2)),
                 (watch, format!("{{{:?}: 1}}", Outcome::ClientGone)),
             ],
-        format!("the statistics: {outcomes:?}"),
+        format!("statistics: {outcomes:?}"),
     );
     Ok(report.finish())
 }

@@ -151,7 +151,7 @@ impl fmt::Display for CallError {
             Fault::Cancelled(reason) => write!(f, "call cancelled: {reason}"),
             Fault::NothingRemains { left, margin } => write!(
                 f,
-                "call not sent: {left:?} left before the deadline, {margin:?} reserved"
+                "call not sent: {left:.1?} left before the deadline, {margin:.1?} reserved"
             ),
             Fault::Service(_) => f.write_str("call failed"),
         }
