@@ -156,8 +156,8 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn std::error::Error + 
 
 fn print_what_to_try(addr: SocketAddr) {
     println!(
-        "Listening on http://{addr}. Press Ctrl-C to stop. In another terminal, send each request four \
-         times, since the first three grow the arena of their route:
+        "Listening on http://{addr}. Press Ctrl-C to stop.
+The first three requests of a route grow its arena, so repeat them. In another terminal:
 
 # 1000 strings in a Vec<String>, then JSON; prints the headers
 curl -sS -D- -o /dev/null http://{addr}/vec/1000

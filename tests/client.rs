@@ -183,7 +183,8 @@ async fn a_call_for_which_nothing_remains_is_not_made() {
             let error = result.unwrap_err();
             assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
             assert_eq!(error.reason(), None);
-            let text = format!("call not sent: 1.0s left before the deadline, {margin:.1?} reserved");
+            let text =
+                format!("call not sent: 1.0s left before the deadline, {margin:.1?} reserved");
             assert_eq!(error.to_string(), text);
             assert!(error.source().is_none());
         }
