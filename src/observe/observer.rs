@@ -39,7 +39,7 @@ use crate::scope::ScopeReport;
 /// # }
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// Called once for each request, after its body and its tasks have ended. Must not block.
+    /// Called once for each request, when its scope closes. Must not block.
     fn on_close(&self, report: &ScopeReport);
 }
 
