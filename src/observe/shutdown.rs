@@ -130,7 +130,7 @@ impl MemoryHandle {
     ///
     /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     /// let server = axum::serve(listener, app).with_graceful_shutdown(async { _ = stopped.await });
-    /// let server = tokio::spawn(server.into_future());
+    /// let server = tokio::spawn(async move { server.await });
     ///
     /// tokio::signal::ctrl_c().await?;
     /// let _ = stop.send(()); // no further connections
