@@ -123,13 +123,15 @@ pub use self::cancel::Outcome;
 #[doc(inline)]
 pub use self::config::ConfigError;
 #[doc(inline)]
+pub use self::deadline::RoutePolicy;
+#[doc(inline)]
 pub use self::middleware::{Expose, MemoryLayer, MemoryService};
 #[doc(inline)]
 pub use self::observe::MemoryHandle;
 #[doc(inline)]
 pub use self::pool::ArenaPool;
 #[doc(inline)]
-pub use self::scope::{RequestScope, RoutePolicy, ScopeReport};
+pub use self::scope::{RequestScope, ScopeReport};
 #[doc(inline)]
 pub use self::wire::{CollectError, CollectErrorKind, deadline_header, header};
 
