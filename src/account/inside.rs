@@ -27,10 +27,12 @@ impl<E: Enter> Enter for Option<E> {
     where
         Self: 'a;
 
+    #[inline]
     fn enter(&mut self) -> Self::Guard<'_> {
         self.as_mut().map(E::enter)
     }
 
+    #[inline]
     fn returned(guard: Self::Guard<'_>) {
         if let Some(guard) = guard {
             E::returned(guard);
@@ -83,6 +85,7 @@ impl<F, E: Enter> Inside<F, E> {
     }
 
     /// Runs `f` on the future's slot, inside the place. `f` may empty the slot.
+    #[inline]
     pub(crate) fn run<T>(self: Pin<&mut Self>, f: impl FnOnce(Pin<&mut Option<F>>) -> T) -> T {
         let this = self.project();
         let guard = this.place.enter();
@@ -105,6 +108,7 @@ impl<F: Future, E: Enter> Inside<F, E> {
     /// # Panics
     ///
     /// If the future was ready before.
+    #[inline]
     pub(crate) fn poll_then<T>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -71,6 +71,7 @@ impl Limits {
     }
 
     /// The source of the deadline, if it has passed.
+    #[inline]
     pub(crate) fn expired(&self, start: Instant) -> Option<DeadlineSource> {
         let (at, source) = self.deadline.at(start)?;
         (at <= Instant::now()).then_some(source)

@@ -281,12 +281,13 @@ where
         if let Some(source) = expired {
             return Poll::Ready(Some(cut_off(state, source)));
         }
-        let (polled, over) = inside.as_mut().run(|mut slot| {
+        let mut over = None;
+        let polled = inside.as_mut().run(|mut slot| {
             let Some(mut body) = slot.as_mut().as_pin_mut() else {
                 unreachable!("an open body is not over");
             };
             let polled = body.as_mut().poll_frame(cx);
-            let over = match &polled {
+            over = match &polled {
                 Poll::Pending => None,
                 Poll::Ready(None) => Some(Outcome::Completed),
                 Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
@@ -302,7 +303,7 @@ where
             if over.is_some() {
                 slot.set(None);
             }
-            (polled, over)
+            polled
         });
         if polled.is_pending() {
             let open = inside.place_mut().as_mut();

@@ -65,12 +65,14 @@ impl EnteredScope<'_> {
     ///
     /// `std::thread::panicking` is no substitute: it is also true while an outer panic unwinds, and
     /// false after an inner one was caught.
+    #[inline]
     pub(super) fn or_panicked(mut self) -> Self {
         self.guards_panics = true;
         self
     }
 
     /// The guarded code returned.
+    #[inline]
     pub(crate) fn done(mut self) {
         self.guards_panics = false;
     }

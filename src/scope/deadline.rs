@@ -136,6 +136,7 @@ impl RequestScope {
     }
 
     /// The source of the deadline, if it has passed.
+    #[inline]
     pub(crate) fn expired(&self) -> Option<DeadlineSource> {
         let state = self.state();
         state.limits.expired(state.start)

@@ -89,6 +89,7 @@ impl OpenScope {
     }
 
     /// Ends the scope's part of the response, for `reason` unless the scope has one.
+    #[inline]
     pub(crate) fn finish(mut self, reason: CancelReason) {
         self.reason = reason;
     }
@@ -105,10 +106,12 @@ impl Enter for OpenScope {
     type Guard<'a> = EnteredScope<'a>;
 
     /// A guard that is dropped without [`done`](EnteredScope::done) means a panic.
+    #[inline]
     fn enter(&mut self) -> EnteredScope<'_> {
         current::enter(self.scope.slot(), Writer::Exclusive).or_panicked()
     }
 
+    #[inline]
     fn returned(guard: EnteredScope<'_>) {
         guard.done();
     }
