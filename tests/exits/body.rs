@@ -325,3 +325,10 @@ fn bytes_of_the_arena_keep_it_out_after_the_scope_has_closed() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(watch.handle.snapshot().pool.pooled, 1);
 }
+
+#[test]
+fn the_default_body_is_the_inner_default_and_of_no_scope() {
+    let body = ResponseBody::<Full<Bytes>>::default();
+    assert!(body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(0));
+}

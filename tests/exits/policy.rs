@@ -1,6 +1,6 @@
 //! Policies: per route, per method, nested, around the layer. Time is paused.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{Router, body::Body, handler::Handler, routing::get};
 use bytes::Bytes;
@@ -161,4 +161,32 @@ async fn without_any_layer_a_policy_changes_nothing() {
     let response = service.oneshot(request("/abc")).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "/abc");
+}
+
+/// A layer in between that polls the inner future on a task of its own, as a buffer does.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_a_policy_finds_expired_is_answered_on_any_task() {
+    let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - SECOND;
+    let request = Request::builder().header("x-request-start", format!("t={}.0", start.as_secs()));
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let (layer, watch) = watched(MemoryLayer::builder().trust_request_start());
+    let inner = RoutePolicy::new()
+        .timeout(Duration::from_millis(10))
+        .layer(never_answering());
+    let between = tower::service_fn(move |request: Request<Empty<Bytes>>| {
+        let task = tokio::spawn(inner.clone().oneshot(request));
+        async move { task.await.expect("the task ends by itself") }
+    });
+    let response = layer.layer(between).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 504);
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let detail = "the deadline set by the route's policy had passed on arrival";
+    assert!(String::from_utf8_lossy(&body).contains(detail), "{body:?}");
+    let report = watch.report().await;
+    assert_eq!(report.outcome, Outcome::DeadlineExceeded);
+    assert_eq!(report.deadline_source, Some(DeadlineSource::Policy));
 }
