@@ -15,9 +15,14 @@ pub(crate) use loom::sync::{
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// `Arc` and `OnceLock` are std's in both builds: what the models check is the crate's own
-/// protocols, and loom's `Arc` cannot hold trait objects.
-pub(crate) use std::sync::{Arc, OnceLock};
+/// std's in both builds, since loom's `Arc` cannot hold trait objects.
+pub(crate) use std::sync::Arc;
+
+#[cfg(not(tower_memory_loom))]
+pub(crate) use std::sync::OnceLock;
+
+#[cfg(tower_memory_loom)]
+pub(crate) use self::once_lock::OnceLock;
 
 use std::sync::PoisonError;
 
@@ -35,4 +40,49 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 thread_local! {
     /// How often the thread took one of the crate's locks, all of which are taken by [`lock`].
     pub(crate) static LOCKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// std's `OnceLock` with points at which a model may switch threads: before each read, and between
+/// the initialization and its publication.
+#[cfg(tower_memory_loom)]
+mod once_lock {
+    use super::{AtomicBool, Ordering};
+
+    #[derive(Debug)]
+    pub(crate) struct OnceLock<T> {
+        value: std::sync::OnceLock<T>,
+        is_set: AtomicBool,
+    }
+
+    impl<T> OnceLock<T> {
+        pub(crate) fn new() -> Self {
+            Self {
+                value: std::sync::OnceLock::new(),
+                is_set: AtomicBool::new(false),
+            }
+        }
+
+        pub(crate) fn get(&self) -> Option<&T> {
+            self.is_set
+                .load(Ordering::Acquire)
+                .then(|| self.value.get())
+                .flatten()
+        }
+
+        pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+            if self.is_set.load(Ordering::Acquire) {
+                if let Some(value) = self.value.get() {
+                    return value;
+                }
+            }
+            let value = self.value.get_or_init(init);
+            self.is_set.store(true, Ordering::Release);
+            value
+        }
+
+        pub(crate) fn take(&mut self) -> Option<T> {
+            self.is_set.store(false, Ordering::Relaxed);
+            self.value.take()
+        }
+    }
 }

@@ -302,10 +302,7 @@ impl Drop for ScopeState {
 
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models {
-    use loom::{
-        sync::{Arc, atomic::AtomicBool},
-        thread,
-    };
+    use loom::{sync::Arc, thread};
 
     use super::*;
 
@@ -313,21 +310,17 @@ mod loom_models {
     struct Parts {
         lifecycle: Lifecycle,
         cancel: CancelState,
-        group: TaskGroup,
-        /// Stands for the `OnceLock` that the group is in, which is std's.
-        made: AtomicBool,
+        group: OnceLock<TaskGroup>,
         start: Instant,
     }
 
     impl Parts {
-        fn made(&self) -> Option<&TaskGroup> {
-            self.made.load(Ordering::Acquire).then_some(&self.group)
-        }
-
         /// As `TaskGuard::new` does.
         fn start_task(&self) -> &TaskGroup {
-            let group = &self.group;
-            self.made.store(true, Ordering::Release);
+            let start = self.start;
+            let group = self
+                .group
+                .get_or_init(|| TaskGroup::new(start, Duration::ZERO, None));
             if self.cancel.is_cancelled_now() {
                 group.request_cancelled(self.start);
             }
@@ -342,10 +335,10 @@ mod loom_models {
         fn end(&self) {
             let _ = self.lifecycle.end();
             self.cancel.cancel(CancelReason::new(Outcome::ClientGone));
-            if let Some(group) = self.made() {
+            if let Some(group) = self.group.get() {
                 group.request_cancelled(self.start);
             }
-            if let Some(group) = self.made() {
+            if let Some(group) = self.group.get() {
                 group.request_ended(self.start);
             }
         }
@@ -359,8 +352,7 @@ mod loom_models {
             let parts = Arc::new(Parts {
                 lifecycle: Lifecycle::new(),
                 cancel: CancelState::new(),
-                group: TaskGroup::new(start, Duration::ZERO, None),
-                made: AtomicBool::new(false),
+                group: OnceLock::new(),
                 start,
             });
             let ending = thread::spawn({
