@@ -17,7 +17,7 @@
 //!
 //! async fn items(scope: RequestScope, Path(n): Path<usize>) -> Response {
 //!     let arena = scope.arena(); // pooled; Send + Sync
-//!     let mut items = arena.vec(); // lives in the arena ...
+//!     let mut items = arena.vec::<&str>(); // lives in the arena ...
 //!     for i in 0..n {
 //!         items.push(arena.alloc_fmt(format_args!("item-{i}")));
 //!     }
