@@ -1,8 +1,8 @@
 use tower_memory::{
-    Arena, ArenaPool, MemoryHandle, MemoryLayer, RoutePolicy, MemoryService, RequestScope,
+    Arena, ArenaPool, MemoryHandle, MemoryLayer, MemoryService, RequestScope, RoutePolicy,
     TrackingAllocator,
-    extract::RouteLabelLayer,
     client::{PropagateDeadline, PropagateDeadlineLayer},
+    extract::RouteLabelLayer,
     middleware::{PolicyService, RequestBodyLayer, RequestBodyService},
     pool::PoolBuilder,
     scope::{RouteLabel, ScopeReport},
