@@ -292,6 +292,4 @@ fn what_the_client_side_is_made_of_may_cross_threads() {
     crosses::<tower_memory::middleware::RequestBody<()>>();
     crosses::<tower_memory::middleware::RequestBodyService<()>>();
     crosses::<tower_memory::middleware::PolicyService<()>>();
-    crosses::<tower_memory::deadline_header::ParseDeadlineError>();
-    crosses::<tower_memory::deadline_header::RequestStart>();
 }

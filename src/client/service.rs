@@ -74,7 +74,7 @@ impl<S> PropagateDeadline<S> {
         };
         let shorter = |value: &http::HeaderValue| {
             let present = self.header.parse(value.as_bytes());
-            present.is_ok_and(|present| present <= remaining)
+            present.is_some_and(|present| present <= remaining)
         };
         let mut present = headers.get_all(self.header.name()).iter();
         if !present.any(shorter) {

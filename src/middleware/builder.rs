@@ -251,7 +251,7 @@ impl MemoryLayerBuilder {
     /// Clients, and tonic's server around all layers, end a call at the same deadline and without
     /// this answer.
     pub fn deadline_margin(mut self, margin: Duration) -> Self {
-        self.trust.get_or_insert_default().set_margin(margin);
+        self.trust.get_or_insert_default().margin = margin;
         self
     }
 
@@ -259,10 +259,10 @@ impl MemoryLayerBuilder {
     /// queue counts towards the deadlines in trusted headers and the timeouts of this layer and of
     /// policies.
     ///
-    /// A start in the future counts as now. The value comes from another machine's clock: see
-    /// [`RequestStart`](crate::deadline_header::RequestStart).
+    /// The value comes from another machine's clock: see
+    /// [`deadline_header`](crate::deadline_header#x-request-start).
     pub fn trust_request_start(mut self) -> Self {
-        self.trust.get_or_insert_default().add_request_start();
+        self.trust.get_or_insert_default().request_start = true;
         self
     }
 

@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::{
     deadline::RequestTimes,
@@ -8,14 +8,14 @@ use crate::{
     wire::deadline_header::{DeadlineHeader, RequestStart},
 };
 
-/// Which headers of a request the layer believes.
+/// The headers of a request that the layer trusts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Trust {
-    /// By the place in [`DeadlineHeader::ALL`].
+    /// By the position in [`DeadlineHeader::ALL`].
     deadlines: [bool; DeadlineHeader::ALL.len()],
-    request_start: bool,
+    pub(super) request_start: bool,
     /// How much earlier than the headers say requests end.
-    margin: Duration,
+    pub(super) margin: Duration,
 }
 
 impl Trust {
@@ -25,51 +25,46 @@ impl Trust {
         }
     }
 
-    pub(super) const fn add_request_start(&mut self) {
-        self.request_start = true;
-    }
-
-    pub(super) const fn set_margin(&mut self, margin: Duration) {
-        self.margin = margin;
-    }
-
-    /// What the headers say of the request's time. Of a header that comes more than once, and of
-    /// several headers, the shortest time counts. Values that cannot be read are left out, and added
-    /// to `unparsable`.
+    /// What the headers say about the request's time. The shortest time counts, among several
+    /// headers and among several values of one header. Values that cannot be parsed are ignored and
+    /// counted in `unparsable`.
     pub(super) fn times(&self, headers: &HeaderMap, unparsable: &AtomicU64) -> RequestTimes {
         let mut times = RequestTimes::default();
-        let skipped = || {
-            // Relaxed: a figure.
-            unparsable.fetch_add(1, Ordering::Relaxed);
-        };
         for (header, trusted) in DeadlineHeader::ALL.iter().copied().zip(self.deadlines) {
-            if !trusted {
-                continue;
-            }
-            for value in headers.get_all(header.name()) {
-                let Ok(timeout) = header.parse(value.as_bytes()) else {
-                    skipped();
-                    continue;
-                };
-                let timeout = timeout.saturating_sub(self.margin);
-                if times.deadline.is_none_or(|(least, _)| timeout < least) {
-                    times.deadline = Some((timeout, header.deadline_source()));
-                }
+            if trusted {
+                let parse = |value: &[u8]| header.parse(value);
+                let deadline = least(headers, header.name(), parse, unparsable).map(|timeout| {
+                    let timeout = timeout.saturating_sub(self.margin);
+                    (timeout, header.deadline_source())
+                });
+                let deadlines = times.deadline.into_iter().chain(deadline);
+                times.deadline = deadlines.min_by_key(|(timeout, _)| *timeout);
             }
         }
         if self.request_start {
-            let mut earliest: Option<RequestStart> = None;
-            for value in headers.get_all(RequestStart::NAME) {
-                let Ok(start) = RequestStart::parse(value.as_bytes()) else {
-                    skipped();
-                    continue;
-                };
-                earliest = Some(earliest.map_or(start, |earlier| earlier.min(start)));
-            }
+            let earliest = least(headers, RequestStart::NAME, RequestStart::parse, unparsable);
             if let Some(start) = earliest {
                 times.queued = start.queued_at(SystemTime::now());
             }
         }
         times
     }
+}
+
+/// The least of what `parse` makes of a header's values. Counts those that it cannot parse.
+fn least<T: Ord>(
+    headers: &HeaderMap,
+    name: HeaderName,
+    parse: impl Fn(&[u8]) -> Option<T>,
+    unparsable: &AtomicU64,
+) -> Option<T> {
+    let values = headers.get_all(name).into_iter();
+    let parsed = values.map(|value| parse(value.as_bytes()));
+    let counted = parsed.inspect(|parsed| {
+        if parsed.is_none() {
+            // Relaxed: a counter.
+            unparsable.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    counted.flatten().min()
 }

@@ -45,12 +45,12 @@ fn in_grammar(header: DeadlineHeader, value: &[u8]) -> bool {
 fn reading(header: DeadlineHeader, value: &[u8]) {
     let parsed = header.parse(value);
     assert_eq!(
-        parsed.is_ok(),
+        parsed.is_some(),
         in_grammar(header, value),
-        "{header}: {value:?}"
+        "{header:?}: {value:?}"
     );
     match parsed {
-        Ok(timeout) => {
+        Some(timeout) => {
             let (nanos, digits) = match header {
                 DeadlineHeader::GrpcTimeout => {
                     let (unit, digits) = value.split_last().expect("in the grammar");
@@ -68,10 +68,10 @@ fn reading(header: DeadlineHeader, value: &[u8]) {
             };
             let digits = std::str::from_utf8(digits).expect("digits");
             let number: u128 = digits.trim_start_matches('0').parse().unwrap_or(0);
-            assert_eq!(timeout.as_nanos(), number * nanos, "{header}: {value:?}");
+            assert_eq!(timeout.as_nanos(), number * nanos, "{header:?}: {value:?}");
             wrote(header, timeout);
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
+        None => {}
     }
 }
 
@@ -96,13 +96,13 @@ fn wrote(header: DeadlineHeader, remaining: Duration) {
             DeadlineHeader::GrpcTimeout => Duration::from_nanos(1),
             _ => Duration::from_millis(1),
         };
-        assert!(remaining < least, "{header}: {remaining:?} is something");
+        assert!(remaining < least, "{header:?}: {remaining:?} is something");
         return;
     };
     let read = header.parse(value.as_bytes()).expect("what was written");
     assert!(
         !read.is_zero() && read <= remaining,
-        "{header}: {remaining:?} as {value:?}"
+        "{header:?}: {remaining:?} as {value:?}"
     );
     // A thousandth of it is lost at most; hours and minutes are further apart than that.
     let most = match header {
@@ -114,17 +114,17 @@ fn wrote(header: DeadlineHeader, remaining: Duration) {
         DeadlineHeader::GrpcTimeout => remaining.min(most) / 10_000,
         _ => Duration::from_millis(1),
     };
-    assert!(lost <= step, "{header}: {remaining:?} as {value:?}");
+    assert!(lost <= step, "{header:?}: {remaining:?} as {value:?}");
     let again = header.value(read).expect("something");
     assert_eq!(
         header.parse(again.as_bytes()),
-        Ok(read),
-        "{header}: {value:?}"
+        Some(read),
+        "{header:?}: {value:?}"
     );
 }
 
 fn starting(value: &[u8]) {
-    let Ok(start) = RequestStart::parse(value) else {
+    let Some(start) = RequestStart::parse(value) else {
         return;
     };
     let text = value.strip_prefix(b"t=").unwrap_or(value);

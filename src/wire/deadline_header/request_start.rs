@@ -2,33 +2,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderName;
 
-use super::{digits::number, error::ParseDeadlineError};
+use super::digits::number;
 
-/// `x-request-start`: the time at which a proxy received the request.
-///
-/// The header has no specification. Proxies write the time since the Unix epoch in seconds with a
-/// fraction (nginx's `$msec`), milliseconds (Heroku), microseconds (Apache's `%t`) or nanoseconds, with
-/// or without a leading `t=`. The unit follows from the size of the number: it is the one that results
-/// in a year from 2001 to 5138 (2554 for nanoseconds). The ranges do not overlap.
-///
-/// The clocks of proxy and service must be synchronized. If the proxy's clock is behind, the difference
-/// counts as queueing time.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::{Duration, UNIX_EPOCH};
-/// use tower_memory::deadline_header::RequestStart;
-///
-/// let start = RequestStart::parse(b"t=1700000000.250")?;
-/// assert_eq!(start, RequestStart::parse(b"1700000000250")?);
-///
-/// let now = UNIX_EPOCH + Duration::from_secs(1_700_000_001);
-/// assert_eq!(start.queued_at(now), Duration::from_millis(750));
-/// assert_eq!(start.queued_at(UNIX_EPOCH), Duration::ZERO); // a start in the future
-/// # Ok::<_, tower_memory::deadline_header::ParseDeadlineError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// `x-request-start`: the time at which a proxy received the request. The module describes its
+/// values.
+#[doc(hidden)] // for the properties and the fuzz target
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestStart {
     since_epoch: Duration,
 }
@@ -48,46 +27,33 @@ impl RequestStart {
 
     /// Parses a value of the header. The first nine digits of a fraction count.
     ///
-    /// # Errors
-    ///
-    /// Returns an error unless the value is an optional `t=`, digits and an optional fraction, and
+    /// Returns `None` unless the value is an optional `t=`, digits and an optional fraction, and
     /// results in a supported year in one of the units.
-    pub fn parse(value: &[u8]) -> Result<Self, ParseDeadlineError> {
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
         let text = value.strip_prefix(b"t=").unwrap_or(value);
-        let offset = value.len() - text.len();
-        let dot = text.iter().position(|byte| *byte == b'.');
-        let (whole, fraction) = match dot.and_then(|dot| text.split_at_checked(dot)) {
-            Some((whole, fraction)) => (whole, fraction.get(1..)),
+        let (whole, fraction) = match text.iter().position(|byte| *byte == b'.') {
+            Some(dot) => (&text[..dot], Some(&text[dot + 1..])),
             None => (text, None),
         };
-        let units = number(whole, offset)?;
-        let Some((_, each)) = UNITS
+        let units = number(whole)?;
+        let (_, each) = UNITS
             .into_iter()
-            .find(|(least, _)| units >= *least && units / 100 < *least)
-        else {
-            return Err(ParseDeadlineError::out_of_range(whole.len()));
-        };
+            .find(|(least, _)| units >= *least && units / 100 < *least)?;
         let mut nanos = u128::from(units) * u128::from(each);
         if let Some(fraction) = fraction {
-            let counted = fraction.get(..9).unwrap_or(fraction);
-            let offset = offset + whole.len() + 1;
-            let numerator = number(counted, offset)?;
-            // The rest must be digits, too.
-            if let Some(rest) = fraction.get(9..).filter(|rest| !rest.is_empty()) {
-                for (at, byte) in (offset + 9..).zip(rest) {
-                    if !byte.is_ascii_digit() {
-                        return Err(ParseDeadlineError::no_digit(at));
-                    }
-                }
+            let (counted, rest) = fraction.split_at(fraction.len().min(9));
+            if !rest.iter().all(u8::is_ascii_digit) {
+                return None;
             }
             let denominator = counted.iter().fold(1_u128, |scale, _| scale * 10);
-            nanos += u128::from(numerator) * u128::from(each) / denominator;
+            nanos += u128::from(number(counted)?) * u128::from(each) / denominator;
         }
-        let (secs, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
-        Ok(Self {
+        Some(Self {
+            // In range: the units end long before 64 bits of seconds.
             since_epoch: Duration::new(
-                u64::try_from(secs).unwrap_or(u64::MAX),
-                u32::try_from(nanos).unwrap_or(0),
+                (nanos / 1_000_000_000) as u64,
+                (nanos % 1_000_000_000) as u32,
             ),
         })
     }
@@ -113,7 +79,7 @@ mod tests {
     use super::*;
 
     fn parse(value: &str) -> Option<Duration> {
-        let start = RequestStart::parse(value.as_bytes()).ok();
+        let start = RequestStart::parse(value.as_bytes());
         start.map(RequestStart::since_epoch)
     }
 
