@@ -62,8 +62,8 @@ impl MemoryHandle {
                 allocations: totals.allocations.figures(),
                 arena_bytes: totals.arena_bytes.figures(),
                 learned_arena_bytes: self.layer.routes.sizes.bytes(number),
-                total_time: totals.time.total,
-                max_time: totals.time.max,
+                total_time: totals.total_time,
+                max_time: totals.max_time,
             })
             // All requests of this route have been relabelled.
             .filter(|route| route.requests > 0)
@@ -72,10 +72,10 @@ impl MemoryHandle {
         Snapshot {
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             routes,
-            tasks: layer.tasks.bound(),
-            detached: layer.tasks.detached(),
+            tasks: layer.tasks.bound.len(),
+            detached: layer.tasks.detached.len(),
             tokens: layer.tokens.len(),
-            pool: self.layer.pool.stats(),
+            pool: layer.pool.stats(),
             // Relaxed: counters, which publish no other memory.
             unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),

@@ -18,15 +18,6 @@ pub(super) struct Histogram {
     max: AtomicU64,
 }
 
-/// Each percentile is the upper bound of its bucket, and at most the maximum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Percentiles {
-    pub(super) count: u64,
-    pub(super) p50: Duration,
-    pub(super) p99: Duration,
-    pub(super) max: Duration,
-}
-
 impl Default for Histogram {
     fn default() -> Self {
         Self {
@@ -47,8 +38,10 @@ impl Histogram {
         self.counts[bucket(nanos).min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// `None` if the histogram is empty.
-    pub(super) fn percentiles(&self) -> Option<Percentiles> {
+    /// Returns the count, and median, 99th percentile and maximum. `None` if the histogram is empty.
+    ///
+    /// Each percentile is the upper bound of its bucket, and at most the maximum.
+    pub(super) fn percentiles(&self) -> Option<(u64, [Duration; 3])> {
         let counts: Vec<u64> = self
             .counts
             .iter()
@@ -71,12 +64,7 @@ impl Histogram {
             let upper = bucket.filter(|at| at + 1 < BUCKETS).map_or(max, upper);
             Duration::from_nanos(upper.min(max))
         };
-        Some(Percentiles {
-            count,
-            p50: at(50),
-            p99: at(99),
-            max: Duration::from_nanos(max),
-        })
+        Some((count, [at(50), at(99), Duration::from_nanos(max)]))
     }
 }
 
@@ -92,10 +80,10 @@ mod tests {
         for micros in 1..=1000 {
             histogram.add(Duration::from_micros(micros));
         }
-        let found = histogram.percentiles().unwrap();
-        assert_eq!(found.count, 1000);
-        assert_eq!(found.max, Duration::from_micros(1000));
-        for (found, exact) in [(found.p50, 500), (found.p99, 990)] {
+        let (count, [p50, p99, max]) = histogram.percentiles().unwrap();
+        assert_eq!(count, 1000);
+        assert_eq!(max, Duration::from_micros(1000));
+        for (found, exact) in [(p50, 500), (p99, 990)] {
             let exact = Duration::from_micros(exact);
             assert!(
                 found >= exact && found <= exact.mul_f64(1.126),
@@ -108,13 +96,10 @@ mod tests {
     fn no_percentile_is_above_the_maximum() {
         let histogram = Histogram::default();
         histogram.add(Duration::from_nanos(1025));
-        let found = histogram.percentiles().unwrap();
-        assert_eq!(
-            [found.p50, found.p99, found.max],
-            [Duration::from_nanos(1025); 3]
-        );
+        let (_, found) = histogram.percentiles().unwrap();
+        assert_eq!(found, [Duration::from_nanos(1025); 3]);
         histogram.add(Duration::from_secs(100_000));
-        let found = histogram.percentiles().unwrap();
-        assert_eq!([found.p99, found.max], [Duration::from_secs(100_000); 2]);
+        let (_, [_, p99, max]) = histogram.percentiles().unwrap();
+        assert_eq!([p99, max], [Duration::from_secs(100_000); 2]);
     }
 }

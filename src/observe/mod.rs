@@ -18,9 +18,11 @@ mod warn;
 
 pub use self::handle::MemoryHandle;
 pub use self::observer::Observer;
+pub use self::overruns::TaskOverruns;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot, Summary};
-pub use self::tasks::{CancelLatency, DetachedTasks, TaskOverruns};
+pub use self::tasks::CancelLatency;
+pub use crate::task::DetachedTasks;
 
 pub(crate) use self::recorder::Recorder;
 pub(crate) use self::warn::warn_not_installed;

@@ -11,56 +11,52 @@ const MAX_LOCATIONS: usize = 256;
 // `TaskOverruns::location` states this bound.
 const _: () = assert!(MAX_LOCATIONS == 256);
 
-/// Tasks that outlived their grace period, by the source location that started them.
+/// How many tasks started at one source location outlived their grace period.
+///
+/// Returned by [`MemoryHandle::task_overruns`](crate::MemoryHandle::task_overruns).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskOverruns {
+    /// The source location. Locations after the first 256 are counted as `None`.
+    pub location: Option<&'static Location<'static>>,
+    /// Tasks that were aborted.
+    pub aborted: u64,
+    /// Tasks that blocked their thread and were left running.
+    pub given_up: u64,
+}
+
+/// Tasks that outlived their grace period, by the source location that started them. All locations
+/// above the bound are counted as `None`.
 #[derive(Debug, Default)]
 pub(super) struct Overruns {
-    table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    locations: HashMap<&'static Location<'static>, Counts>,
-    /// Counts of all other locations.
-    others: Counts,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) aborted: u64,
-    pub(super) given_up: u64,
+    locations: Mutex<HashMap<Option<&'static Location<'static>>, TaskOverruns>>,
 }
 
 impl Overruns {
-    /// Counts a task. Returns whether it is the first of its location; always `false` above the bound.
+    /// Counts a task. Returns whether it is the first of its location, or the first above the bound.
     pub(super) fn add(&self, task: &TaskReport) -> bool {
-        let mut table = lock(&self.table);
-        let known = table.locations.contains_key(task.location);
-        let counts = if known || table.locations.len() < MAX_LOCATIONS {
-            table.locations.entry(task.location).or_default()
-        } else {
-            &mut table.others
-        };
+        let mut locations = lock(&self.locations);
+        let location = Some(task.location);
+        let known = locations.contains_key(&location) || locations.len() < MAX_LOCATIONS;
+        let location = location.filter(|_| known);
+        let counts = locations.entry(location).or_insert(TaskOverruns {
+            location,
+            aborted: 0,
+            given_up: 0,
+        });
         let count = if task.running {
             &mut counts.given_up
         } else {
             &mut counts.aborted
         };
         *count = count.saturating_add(1);
-        !known && counts.aborted.saturating_add(counts.given_up) == 1
+        counts.aborted.saturating_add(counts.given_up) == 1
     }
 
     /// Returns the counts of each location, sorted, and those of all others if there are any.
-    pub(super) fn counts(&self) -> Vec<(Option<&'static Location<'static>>, Counts)> {
-        let table = lock(&self.table);
-        let mut counts: Vec<_> = table
-            .locations
-            .iter()
-            .map(|(location, counts)| (Some(*location), *counts))
-            .collect();
-        counts.sort_unstable_by_key(|(location, _)| *location);
-        if table.others.aborted > 0 || table.others.given_up > 0 {
-            counts.push((None, table.others));
-        }
+    pub(super) fn counts(&self) -> Vec<TaskOverruns> {
+        let mut counts: Vec<_> = lock(&self.locations).values().cloned().collect();
+        counts.sort_unstable_by_key(|counts| (counts.location.is_none(), counts.location));
         counts
     }
 }

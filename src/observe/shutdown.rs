@@ -189,8 +189,8 @@ impl MemoryHandle {
     fn is_idle(&self) -> bool {
         let tasks = &self.layer.tasks;
         // In both orders, so that a request that is being relabelled is found on one of its routes.
-        tasks.bound() == 0
-            && tasks.detached() == 0
+        tasks.bound.len() == 0
+            && tasks.detached.len() == 0
             && self.open().next().is_none()
             && self.open().next_back().is_none()
     }

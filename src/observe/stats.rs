@@ -1,7 +1,7 @@
 use std::{array, time::Duration};
 
 use super::{
-    histogram::{Histogram, Percentiles},
+    histogram::Histogram,
     snapshot::{OutcomeCounts, Summary},
 };
 use crate::{
@@ -42,7 +42,8 @@ pub(super) struct Totals {
     pub(super) bytes: Sum,
     pub(super) allocations: Sum,
     pub(super) arena_bytes: Sum,
-    pub(super) time: TimeSum,
+    pub(super) total_time: Duration,
+    pub(super) max_time: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,12 +51,6 @@ pub(super) struct Sum {
     count: u64,
     total: u64,
     max: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct TimeSum {
-    pub(super) total: Duration,
-    pub(super) max: Duration,
 }
 
 impl Sum {
@@ -89,8 +84,8 @@ impl Totals {
             self.allocations.add(usage.allocations);
         }
         self.arena_bytes.add(report.arena.bytes as u64);
-        self.time.total = self.time.total.saturating_add(report.total_time);
-        self.time.max = self.time.max.max(report.total_time);
+        self.total_time = self.total_time.saturating_add(report.total_time);
+        self.max_time = self.max_time.max(report.total_time);
     }
 
     fn merge(&mut self, other: &Self) {
@@ -98,8 +93,8 @@ impl Totals {
         self.bytes.merge(&other.bytes);
         self.allocations.merge(&other.allocations);
         self.arena_bytes.merge(&other.arena_bytes);
-        self.time.total = self.time.total.saturating_add(other.time.total);
-        self.time.max = self.time.max.max(other.time.max);
+        self.total_time = self.total_time.saturating_add(other.total_time);
+        self.max_time = self.max_time.max(other.max_time);
     }
 }
 
@@ -170,14 +165,16 @@ impl Stats {
         }
     }
 
-    /// Iterates over the routes that cancelled tasks: route number, and latency of their end.
-    pub(super) fn cancel_latencies(&self) -> impl Iterator<Item = (usize, Percentiles)> {
+    /// Iterates over the routes that cancelled tasks: route number, count, and percentiles of the
+    /// latency of their end.
+    pub(super) fn cancel_latencies(&self) -> impl Iterator<Item = (usize, u64, [Duration; 3])> {
         self.routes
             .iter()
             .enumerate()
             .filter_map(|(number, route)| {
                 let histogram = route.get()?.cancel_latency.get()?;
-                Some((number, histogram.percentiles()?))
+                let (count, percentiles) = histogram.percentiles()?;
+                Some((number, count, percentiles))
             })
     }
 

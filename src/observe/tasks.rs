@@ -1,7 +1,7 @@
-use std::{panic::Location, time::Duration};
+use std::time::Duration;
 
-use super::handle::MemoryHandle;
-use crate::scope::RouteLabel;
+use super::{handle::MemoryHandle, overruns::TaskOverruns};
+use crate::{scope::RouteLabel, task::DetachedTasks};
 
 /// How long the tasks of one route took to end after their request was cancelled.
 ///
@@ -20,36 +20,6 @@ pub struct CancelLatency {
     pub p99: Duration,
     /// The maximum.
     pub max: Duration,
-}
-
-/// Counts of the detached tasks with one name.
-///
-/// Returned by [`MemoryHandle::detached`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DetachedTasks {
-    /// The name passed to `RequestScope::detach`. Names after the first 256 are counted as `{other}`.
-    pub name: &'static str,
-    /// Tasks started so far.
-    pub started: u64,
-    /// Tasks that exist now.
-    pub alive: usize,
-    /// Heap bytes allocated by the tasks that have ended; `None` if no task was measured.
-    pub bytes: Option<u64>,
-}
-
-/// How many tasks started at one source location outlived their grace period.
-///
-/// Returned by [`MemoryHandle::task_overruns`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TaskOverruns {
-    /// The source location. Locations after the first 256 are counted as `None`.
-    pub location: Option<&'static Location<'static>>,
-    /// Tasks that were aborted.
-    pub aborted: u64,
-    /// Tasks that blocked their thread and were left running.
-    pub given_up: u64,
 }
 
 impl MemoryHandle {
@@ -88,15 +58,7 @@ impl MemoryHandle {
     /// ```
     #[must_use]
     pub fn task_overruns(&self) -> Vec<TaskOverruns> {
-        let counts = self.recorder.overruns.counts();
-        counts
-            .into_iter()
-            .map(|(location, counts)| TaskOverruns {
-                location,
-                aborted: counts.aborted,
-                given_up: counts.given_up,
-            })
-            .collect()
+        self.recorder.overruns.counts()
     }
 
     /// Returns counts of detached tasks by name, sorted by name.
@@ -130,16 +92,7 @@ impl MemoryHandle {
     /// ```
     #[must_use]
     pub fn detached(&self) -> Vec<DetachedTasks> {
-        let counts = self.layer.tasks.name_counts();
-        counts
-            .into_iter()
-            .map(|count| DetachedTasks {
-                name: count.name,
-                started: count.started,
-                alive: count.alive,
-                bytes: (count.measured > 0).then_some(count.bytes),
-            })
-            .collect()
+        self.layer.tasks.names.counts()
     }
 
     /// Returns how long tasks took to end after their request was cancelled, by route.
@@ -184,12 +137,12 @@ impl MemoryHandle {
         self.recorder
             .stats
             .cancel_latencies()
-            .map(|(number, found)| CancelLatency {
+            .map(|(number, count, [p50, p99, max])| CancelLatency {
                 route: self.layer.routes.route(number).label.clone(),
-                count: found.count,
-                p50: found.p50,
-                p99: found.p99,
-                max: found.max,
+                count,
+                p50,
+                p99,
+                max,
             })
             .collect()
     }

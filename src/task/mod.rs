@@ -10,6 +10,7 @@ mod registry;
 mod report;
 mod sweeper;
 
+pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskErrorKind, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 

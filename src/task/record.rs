@@ -3,7 +3,6 @@ use std::{fmt, panic::Location};
 use tokio::time::Instant;
 
 use super::{
-    detached::DetachedCounter,
     group::TaskGroup,
     report::{TaskKind, TaskReport},
 };
@@ -31,7 +30,7 @@ pub(crate) enum Origin {
     Request(Arc<dyn TaskOwner>),
     /// Nothing: it was detached under a name, from a request on this route.
     Detached {
-        counter: Arc<DetachedCounter>,
+        name: &'static str,
         route: RouteLabel,
     },
 }
@@ -102,7 +101,7 @@ impl TaskRecord {
     }
 
     /// Heap bytes the task has allocated; `None` if that is not known.
-    pub(super) fn bytes(&self) -> Option<u64> {
+    pub(crate) fn bytes(&self) -> Option<u64> {
         self.account.usage().map(|usage| usage.bytes_allocated)
     }
 
@@ -139,24 +138,17 @@ impl TaskRecord {
         self.group.ended().is_some()
     }
 
-    /// The counter of a detached task.
-    pub(super) const fn counter(&self) -> Option<&Arc<DetachedCounter>> {
-        match &self.origin {
-            Origin::Request(_) => None,
-            Origin::Detached { counter, .. } => Some(counter),
-        }
-    }
-
     pub(super) fn report(&self, now: Instant) -> TaskReport {
         let running = self.is_running();
+        let (name, route) = match &self.origin {
+            Origin::Request(owner) => (None, owner.route()),
+            Origin::Detached { name, route } => (Some(*name), route.clone()),
+        };
         TaskReport {
             kind: self.kind,
-            name: self.counter().map(|counter| counter.name),
+            name,
             location: self.location,
-            route: match &self.origin {
-                Origin::Request(owner) => owner.route(),
-                Origin::Detached { route, .. } => route.clone(),
-            },
+            route,
             age: now.saturating_duration_since(self.started),
             since_end: self
                 .group

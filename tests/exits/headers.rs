@@ -274,7 +274,11 @@ async fn a_request_that_has_nothing_left_on_arrival_is_answered_and_not_run() {
     ] {
         for layer in [trusting_all(), trusting_all().timeout(2 * SECOND)] {
             let seen = seen(layer, &[(header.name(), zero)]).await;
-            assert_eq!((seen.status, seen.ran), (504, false), "{header:?}: {zero:?}");
+            assert_eq!(
+                (seen.status, seen.ran),
+                (504, false),
+                "{header:?}: {zero:?}"
+            );
             assert_eq!((seen.after, seen.unparsable), (Duration::ZERO, 0));
             let source = header.deadline_source();
             assert_eq!(seen.deadline_source, Some(source));

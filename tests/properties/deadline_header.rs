@@ -49,30 +49,28 @@ fn reading(header: DeadlineHeader, value: &[u8]) {
         in_grammar(header, value),
         "{header:?}: {value:?}"
     );
-    match parsed {
-        Some(timeout) => {
-            let (nanos, digits) = match header {
-                DeadlineHeader::GrpcTimeout => {
-                    let (unit, digits) = value.split_last().expect("in the grammar");
-                    let nanos = match unit {
-                        b'H' => 3_600_000_000_000,
-                        b'M' => 60_000_000_000,
-                        b'S' => 1_000_000_000,
-                        b'm' => 1_000_000,
-                        b'u' => 1_000,
-                        _ => 1_u128,
-                    };
-                    (nanos, digits)
-                }
-                _ => (1_000_000, value),
+    let Some(timeout) = parsed else {
+        return;
+    };
+    let (nanos, digits) = match header {
+        DeadlineHeader::GrpcTimeout => {
+            let (unit, digits) = value.split_last().expect("in the grammar");
+            let nanos = match unit {
+                b'H' => 3_600_000_000_000,
+                b'M' => 60_000_000_000,
+                b'S' => 1_000_000_000,
+                b'm' => 1_000_000,
+                b'u' => 1_000,
+                _ => 1_u128,
             };
-            let digits = std::str::from_utf8(digits).expect("digits");
-            let number: u128 = digits.trim_start_matches('0').parse().unwrap_or(0);
-            assert_eq!(timeout.as_nanos(), number * nanos, "{header:?}: {value:?}");
-            wrote(header, timeout);
+            (nanos, digits)
         }
-        None => {}
-    }
+        _ => (1_000_000, value),
+    };
+    let digits = std::str::from_utf8(digits).expect("digits");
+    let number: u128 = digits.trim_start_matches('0').parse().unwrap_or(0);
+    assert_eq!(timeout.as_nanos(), number * nanos, "{header:?}: {value:?}");
+    wrote(header, timeout);
 }
 
 /// Takes the data for a duration, and writes that.
