@@ -28,7 +28,7 @@ use tokio::{net::TcpListener, time::sleep};
 use tower::{Layer, ServiceExt};
 use tower_memory::{
     MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator,
-    client::{CallErrorKind, PropagateDeadline, PropagateDeadlineLayer},
+    client::{PropagateDeadline, PropagateDeadlineLayer},
     deadline_header::DeadlineHeader,
 };
 
@@ -61,9 +61,10 @@ async fn front(
     let call = Request::get(uri).body(Body::empty());
     let call = call.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
     let answer = back.client.oneshot(call).await.map_err(|error| {
-        let status = match error.kind() {
-            CallErrorKind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::BAD_GATEWAY,
+        let status = if error.is_deadline_exceeded() {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::BAD_GATEWAY
         };
         (status, format!("front: {error}\n"))
     })?;

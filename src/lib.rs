@@ -133,7 +133,7 @@ pub use self::pool::ArenaPool;
 #[doc(inline)]
 pub use self::scope::{RequestScope, ScopeReport};
 #[doc(inline)]
-pub use self::wire::{CollectError, CollectErrorKind, deadline_header, header};
+pub use self::wire::{CollectError, deadline_header, header};
 
 /// Compiles the examples in the README.
 #[cfg(all(doctest, feature = "axum", feature = "json"))]

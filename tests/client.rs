@@ -16,7 +16,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope,
     cancel::DeadlineSource,
-    client::{CallError, CallErrorKind, PropagateDeadlineLayer},
+    client::{CallError, PropagateDeadlineLayer},
     deadline_header::DeadlineHeader,
 };
 
@@ -181,7 +181,7 @@ async fn a_call_for_which_nothing_remains_is_not_made() {
         assert_eq!(told.lock().unwrap().len(), usize::from(made));
         if !made {
             let error = result.unwrap_err();
-            assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
+            assert!(error.is_deadline_exceeded());
             assert_eq!(error.reason(), None);
             let text =
                 format!("call not sent: 1.0s left before the deadline, {margin:.1?} reserved");
@@ -209,7 +209,7 @@ async fn a_task_s_call_ends_with_the_request() {
                     let during = client.clone().oneshot(Request::new(())).await;
                     let after = client.oneshot(Request::new(())).await;
                     for error in [during.unwrap_err(), after.unwrap_err()] {
-                        let told = (error.kind(), error.reason(), Instant::now());
+                        let told = (error.is_deadline_exceeded(), error.reason(), Instant::now());
                         seen.lock().unwrap().push(told);
                     }
                 });
@@ -225,8 +225,8 @@ async fn a_task_s_call_ends_with_the_request() {
     assert_eq!(start.elapsed().as_secs(), 2);
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 4);
-    for (kind, said, at) in seen.iter() {
-        assert_eq!(*kind, CallErrorKind::DeadlineExceeded);
+    for (exceeded, said, at) in seen.iter() {
+        assert!(exceeded);
         let source = said.unwrap().deadline_source();
         assert_eq!(source, Some(DeadlineSource::Layer));
         assert_eq!((*at - start).as_secs(), 2);
@@ -258,7 +258,7 @@ async fn a_call_of_a_client_that_left_is_cancelled() {
     let gone = tokio::time::timeout(SECOND, request).await;
     assert!(gone.is_err(), "dropped, as a server does");
     let error = told.await.unwrap();
-    assert_eq!(error.kind(), CallErrorKind::Cancelled);
+    assert!(!error.is_deadline_exceeded());
     assert!(
         error
             .reason()
@@ -272,7 +272,7 @@ async fn errors_of_the_service_come_as_the_source() {
     let fails = service_fn(async |_: Request<()>| Err::<Response<()>, _>(Refused));
     let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(fails);
     let error = client.oneshot(Request::new(())).await.unwrap_err();
-    assert_eq!(error.kind(), CallErrorKind::Service);
+    assert!(!error.is_deadline_exceeded() && error.reason().is_none());
     assert_eq!(error.to_string(), "call failed");
     assert!(error.source().unwrap().is::<Refused>());
     let inner = error.into_service_error().unwrap();

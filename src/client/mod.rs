@@ -17,7 +17,7 @@ mod future;
 mod layer;
 mod service;
 
-pub use self::error::{CallError, CallErrorKind};
+pub use self::error::CallError;
 pub use self::future::PropagateDeadlineFuture;
 pub use self::layer::PropagateDeadlineLayer;
 pub use self::service::PropagateDeadline;

@@ -23,7 +23,7 @@ pub use self::handle::RequestScope;
 pub use self::hold::{HoldFuture, ScopeHold};
 pub use self::report::{ArenaSource, ArenaUsage, ScopeReport};
 pub use crate::route::RouteLabel;
-pub use crate::task::{TaskError, TaskErrorKind, TaskHandle, TaskKind, TaskReport};
+pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 
 pub(crate) use self::current::EnteredScope;
 pub(crate) use self::layer::{LayerState, ScopeSink};

@@ -9,9 +9,9 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle};
 
 use crate::cancel::Aborted;
 
-/// A task of a request; awaiting it gives what the task returned.
+/// A task of a request. Awaiting it returns the output of the task.
 ///
-/// Dropping it does not end the task: the request does.
+/// Dropping it does not end the task; the end of the request does.
 ///
 /// # Examples
 ///
@@ -21,7 +21,7 @@ use crate::cancel::Aborted;
 /// use http::{Request, Response};
 /// use http_body_util::Empty;
 /// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, RequestScope, scope::TaskErrorKind};
+/// use tower_memory::{MemoryLayer, RequestScope};
 ///
 /// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("inside of the layer");
@@ -30,7 +30,7 @@ use crate::cancel::Aborted;
 ///     let endless = scope.spawn(std::future::pending::<()>());
 ///     endless.abort();
 ///     let error = endless.await.unwrap_err();
-///     assert_eq!(error.kind(), TaskErrorKind::Aborted);
+///     assert!(error.is_aborted());
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -41,7 +41,7 @@ use crate::cancel::Aborted;
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: awaiting it by reference may be given up and taken up again.
+/// Cancel safe: it can be awaited by reference, dropped from a `select!`, and awaited again.
 #[derive(Debug)]
 pub struct TaskHandle<T> {
     join: JoinHandle<Result<T, Aborted>>,
@@ -52,20 +52,20 @@ impl<T> TaskHandle<T> {
         Self { join }
     }
 
-    /// Drops the task at its next await.
+    /// Drops the task at its next `.await`.
     ///
-    /// A blocking closure that has begun goes on.
+    /// A blocking closure that has begun keeps running.
     pub fn abort(&self) {
         self.join.abort();
     }
 
-    /// A handle that can only abort the task.
+    /// Returns a handle that can only abort the task.
     #[must_use]
     pub fn abort_handle(&self) -> AbortHandle {
         self.join.abort_handle()
     }
 
-    /// Whether the task has ended.
+    /// Returns whether the task has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.join.is_finished()
@@ -88,14 +88,7 @@ impl<T> Future for TaskHandle<T> {
     }
 }
 
-/// Why a task of a request returned nothing.
-#[derive(Debug)]
-pub struct TaskError {
-    /// `None`: it still ran when its grace was over.
-    source: Option<JoinError>,
-}
-
-/// What kind of error a [`TaskError`] is.
+/// Why a task of a request returned nothing: it panicked, was aborted, or exceeded its grace period.
 ///
 /// # Examples
 ///
@@ -105,49 +98,52 @@ pub struct TaskError {
 /// use http::{Request, Response};
 /// use http_body_util::Empty;
 /// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, RequestScope, scope::TaskErrorKind};
+/// use tower_memory::{MemoryLayer, RequestScope};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
 ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
 ///     let error = scope.spawn(async { panic!("no such record") }).await.unwrap_err();
-///     assert_eq!(error.kind(), TaskErrorKind::Panicked);
+///     assert!(error.is_panic() && !error.is_aborted());
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// }));
 /// service.oneshot(Request::new(())).await?;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TaskErrorKind {
-    /// It was aborted, or its runtime went down.
-    Aborted,
-    /// The request had ended, and the task still ran when its grace was over.
-    GraceExceeded,
-    /// It panicked.
-    Panicked,
+#[derive(Debug)]
+pub struct TaskError {
+    /// `None` if it still ran when its grace period was over.
+    source: Option<JoinError>,
 }
 
 impl TaskError {
-    /// What kind of error this is.
+    /// Returns whether the task was aborted, or its runtime shut down.
     #[must_use]
-    pub fn kind(&self) -> TaskErrorKind {
-        match &self.source {
-            None => TaskErrorKind::GraceExceeded,
-            Some(source) if source.is_panic() => TaskErrorKind::Panicked,
-            Some(_) => TaskErrorKind::Aborted,
-        }
+    pub fn is_aborted(&self) -> bool {
+        self.source.as_ref().is_some_and(JoinError::is_cancelled)
+    }
+
+    /// Returns whether the request had ended and the task still ran after its grace period.
+    #[must_use]
+    pub const fn is_grace_exceeded(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// Returns whether the task panicked.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        self.source.as_ref().is_some_and(JoinError::is_panic)
     }
 }
 
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind() {
-            TaskErrorKind::Aborted => "the task was aborted",
-            TaskErrorKind::GraceExceeded => "the request had ended and the task's grace was over",
-            TaskErrorKind::Panicked => "the task panicked",
+        f.write_str(match &self.source {
+            None => "the request had ended and the grace period of the task was over",
+            Some(source) if source.is_panic() => "the task panicked",
+            Some(_) => "the task was aborted",
         })
     }
 }

@@ -11,7 +11,7 @@ mod report;
 mod sweeper;
 
 pub use self::detached::DetachedTasks;
-pub use self::handle::{TaskError, TaskErrorKind, TaskHandle};
+pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
 pub(crate) use self::group::TaskGroup;

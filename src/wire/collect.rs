@@ -31,7 +31,7 @@ impl Arena {
     /// ```
     /// use bytes::Bytes;
     /// use http_body_util::Full;
-    /// use tower_memory::{Arena, CollectErrorKind};
+    /// use tower_memory::Arena;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,7 +41,6 @@ impl Arena {
     /// assert_eq!(&*read, b"hello");
     ///
     /// let error = arena.collect(body, 4).await.unwrap_err();
-    /// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
     /// assert_eq!(error.status(), 413);
     /// assert_eq!(error.to_string(), "body of at least 5 bytes exceeds the limit of 4");
     /// # Ok(())
@@ -53,25 +52,27 @@ impl Arena {
         limit: usize,
     ) -> Result<ArenaBuf, CollectError<B::Error>> {
         let mut body = pin!(body);
-        let announced = body.size_hint().lower();
-        if announced > limit as u64 {
-            return Err(CollectError::too_large(limit, announced, 0));
-        }
-        let in_advance = announced.min(MAX_IN_ADVANCE) as usize;
         let mut read = self.buf();
-        read.try_reserve(in_advance)
-            .map_err(|error| CollectError::arena(error, 0))?;
+        let fits = |asked: u64, received: usize| {
+            let cause = Cause::TooLarge { limit, asked };
+            if asked > limit as u64 {
+                return Err(CollectError::new(cause, received));
+            }
+            Ok(())
+        };
+        let announced = body.size_hint().lower();
+        fits(announced, 0)?;
+        read.try_reserve(announced.min(MAX_IN_ADVANCE) as usize)
+            .map_err(|error| CollectError::new(Cause::Arena(error), 0))?;
         while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            let frame = frame.map_err(|error| CollectError::body(error, read.len()))?;
+            let received = read.len();
+            let frame = frame.map_err(|error| CollectError::new(Cause::Body(error), received))?;
             let Ok(mut data) = frame.into_data() else {
                 continue;
             };
-            let needed = read.len().saturating_add(data.remaining());
-            if needed > limit {
-                return Err(CollectError::too_large(limit, needed as u64, read.len()));
-            }
+            fits(received.saturating_add(data.remaining()) as u64, received)?;
             read.try_reserve(data.remaining())
-                .map_err(|error| CollectError::arena(error, read.len()))?;
+                .map_err(|error| CollectError::new(Cause::Arena(error), received))?;
             read.put(&mut data);
         }
         Ok(read)
@@ -84,14 +85,13 @@ impl Arena {
 ///
 /// ```
 /// use http_body_util::Full;
-/// use tower_memory::{Arena, CollectErrorKind};
+/// use tower_memory::Arena;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let body = Full::new(bytes::Bytes::from_static(b"hello"));
 /// let error = Arena::new().collect(body, 4).await.unwrap_err();
-/// assert_eq!(error.kind(), CollectErrorKind::TooLarge);
-/// assert_eq!((error.limit(), error.received()), (Some(4), 0));
+/// assert_eq!((error.status().as_u16(), error.limit(), error.received()), (413, Some(4), 0));
 /// # Ok(())
 /// # }
 /// ```
@@ -108,69 +108,9 @@ enum Cause<E> {
     TooLarge { limit: usize, asked: u64 },
 }
 
-/// The kind of a [`CollectError`].
-///
-/// # Examples
-///
-/// ```
-/// use std::io;
-///
-/// use bytes::Bytes;
-/// use http_body::Frame;
-/// use http_body_util::StreamBody;
-/// use tower_memory::{Arena, CollectErrorKind};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("connection reset"))];
-/// let body = StreamBody::new(futures_util::stream::iter(frames));
-/// let error = Arena::new().collect(body, 5).await.unwrap_err();
-/// assert_eq!((error.kind(), error.received()), (CollectErrorKind::Body, 2));
-/// assert_eq!(error.into_body_error().expect("the body's error").to_string(), "connection reset");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CollectErrorKind {
-    /// The arena could not grow.
-    Arena,
-    /// The body failed, often because the client disconnected.
-    Body,
-    /// The body is larger than the limit.
-    TooLarge,
-}
-
 impl<E> CollectError<E> {
-    const fn arena(error: ArenaError, received: usize) -> Self {
-        Self {
-            cause: Cause::Arena(error),
-            received,
-        }
-    }
-
-    const fn body(error: E, received: usize) -> Self {
-        Self {
-            cause: Cause::Body(error),
-            received,
-        }
-    }
-
-    const fn too_large(limit: usize, asked: u64, received: usize) -> Self {
-        Self {
-            cause: Cause::TooLarge { limit, asked },
-            received,
-        }
-    }
-
-    /// Returns the kind of this error.
-    #[must_use]
-    pub const fn kind(&self) -> CollectErrorKind {
-        match self.cause {
-            Cause::Arena(_) => CollectErrorKind::Arena,
-            Cause::Body(_) => CollectErrorKind::Body,
-            Cause::TooLarge { .. } => CollectErrorKind::TooLarge,
-        }
+    const fn new(cause: Cause<E>, received: usize) -> Self {
+        Self { cause, received }
     }
 
     /// Returns how many bytes had been read before the error.
@@ -200,6 +140,27 @@ impl<E> CollectError<E> {
     }
 
     /// Returns the error of the body, if it failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    ///
+    /// use bytes::Bytes;
+    /// use http_body::Frame;
+    /// use http_body_util::StreamBody;
+    /// use tower_memory::Arena;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let frames = [Ok(Frame::data(Bytes::from("he"))), Err(io::Error::other("connection reset"))];
+    /// let body = StreamBody::new(futures_util::stream::iter(frames));
+    /// let error = Arena::new().collect(body, 5).await.unwrap_err();
+    /// assert_eq!((error.status().as_u16(), error.received()), (400, 2));
+    /// assert_eq!(error.into_body_error().expect("the body's error").to_string(), "connection reset");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_body_error(self) -> Option<E> {
         match self.cause {

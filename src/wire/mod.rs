@@ -12,7 +12,7 @@ mod problem;
 mod protocol;
 mod refusal;
 
-pub use self::collect::{CollectError, CollectErrorKind};
+pub use self::collect::CollectError;
 pub(crate) use self::matched_path::matched_path;
 pub(crate) use self::problem::{grpc_deadline_exceeded, grpc_trailers, problem};
 pub(crate) use self::protocol::Protocol;

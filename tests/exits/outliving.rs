@@ -15,7 +15,7 @@ use tower_memory::{
     MemoryHandle, MemoryLayer, Outcome, RequestScope,
     middleware::MemoryLayerBuilder,
     observe::TaskOverruns,
-    scope::{TaskErrorKind, TaskHandle, TaskKind},
+    scope::{TaskHandle, TaskKind},
 };
 
 use super::support::{Watch, use_everything, watched};
@@ -163,7 +163,7 @@ async fn a_task_that_ignores_its_token_is_aborted_and_named_with_file_and_line()
     );
     assert_eq!(outliving.since_end, Some(Duration::ZERO));
     let error = task.await.unwrap_err();
-    assert_eq!(error.kind(), TaskErrorKind::GraceExceeded);
+    assert!(error.is_grace_exceeded());
 
     let report = watch.report().await;
     assert!(watch.handle.outliving().is_empty());
@@ -253,7 +253,7 @@ async fn a_detached_task_outlives_its_request_and_keeps_nothing_of_it() {
 
     assert_eq!((&mut tasks[0]).await.unwrap(), 7);
     let error = (&mut tasks[1]).await.unwrap_err();
-    assert_eq!(error.kind(), TaskErrorKind::Panicked);
+    assert!(error.is_panic());
     let counts = watch.handle.detached();
     let counts: Vec<_> = counts
         .iter()
@@ -311,7 +311,7 @@ fn a_closure_that_found_no_thread_in_time_is_never_run() {
         assert_eq!((waiting.kind, waiting.running), (TaskKind::Blocking, false));
         release.send(()).unwrap();
         let error = task.await.map(|()| unreachable!()).unwrap_err();
-        assert_eq!(error.kind(), TaskErrorKind::GraceExceeded);
+        assert!(error.is_grace_exceeded());
         let report = watch.report().await;
         assert_eq!((report.tasks_aborted, report.tasks_given_up), (1, 0));
         assert_eq!(report.overruns[0].location.line(), line);
@@ -349,7 +349,7 @@ async fn a_closure_that_panics_changes_nothing_of_the_outcome() {
         scope.spawn_blocking(|| panic!("the closure panics"))
     })
     .await;
-    assert_eq!(task.await.unwrap_err().kind(), TaskErrorKind::Panicked);
+    assert!(task.await.unwrap_err().is_panic());
     let report = watch.report().await;
     assert_eq!(
         (report.outcome, report.tasks_spawned),
