@@ -119,19 +119,25 @@ pub use self::account::{Account, TrackingAllocator};
 #[doc(inline)]
 pub use self::arena::{Arena, ArenaBuf, ArenaString, ArenaVec, Cursor};
 #[doc(inline)]
-pub use self::cancel::Outcome;
+pub use self::cancel::outcome::Outcome;
 #[doc(inline)]
 pub use self::config::ConfigError;
 #[doc(inline)]
 pub use self::deadline::RoutePolicy;
 #[doc(inline)]
-pub use self::middleware::{Expose, MemoryLayer, MemoryService};
+pub use self::middleware::expose::Expose;
 #[doc(inline)]
-pub use self::observe::MemoryHandle;
+pub use self::middleware::layer::MemoryLayer;
+#[doc(inline)]
+pub use self::middleware::service::MemoryService;
+#[doc(inline)]
+pub use self::observe::handle::MemoryHandle;
 #[doc(inline)]
 pub use self::pool::ArenaPool;
 #[doc(inline)]
-pub use self::scope::{RequestScope, ScopeReport};
+pub use self::scope::handle::RequestScope;
+#[doc(inline)]
+pub use self::scope::report::ScopeReport;
 #[doc(inline)]
 pub use self::wire::{CollectError, deadline_header, header};
 

@@ -1,13 +1,15 @@
-//! Cancelling a request: the outcome, the reason, and the token that its code waits for.
+//! Why a request is cancelled: the reason, and the source of the deadline if that was it.
+//!
+//! The [`Outcome`] is at the root of the crate.
 
 mod grace;
-mod outcome;
+pub(crate) mod outcome;
 mod reason;
 mod state;
 
-pub use self::outcome::Outcome;
 pub use self::reason::CancelReason;
 pub use crate::deadline::DeadlineSource;
 
 pub(crate) use self::grace::{Aborted, Grace};
+pub(crate) use self::outcome::Outcome;
 pub(crate) use self::state::CancelState;

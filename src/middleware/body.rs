@@ -21,7 +21,7 @@ use crate::{
 type BoxError = Box<dyn Error + Send + Sync>;
 
 pin_project! {
-    /// The response body of [`MemoryService`](super::MemoryService).
+    /// The response body of [`MemoryService`](crate::MemoryService).
     ///
     /// It forwards the inner body's frames, trailers, size hint and end of stream, so a server frames the
     /// response as it would without the layer. It accounts each poll to the request and ends the scope

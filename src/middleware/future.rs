@@ -26,7 +26,7 @@ use crate::{
 };
 
 pin_project! {
-    /// The future of [`MemoryService`](super::MemoryService).
+    /// The future of [`MemoryService`](crate::MemoryService).
     ///
     /// # Fairness
     ///

@@ -1,4 +1,5 @@
-//! The tower layer, its service, and the future and body that carry a request's scope.
+//! The parts of [`MemoryLayer`](crate::MemoryLayer) and [`MemoryService`](crate::MemoryService): the
+//! builder, the future and the body that carry a request's scope, and the layers to put inside.
 
 mod body;
 mod body_error;
@@ -6,15 +7,15 @@ mod builder;
 mod config;
 mod deadline_context;
 mod deadline_response;
-mod expose;
+pub(crate) mod expose;
 mod future;
-mod layer;
+pub(crate) mod layer;
 mod place;
 mod policy;
 mod request_body;
 mod request_info;
 mod respond;
-mod service;
+pub(crate) mod service;
 mod trust;
 
 pub use self::body::ResponseBody;
@@ -22,9 +23,6 @@ pub use self::body_error::BodyTimeoutError;
 pub use self::builder::MemoryLayerBuilder;
 pub use self::deadline_context::DeadlineContext;
 pub use self::deadline_response::ResponseForDeadline;
-pub use self::expose::Expose;
 pub use self::future::ResponseFuture;
-pub use self::layer::MemoryLayer;
 pub use self::policy::{PolicyFuture, PolicyService};
 pub use self::request_body::{RequestBody, RequestBodyLayer, RequestBodyService};
-pub use self::service::MemoryService;

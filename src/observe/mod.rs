@@ -3,7 +3,7 @@
 //! Everything starts at a [`MemoryHandle`], except observers, which are added to the layer with
 //! [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
 
-mod handle;
+pub(crate) mod handle;
 mod histogram;
 mod observer;
 mod overruns;
@@ -16,7 +16,6 @@ mod tasks;
 #[cfg_attr(not(feature = "tracing"), path = "warn/disabled.rs")]
 mod warn;
 
-pub use self::handle::MemoryHandle;
 pub use self::observer::Observer;
 pub use self::overruns::TaskOverruns;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
@@ -24,5 +23,6 @@ pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot, Summary};
 pub use self::tasks::CancelLatency;
 pub use crate::task::DetachedTasks;
 
+pub(crate) use self::handle::MemoryHandle;
 pub(crate) use self::recorder::Recorder;
 pub(crate) use self::warn::warn_not_installed;

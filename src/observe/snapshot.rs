@@ -4,7 +4,7 @@ use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 
 /// The statistics of a layer by route, and what is alive now.
 ///
-/// Returned by [`MemoryHandle::snapshot`](super::MemoryHandle::snapshot). Its `Display` is a table.
+/// Returned by [`MemoryHandle::snapshot`](crate::MemoryHandle::snapshot). Its `Display` is a table.
 ///
 /// # Examples
 ///

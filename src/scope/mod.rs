@@ -2,30 +2,30 @@
 //!
 //! A [`RequestScope`] is opened by the middleware's `call` and ends when the response is over: its
 //! body finished or dropped, or, on an upgraded connection, the last [`ScopeHold`] dropped. Then
-//! its token is cancelled, its tasks have their grace, and when the last of them has ended the
-//! scope *closes*: one [`ScopeReport`] is made and handed to the observers. Each step happens
-//! once, whatever way the request ends.
+//! its token is cancelled and its tasks get their grace period. When the last of them has ended the
+//! scope *closes*: one [`ScopeReport`] is made and passed to the observers. Each step happens once,
+//! however the request ends.
 
 mod current;
 mod deadline;
-mod handle;
+pub(crate) mod handle;
 mod hold;
 mod layer;
 mod lifecycle;
 mod open;
 mod recycle;
-mod report;
+pub(crate) mod report;
 mod shutdown;
 mod spawn;
 mod state;
 
-pub use self::handle::RequestScope;
 pub use self::hold::{HoldFuture, ScopeHold};
-pub use self::report::{ArenaSource, ArenaUsage, ScopeReport};
+pub use self::report::{ArenaSource, ArenaUsage};
 pub use crate::route::RouteLabel;
 pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 
 pub(crate) use self::current::EnteredScope;
+pub(crate) use self::handle::RequestScope;
 pub(crate) use self::layer::{LayerState, ScopeSink};
 pub(crate) use self::open::OpenScope;
-pub(crate) use self::report::Closed;
+pub(crate) use self::report::{Closed, ScopeReport};

@@ -10,13 +10,13 @@ use http::Response;
 use http_body_util::Full;
 use tower_memory::{
     Account, Arena, ArenaBuf, ArenaPool, ArenaString, ArenaVec, MemoryHandle, MemoryLayer,
-    MemoryService, RequestScope,
+    MemoryService, RequestScope, ScopeReport,
     account::Tracked,
     arena::{ArenaBox, ArenaError, Cursor, CursorString, CursorVec, IntoIter},
     middleware::{ResponseBody, ResponseFuture},
     observe::Snapshot,
     pool::{PoolBuilder, PoolStats},
-    scope::{ScopeHold, ScopeReport, TaskHandle},
+    scope::{ScopeHold, TaskHandle},
 };
 
 fn send<T: Send>() {}

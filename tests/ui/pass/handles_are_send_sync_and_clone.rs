@@ -1,11 +1,11 @@
 use tower_memory::{
     Arena, ArenaPool, MemoryHandle, MemoryLayer, MemoryService, RequestScope, RoutePolicy,
-    TrackingAllocator,
+    ScopeReport, TrackingAllocator,
     client::{PropagateDeadline, PropagateDeadlineLayer},
     extract::RouteLabelLayer,
     middleware::{PolicyService, RequestBodyLayer, RequestBodyService},
     pool::PoolBuilder,
-    scope::{RouteLabel, ScopeReport},
+    scope::RouteLabel,
 };
 
 fn handle<T: Send + Sync + Clone + 'static>() {}
