@@ -33,8 +33,7 @@ use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// });
 /// let client = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(client);
-/// assert_eq!(client.clone().oneshot(Request::new(())).await?.status(), 200);
-/// assert_eq!(client.inner().oneshot(Request::new(())).await?.status(), 200);
+/// assert_eq!(client.oneshot(Request::new(())).await?.status(), 200);
 /// # Ok(())
 /// # }
 /// ```
@@ -52,12 +51,6 @@ impl<S> PropagateDeadline<S> {
             header,
             margin,
         }
-    }
-
-    /// Returns the inner service.
-    #[must_use]
-    pub const fn inner(&self) -> &S {
-        &self.inner
     }
 
     /// Writes the remaining time into the headers of a call.

@@ -39,10 +39,9 @@ use crate::{
 /// let inner = service_fn(|_: Request<()>| async {
 ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
 /// });
-/// let service = MemoryLayer::new().layer(inner);
-/// let bare = service.inner().clone().oneshot(Request::new(())).await?;
+/// let bare = inner.oneshot(Request::new(())).await?;
 /// assert!(bare.headers().is_empty());
-/// let response = service.oneshot(Request::new(())).await?;
+/// let response = MemoryLayer::new().layer(inner).oneshot(Request::new(())).await?;
 /// assert!(response.headers().contains_key("x-arena-source"));
 /// # Ok(())
 /// # }
@@ -56,12 +55,6 @@ pub struct MemoryService<S> {
 impl<S> MemoryService<S> {
     pub(super) const fn new(inner: S, config: Arc<Config>) -> Self {
         Self { inner, config }
-    }
-
-    /// The service inside.
-    #[must_use]
-    pub const fn inner(&self) -> &S {
-        &self.inner
     }
 }
 

@@ -1,7 +1,6 @@
 //! The layer that a [`RoutePolicy`](crate::RoutePolicy) is.
 
 mod future;
-mod layer;
 mod service;
 
 pub use self::future::PolicyFuture;

@@ -2,6 +2,7 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
+use tower_layer::Layer;
 use tower_service::Service;
 
 use super::future::PolicyFuture;
@@ -46,15 +47,14 @@ pub struct PolicyService<S> {
     policy: RoutePolicy,
 }
 
-impl<S> PolicyService<S> {
-    pub(super) const fn new(inner: S, policy: RoutePolicy) -> Self {
-        Self { inner, policy }
-    }
+impl<S> Layer<S> for RoutePolicy {
+    type Service = PolicyService<S>;
 
-    /// The service inside.
-    #[must_use]
-    pub const fn inner(&self) -> &S {
-        &self.inner
+    fn layer(&self, inner: S) -> PolicyService<S> {
+        PolicyService {
+            inner,
+            policy: *self,
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 use std::{
-    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -10,7 +9,7 @@ use pin_project_lite::pin_project;
 use crate::scope::RequestScope;
 
 pin_project! {
-    /// A request body that notes whether somebody waits for it. It passes everything on as it is.
+    /// A request body that records whether the handler waits for it. It passes everything on unchanged.
     ///
     /// # Examples
     ///
@@ -36,6 +35,7 @@ pin_project! {
     /// # Ok(())
     /// # }
     /// ```
+    #[derive(Debug)]
     #[must_use = "a body does nothing unless polled"]
     pub struct RequestBody<B> {
         #[pin]
@@ -44,28 +44,29 @@ pin_project! {
     }
 }
 
-/// Whether the body's last poll was pending.
+/// Tells the scope whether the body's last poll was pending.
+#[derive(Debug)]
 struct Waiting {
     scope: Option<RequestScope>,
-    noted: bool,
+    waits: bool,
 }
 
 impl Waiting {
-    fn note(&mut self, waits: bool) {
-        if self.noted == waits {
+    fn set(&mut self, waits: bool) {
+        if self.waits == waits {
             return;
         }
-        self.noted = waits;
+        self.waits = waits;
         if let Some(scope) = &self.scope {
             scope.set_wants_body(waits);
         }
     }
 }
 
-/// Who drops the body wants no more of it.
+/// A handler that drops the body does not wait for it.
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.note(false);
+        self.set(false);
     }
 }
 
@@ -75,18 +76,12 @@ impl<B> RequestBody<B> {
             inner,
             waiting: Waiting {
                 scope,
-                noted: false,
+                waits: false,
             },
         }
     }
 
-    /// The body inside.
-    #[must_use]
-    pub const fn inner(&self) -> &B {
-        &self.inner
-    }
-
-    /// The body inside; from here on nobody notes whether it arrives.
+    /// Returns the inner body, which is no longer watched.
     pub fn into_inner(self) -> B {
         self.inner
     }
@@ -102,7 +97,7 @@ impl<B: Body> Body for RequestBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let polled = this.inner.poll_frame(cx);
-        this.waiting.note(polled.is_pending());
+        this.waiting.set(polled.is_pending());
         polled
     }
 
@@ -112,13 +107,5 @@ impl<B: Body> Body for RequestBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl<B> fmt::Debug for RequestBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestBody")
-            .field("waits", &self.waiting.noted)
-            .finish_non_exhaustive()
     }
 }

@@ -2,11 +2,11 @@ use tower_layer::Layer;
 
 use super::service::RequestBodyService;
 
-/// Notes whether the handler waits for the request's body, so that a deadline which passes meanwhile
+/// Records whether the handler waits for the request's body, so that a deadline that passes meanwhile
 /// is answered with `408` instead of `504`.
 ///
-/// Put it inside of a [`MemoryLayer`](crate::MemoryLayer). The services inside get a request whose
-/// body is a [`RequestBody`](super::RequestBody); axum's routers and handlers take it as it is.
+/// Put it inside a [`MemoryLayer`](crate::MemoryLayer). The services inside get a request whose
+/// body is a [`RequestBody`](super::RequestBody), which axum's routers and handlers accept.
 ///
 /// # Examples
 ///
@@ -44,7 +44,7 @@ pub struct RequestBodyLayer {
 }
 
 impl RequestBodyLayer {
-    /// The layer.
+    /// Creates the layer. It has no settings.
     pub const fn new() -> Self {
         Self { _private: () }
     }
@@ -54,6 +54,6 @@ impl<S> Layer<S> for RequestBodyLayer {
     type Service = RequestBodyService<S>;
 
     fn layer(&self, inner: S) -> RequestBodyService<S> {
-        RequestBodyService::new(inner)
+        RequestBodyService { inner }
     }
 }

@@ -9,19 +9,7 @@ use crate::scope::RequestScope;
 /// The service made by [`RequestBodyLayer`](super::RequestBodyLayer).
 #[derive(Debug, Clone)]
 pub struct RequestBodyService<S> {
-    inner: S,
-}
-
-impl<S> RequestBodyService<S> {
-    pub(super) const fn new(inner: S) -> Self {
-        Self { inner }
-    }
-
-    /// The service inside.
-    #[must_use]
-    pub const fn inner(&self) -> &S {
-        &self.inner
-    }
+    pub(super) inner: S,
 }
 
 impl<S, B> Service<Request<B>> for RequestBodyService<S>
