@@ -1,9 +1,12 @@
 use std::{error::Error, fmt};
 
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
 
-use crate::wire::CollectError;
+use crate::wire::{CollectError, problem};
 
 /// The rejection of [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) as extractors.
 ///
@@ -76,16 +79,11 @@ impl IntoResponse for MissingMemoryLayer {
 /// Responds with [`CollectError::status`] and a problem description
 /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 ///
-/// The response does not show the error of the body itself, which belongs into the server's log.
+/// The response does not show the error of the body itself, which belongs in the server's log.
 impl<E> IntoResponse for CollectError<E> {
     fn into_response(self) -> Response {
-        let status = self.status();
-        let title = status.canonical_reason().unwrap_or_default();
-        let body = format!(
-            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{self}\"}}",
-            status.as_u16(),
-        );
-        let content_type = HeaderValue::from_static("application/problem+json");
-        (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
+        problem(self.status(), &self.to_string())
+            .map(Body::from)
+            .into_response()
     }
 }

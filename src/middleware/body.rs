@@ -238,7 +238,10 @@ fn cut_off<B>(
     };
     state.finish(Some(reason));
     if grpc {
-        Ok(Frame::trailers(wire::grpc_trailers(&error.to_string())))
+        Ok(Frame::trailers(wire::grpc_trailers(
+            wire::DEADLINE_EXCEEDED,
+            &error.to_string(),
+        )))
     } else {
         Err(Box::new(error))
     }

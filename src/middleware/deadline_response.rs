@@ -93,7 +93,9 @@ pub(super) fn deadline_response(
     context.retry_after = configured.and_then(|configured| configured.retry_after);
     let custom = configured.and_then(|configured| configured.deadline.as_ref());
     let mut response = match (protocol.content_type(), custom) {
-        (Some(content_type), _) => wire::grpc_deadline_exceeded(content_type, &context.to_string()),
+        (Some(content_type), _) => {
+            wire::grpc_answer(content_type, wire::DEADLINE_EXCEEDED, &context.to_string())
+        }
         (None, Some(custom)) => custom.response_for_deadline(&context),
         (None, None) => context.response(),
     };

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use super::answer::problem;
 use crate::arena::Arena;
 
 impl Arena {
@@ -43,25 +44,20 @@ impl Arena {
         T: Serialize + ?Sized,
         B: From<Bytes>,
     {
-        const PROBLEM: &str = "{\"type\":\"about:blank\",\"title\":\"Internal Server Error\",\
-             \"status\":500,\"detail\":\"the response could not be serialized as JSON\"}";
-
-        let (status, content_type, body, error) = match self.json_bytes(value) {
-            Ok(body) => (StatusCode::OK, "application/json", body, None),
-            Err(error) => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "application/problem+json",
-                Bytes::from_static(PROBLEM.as_bytes()),
-                Some(error),
-            ),
-        };
-        let mut response = Response::new(B::from(body));
-        *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if let Some(error) = error {
-            response.extensions_mut().insert(error);
+        let mut response;
+        match self.json_bytes(value) {
+            Ok(body) => {
+                response = Response::new(B::from(body));
+                response.headers_mut().insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                );
+            }
+            Err(error) => {
+                let detail = "the response could not be serialized as JSON";
+                response = problem(StatusCode::INTERNAL_SERVER_ERROR, detail).map(B::from);
+                response.extensions_mut().insert(error);
+            }
         }
         response
     }

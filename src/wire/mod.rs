@@ -1,5 +1,6 @@
 //! The HTTP side: header names and values, and the responses that the middleware builds itself.
 
+mod answer;
 mod collect;
 pub mod deadline_header;
 pub mod header;
@@ -8,12 +9,11 @@ mod json;
 #[cfg_attr(feature = "axum", path = "matched_path/enabled.rs")]
 #[cfg_attr(not(feature = "axum"), path = "matched_path/disabled.rs")]
 mod matched_path;
-mod problem;
 mod protocol;
-mod refusal;
 
+pub(crate) use self::answer::{
+    DEADLINE_EXCEEDED, grpc_answer, grpc_trailers, problem, shutting_down,
+};
 pub use self::collect::CollectError;
 pub(crate) use self::matched_path::matched_path;
-pub(crate) use self::problem::{grpc_deadline_exceeded, grpc_trailers, problem};
 pub(crate) use self::protocol::Protocol;
-pub(crate) use self::refusal::shutting_down;

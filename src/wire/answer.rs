@@ -1,0 +1,80 @@
+//! The responses that the middleware builds itself.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::protocol::Protocol;
+use crate::cancel::{CancelReason, Outcome};
+
+/// `DEADLINE_EXCEEDED`
+/// ([gRPC status codes](https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)).
+pub(crate) const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
+
+/// `UNAVAILABLE`: the call was not processed and may be retried.
+const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+
+/// Builds a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` is
+/// inserted into a JSON string unescaped.
+pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\"}}",
+        status.as_u16()
+    );
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    response
+}
+
+/// Builds the response of a gRPC call that ends before its first message: status 200, and the trailers
+/// in the head ("Trailers-Only" in
+/// [gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses)).
+pub(crate) fn grpc_answer(
+    content_type: HeaderValue,
+    status: HeaderValue,
+    message: &str,
+) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = grpc_trailers(status, message);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// Builds the trailers of a gRPC call that failed. `message` must be printable ASCII without `%`, so
+/// that it is its own percent-encoding.
+pub(crate) fn grpc_trailers(status: HeaderValue, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(3);
+    trailers.insert("grpc-status", status);
+    if let Ok(message) = HeaderValue::from_str(message) {
+        trailers.insert("grpc-message", message);
+    }
+    trailers
+}
+
+/// Builds the response to a request that arrives during a shutdown: `503` with a problem description,
+/// or gRPC's `UNAVAILABLE`. The handler did not run, so a client may retry any method elsewhere.
+///
+/// HTTP/1 clients are asked to close the connection. HTTP/2 has frames for that and forbids the header
+/// ([RFC 9113, 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
+pub(crate) fn shutting_down(protocol: Protocol, http1: bool) -> Response<Bytes> {
+    const REASON: CancelReason = CancelReason::new(Outcome::Shutdown);
+
+    let detail = REASON.to_string();
+    let mut response = match protocol.content_type() {
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, &detail),
+        Some(content_type) => grpc_answer(content_type, UNAVAILABLE, &detail),
+    };
+    if http1 {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.extensions_mut().insert(REASON);
+    response
+}
