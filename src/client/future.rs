@@ -1,6 +1,5 @@
 use std::{
     error::Error,
-    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -25,6 +24,7 @@ pin_project! {
     /// # Cancel safety
     ///
     /// Dropping this future drops the call.
+    #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct PropagateDeadlineFuture<F> {
         // `None` once it has completed.
@@ -99,14 +99,5 @@ where
             .unwrap_or(CancelReason::new(Outcome::Completed));
         this.inner.set(None);
         Poll::Ready(Err(CallError::cancelled(reason)))
-    }
-}
-
-impl<F> fmt::Debug for PropagateDeadlineFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PropagateDeadlineFuture")
-            .field("scope", &self.scope)
-            .field("refused", &self.refused)
-            .finish_non_exhaustive()
     }
 }

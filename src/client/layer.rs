@@ -1,8 +1,5 @@
 use std::time::Duration;
 
-use tower_layer::Layer;
-
-use super::service::PropagateDeadline;
 use crate::wire::deadline_header::DeadlineHeader;
 
 /// Passes the remaining time of an incoming request on to the calls its handler makes.
@@ -50,8 +47,8 @@ use crate::wire::deadline_header::DeadlineHeader;
 #[derive(Debug, Clone, Copy)]
 #[must_use = "a layer does nothing until it is applied to a service"]
 pub struct PropagateDeadlineLayer {
-    header: DeadlineHeader,
-    margin: Duration,
+    pub(super) header: DeadlineHeader,
+    pub(super) margin: Duration,
 }
 
 impl PropagateDeadlineLayer {
@@ -69,13 +66,5 @@ impl PropagateDeadlineLayer {
     pub const fn margin(mut self, margin: Duration) -> Self {
         self.margin = margin;
         self
-    }
-}
-
-impl<S> Layer<S> for PropagateDeadlineLayer {
-    type Service = PropagateDeadline<S>;
-
-    fn layer(&self, inner: S) -> PropagateDeadline<S> {
-        PropagateDeadline::new(inner, self.header, self.margin)
     }
 }

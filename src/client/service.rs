@@ -1,14 +1,14 @@
 use std::{
     error::Error,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http::{HeaderMap, Request};
+use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{error::CallError, future::PropagateDeadlineFuture};
-use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
+use super::{error::CallError, future::PropagateDeadlineFuture, layer::PropagateDeadlineLayer};
+use crate::scope::RequestScope;
 
 /// The service made by [`PropagateDeadlineLayer`](super::PropagateDeadlineLayer).
 ///
@@ -40,19 +40,19 @@ use crate::{scope::RequestScope, wire::deadline_header::DeadlineHeader};
 #[derive(Debug, Clone)]
 pub struct PropagateDeadline<S> {
     inner: S,
-    header: DeadlineHeader,
-    margin: Duration,
+    layer: PropagateDeadlineLayer,
 }
 
-impl<S> PropagateDeadline<S> {
-    pub(super) const fn new(inner: S, header: DeadlineHeader, margin: Duration) -> Self {
-        Self {
-            inner,
-            header,
-            margin,
-        }
-    }
+impl<S> Layer<S> for PropagateDeadlineLayer {
+    type Service = PropagateDeadline<S>;
 
+    fn layer(&self, inner: S) -> PropagateDeadline<S> {
+        let layer = *self;
+        PropagateDeadline { inner, layer }
+    }
+}
+
+impl PropagateDeadlineLayer {
     /// Writes the remaining time into the headers of a call.
     fn set_header(&self, scope: &RequestScope, headers: &mut HeaderMap) -> Result<(), CallError> {
         if let Some(reason) = scope.reason() {
@@ -97,7 +97,7 @@ where
             .cloned()
             .or_else(RequestScope::current);
         if let Some(scope) = &scope {
-            if let Err(error) = self.set_header(scope, request.headers_mut()) {
+            if let Err(error) = self.layer.set_header(scope, request.headers_mut()) {
                 return PropagateDeadlineFuture::refused(error);
             }
         }
