@@ -217,18 +217,6 @@ fn cut(label: &str) -> &str {
     &label[..end]
 }
 
-impl fmt::Debug for RouteRegistry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(
-                self.routes
-                    .iter()
-                    .filter_map(|route| Some(&route.get()?.label)),
-            )
-            .finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

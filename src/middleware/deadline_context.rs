@@ -45,7 +45,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct DeadlineContext<'a> {
     scope: &'a RequestScope,
     source: DeadlineSource,
@@ -178,17 +178,6 @@ impl fmt::Display for DeadlineContext<'_> {
             f.write_str(", and the request body was not complete")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for DeadlineContext<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadlineContext")
-            .field("source", &self.source)
-            .field("after", &self.after)
-            .field("on_arrival", &self.on_arrival)
-            .field("is_body_missing", &self.wants_body)
-            .finish_non_exhaustive()
     }
 }
 

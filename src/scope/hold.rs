@@ -64,6 +64,7 @@ impl RequestScope {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 #[must_use = "the scope is held until the guard is dropped"]
 pub struct ScopeHold {
     scope: RequestScope,
@@ -117,15 +118,6 @@ impl Drop for ScopeHold {
             let released = state.lifecycle.release_hold();
             state.advance(released, CancelReason::new(Outcome::Completed));
         }
-    }
-}
-
-impl fmt::Debug for ScopeHold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScopeHold")
-            .field("scope", &self.scope)
-            .field("holds", &self.holds)
-            .finish()
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{fmt, panic::Location};
+use std::panic::Location;
 
 use tokio::time::Instant;
 
@@ -201,12 +201,6 @@ impl TaskRecord {
         }
         // Otherwise the task is just starting, or has just returned, or its timer is late.
         !overran
-    }
-}
-
-impl fmt::Debug for TaskRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.report(Instant::now()).fmt(f)
     }
 }
 

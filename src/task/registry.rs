@@ -4,7 +4,7 @@ use super::{detached::DetachedCounters, record::TaskRecord, report::TaskReport};
 use crate::{background::Background, slab::ShardedSlab, sync::Arc};
 
 /// The tasks of a layer's requests that are alive.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Tasks {
     /// Tasks that end with their request.
     pub(crate) bound: ShardedSlab<Arc<TaskRecord>>,
