@@ -1,11 +1,11 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
@@ -22,11 +22,12 @@ use crate::{
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
     sync::Arc,
-    wire::{self},
+    wire,
 };
 
 pin_project! {
-    /// The future of [`MemoryService`](crate::MemoryService).
+    /// The future of [`MemoryService`](crate::MemoryService) and
+    /// [`PolicyService`](super::PolicyService).
     ///
     /// # Fairness
     ///
@@ -35,9 +36,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// A server drops it when the client has gone: the handler is dropped, the token is cancelled, and
-    /// the scope ends with
-    /// [`Outcome::ClientGone`](crate::Outcome::ClientGone).
+    /// A server drops it when the client disconnects. Then the handler is dropped, the token is
+    /// cancelled, and the scope ends with [`Outcome::ClientGone`](crate::Outcome::ClientGone).
     ///
     /// # Examples
     ///
@@ -81,8 +81,10 @@ pin_project! {
             info: RequestInfo,
             responses: Option<Arc<DeadlineResponses>>,
         },
-        // The layer answered the request in `call`, and its scope is over.
-        Answered { answer: Box<Response<Bytes>>, info: RequestInfo },
+        // The inner service works on the request, in the place of an outer layer's future.
+        Passing { #[pin] inner: F },
+        // The request was answered in `call`, and its scope is over or an outer layer's.
+        Answered { answer: Box<Response<Bytes>> },
         Done,
     }
 }
@@ -105,6 +107,13 @@ impl<F> ResponseFuture<F> {
         }
     }
 
+    /// The inner service was called, within the future of an outer layer.
+    pub(super) const fn passing(inner: F) -> Self {
+        Self {
+            state: State::Passing { inner },
+        }
+    }
+
     /// The layer answers instead of the inner service, and the scope ends for `reason`.
     ///
     /// It ends before the answer is read, so a slow reader delays neither its tasks nor a shutdown.
@@ -122,12 +131,24 @@ impl<F> ResponseFuture<F> {
             }
             open.finish(reason);
         }
+        Self::ready(answer)
+    }
+
+    fn ready(answer: Response<Bytes>) -> Self {
+        let answer = Box::new(answer);
         Self {
-            state: State::Answered {
-                answer: Box::new(answer),
-                info,
-            },
+            state: State::Answered { answer },
         }
+    }
+
+    /// The request's deadline had passed before it reached a policy. The layer that opened the scope
+    /// replaces the response by its own.
+    #[cold]
+    pub(super) fn expired_inside(source: DeadlineSource) -> Self {
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        answer.extensions_mut().insert(ExpiredInside { source });
+        Self::ready(answer)
     }
 
     /// The request's deadline had passed before the inner service was called.
@@ -189,7 +210,7 @@ where
 
     /// # Panics
     ///
-    /// If polled again after it was ready.
+    /// Panics if polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         let output = match state.as_mut().project() {
@@ -232,10 +253,12 @@ where
                     }
                 }
             }
-            StateProjection::Answered { answer, info } => {
+            StateProjection::Passing { inner } => {
+                ready!(inner.poll(cx)).map(|response| response.map(ResponseBody::nested))
+            }
+            StateProjection::Answered { answer } => {
                 let answer = std::mem::take(&mut **answer);
-                let length = BodyLength::of_bytes(answer.body());
-                Ok(respond(None, answer, length, *info, ResponseBody::answer))
+                Ok(answer.map(|bytes| ResponseBody::answer(bytes, None, BodyLength::NONE, false)))
             }
             StateProjection::Done => panic!("`ResponseFuture` polled after completion"),
         };
@@ -248,7 +271,7 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match &self.state {
             State::Running { inside, .. } => inside.place().as_ref(),
-            State::Answered { .. } | State::Done => None,
+            _ => None,
         };
         f.debug_struct("ResponseFuture")
             .field("scope", &place.map(Place::scope))

@@ -24,5 +24,5 @@ pub use self::builder::MemoryLayerBuilder;
 pub use self::deadline_context::DeadlineContext;
 pub use self::deadline_response::ResponseForDeadline;
 pub use self::future::ResponseFuture;
-pub use self::policy::{PolicyFuture, PolicyService};
+pub use self::policy::PolicyService;
 pub use self::request_body::{RequestBody, RequestBodyLayer, RequestBodyService};

@@ -22,7 +22,6 @@ pub(super) fn respond<T, R>(
 ) -> Response<ResponseBody<R>> {
     let (mut parts, body) = response.into_parts();
     let Some(Place::Outermost(mut open)) = place else {
-        let length = if info.head { BodyLength::NONE } else { length };
         return Response::from_parts(parts, wrap(body, None, length, false));
     };
     let tunnel = info.connect && parts.status.is_success();

@@ -1,7 +1,7 @@
 use std::{future::Ready, time::Duration};
 
 use tower_memory::{
-    MemoryHandle, RequestScope, client::PropagateDeadlineFuture, middleware::PolicyFuture,
+    MemoryHandle, RequestScope, client::PropagateDeadlineFuture, middleware::ResponseFuture,
     scope::HoldFuture,
 };
 
@@ -10,7 +10,7 @@ fn send_value<T: Send>(_: T) {}
 
 fn main() {
     send::<HoldFuture<Ready<()>>>();
-    send::<PolicyFuture<Ready<()>>>();
+    send::<ResponseFuture<Ready<()>>>();
     send::<PropagateDeadlineFuture<Ready<()>>>();
     let of_a_handle = |handle: MemoryHandle, scope: RequestScope| {
         send_value(handle.shutdown(Duration::ZERO));

@@ -5,18 +5,19 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::future::PolicyFuture;
+use super::{body::ResponseBody, future::ResponseFuture};
 use crate::{
     cancel::CancelReason,
     deadline::{DeadlineSource, RoutePolicy},
-    middleware::ResponseBody,
     scope::RequestScope,
 };
 
 /// The service made by a [`RoutePolicy`] as a layer.
 ///
-/// It applies the policy to the scope of each request. Outside of any `MemoryLayer` it leaves the policy
-/// in the request's extensions for an inner one.
+/// It applies the policy to the scope of each request. If the time that the policy allows had passed
+/// before the request arrived, the inner service is not called, and the layer responds as it does when
+/// a deadline passes. Outside any `MemoryLayer` it leaves the policy in the request's extensions for an
+/// inner one.
 ///
 /// # Examples
 ///
@@ -65,7 +66,7 @@ where
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = PolicyFuture<S::Future>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -78,7 +79,7 @@ where
             Some(scope) => {
                 if let Some(source) = scope.apply(&self.policy, DeadlineSource::Policy) {
                     scope.cancel_for(CancelReason::deadline(source));
-                    return PolicyFuture::expired(source);
+                    return ResponseFuture::expired_inside(source);
                 }
             }
             None => {
@@ -87,6 +88,6 @@ where
                 request.extensions_mut().insert(policy);
             }
         }
-        PolicyFuture::running(self.inner.call(request))
+        ResponseFuture::passing(self.inner.call(request))
     }
 }
