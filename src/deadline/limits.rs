@@ -6,11 +6,10 @@ use tokio::time::Instant;
 use super::{limit::Limit, policy::RoutePolicy, source::DeadlineSource, word::Deadline};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
-/// The time limits of one request.
-///
-/// Times are counted from the request's start, which is passed to the methods that need it.
+/// The start of one request and its time limits, which count from there.
 #[derive(Debug)]
 pub(crate) struct Limits {
+    pub(crate) start: Instant,
     deadline: Deadline,
     body: Limit,
     body_idle: Limit,
@@ -45,6 +44,7 @@ pub(crate) enum BodyKind {
 impl Limits {
     pub(crate) fn none() -> Self {
         Self {
+            start: Instant::now(),
             deadline: Deadline::none(),
             body: Limit::none(),
             body_idle: Limit::none(),
@@ -64,34 +64,42 @@ impl Limits {
         self.wants_body.store(false, Ordering::Relaxed);
     }
 
+    /// Time since the request's start, when the service was called.
+    #[inline]
+    pub(crate) fn age(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// The deadline in force and its source.
     #[inline]
-    pub(crate) fn deadline(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
-        self.deadline.at(start)
+    pub(crate) fn deadline(&self) -> Option<(Instant, DeadlineSource)> {
+        self.deadline.at(self.start)
     }
 
     /// The source of the deadline, if it has passed.
     #[inline]
-    pub(crate) fn expired(&self, start: Instant) -> Option<DeadlineSource> {
-        let (at, source) = self.deadline.at(start)?;
+    pub(crate) fn expired(&self) -> Option<DeadlineSource> {
+        let (at, source) = self.deadline()?;
         (at <= Instant::now()).then_some(source)
     }
 
-    /// Makes the deadline earlier, if `after` is, and wakes the response future.
-    pub(crate) fn shorten(&self, after: Duration, source: DeadlineSource) {
-        self.deadline.tighten(after, source);
-        self.moved();
-    }
-
-    /// Wakes the response future after the deadline may have become earlier.
-    pub(crate) fn moved(&self) {
+    /// Sets the deadline to `timeout` from now if that is earlier, and wakes the response future.
+    pub(crate) fn shorten(&self, timeout: Duration) {
+        let after = self.age().saturating_add(timeout);
+        self.deadline.tighten(after, DeadlineSource::Handler);
         self.waker.wake();
     }
 
-    /// Makes the server's own deadline later, if `after` is.
-    pub(crate) fn extend(&self, after: Duration, source: DeadlineSource) {
-        // No wake: the armed timer looks at the deadline again when it fires.
-        self.deadline.extend(after, source);
+    /// Sets the server's own deadline to `timeout` from now if that is later. Returns whether the
+    /// request has that time now.
+    pub(crate) fn extend(&self, timeout: Duration) -> bool {
+        let after = self.age().saturating_add(timeout);
+        // No wake: the armed timer checks the deadline again when it fires.
+        self.deadline.extend(after, DeadlineSource::Handler);
+        self.deadline().is_none_or(|(at, _)| {
+            let asked = self.start.checked_add(after);
+            asked.is_some_and(|asked| asked <= at)
+        })
     }
 
     /// Removes the server's own deadline.
@@ -99,13 +107,46 @@ impl Limits {
         self.deadline.lift();
     }
 
-    /// Applies the trusted headers, `elapsed` after the start. Returns the source of a deadline that
-    /// has passed already. Call [`moved`](Self::moved) afterwards if a future may wait.
-    pub(crate) fn apply_times(
+    /// Applies the limits of a new request: its headers, the policy around the layer, and the layer.
+    /// Returns the source of a deadline that has passed already.
+    pub(crate) fn begin(
         &self,
-        times: RequestTimes,
-        elapsed: Duration,
+        times: Option<RequestTimes>,
+        outer: Option<&RoutePolicy>,
+        layer: &RoutePolicy,
     ) -> Option<DeadlineSource> {
+        let now = Duration::ZERO;
+        let times = times.and_then(|times| self.apply_times(times, now));
+        let outer = outer.and_then(|policy| self.apply_policy(policy, now, DeadlineSource::Policy));
+        let layer = self.apply_policy(layer, now, DeadlineSource::Layer);
+        times.or(outer).or(layer)
+    }
+
+    /// Applies the limits of a layer inside the one that opened the scope.
+    pub(crate) fn begin_inner(
+        &self,
+        times: Option<RequestTimes>,
+        layer: &RoutePolicy,
+    ) -> Option<DeadlineSource> {
+        let times = times.and_then(|times| self.apply_times(times, self.age()));
+        times.or(self.apply(layer, DeadlineSource::Layer))
+    }
+
+    /// Applies a policy from now on, and wakes the response future. Returns its source if the request
+    /// had spent the time it allows in a queue.
+    pub(crate) fn apply(
+        &self,
+        policy: &RoutePolicy,
+        source: DeadlineSource,
+    ) -> Option<DeadlineSource> {
+        let passed = self.apply_policy(policy, self.age(), source);
+        self.waker.wake();
+        passed
+    }
+
+    /// Applies the trusted headers, `elapsed` after the start. Returns the source of a deadline that
+    /// has passed already.
+    fn apply_times(&self, times: RequestTimes, elapsed: Duration) -> Option<DeadlineSource> {
         if !times.queued.is_zero() {
             let nanos = u64::try_from(times.queued.as_nanos()).unwrap_or(u64::MAX);
             // Relaxed: read by inner layers, on the way to the handler.
@@ -118,8 +159,8 @@ impl Limits {
     }
 
     /// Applies a policy, `elapsed` after the start. Returns its source if the request had spent the
-    /// time it allows in a queue. Call [`moved`](Self::moved) afterwards if a future may wait.
-    pub(crate) fn apply_policy(
+    /// time it allows in a queue.
+    fn apply_policy(
         &self,
         policy: &RoutePolicy,
         elapsed: Duration,

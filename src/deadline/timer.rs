@@ -34,31 +34,27 @@ impl DeadlineTimer {
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         limits: &Limits,
-        start: Instant,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
-        self.poll_until(cx, || limits.deadline(start))
+        self.poll_until(cx, || limits.deadline())
     }
 
     /// As [`poll`](Self::poll), with the limit on idle bodies. Makes the timer if there is a limit.
     pub(crate) fn poll_body(
         slot: &mut Option<Pin<Box<Self>>>,
         limits: &Limits,
-        start: Instant,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         let idle = limits.body_idle();
-        if idle.is_none() && limits.deadline(start).is_none() {
+        if idle.is_none() && limits.deadline().is_none() {
             return None;
         }
         let timer = slot.get_or_insert_with(|| Box::pin(Self::new()));
         let idle = idle.and_then(|idle| timer.as_mut().idle_deadline(idle));
-        timer
-            .as_mut()
-            .poll_until(cx, || match limits.deadline(start) {
-                Some(deadline) => Some(idle.filter(|idle| idle.0 < deadline.0).unwrap_or(deadline)),
-                None => idle,
-            })
+        timer.as_mut().poll_until(cx, || match limits.deadline() {
+            Some(deadline) => Some(idle.filter(|idle| idle.0 < deadline.0).unwrap_or(deadline)),
+            None => idle,
+        })
     }
 
     /// The body has yielded a frame.

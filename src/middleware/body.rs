@@ -234,7 +234,7 @@ fn cut_off<B>(
     scope.cancel_for(reason);
     let error = BodyTimeoutError {
         source,
-        after: scope.age(),
+        after: scope.limits().age(),
     };
     state.finish(Some(reason));
     if grpc {
@@ -280,7 +280,7 @@ where
         let expired = inside
             .place()
             .as_ref()
-            .and_then(|open| open.scope().expired());
+            .and_then(|open| open.scope().limits().expired());
         if let Some(source) = expired {
             return Poll::Ready(Some(cut_off(state, source)));
         }

@@ -154,7 +154,7 @@ impl DeadlineContext<'_> {
         DeadlineContext {
             scope,
             source,
-            after: scope.age(),
+            after: scope.limits().age(),
             on_arrival: true,
             wants_body: false,
             http1: info.http1,

@@ -186,7 +186,7 @@ fn expire<F, R>(
         unreachable!("a running future has a place");
     };
     // Read before the handler is dropped, which then waits for nothing.
-    let wants_body = scope.wants_body();
+    let wants_body = scope.limits().wants_body();
     scope.cancel_for(CancelReason::deadline(source));
     let answer = inside.as_mut().run(|mut handler| {
         handler.set(None);

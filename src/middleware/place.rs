@@ -31,7 +31,7 @@ impl Place {
     ) -> Option<DeadlineSource> {
         match self {
             Self::Outermost(open) => open.poll_deadline(timer, cx),
-            Self::Nested(scope) => scope.poll_deadline(timer, cx),
+            Self::Nested(scope) => timer.poll(scope.limits(), cx),
         }
     }
 }

@@ -77,7 +77,7 @@ where
         // A scope that has ended belongs to a request whose extensions were used again.
         match scope.filter(|scope| !scope.is_ended()) {
             Some(scope) => {
-                if let Some(source) = scope.apply(&self.policy, DeadlineSource::Policy) {
+                if let Some(source) = scope.limits().apply(&self.policy, DeadlineSource::Policy) {
                     scope.cancel_for(CancelReason::deadline(source));
                     return ResponseFuture::expired_inside(source);
                 }

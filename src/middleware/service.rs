@@ -73,7 +73,8 @@ impl Config {
     /// Applies this layer to a scope that an outer one has opened. Returns the source of a deadline that
     /// has passed already.
     fn begin_inner<B>(&self, scope: &RequestScope, request: &Request<B>) -> Option<DeadlineSource> {
-        let expired = scope.begin_inner(self.times(request), &self.limits);
+        let times = self.times(request);
+        let expired = scope.limits().begin_inner(times, &self.limits);
         if let Some(path) = matched_path(request.extensions()) {
             scope.set_route(path);
         } else if self.route != UNMATCHED {
@@ -152,7 +153,8 @@ where
         }
         let outer = request.extensions().get::<RoutePolicy>();
         let scope = open.scope();
-        let expired = scope.begin(config.times(&request), outer, &config.limits);
+        let times = config.times(&request);
+        let expired = scope.limits().begin(times, outer, &config.limits);
         if let Some(source) = expired {
             let entered = open.enter();
             drop(request);

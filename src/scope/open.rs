@@ -48,7 +48,7 @@ impl OpenScope {
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         self.register(cx);
-        self.scope.poll_deadline(timer, cx)
+        timer.poll(self.scope.limits(), cx)
     }
 
     /// As [`poll_deadline`](Self::poll_deadline), with the limits of a body.
@@ -58,15 +58,14 @@ impl OpenScope {
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         self.register(cx);
-        let state = self.scope.state();
-        DeadlineTimer::poll_body(timer, &state.limits, state.start, cx)
+        DeadlineTimer::poll_body(timer, self.scope.limits(), cx)
     }
 
     /// Registers the waker before the deadline is read, so that a change in between wakes the task.
     /// With one handle no other task can change the deadline.
     fn register(&mut self, cx: &Context<'_>) {
         if !self.scope.is_only_handle() {
-            self.scope.state().limits.register(cx.waker());
+            self.scope.limits().register(cx.waker());
             self.registered = true;
         }
     }
@@ -74,7 +73,7 @@ impl OpenScope {
     /// A scope may be kept for long after the response, and must not keep the connection's task.
     fn unregister(&mut self) {
         if std::mem::take(&mut self.registered) {
-            self.scope.state().limits.unregister();
+            self.scope.limits().unregister();
         }
     }
 

@@ -34,7 +34,6 @@ pub(crate) struct ScopeState {
     pub(super) limits: Limits,
     route: AtomicUsize,
     pub(super) cancel: CancelState,
-    pub(super) start: Instant,
     /// Nanoseconds from the start to the response head, or [`NO_HEAD`].
     head: AtomicU64,
     /// The token in the layer's list.
@@ -53,7 +52,6 @@ impl ScopeState {
             limits: Limits::none(),
             route: AtomicUsize::new(UNMATCHED),
             cancel: CancelState::new(),
-            start: Instant::now(),
             head: AtomicU64::new(NO_HEAD),
             token: KeySlot::empty(),
             tasks: OnceLock::new(),
@@ -66,7 +64,7 @@ impl ScopeState {
         self.layer = Some(layer);
         // Relaxed: `&mut` excludes other threads.
         self.route.store(route, Ordering::Relaxed);
-        self.start = start;
+        self.limits.start = start;
     }
 
     /// Releases everything the request held, so that the scope can be recycled.
@@ -161,7 +159,11 @@ impl ScopeState {
     pub(super) fn group(&self) -> &Arc<TaskGroup> {
         self.tasks.get_or_init(|| {
             let runtime = Handle::try_current().ok();
-            Arc::new(TaskGroup::new(self.start, self.layer().grace, runtime))
+            Arc::new(TaskGroup::new(
+                self.limits.start,
+                self.layer().grace,
+                runtime,
+            ))
         })
     }
 
@@ -198,7 +200,7 @@ impl ScopeState {
 
     /// Records the response head. From here on the deadline is the body's.
     pub(super) fn head(&self, body: BodyKind) {
-        let elapsed = self.start.elapsed();
+        let elapsed = self.limits.age();
         self.limits.start_body(elapsed, body);
         let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(NO_HEAD - 1);
         // Relaxed: read in `close`, which the lifecycle's word orders after this.
@@ -257,7 +259,7 @@ impl ScopeState {
         // Relaxed: all threads agree on the order of one word's changes, so none comes after this one.
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let head = self.head.load(Ordering::Relaxed);
-        let total_time = self.start.elapsed();
+        let total_time = self.limits.age();
         if let Some(used) = self.arena.get().map(|arena| arena.raw().high_water()) {
             if used > 0 {
                 // The last digits of a duration serve as a random number that costs nothing.

@@ -58,7 +58,7 @@ impl Waiting {
         }
         self.waits = waits;
         if let Some(scope) = &self.scope {
-            scope.set_wants_body(waits);
+            scope.limits().set_wants_body(waits);
         }
     }
 }
