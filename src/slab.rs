@@ -72,12 +72,6 @@ impl KeySlot {
 }
 
 impl<T> ShardedSlab<T> {
-    pub(crate) fn new() -> Self {
-        Self {
-            shards: array::from_fn(|_| Shard(Mutex::new(Slab::with_capacity(CAPACITY)))),
-        }
-    }
-
     pub(crate) fn insert(&self, value: T) -> Key {
         let shard = thread_shard();
         Key(lock(&self.shards[shard].0).insert(value) * SHARDS + shard)
@@ -109,7 +103,9 @@ impl<T> ShardedSlab<T> {
 
 impl<T> Default for ShardedSlab<T> {
     fn default() -> Self {
-        Self::new()
+        Self {
+            shards: array::from_fn(|_| Shard(Mutex::new(Slab::with_capacity(CAPACITY)))),
+        }
     }
 }
 
@@ -119,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_key_removes_its_own_value_once() {
-        let shards = ShardedSlab::new();
+        let shards = ShardedSlab::default();
         let keys: Vec<_> = (0..10).map(|n| shards.insert(n)).collect();
         assert_eq!(shards.remove(keys[3]), Some(3));
         assert_eq!(shards.remove(keys[3]), None);
@@ -134,7 +130,7 @@ mod tests {
 
     #[test]
     fn values_are_removed_on_any_thread() {
-        let shards = ShardedSlab::new();
+        let shards = ShardedSlab::default();
         let keys: Vec<_> = std::thread::scope(|scope| {
             let threads = [0, 1, 2].map(|n| {
                 scope.spawn({
@@ -155,7 +151,7 @@ mod tests {
 
     #[test]
     fn an_emptied_shard_gives_back_what_a_burst_took() {
-        let shards = ShardedSlab::new();
+        let shards = ShardedSlab::default();
         let keys: Vec<_> = (0..10 * CAPACITY).map(|n| shards.insert(n)).collect();
         for key in keys {
             shards.remove(key);

@@ -51,8 +51,8 @@ impl LayerState {
             routes,
             sink,
             grace,
-            shutdown: Shutdown::new(),
-            tokens: ShardedSlab::new(),
+            shutdown: Shutdown::default(),
+            tokens: ShardedSlab::default(),
             tasks: Arc::default(),
             unparsable_deadlines: AtomicU64::new(0),
         }

@@ -7,36 +7,28 @@ use crate::sync::{AtomicBool, OnceLock, Ordering};
 
 /// Whether the layer is shutting down.
 ///
-/// From the moment it has begun, each scope that is open *is* cancelled: whoever asks for its
-/// reason, or gives it another one, finds this word first. So nobody has to keep a list of open
-/// scopes; only tokens are kept, since somebody may be asleep on them.
+/// Once it has begun, each open scope *is* cancelled: a thread that reads or sets its reason reads this
+/// word first. So there is no list of open scopes. Only tokens are listed, since tasks may sleep on
+/// them.
 ///
 /// # Invariants
 ///
 /// 1. `began` goes from false to true once, after `at` was set.
-/// 2. A scope is counted as open before it looks at `began`, and the count is read after `began`
-///    was set, all in one order (`SeqCst`). So of "opened" and "shut down" the later one sees
-///    the earlier: a scope is counted, or it is refused.
-/// 3. A token is put into the list before its maker looks at `began`, and the list is read, under
-///    the same locks, after `began` was set. So a token is found in the list, or its maker
+/// 2. A scope is counted as open before its request reads `began`, and the count is read after `began`
+///    was set, all in one order (`SeqCst`). So of "opened" and "shut down" the later one sees the
+///    earlier: a scope is counted, or its request is refused.
+/// 3. A thread that makes a token lists it before it reads `began`. The list is read, under the same
+///    locks, after `began` was set. So a token is found in the list, or the thread that made it
 ///    cancels it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Shutdown {
     began: AtomicBool,
     at: OnceLock<Instant>,
-    /// Something that was open is over.
+    /// Notified when a scope or a task has ended.
     changed: Notify,
 }
 
 impl Shutdown {
-    pub(crate) fn new() -> Self {
-        Self {
-            began: AtomicBool::new(false),
-            at: OnceLock::new(),
-            changed: Notify::new(),
-        }
-    }
-
     pub(crate) fn begin(&self) {
         self.at.get_or_init(Instant::now);
         // SeqCst: invariant 2.
@@ -60,7 +52,7 @@ impl Shutdown {
         }
     }
 
-    /// A scope or a task is over.
+    /// Notifies a shutdown that a scope or a task has ended.
     #[inline]
     pub(crate) fn changed(&self) {
         if self.has_begun() {
@@ -68,14 +60,8 @@ impl Shutdown {
         }
     }
 
-    /// Waits for the next such change.
+    /// Waits for the next scope or task that ends.
     pub(crate) fn next_change(&self) -> Notified<'_> {
         self.changed.notified()
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self::new()
     }
 }
