@@ -74,12 +74,8 @@ impl fmt::Display for ShutdownReport {
         }
         write!(f, "still running after {:.1?}:", self.elapsed)?;
         for open in &self.requests {
-            let noun = if open.count == 1 {
-                "request"
-            } else {
-                "requests"
-            };
-            write!(f, "\n  {}: {} {noun} open", open.route, open.count)?;
+            let s = if open.count == 1 { "" } else { "s" };
+            write!(f, "\n  {}: {} request{s} open", open.route, open.count)?;
         }
         for task in &self.tasks {
             write!(f, "\n  {task}")?;
@@ -166,12 +162,12 @@ impl MemoryHandle {
             }
         };
         let elapsed = start.elapsed();
+        let (mut requests, mut tasks) = (Vec::new(), Vec::new());
         // Not read again after a clean stop, since requests that are being refused would show up.
-        let left = (!stopped).then(|| {
-            let tasks = self.layer.tasks.reports(false);
-            (self.open().collect(), tasks)
-        });
-        let (requests, tasks) = left.unwrap_or_default();
+        if !stopped {
+            tasks = layer.tasks.reports(false);
+            requests.extend(self.open());
+        }
         ShutdownReport {
             elapsed,
             requests,

@@ -164,53 +164,64 @@ impl fmt::Debug for OutcomeCounts {
     }
 }
 
+/// The head of the table that [`Snapshot`] is displayed as.
+const HEAD: [&str; 9] = [
+    "route",
+    "requests",
+    "in flight",
+    "mean bytes",
+    "max bytes",
+    "mean count",
+    "mean arena",
+    "learned arena",
+    "outcomes",
+];
+
+impl RouteSnapshot {
+    /// The cells below [`HEAD`]; `-` where nothing is known.
+    fn row(&self) -> [String; HEAD.len()] {
+        let known = |figure: Option<String>| figure.unwrap_or_else(|| "-".into());
+        let mean = |of: Option<Summary>| known(of.map(|of| format!("{:.1}", of.mean())));
+        let outcomes = self.outcomes.iter();
+        let outcomes: Vec<_> = outcomes
+            .map(|(how, count)| format!("{how} {count}"))
+            .collect();
+        [
+            self.route.to_string(),
+            self.requests.to_string(),
+            self.in_flight.to_string(),
+            mean(self.bytes),
+            known(self.bytes.map(|bytes| bytes.max.to_string())),
+            mean(self.allocations),
+            mean(self.arena_bytes),
+            known(self.learned_arena_bytes.map(|bytes| bytes.to_string())),
+            outcomes.join(", "),
+        ]
+    }
+}
+
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self
-            .routes
-            .iter()
-            .map(|route| route.route.as_str().chars().count())
-            .max()
-            .unwrap_or(0)
-            .max("route".len());
-        writeln!(
-            f,
-            "{:width$}  {:>8}  {:>9}  {:>12}  {:>12}  {:>10}  {:>12}  {:>13}  outcomes",
-            "route",
-            "requests",
-            "in flight",
-            "mean bytes",
-            "max bytes",
-            "mean count",
-            "mean arena",
-            "learned arena",
-        )?;
-        for route in &self.routes {
-            let mean = |figures: Option<Summary>| {
-                figures.map_or_else(|| "-".into(), |f| format!("{:.1}", f.mean()))
-            };
-            let outcomes: Vec<_> = route
-                .outcomes
-                .iter()
-                .map(|(outcome, count)| format!("{outcome} {count}"))
-                .collect();
-            let max = route
-                .bytes
-                .map_or_else(|| "-".into(), |f| f.max.to_string());
+        let names = self.routes.iter().map(|route| route.route.as_str());
+        let width = names.map(|name| name.chars().count()).max();
+        let width = width.unwrap_or(0).max("route".len());
+        let rows = self.routes.iter().map(RouteSnapshot::row);
+        for row in std::iter::once(HEAD.map(String::from)).chain(rows) {
+            let [
+                route,
+                requests,
+                in_flight,
+                mean,
+                max,
+                count,
+                arena,
+                learned,
+                outcomes,
+            ] = row;
             writeln!(
                 f,
-                "{:width$}  {:>8}  {:>9}  {:>12}  {:>12}  {:>10}  {:>12}  {:>13}  {}",
-                route.route,
-                route.requests,
-                route.in_flight,
-                mean(route.bytes),
-                max,
-                mean(route.allocations),
-                mean(route.arena_bytes),
-                route
-                    .learned_arena_bytes
-                    .map_or_else(|| "-".into(), |bytes| bytes.to_string()),
-                outcomes.join(", "),
+                "{route:width$}  {requests:>8}  {in_flight:>9}  {mean:>12}  {max:>12}  {count:>10}  \
+                 {arena:>12}  {learned:>13}  {outcomes}",
             )?;
         }
         write!(
