@@ -108,46 +108,37 @@ pin_project! {
     }
 }
 
-/// The length of a body, and how much of it is still to be yielded.
+/// The bytes of a body that are still to be yielded; `None` if its length is not known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BodyLength {
-    /// Bytes left; `None` if the length is not known.
-    left: Option<u64>,
-}
+pub(super) struct BodyLength(Option<u64>);
 
 impl BodyLength {
     /// No body.
-    pub(super) const NONE: Self = Self { left: Some(0) };
+    pub(super) const NONE: Self = Self(Some(0));
 
     pub(super) fn of<B: Body>(body: &B) -> Self {
         if body.is_end_stream() {
             return Self::NONE;
         }
-        Self {
-            left: body.size_hint().exact(),
-        }
+        Self(body.size_hint().exact())
     }
 
     pub(super) const fn of_bytes(bytes: &Bytes) -> Self {
-        Self {
-            left: Some(bytes.len() as u64),
-        }
+        Self(Some(bytes.len() as u64))
     }
 
     /// The same, or the length in the response's header if the body does not know its own.
     pub(super) fn or_exact(self, length: impl FnOnce() -> Option<u64>) -> Self {
-        Self {
-            left: self.left.or_else(length),
-        }
+        Self(self.0.or_else(length))
     }
 
     /// Whether nothing is left, so that a drop from here on is no failure.
     pub(super) const fn is_none(self) -> bool {
-        matches!(self.left, Some(0))
+        matches!(self.0, Some(0))
     }
 
     fn record(&mut self, bytes: usize) {
-        if let Some(left) = &mut self.left {
+        if let Some(left) = &mut self.0 {
             *left = left.saturating_sub(bytes as u64);
         }
     }

@@ -1,21 +1,19 @@
 use std::{fmt, time::Duration};
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderValue, Response};
 
 use super::{
-    config::Config,
-    deadline_response::{DeadlineResponses, ResponseForDeadline},
-    expose::Expose,
-    layer::MemoryLayer,
-    trust::Trust,
+    config::Config, deadline_context::DeadlineContext, deadline_response::DeadlineResponses,
+    expose::Expose, layer::MemoryLayer, trust::Trust,
 };
 use crate::{
     config::ConfigError,
     deadline::RoutePolicy,
-    observe::{Observer, Recorder},
+    observe::{MemoryHandle, Observer, Recorder},
     pool::ArenaPool,
     route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED},
-    scope::LayerState,
+    scope::{LayerState, ScopeReport},
     sync::Arc,
     wire::deadline_header::DeadlineHeader,
 };
@@ -59,7 +57,7 @@ const _: () = assert!(LARGEST_MAX_ROUTES == 65_536);
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MemoryLayerBuilder {
     pool: Option<ArenaPool>,
-    observers: Vec<Arc<dyn Observer>>,
+    observers: Vec<Observer>,
     grace: Duration,
     max_routes: usize,
     route: Option<String>,
@@ -188,8 +186,43 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Adds an observer, which gets a report of each request that has ended.
-    pub fn observe(mut self, observer: impl Observer) -> Self {
+    /// Adds an observer: a function that is called once for each request, when its scope has closed.
+    /// It must not block.
+    ///
+    /// # Panics
+    ///
+    /// An observer runs where the request ends, which is often inside a `Drop`. A panic in it is caught
+    /// and counted in [`Snapshot::observer_panics`](crate::observe::Snapshot::observer_panics). It
+    /// affects neither the request nor other observers. With `panic = "abort"` it ends the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::{Arc, Mutex}};
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, ScopeReport};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let log = Arc::new(Mutex::new(Vec::new()));
+    /// let layer = MemoryLayer::builder().observe({
+    ///     let log = Arc::clone(&log);
+    ///     move |report: &ScopeReport| log.lock().unwrap().push(report.to_string())
+    /// }).build()?;
+    /// let service = layer.layer(service_fn(|_: Request<()>| async {
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// let response = service.oneshot(Request::new(())).await?;
+    /// assert!(log.lock().unwrap().is_empty(), "the body has not ended");
+    /// drop(response);
+    /// assert!(log.lock().unwrap()[0].starts_with("{unmatched}: completed after "));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn observe(mut self, observer: impl Fn(&ScopeReport) + Send + Sync + 'static) -> Self {
         self.observers.push(Arc::new(observer));
         self
     }
@@ -271,7 +304,46 @@ impl MemoryLayerBuilder {
     /// By default it is `504` with a problem description, or `408` if the request's body was not
     /// complete (which needs a [`RequestBodyLayer`](super::RequestBodyLayer)). gRPC calls always get
     /// HTTP status 200 and `grpc-status` 4.
-    pub fn deadline_response(mut self, response: impl ResponseForDeadline) -> Self {
+    ///
+    /// The function must not block.
+    ///
+    /// # Panics
+    ///
+    /// A panic in it is a panic of the request: it reaches the server, as the handler's would.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    ///
+    /// use http::{Request, Response, StatusCode};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, middleware::DeadlineContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = MemoryLayer::builder()
+    ///     .timeout(Duration::from_millis(10))
+    ///     .deadline_response(|expired: &DeadlineContext<'_>| {
+    ///         if expired.is_body_missing() {
+    ///             expired.response() // 408, as it would be
+    ///         } else {
+    ///             expired.problem(StatusCode::SERVICE_UNAVAILABLE)
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// let service = layer.layer(service_fn(|_: Request<()>| {
+    ///     std::future::pending::<Result<Response<Empty<bytes::Bytes>>, Infallible>>()
+    /// }));
+    /// assert_eq!(service.oneshot(Request::new(())).await?.status(), 503);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deadline_response(
+        mut self,
+        response: impl Fn(&DeadlineContext<'_>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
         self.responses.deadline = Some(Arc::new(response));
         self
     }
@@ -326,10 +398,9 @@ impl MemoryLayerBuilder {
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
         let recorder = Arc::new(Recorder::new(routes.capacity(), self.observers));
         let pool = self.pool.unwrap_or_default();
-        let scope = LayerState::new(pool, routes, Arc::clone(&recorder) as _, self.grace);
+        let layer = LayerState::new(pool, routes, Arc::clone(&recorder) as _, self.grace);
         MemoryLayer::built(Config {
-            scope: Arc::new(scope),
-            recorder,
+            handle: MemoryHandle::new(Arc::new(layer), recorder),
             limits: self.limits,
             trust: self.trust,
             responses: self.responses.into_shared(),

@@ -1,11 +1,10 @@
 use super::{deadline_response::DeadlineResponses, expose::Expose, trust::Trust};
-use crate::{deadline::RoutePolicy, observe::Recorder, scope::LayerState, sync::Arc};
+use crate::{deadline::RoutePolicy, observe::MemoryHandle, sync::Arc};
 
 /// What all services of one layer share.
 #[derive(Debug)]
 pub(super) struct Config {
-    pub(super) scope: Arc<LayerState>,
-    pub(super) recorder: Arc<Recorder>,
+    pub(super) handle: MemoryHandle,
     pub(super) limits: RoutePolicy,
     /// `None` if no header is trusted.
     pub(super) trust: Option<Trust>,

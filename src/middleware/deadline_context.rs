@@ -12,7 +12,8 @@ use crate::{
 
 /// A request whose deadline passed before there was a response head.
 ///
-/// What a [`ResponseForDeadline`](super::ResponseForDeadline) is given to answer.
+/// Passed to the function of
+/// [`MemoryLayerBuilder::deadline_response`](super::MemoryLayerBuilder::deadline_response).
 ///
 /// # Examples
 ///
@@ -45,7 +46,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct DeadlineContext<'a> {
     scope: &'a RequestScope,
     source: DeadlineSource,

@@ -9,63 +9,14 @@ use crate::{
     wire::{self, Protocol},
 };
 
-/// Answers requests whose deadline has passed.
-///
-/// Implemented for closures that take an [`&DeadlineContext`](DeadlineContext). Give it to
-/// [`MemoryLayerBuilder::deadline_response`](crate::middleware::MemoryLayerBuilder::deadline_response).
-///
-/// # Panics
-///
-/// A panic in it is one of the request's: it reaches the server, as the handler's would.
-///
-/// # Examples
-///
-/// ```
-/// use std::{convert::Infallible, time::Duration};
-///
-/// use http::{Request, Response, StatusCode};
-/// use http_body_util::Empty;
-/// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_memory::{MemoryLayer, middleware::DeadlineContext};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = MemoryLayer::builder()
-///     .timeout(Duration::from_millis(10))
-///     .deadline_response(|expired: &DeadlineContext<'_>| {
-///         if expired.is_body_missing() {
-///             expired.response() // 408, as it would be
-///         } else {
-///             expired.problem(StatusCode::SERVICE_UNAVAILABLE)
-///         }
-///     })
-///     .build()?;
-/// let service = layer.layer(service_fn(|_: Request<()>| {
-///     std::future::pending::<Result<Response<Empty<bytes::Bytes>>, Infallible>>()
-/// }));
-/// assert_eq!(service.oneshot(Request::new(())).await?.status(), 503);
-/// # Ok(())
-/// # }
-/// ```
-pub trait ResponseForDeadline: Send + Sync + 'static {
-    /// The response. Must not block.
-    fn response_for_deadline(&self, expired: &DeadlineContext<'_>) -> Response<Bytes>;
-}
+/// Responds to a request whose deadline has passed.
+type Respond = dyn Fn(&DeadlineContext<'_>) -> Response<Bytes> + Send + Sync;
 
-impl<F> ResponseForDeadline for F
-where
-    F: Fn(&DeadlineContext<'_>) -> Response<Bytes> + Send + Sync + 'static,
-{
-    fn response_for_deadline(&self, expired: &DeadlineContext<'_>) -> Response<Bytes> {
-        self(expired)
-    }
-}
-
-/// A layer's settings for its answers. A layer with the default ones has none, so that its requests
-/// change no reference count.
+/// A layer's settings for its deadline responses. A layer with the default ones has none, so that its
+/// requests change no reference count.
 #[derive(Clone)]
 pub(super) struct DeadlineResponses {
-    pub(super) deadline: Option<Arc<dyn ResponseForDeadline>>,
+    pub(super) deadline: Option<Arc<Respond>>,
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -83,7 +34,7 @@ impl DeadlineResponses {
     }
 }
 
-/// Answers a request whose deadline has passed, in the client's protocol and with the reason in the
+/// Responds to a request whose deadline has passed, in the client's protocol and with the reason in the
 /// extensions.
 pub(super) fn deadline_response(
     mut context: DeadlineContext<'_>,
@@ -96,7 +47,7 @@ pub(super) fn deadline_response(
         (Some(content_type), _) => {
             wire::grpc_answer(content_type, wire::DEADLINE_EXCEEDED, &context.to_string())
         }
-        (None, Some(custom)) => custom.response_for_deadline(&context),
+        (None, Some(custom)) => custom(&context),
         (None, None) => context.response(),
     };
     response.extensions_mut().insert(context.reason());

@@ -95,10 +95,7 @@ impl MemoryLayer {
     /// Returns a handle to the layer's statistics, its tasks and its shutdown.
     #[must_use]
     pub fn handle(&self) -> MemoryHandle {
-        MemoryHandle::new(
-            Arc::clone(&self.config.scope),
-            Arc::clone(&self.config.recorder),
-        )
+        self.config.handle.clone()
     }
 }
 

@@ -22,7 +22,6 @@ pub use self::body::ResponseBody;
 pub use self::body_error::BodyTimeoutError;
 pub use self::builder::MemoryLayerBuilder;
 pub use self::deadline_context::DeadlineContext;
-pub use self::deadline_response::ResponseForDeadline;
 pub use self::future::ResponseFuture;
 pub use self::policy::PolicyService;
 pub use self::request_body::{RequestBody, RequestBodyLayer, RequestBodyService};

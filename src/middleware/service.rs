@@ -61,13 +61,13 @@ impl<S> MemoryService<S> {
 impl Config {
     /// The number of the request's route.
     fn route(&self, extensions: &Extensions) -> usize {
-        matched_path(extensions).map_or(self.route, |path| self.scope.routes.number(path))
+        matched_path(extensions).map_or(self.route, |path| self.handle.layer.routes.number(path))
     }
 
     /// What the trusted headers say.
     fn times<B>(&self, request: &Request<B>) -> Option<RequestTimes> {
         let trust = self.trust.as_ref()?;
-        Some(trust.times(request.headers(), &self.scope.unparsable_deadlines))
+        Some(trust.times(request.headers(), &self.handle.layer.unparsable_deadlines))
     }
 
     /// Applies this layer to a scope that an outer one has opened. Returns the source of a deadline that
@@ -78,7 +78,7 @@ impl Config {
         if let Some(path) = matched_path(request.extensions()) {
             scope.set_route(path);
         } else if self.route != UNMATCHED {
-            scope.set_route(self.scope.routes.route(self.route).label.as_str());
+            scope.set_route(self.handle.layer.routes.route(self.route).label.as_str());
         }
         expired
     }
@@ -144,9 +144,9 @@ where
             }
         };
         let info = RequestInfo::of(&request, exposed);
-        let mut open = OpenScope::new(&config.scope, config.route(request.extensions()));
+        let mut open = OpenScope::new(&config.handle.layer, config.route(request.extensions()));
         // After the request was counted: a shutdown waits for it, or it is refused.
-        if config.scope.shutdown.has_begun() {
+        if config.handle.layer.shutdown.has_begun() {
             let answer = shutting_down(info.protocol, info.http1);
             let reason = CancelReason::new(Outcome::Shutdown);
             return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);

@@ -34,7 +34,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryHandle {
-    pub(super) layer: Arc<LayerState>,
+    pub(crate) layer: Arc<LayerState>,
     pub(super) recorder: Arc<Recorder>,
 }
 

@@ -5,7 +5,6 @@
 
 pub(crate) mod handle;
 mod histogram;
-mod observer;
 mod overruns;
 mod recorder;
 mod shutdown;
@@ -16,7 +15,6 @@ mod tasks;
 #[cfg_attr(not(feature = "tracing"), path = "warn/disabled.rs")]
 mod warn;
 
-pub use self::observer::Observer;
 pub use self::overruns::TaskOverruns;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot, Summary};
@@ -24,5 +22,5 @@ pub use self::tasks::CancelLatency;
 pub use crate::task::DetachedTasks;
 
 pub(crate) use self::handle::MemoryHandle;
-pub(crate) use self::recorder::Recorder;
+pub(crate) use self::recorder::{Observer, Recorder};
 pub(crate) use self::warn::warn_not_installed;

@@ -3,22 +3,25 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use super::{observer::Observer, overruns::Overruns, stats::Stats, warn::warn_overrun};
+use super::{overruns::Overruns, stats::Stats, warn::warn_overrun};
 use crate::{
-    scope::{Closed, ScopeSink, TaskReport},
+    scope::{Closed, ScopeReport, ScopeSink, TaskReport},
     sync::{Arc, AtomicU64, Ordering},
 };
+
+/// Is passed a report of each request.
+pub(crate) type Observer = Arc<dyn Fn(&ScopeReport) + Send + Sync>;
 
 /// Records the events of scopes in the statistics, and passes closed ones on to the observers.
 pub(crate) struct Recorder {
     pub(super) stats: Stats,
     pub(super) overruns: Overruns,
     pub(super) observer_panics: AtomicU64,
-    observers: Vec<Arc<dyn Observer>>,
+    observers: Vec<Observer>,
 }
 
 impl Recorder {
-    pub(crate) fn new(routes: usize, observers: Vec<Arc<dyn Observer>>) -> Self {
+    pub(crate) fn new(routes: usize, observers: Vec<Observer>) -> Self {
         Self {
             stats: Stats::new(routes),
             overruns: Overruns::default(),
@@ -30,7 +33,7 @@ impl Recorder {
 
 impl ScopeSink for Recorder {
     fn opened(&self, route: usize) {
-        self.stats.opened(route);
+        self.stats.open(route, 1);
     }
 
     fn relabelled(&self, from: usize, to: usize) {
@@ -52,7 +55,7 @@ impl ScopeSink for Recorder {
         for observer in &self.observers {
             // Unwind safe: the report is only read, and an observer in a broken state only receives
             // the next report.
-            let result = catch_unwind(AssertUnwindSafe(|| observer.on_close(report)));
+            let result = catch_unwind(AssertUnwindSafe(|| observer(report)));
             if let Err(payload) = result {
                 // Dropping the payload may panic, too. That second payload is leaked instead of
                 // dropped.

@@ -137,17 +137,13 @@ impl Stats {
     }
 
     /// Adds `by` to the requests opened on a route. Wraps, so that `u64::MAX` subtracts one.
-    fn open(&self, route: usize, by: u64) {
+    pub(super) fn open(&self, route: usize, by: u64) {
         // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
         // An addition costs no more for it on most processors.
         self.route(route)
             .shard()
             .opened
             .fetch_add(by, Ordering::SeqCst);
-    }
-
-    pub(super) fn opened(&self, route: usize) {
-        self.open(route, 1);
     }
 
     pub(super) fn relabelled(&self, from: usize, to: usize) {

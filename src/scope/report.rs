@@ -87,7 +87,7 @@ pub struct ArenaUsage {
 
 /// What is known of a request when its scope has closed.
 ///
-/// Observers get it; see [`Observer`](crate::observe::Observer). Its `Display` is one line for a log:
+/// Passed to the [observers](crate::middleware::MemoryLayerBuilder::observe). Its `Display` is one line for a log:
 /// "/items/{n}: completed after 1.5ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool)".
 ///
 /// # Examples
