@@ -341,3 +341,24 @@ fn headers_are_shown_by_default_in_debug_builds_only() {
     let shown = response.headers().contains_key("x-arena-source");
     assert_eq!(shown, cfg!(debug_assertions));
 }
+
+#[test]
+fn a_snapshot_is_displayed_as_a_table() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let service = layer.layer(naming());
+    for path in ["/a", "/a", "/a-longer-route"] {
+        drop(at_once(&service, get(path)));
+    }
+    let head =
+        "requests  in flight    mean bytes     max bytes  mean count    mean arena  learned arena";
+    let cells = "        0             -             -           -           0.0              -";
+    assert_eq!(
+        watch.handle.snapshot().to_string(),
+        format!(
+            "route            {head}  outcomes\n\
+             /a                      2  {cells}  completed 2\n\
+             /a-longer-route         1  {cells}  completed 1\n\
+             in flight 0, tasks 0, tokens 0, arenas rented 0 (0 bytes), pooled 0 (0 bytes)"
+        )
+    );
+}
