@@ -13,10 +13,10 @@ pub(crate) const UNMATCHED: usize = 0;
 /// The number of all routes beyond the bound.
 pub(crate) const OTHER: usize = 1;
 
-/// The number of routes that are told apart by default.
+/// The number of routes that are counted separately by default.
 pub(crate) const MAX_ROUTES: usize = 512;
 
-/// Longer labels are cut. Routes of real routers are far shorter.
+/// Longer labels are truncated.
 pub(crate) const MAX_LABEL_BYTES: usize = 256;
 
 // `MemoryLayerBuilder::max_routes`, `MemoryLayerBuilder::route` and `RequestScope::set_route` say so.
@@ -53,7 +53,7 @@ const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 pub struct RouteLabel(Arc<str>);
 
 impl RouteLabel {
-    /// The label.
+    /// Returns the label as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,14 +8,14 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// The future was dropped because it still ran when the grace was over.
+/// The future was dropped because it exceeded its grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Aborted;
 
 pin_project! {
-    /// Runs a future until it ends, or until `grace` after the token was cancelled.
+    /// Runs a future until it completes, or until `grace` after the token was cancelled.
     ///
-    /// The future is polled first: one that ends at the last moment has ended.
+    /// The future is polled first, so one that completes at the last moment has completed.
     pub(crate) struct Grace<F> {
         #[pin]
         future: F,
@@ -55,7 +55,7 @@ impl<F: Future> Future for Grace<F> {
         let Some(left) = this.left.as_pin_mut() else {
             return Poll::Pending;
         };
-        // Without tokio's cooperative budget: a task that used it up is not spared.
+        // Without tokio's cooperative budget, which the task may have used up.
         Pin::new(&mut tokio::task::unconstrained(left))
             .poll(cx)
             .map(|()| Err(Aborted))

@@ -15,9 +15,9 @@ use std::fmt;
 pub enum Outcome {
     /// The application cancelled the request with `RequestScope::cancel`.
     Cancelled,
-    /// The response, body included, was dropped before it was complete.
+    /// The server dropped the response, or its body, before it was complete.
     ClientGone,
-    /// The whole response was handed to the server, whatever its status.
+    /// The server received the whole response. Any status counts.
     Completed,
     /// The deadline passed before there was a response, or a limit for its body.
     DeadlineExceeded,
@@ -41,7 +41,7 @@ impl Outcome {
         Self::Shutdown,
     ];
 
-    /// The name as a metric label, for example `client_gone`.
+    /// Returns the name as a metric label, for example `client_gone`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

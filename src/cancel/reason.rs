@@ -57,13 +57,13 @@ impl CancelReason {
         }
     }
 
-    /// How a request that ends for this reason is counted.
+    /// Returns the outcome that a request with this reason is counted under.
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         self.outcome
     }
 
-    /// The source of the deadline that passed; `None` for all other reasons.
+    /// Returns the source of the deadline that passed, or `None` for other reasons.
     #[must_use]
     pub const fn deadline_source(self) -> Option<DeadlineSource> {
         self.source

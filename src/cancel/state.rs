@@ -29,7 +29,7 @@ impl CancelState {
         }
     }
 
-    /// Cancels, unless that was done before. Returns whether `reason` is the first.
+    /// Cancels the request, if it is not cancelled yet. Returns whether `reason` is the first.
     pub(crate) fn cancel(&self, reason: CancelReason) -> bool {
         // AcqRel: a token seen through HAS_TOKEN is initialized, and a thread that sees the reason sees
         // what happened before.
@@ -51,7 +51,7 @@ impl CancelState {
         }
     }
 
-    /// Why it was cancelled, if it was.
+    /// The reason, if the request is cancelled.
     #[inline]
     pub(crate) fn reason(&self) -> Option<CancelReason> {
         // Acquire: see `cancel`.

@@ -21,7 +21,7 @@ pub(crate) struct Limits {
     waker: AtomicWaker,
 }
 
-/// What the trusted headers of a request say about its time.
+/// Times in the trusted headers of a request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RequestTimes {
     /// Time spent in a queue.
@@ -199,7 +199,7 @@ impl Limits {
         self.deadline.restart(deadline, body == BodyKind::WholeCall);
     }
 
-    /// The longest the server may wait for the next frame of the body.
+    /// Maximum time that the server waits for the next frame of the body.
     pub(crate) fn body_idle(&self) -> Option<Duration> {
         self.body_idle.get()
     }

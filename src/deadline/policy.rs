@@ -2,13 +2,13 @@ use std::time::Duration;
 
 /// Limits for some requests of a layer: part of an application, a route, or one method of it.
 ///
-/// A [`MemoryLayer`](crate::MemoryLayer) has the limits of all its requests, and policies inside it
+/// A [`MemoryLayer`](crate::MemoryLayer) sets the limits of all its requests, and policies inside it
 /// change them. An inner limit can only be shorter than an outer one, unless the policy disables the
 /// outer one first. Deadlines from trusted request headers always stay.
 ///
 /// A policy is a [`Layer`](tower_layer::Layer), around a route, a method, or any service inside a
-/// `MemoryLayer`. Around a `MemoryLayer` it counts as an outer limit. Services that choose by
-/// themselves use [`RequestScope::apply_policy`](crate::RequestScope::apply_policy).
+/// `MemoryLayer`. Around a `MemoryLayer` it counts as an outer limit. Services that choose a policy
+/// by other means use [`RequestScope::apply_policy`](crate::RequestScope::apply_policy).
 ///
 /// # Examples
 ///
@@ -73,7 +73,7 @@ pub(crate) struct Rule {
 }
 
 impl RoutePolicy {
-    /// A policy that changes nothing.
+    /// Creates a policy that changes nothing.
     ///
     /// # Examples
     ///

@@ -50,8 +50,8 @@ impl DeadlineSource {
         Self::RequestTimeout,
     ];
 
-    /// Whether a header of the request set it. The client, or a proxy on its behalf, waits no longer, so
-    /// the server cannot extend such a deadline.
+    /// Returns whether a header of the request set the deadline. The server cannot extend such a
+    /// deadline, because the client, or a proxy on its behalf, waits no longer.
     #[must_use]
     pub const fn is_request(self) -> bool {
         matches!(
@@ -60,7 +60,7 @@ impl DeadlineSource {
         )
     }
 
-    /// The name as a metric label, for example `grpc_timeout`.
+    /// Returns the name as a metric label, for example `grpc_timeout`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

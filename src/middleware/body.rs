@@ -102,7 +102,7 @@ pin_project! {
         },
         // The inner service's body, of a scope that an outer layer ends.
         Nested { #[pin] body: B },
-        // The layer's own answer.
+        // The layer's own response.
         Answer { bytes: Bytes, open: Option<OpenScope>, length: BodyLength },
         Done,
     }
@@ -145,8 +145,8 @@ impl BodyLength {
 }
 
 impl<B> State<B> {
-    /// The one end of every body: drops what is inside, then ends the scope. The reason is that of a drop
-    /// unless there is another one.
+    /// The one end of every body: drops the inner body, then ends the scope. Without a `reason` the body
+    /// was dropped.
     fn finish(mut self: Pin<&mut Self>, reason: Option<CancelReason>) {
         let (open, length) = match self.as_mut().project() {
             StateProjection::Open {
@@ -207,7 +207,7 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// Ends a body whose time is over. Returns the last frame that the server gets of it.
+/// Ends a body that exceeded its limit. Returns its last frame.
 #[cold]
 fn cut_off<B>(
     mut state: Pin<&mut State<B>>,

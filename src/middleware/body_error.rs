@@ -2,10 +2,10 @@ use std::{error::Error, fmt, time::Duration};
 
 use crate::cancel::{CancelReason, DeadlineSource};
 
-/// A response body was cut off, since its time was over.
+/// A response body exceeded its time limit and was cut off.
 ///
-/// [`ResponseBody`](super::ResponseBody) gives it to the server, which breaks off the response: the
-/// client can tell that it is not complete. Found by downcasting the body's error.
+/// [`ResponseBody`](super::ResponseBody) returns it to the server, which aborts the response, so that
+/// the client sees it as incomplete. Downcast the body's error to find it.
 ///
 /// # Examples
 ///
@@ -43,13 +43,13 @@ pub struct BodyTimeoutError {
 }
 
 impl BodyTimeoutError {
-    /// Who had set the limit that passed.
+    /// Returns the source of the limit that passed.
     #[must_use]
     pub const fn deadline_source(&self) -> DeadlineSource {
         self.source
     }
 
-    /// Time since the service was called.
+    /// Returns the time since the service was called.
     #[must_use]
     pub const fn after(&self) -> Duration {
         self.after

@@ -68,7 +68,7 @@ pub struct MemoryLayerBuilder {
 }
 
 impl MemoryLayer {
-    /// A layer with the default settings: no timeout, a pool of its own, and response headers in
+    /// Creates a layer with the default settings: no timeout, a pool of its own, and response headers in
     /// debug builds only ([`Expose::DebugBuilds`]).
     ///
     /// It needs no allocator to be installed: without
@@ -78,7 +78,7 @@ impl MemoryLayer {
         MemoryLayerBuilder::new().into_layer()
     }
 
-    /// A layer with this [timeout](MemoryLayerBuilder::timeout) and otherwise the default settings.
+    /// Creates a layer with this [timeout](MemoryLayerBuilder::timeout) and otherwise the default settings.
     ///
     /// # Examples
     ///
@@ -124,7 +124,7 @@ impl MemoryLayerBuilder {
     ///
     /// The token is cancelled, the handler is dropped, and the client gets `504` with a problem
     /// description (see [`deadline_response`](Self::deadline_response)). A handler that is ready at
-    /// its first poll is in time whatever the timeout. `Duration::MAX` is no limit.
+    /// its first poll is always in time. `Duration::MAX` is no limit.
     ///
     /// The limit covers the time to the head. Bodies have [limits](Self::body_timeout) of their own,
     /// upgraded connections have none. For other limits on some routes see [`RoutePolicy`].
@@ -140,9 +140,9 @@ impl MemoryLayerBuilder {
 
     /// Ends responses whose body is not complete `timeout` after their head.
     ///
-    /// The body is dropped, and the server breaks the response off; a gRPC client gets the status
-    /// `DEADLINE_EXCEEDED`. See [`ResponseBody`](super::ResponseBody) for what a body's limits do
-    /// not see. Upgraded connections and the layer's own answers have no limit.
+    /// The body is dropped, and the server aborts the response. A gRPC client gets the status
+    /// `DEADLINE_EXCEEDED`. See [`ResponseBody`](super::ResponseBody) for when limits are checked.
+    /// Upgraded connections and the layer's own responses have no limit.
     ///
     /// # Examples
     ///
@@ -165,8 +165,8 @@ impl MemoryLayerBuilder {
 
     /// Ends responses for whose next part the server has waited for `timeout`.
     ///
-    /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body; the time in
-    /// which the server does not ask for one does not count.
+    /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body. Time in which
+    /// the server does not poll the body does not count.
     pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits = self.limits.body_idle_timeout(timeout);
         self
@@ -227,7 +227,7 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Sets how long the tasks of a request may go on after it has ended (5 s by default).
+    /// Sets how long the tasks of a request may run after it has ended (5 s by default).
     pub const fn grace_period(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -241,8 +241,8 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Tells this many routes apart, from 1 to 65 536 (512 by default). The others share the label
-    /// `{other}`.
+    /// Sets how many routes are counted separately, from 1 to 65 536 (512 by default). The others share
+    /// the label `{other}`.
     pub const fn max_routes(mut self, max_routes: usize) -> Self {
         self.max_routes = max_routes;
         self
@@ -250,14 +250,14 @@ impl MemoryLayerBuilder {
 
     /// Lets a header of the request make its deadline shorter.
     ///
-    /// Trust a header only if whoever can reach the service may choose how long its requests run, or
-    /// a proxy in front of it sets or removes the header. The deadline is the shortest of those that
-    /// trusted headers, the layer and policies set; which one it was is part of the
-    /// [reason](crate::cancel::CancelReason::deadline_source). If nothing is left of a header's time
-    /// the handler is not run. A value that cannot be read is ignored, and counted in
+    /// Trust a header only if every client may choose how long its requests run, or if a proxy in front
+    /// of the service sets or removes the header. The earliest deadline of trusted headers, layer and
+    /// policies applies, and the [reason](crate::cancel::CancelReason::deadline_source) records its
+    /// source. If no time is left, the handler does not run. A value that cannot be parsed is ignored,
+    /// and counted in
     /// [`Snapshot::unparsable_deadlines`](crate::observe::Snapshot::unparsable_deadlines).
     ///
-    /// In gRPC the deadline is for the whole call, so it limits the response's body, too.
+    /// A gRPC deadline is for the whole call, so it also limits the response's body.
     ///
     /// # Examples
     ///
@@ -278,11 +278,11 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Subtracts `margin` from deadlines in trusted headers (zero by default), so that the answer
-    /// arrives before the client gives up.
+    /// Subtracts `margin` from deadlines in trusted headers (zero by default), so that the response
+    /// arrives before the client's own deadline.
     ///
-    /// Clients, and tonic's server around all layers, end a call at the same deadline and without
-    /// this answer.
+    /// Clients, and tonic's server around all layers, end a call at that deadline without reading this
+    /// response.
     pub fn deadline_margin(mut self, margin: Duration) -> Self {
         self.trust.get_or_insert_default().margin = margin;
         self
@@ -358,11 +358,11 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Makes the layer, which cannot be changed afterwards.
+    /// Builds the layer, which cannot be changed afterwards.
     ///
     /// # Errors
     ///
-    /// If [`max_routes`](Self::max_routes) is 0 or above 65 536, or the label of
+    /// Returns an error if [`max_routes`](Self::max_routes) is 0 or above 65 536, or the label of
     /// [`route`](Self::route) is empty, longer than 256 bytes, or not a valid header value.
     ///
     /// # Examples

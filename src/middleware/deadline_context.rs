@@ -59,45 +59,46 @@ pub struct DeadlineContext<'a> {
 }
 
 impl DeadlineContext<'_> {
-    /// The request's scope, which is cancelled already.
+    /// Returns the request's scope, which is cancelled already.
     #[must_use]
     pub const fn scope(&self) -> &RequestScope {
         self.scope
     }
 
-    /// Who had set the deadline.
+    /// Returns the source of the deadline.
     #[must_use]
     pub const fn deadline_source(&self) -> DeadlineSource {
         self.source
     }
 
-    /// The same as a [`CancelReason`]: why the token was cancelled, unless there was a reason before
-    /// (a server that is going down).
+    /// Returns the source as a [`CancelReason`]. The scope may have an earlier reason, such as a
+    /// shutdown.
     #[must_use]
     pub const fn reason(&self) -> CancelReason {
         CancelReason::deadline(self.source)
     }
 
-    /// Time since the service was called.
+    /// Returns the time since the service was called.
     #[must_use]
     pub const fn after(&self) -> Duration {
         self.after
     }
 
-    /// Whether the deadline had passed before the service was called: the handler did not run.
+    /// Returns whether the deadline had passed before the service was called. Then the handler did not
+    /// run.
     #[must_use]
     pub const fn is_on_arrival(&self) -> bool {
         self.on_arrival
     }
 
-    /// Whether the handler was waiting for more of the request's body. Only a
-    /// [`RequestBodyLayer`](super::RequestBodyLayer) knows; without one it is never so.
+    /// Returns whether the handler was waiting for more of the request's body. Always `false` without
+    /// a [`RequestBodyLayer`](super::RequestBodyLayer).
     #[must_use]
     pub const fn is_body_missing(&self) -> bool {
         self.wants_body
     }
 
-    /// The status of the default answer: `408` if the request's body had not been received, else
+    /// Returns the status of the default response: `408` if the request's body was not complete, else
     /// `504`.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
@@ -108,8 +109,8 @@ impl DeadlineContext<'_> {
         }
     }
 
-    /// When to try again, if the layer's `retry_after` is set and applies: not if the client was
-    /// the one that was too slow (`408`), nor if the deadline was the request's own.
+    /// Returns when to try again, if the layer's `retry_after` is set and applies. It does not apply if
+    /// the client was too slow (`408`), or if the request itself set the deadline.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         if self.wants_body || self.source.is_request() {
@@ -119,13 +120,13 @@ impl DeadlineContext<'_> {
         }
     }
 
-    /// The default answer.
+    /// Returns the default response.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
         self.problem(self.status())
     }
 
-    /// The default answer with another status: a problem description
+    /// Returns the default response with another status: a problem description
     /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)), with `retry-after` if that applies, and
     /// with `connection: close` if it is a `408` over HTTP/1
     /// ([RFC 9110, 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
@@ -182,8 +183,8 @@ impl fmt::Display for DeadlineContext<'_> {
     }
 }
 
-/// In the extensions of a response that a policy gives to a request that had expired on arrival. The
-/// layer replaces the response by its own.
+/// An extension of the response that a policy makes for a request that had expired on arrival. The
+/// layer replaces that response by its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExpiredInside {
     pub(super) source: DeadlineSource,

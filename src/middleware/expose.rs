@@ -6,8 +6,8 @@ use crate::sync::Arc;
 
 /// Which clients see the `x-alloc-*` and `x-arena-*` response headers.
 ///
-/// The figures tell a stranger how much work a request makes. By default they are sent in debug
-/// builds only, so that a public service does not send them by an oversight.
+/// The figures show any client how much work a request makes. By default they are sent in debug builds
+/// only, so that a public service does not send them by accident.
 ///
 /// # Examples
 ///
@@ -41,8 +41,7 @@ pub enum Expose {
     /// All clients.
     Always,
     /// All clients if the crate was built with `debug_assertions`, as in cargo's `dev` profile, and
-    /// no client otherwise. So the headers are there during development, and a release build does
-    /// not show them unless it is told to.
+    /// no client otherwise.
     #[default]
     DebugBuilds,
     /// No client.
@@ -58,7 +57,7 @@ impl Expose {
         Self::When(Arc::new(f))
     }
 
-    /// The same, with what depends on the build decided.
+    /// Resolves `DebugBuilds` for this build.
     pub(super) fn resolved(self) -> Self {
         match self {
             Self::DebugBuilds if cfg!(debug_assertions) => Self::Always,

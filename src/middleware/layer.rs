@@ -7,7 +7,7 @@ use crate::{
     sync::Arc,
 };
 
-/// Gives each request its own memory, and ends what the request started.
+/// Gives each request its own arena, account and deadline, and ends the tasks it started.
 ///
 /// Each request gets a [`RequestScope`](crate::RequestScope) in its extensions: a pooled arena, a
 /// cancellation token, a deadline, and an account of what it allocates. The response gets headers with
@@ -64,7 +64,7 @@ use crate::{
 /// }
 /// ```
 ///
-/// Around a whole router it is a little cheaper. Its responses have a body type of their own, so put the
+/// Around a whole router it is slightly cheaper. Its responses have their own body type, so put the
 /// result into a router again, which `axum::serve` accepts:
 ///
 #[cfg_attr(feature = "axum", doc = "```no_run")]

@@ -11,8 +11,7 @@ use crate::{
 pub(super) enum Place {
     /// This layer has opened the scope and ends it.
     Outermost(OpenScope),
-    /// An outer layer has opened the scope. Another task may poll this future, out of the sight of that
-    /// layer.
+    /// An outer layer has opened the scope. Another task than that layer's may poll this future.
     Nested(RequestScope),
 }
 

@@ -25,7 +25,7 @@ pub(super) fn respond<T, R>(
         return Response::from_parts(parts, wrap(body, None, length, false));
     };
     let tunnel = info.connect && parts.status.is_success();
-    // These have no body whatever the service put there, and servers drop it unread.
+    // By the rules of HTTP these have no body. Servers drop one unread.
     let bodiless = info.head
         || tunnel
         || parts.status.is_informational()

@@ -20,9 +20,9 @@ use crate::{
 
 /// The service made by [`MemoryLayer`](crate::MemoryLayer).
 ///
-/// It is ready when the inner service is, takes nothing before `call`, and never changes the error
-/// type: what it has to refuse it answers. Clones share everything; a clone is as ready as the
-/// inner service's clone.
+/// It is ready when the inner service is, acquires nothing before `call`, and keeps the error type: a
+/// request that it refuses gets a response. Clones share the layer's state. A clone is as ready as a
+/// clone of the inner service.
 ///
 /// # Examples
 ///
@@ -64,7 +64,7 @@ impl Config {
         matched_path(extensions).map_or(self.route, |path| self.handle.layer.routes.number(path))
     }
 
-    /// What the trusted headers say.
+    /// The times in the trusted headers.
     fn times<B>(&self, request: &Request<B>) -> Option<RequestTimes> {
         let trust = self.trust.as_ref()?;
         Some(trust.times(request.headers(), &self.handle.layer.unparsable_deadlines))

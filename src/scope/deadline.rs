@@ -6,20 +6,20 @@ use super::handle::RequestScope;
 use crate::deadline::{DeadlineSource, Limits, RoutePolicy};
 
 impl RequestScope {
-    /// When the response head is due or, once there is one, the end of its body. `None` without a
-    /// limit.
+    /// Returns when the response head is due or, once there is one, the end of its body. `None` if
+    /// there is no limit.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.limits().deadline().map(|(at, _)| at)
     }
 
-    /// The source of the [`deadline`](Self::deadline).
+    /// Returns the source of the [`deadline`](Self::deadline).
     #[must_use]
     pub fn deadline_source(&self) -> Option<DeadlineSource> {
         self.limits().deadline().map(|(_, source)| source)
     }
 
-    /// The time left until the [`deadline`](Self::deadline), zero if it has passed.
+    /// Returns the time left until the [`deadline`](Self::deadline), zero if it has passed.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline()
@@ -28,7 +28,7 @@ impl RequestScope {
 
     /// Sets the deadline to `timeout` from now, unless there is an earlier one.
     ///
-    /// It takes effect at once, also if a task sets it while the handler waits.
+    /// It takes effect at once, even if a task sets it while the handler waits.
     ///
     /// # Examples
     ///
@@ -73,8 +73,8 @@ impl RequestScope {
 
     /// Removes the deadline, unless a trusted request header set it.
     ///
-    /// For a handler that finds out late that it needs more time; for a whole route use
-    /// [`RoutePolicy::disable_timeout`]. A deadline that is set later applies again. That of the body
+    /// For a handler that finds out late that it needs more time. For a whole route use
+    /// [`RoutePolicy::disable_timeout`]. A deadline that is set later applies. The deadline of the body
     /// starts with the response head, and can be removed while the body is produced.
     ///
     /// # Examples
@@ -93,8 +93,8 @@ impl RequestScope {
 
     /// Applies a policy to this request, from now on.
     ///
-    /// As a [`RoutePolicy`] layer does, for services that choose by something other than a route. Limits
-    /// of the body apply if there is no response head yet.
+    /// Does what a [`RoutePolicy`] layer does, for services that choose by something other than a route.
+    /// Limits of the body apply if there is no response head yet.
     ///
     /// # Examples
     ///

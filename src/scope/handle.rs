@@ -83,7 +83,7 @@ impl RequestScope {
     /// Returns the scope that the calling thread works for: in a poll of the request, of its body or of
     /// one of its tasks, or in [`in_scope`](Self::in_scope).
     ///
-    /// For code that has no request at hand. `None` outside of any request, and in tasks that were
+    /// For code that has no handle. `None` outside of any request, and in tasks that were
     /// not started with [`spawn`](Self::spawn).
     #[must_use]
     pub fn current() -> Option<Self> {
@@ -116,7 +116,7 @@ impl RequestScope {
         self.state().account.usage()
     }
 
-    /// Returns the route that the request's figures are kept under.
+    /// Returns the route label that the request is counted under.
     #[must_use]
     pub fn route(&self) -> RouteLabel {
         self.route_entry().label.clone()
@@ -127,10 +127,10 @@ impl RequestScope {
         self.state().route()
     }
 
-    /// Sets the route the request's figures are kept under.
+    /// Sets the route label that the request is counted under.
     ///
-    /// The number of routes is bounded; do not use what the client sent. Longer labels than 256
-    /// bytes are cut. After the scope has closed this does nothing.
+    /// The number of routes is bounded, so do not use text that the client sent. Labels longer than 256
+    /// bytes are truncated. After the scope has closed this does nothing.
     pub fn set_route(&self, label: &str) {
         self.state().set_route(label);
     }
@@ -225,8 +225,8 @@ impl RequestScope {
         self.state().cancel(reason);
     }
 
-    /// Runs `f` on behalf of the request: what it allocates is accounted, and
-    /// [`current`](Self::current) finds this scope.
+    /// Runs `f` on behalf of the request: its allocations are accounted to the request, and
+    /// [`current`](Self::current) returns this scope.
     ///
     /// For closures that run elsewhere, such as those of tokio's own `spawn_blocking`. Inside a poll
     /// of the same request it changes nothing.

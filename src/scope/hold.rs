@@ -18,9 +18,8 @@ use crate::{
 impl RequestScope {
     /// Keeps the scope of an upgraded connection open until the guard is dropped.
     ///
-    /// When a connection is upgraded (WebSocket), the HTTP response is over at once; move the
-    /// guard into the task that serves the connection. If the response turns out not to be an
-    /// upgrade the guard has no effect.
+    /// When a connection is upgraded (WebSocket), the HTTP response ends at once. Move the guard into
+    /// the task that serves the connection. If the response is not an upgrade, the guard has no effect.
     pub fn hold(&self) -> ScopeHold {
         ScopeHold {
             scope: self.clone(),
@@ -73,7 +72,7 @@ pub struct ScopeHold {
 }
 
 impl ScopeHold {
-    /// The scope that is held.
+    /// Returns the scope that is held.
     #[must_use]
     pub const fn scope(&self) -> &RequestScope {
         &self.scope
@@ -81,7 +80,7 @@ impl ScopeHold {
 
     /// Runs the future that serves the connection inside the scope, which it holds until it is ready.
     ///
-    /// What its polls and its drop allocate is accounted to the request, and
+    /// Allocations in its polls and its drop are accounted to the request, and
     /// [`RequestScope::current`] returns the scope in them. When the future is ready the scope ends,
     /// unless there are other holds: its token is cancelled and its tasks get their grace period. If
     /// the future panics, the outcome is [`Panicked`](crate::Outcome::Panicked).
@@ -169,8 +168,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// As cancel safe as the future inside: dropping it drops that one, inside the scope, and then
-    /// the hold.
+    /// As cancel safe as the inner future. Dropping it drops the inner future, inside the scope, and
+    /// then the hold.
     #[must_use = "futures do nothing unless polled"]
     pub struct HoldFuture<F> {
         // The hold is released as soon as the future is ready.
@@ -180,7 +179,7 @@ pin_project! {
 }
 
 impl<F> HoldFuture<F> {
-    /// The scope that is held; `None` after the future was ready.
+    /// Returns the scope that is held, or `None` once the future has completed.
     #[must_use]
     pub fn scope(&self) -> Option<&RequestScope> {
         self.inside.place().as_ref().map(ScopeHold::scope)

@@ -16,7 +16,7 @@ pub(crate) trait ScopeSink: Send + Sync {
     /// A scope was opened on the route of this number.
     fn opened(&self, route: usize);
 
-    /// An open scope got another route.
+    /// An open scope was moved to another route.
     fn relabelled(&self, from: usize, to: usize);
 
     /// A scope has closed.
@@ -26,7 +26,7 @@ pub(crate) trait ScopeSink: Send + Sync {
     fn overran(&self, task: &TaskReport);
 }
 
-/// What all scopes of one layer share.
+/// State shared by all scopes of one layer.
 pub(crate) struct LayerState {
     pub(crate) pool: ArenaPool,
     pub(crate) routes: RouteRegistry,

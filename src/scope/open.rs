@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OpenScope {
     scope: RequestScope,
-    /// The reason of the end.
+    /// The reason for the end.
     reason: CancelReason,
     /// Whether the owner's waker is registered for changes of the deadline.
     registered: bool,

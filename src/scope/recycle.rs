@@ -1,4 +1,4 @@
-//! Scopes to be used again, kept by the thread that dropped their last handle.
+//! Recycled scopes, kept by the thread that dropped their last handle.
 //!
 //! A recycled scope refers to no layer, so all layers share them, and a layer can end while they wait.
 
@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use super::state::ScopeState;
 use crate::sync::Arc;
 
-/// The most recycled scopes a thread keeps.
+/// Maximum number of recycled scopes that a thread keeps.
 const MAX_RECYCLED: usize = 64;
 
 thread_local! {

@@ -20,16 +20,16 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ArenaSource {
-    /// Made for this request: none was waiting in the pool.
+    /// Created for this request, because the pool had none.
     Fresh,
-    /// Used before, and taken from the pool.
+    /// A recycled arena, taken from the pool.
     Pool,
-    /// The request did not ask for one.
+    /// The request used no arena.
     Unused,
 }
 
 impl ArenaSource {
-    /// The name as the `x-arena-source` header has it.
+    /// Returns the name, as in the `x-arena-source` header.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -76,16 +76,16 @@ impl fmt::Display for ArenaSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArenaUsage {
-    /// Where it came from.
+    /// Where the arena came from.
     pub source: ArenaSource,
-    /// Bytes of it in use, padding included. What is given back (a buffer that was sent, and was the
-    /// last thing allocated) counts no more.
+    /// Bytes in use, padding included. Bytes that were returned, such as those of a sent buffer that was
+    /// the last allocation, are not counted.
     pub bytes: usize,
-    /// Bytes it has taken from the global allocator, now or for former requests.
+    /// Bytes the arena has taken from the global allocator, for this request or an earlier one.
     pub capacity: usize,
 }
 
-/// What is known of a request when its scope has closed.
+/// The figures of one request, made when its scope has closed.
 ///
 /// Passed to the [observers](crate::middleware::MemoryLayerBuilder::observe). Its `Display` is one line for a log:
 /// "/items/{n}: completed after 1.5ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool)".
@@ -125,32 +125,32 @@ pub struct ArenaUsage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScopeReport {
-    /// The route it belonged to.
+    /// The route of the request.
     pub route: RouteLabel,
-    /// How it ended.
+    /// How the request ended.
     pub outcome: Outcome,
-    /// The source of the deadline that passed, if the outcome is that one did.
+    /// The source of the deadline, if the outcome is `DeadlineExceeded`.
     pub deadline_source: Option<DeadlineSource>,
-    /// What it allocated on the heap, body and tasks included; `None` if that is not known.
+    /// Heap allocations of the request, including its body and tasks; `None` if not known.
     pub usage: Option<Usage>,
-    /// What it took from its arena.
+    /// Use of the arena.
     pub arena: ArenaUsage,
-    /// From the service's call to the response head; `None` if there was none.
+    /// Time from the call of the service to the response head; `None` if there was none.
     pub time_to_head: Option<Duration>,
-    /// From the service's call to the close of the scope.
+    /// Time from the call of the service to the close of the scope.
     pub total_time: Duration,
-    /// Tasks it started with `RequestScope::spawn` and `spawn_blocking`.
+    /// Tasks started with `RequestScope::spawn` and `spawn_blocking`.
     pub tasks_spawned: usize,
-    /// Those of them that still ran when their grace was over, and were dropped.
+    /// Tasks that exceeded their grace period and were dropped.
     pub tasks_aborted: usize,
-    /// Those that could not even be dropped, since they held their thread, and still ran when the
-    /// scope closed.
+    /// Tasks that exceeded their grace period and could not be dropped, because they blocked their
+    /// thread. They still ran when the scope closed.
     pub tasks_given_up: usize,
-    /// The tasks of the last two figures one by one, as they were when their grace was over; the
-    /// first 64 of them.
+    /// The aborted tasks and those given up, as they were at the end of their grace period; the first
+    /// 64 of them.
     pub overruns: Vec<TaskReport>,
-    /// From the cancellation to the end of the last task; `None` if no task was there to be
-    /// cancelled, or one still runs.
+    /// Time from the cancellation to the end of the last task; `None` if there was no task to cancel,
+    /// or one still runs.
     pub cancel_latency: Option<Duration>,
 }
 
@@ -185,8 +185,8 @@ impl fmt::Display for ScopeReport {
     }
 }
 
-/// The figures of a scope that has closed, as they are passed on inside the crate: a report costs a
-/// reference to its label, which is saved where nobody wants one.
+/// The figures of a closed scope, as they are passed on inside the crate. A [`ScopeReport`] clones its
+/// label, so it is made only if there is an observer.
 #[derive(Debug)]
 pub(crate) struct Closed<'a> {
     pub(crate) route: usize,
@@ -218,7 +218,7 @@ impl Closed<'_> {
         }
     }
 
-    /// From the cancellation to the end of the last task, if that is known.
+    /// Time from the cancellation to the end of the last task, if known.
     pub(crate) fn cancel_latency(&self) -> Option<Duration> {
         self.tasks?.cancel_latency()
     }

@@ -29,7 +29,7 @@ impl RequestScope {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, as [`tokio::spawn`]. The runtime needs its time driver if the
+    /// Panics outside of a tokio runtime, as [`tokio::spawn`] does. The runtime needs its time driver if the
     /// request ends before the task.
     ///
     /// # Examples
@@ -72,7 +72,7 @@ impl RequestScope {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, as [`tokio::task::spawn_blocking`]. The runtime needs its time
+    /// Panics outside of a tokio runtime, as [`tokio::task::spawn_blocking`] does. The runtime needs its time
     /// driver if the request ends before the closure.
     ///
     /// # Examples
@@ -125,7 +125,7 @@ impl RequestScope {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, as [`tokio::spawn`].
+    /// Panics outside of a tokio runtime, as [`tokio::spawn`] does.
     ///
     /// # Examples
     ///
@@ -136,7 +136,7 @@ impl RequestScope {
     ///     scope.detach("audit", async {
     ///         // written whether or not the client waits for its response
     ///     });
-    ///     "noted"
+    ///     "accepted"
     /// }
     /// ```
     #[track_caller]
@@ -161,7 +161,7 @@ struct TaskGuard {
     notify: NotifyShutdown,
 }
 
-/// Tells a shutdown, when it is dropped, that a task is gone.
+/// Notifies a shutdown, when it is dropped, that a task has ended.
 struct NotifyShutdown(Arc<LayerState>);
 
 impl Drop for NotifyShutdown {

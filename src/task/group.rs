@@ -5,16 +5,16 @@ use tokio::{runtime::Handle, time::Instant};
 use super::report::TaskReport;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
-/// A moment that has not come.
+/// A moment that has not been recorded.
 const NEVER: u64 = u64::MAX;
 
-/// The most tasks that a request's report names.
+/// Maximum number of tasks that a request's report lists.
 const MAX_NAMED: usize = 64;
 
 // `ScopeReport::overruns` states this limit.
 const _: () = assert!(MAX_NAMED == 64);
 
-/// What the tasks of one request share; made when the first of them is started.
+/// State shared by the tasks of one request, made when the first of them is started.
 ///
 /// # Invariants
 ///
@@ -62,7 +62,7 @@ impl TaskGroup {
             .min(NEVER - 1)
     }
 
-    /// Records a moment, if it has not come before.
+    /// Records a moment, if it was not recorded before.
     fn record(&self, moment: &AtomicU64, at: Instant) {
         // Release: `ended` acquires. `Background` orders it with the sweeper's look.
         let _ =
@@ -88,7 +88,7 @@ impl TaskGroup {
         }
     }
 
-    /// When the grace period of the tasks is over, if the request has ended and it ever is.
+    /// When the grace period of the tasks ends; `None` while the request is open, or if it never ends.
     pub(super) fn due(&self) -> Option<Instant> {
         self.ended()?.checked_add(self.grace)
     }
@@ -113,8 +113,8 @@ impl TaskGroup {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
-    /// From the cancellation to the end of the last task, once the scope has closed. `None` if no task
-    /// was there to be cancelled, or one still runs.
+    /// Time from the cancellation to the end of the last task, once the scope has closed. `None` if
+    /// there was no task to cancel, or one still runs.
     pub(crate) fn cancel_latency(&self) -> Option<Duration> {
         if self.given_up.load(Ordering::Relaxed) > 0 {
             return None;

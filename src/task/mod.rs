@@ -1,4 +1,4 @@
-//! The tasks of requests: what is known of each, and those that outlive their request.
+//! The tasks of requests: a record of each, and those that outlive their request.
 //!
 //! A task knows its request as a [`TaskOwner`] only, so this module is below the scope.
 

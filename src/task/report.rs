@@ -15,16 +15,16 @@ use crate::{account::Usage, route::RouteLabel};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TaskKind {
-    /// With `RequestScope::spawn`.
+    /// Started with `RequestScope::spawn`.
     Async,
-    /// With `RequestScope::spawn_blocking`.
+    /// Started with `RequestScope::spawn_blocking`.
     Blocking,
-    /// With `RequestScope::detach`.
+    /// Started with `RequestScope::detach`.
     Detached,
 }
 
 impl TaskKind {
-    /// The name as a metric label has it.
+    /// Returns the name as a metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl fmt::Display for TaskKind {
     }
 }
 
-/// What is known of one task of a request.
+/// A task of a request, and its figures.
 ///
 /// # Examples
 ///
@@ -58,11 +58,11 @@ impl fmt::Display for TaskKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskReport {
-    /// How it was started.
+    /// How the task was started.
     pub kind: TaskKind,
-    /// The name it was detached under.
+    /// The name passed to `RequestScope::detach`.
     pub name: Option<&'static str>,
-    /// Where it was started.
+    /// The source location that started it.
     pub location: &'static Location<'static>,
     /// The route of its request.
     pub route: RouteLabel,
@@ -70,11 +70,10 @@ pub struct TaskReport {
     pub age: Duration,
     /// Time since its request ended; `None` if the request is open.
     pub since_end: Option<Duration>,
-    /// What it has allocated on the heap, in the polls that have returned; `None` if that is not
-    /// known, as for a closure that still runs.
+    /// Heap allocations in the polls that have returned; `None` if not known, as for a closure that
+    /// still runs.
     pub usage: Option<Usage>,
-    /// Whether it holds a thread right now: it runs, and cannot be ended before it returns or
-    /// awaits something.
+    /// Whether it occupies a thread: it is running, and cannot be dropped before it returns or awaits.
     pub running: bool,
 }
 
