@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::{error::CallError, future::PropagateDeadlineFuture, layer::PropagateDeadlineLayer};
 use crate::scope::RequestScope;
 
-/// The service made by [`PropagateDeadlineLayer`](super::PropagateDeadlineLayer).
+/// The service made by [`PropagateDeadlineLayer`].
 ///
 /// It is ready when the inner service is. A clone is as ready as a clone of the inner service.
 ///
