@@ -4,66 +4,10 @@ use super::{
     error::{ArenaError, NoDropGlue, or_panic},
     format,
     raw::{
-        Allocate, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, FIRST_STEP, FormatBuffer,
-        IdleArena, RawArena,
+        Allocate, Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, FIRST_STEP,
+        FormatBuffer, IdleArena,
     },
 };
-
-/// A handle to memory that is recycled in one piece.
-///
-/// Cloning makes another handle to the same memory, which is recycled when the last handle and the
-/// last [`Bytes`](bytes::Bytes) frozen from it are dropped. Allocation takes `&self` and works from
-/// several threads at the same time. The references it returns live as long as the borrow of the
-/// handle, so a future that is `Send` can hold them across `.await`.
-///
-/// A handler gets the arena of its request from [`RequestScope::arena`](crate::RequestScope::arena)
-/// or, with the `axum` feature, as an extractor argument. Use the arena itself for single
-/// allocations, and a [`cursor`](Self::cursor) for a loop of many small ones.
-///
-/// # Limits
-///
-/// - Memory is not freed value by value. One exception: the last [`ArenaVec`], [`ArenaString`] or
-///   [`ArenaBuf`] gives its memory back when it is dropped, or its unused tail when it ends.
-/// - An arena drops no values. [`alloc`](Self::alloc) and the slices refuse types that need dropping
-///   when the program is built; use [`alloc_box`](Self::alloc_box) or an [`ArenaVec`] for those.
-///
-/// # Panics
-///
-/// A method that needs memory panics if the allocator has none. Methods with `try_` in their name and
-/// the `try_reserve` of the collections return an [`ArenaError`] instead.
-///
-/// # Examples
-///
-/// ```
-/// use tower_memory::Arena;
-///
-/// let arena = Arena::new();
-/// let point = arena.alloc((1, 2));
-/// let name = arena.alloc_fmt(format_args!("item-{}", 7));
-/// point.0 = 10;
-/// assert_eq!((*point, &*name), ((10, 2), "item-7"));
-/// ```
-///
-/// A type that needs dropping does not compile:
-///
-/// ```compile_fail
-/// let arena = tower_memory::Arena::new();
-/// arena.alloc(String::from("would never be dropped"));
-/// ```
-///
-/// Nor does a reference that outlives its handle:
-///
-/// ```compile_fail
-/// let text = {
-///     let arena = tower_memory::Arena::new();
-///     arena.alloc_str("gone")
-/// };
-/// println!("{text}");
-/// ```
-#[derive(Clone)]
-pub struct Arena {
-    raw: RawArena,
-}
 
 #[expect(
     clippy::must_use_candidate,
@@ -83,17 +27,7 @@ impl Arena {
     /// Zero means the default of about 4 KiB.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            raw: IdleArena::new(bytes).activate(),
-        }
-    }
-
-    pub(crate) const fn from_raw(raw: RawArena) -> Self {
-        Self { raw }
-    }
-
-    pub(crate) const fn raw(&self) -> &RawArena {
-        &self.raw
+        IdleArena::new(bytes).activate()
     }
 
     /// Moves `value` into the arena, which does not drop it.
@@ -103,7 +37,7 @@ impl Arena {
     #[inline]
     pub fn alloc<T>(&self, value: T) -> &mut T {
         let () = NoDropGlue::<T>::CHECK;
-        or_panic!(self.raw.slot()).write(value)
+        or_panic!(self.slot()).write(value)
     }
 
     /// As [`alloc`](Self::alloc), but returns an error instead of panicking.
@@ -114,7 +48,7 @@ impl Arena {
     #[inline]
     pub fn try_alloc<T>(&self, value: T) -> Result<&mut T, ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
-        Ok(self.raw.slot()?.write(value))
+        Ok(self.slot()?.write(value))
     }
 
     /// Copies `text` into the arena.
@@ -130,7 +64,7 @@ impl Arena {
     /// If the allocator has no memory.
     #[inline]
     pub fn try_alloc_str(&self, text: &str) -> Result<&mut str, ArenaError> {
-        self.raw.copy_str(text)
+        self.copy_str(text)
     }
 
     /// Formats straight into the arena.
@@ -165,7 +99,7 @@ impl Arena {
         if let Some(text) = args.as_str() {
             return self.try_alloc_str(text);
         }
-        let mut text = FormatBuffer::new(&self.raw);
+        let mut text = FormatBuffer::new(self);
         format::write(args, |part| text.push_str(part))?;
         text.into_str()
     }
@@ -183,7 +117,7 @@ impl Arena {
     /// If the allocator has no memory.
     #[inline]
     pub fn try_alloc_slice_copy<T: Copy>(&self, values: &[T]) -> Result<&mut [T], ArenaError> {
-        self.raw.copy_slice(values)
+        self.copy_slice(values)
     }
 
     /// Clones `values` into the arena.
@@ -232,7 +166,7 @@ impl Arena {
     ) -> Result<&mut [T], ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
         let values = values.into_iter();
-        let mut slice = ArenaVec::with_capacity(&self.raw, values.size_hint().0)?;
+        let mut slice = ArenaVec::with_capacity(self, values.size_hint().0)?;
         for value in values {
             slice.try_reserve(1)?;
             slice.push(value);
@@ -261,7 +195,7 @@ impl Arena {
     /// If the allocator has no memory.
     #[inline]
     pub fn try_alloc_box<T>(&self, value: T) -> Result<ArenaBox<'_, T>, ArenaError> {
-        ArenaBox::new(&self.raw, value)
+        ArenaBox::new(self, value)
     }
 
     /// An empty list, which takes memory with its first value.
@@ -273,7 +207,7 @@ impl Arena {
     /// An empty list with room for `capacity` values.
     #[must_use]
     pub fn vec_with_capacity<T>(&self, capacity: usize) -> ArenaVec<'_, T> {
-        or_panic!(ArenaVec::with_capacity(&self.raw, capacity))
+        or_panic!(ArenaVec::with_capacity(self, capacity))
     }
 
     /// An empty text, which takes memory with its first character.
@@ -285,7 +219,7 @@ impl Arena {
     /// An empty text with room for `capacity` bytes.
     #[must_use]
     pub fn string_with_capacity(&self, capacity: usize) -> ArenaString<'_> {
-        or_panic!(ArenaString::with_capacity(&self.raw, capacity))
+        or_panic!(ArenaString::with_capacity(self, capacity))
     }
 
     /// An empty byte buffer, which takes memory with its first byte and keeps the arena alive.
@@ -320,7 +254,7 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn into_buf(self, capacity: usize) -> ArenaBuf {
-        or_panic!(ArenaBuf::with_capacity(self.raw, capacity))
+        or_panic!(ArenaBuf::with_capacity(self, capacity))
     }
 
     /// A cursor: it allocates without atomic operations, for one user at a time.
@@ -329,7 +263,7 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn cursor(&self) -> Cursor<'_> {
-        Cursor::new(&self.raw, FIRST_STEP)
+        Cursor::new(self, FIRST_STEP)
     }
 
     /// As [`cursor`](Self::cursor), but needs `&mut self`: if this is the arena's only handle, taking
@@ -346,47 +280,12 @@ impl Arena {
     #[must_use]
     #[inline]
     pub fn exclusive_cursor(&mut self) -> Cursor<'_> {
-        Cursor::new_exclusive(&mut self.raw, FIRST_STEP)
-    }
-
-    /// Bytes in use, padding included.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let arena = tower_memory::Arena::new();
-    /// assert_eq!(arena.allocated_bytes(), 0);
-    /// arena.alloc_str("four");
-    /// assert_eq!(arena.allocated_bytes(), 4);
-    /// ```
-    #[must_use]
-    pub fn allocated_bytes(&self) -> usize {
-        self.raw.used()
-    }
-
-    /// Bytes taken from the global allocator for data.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.raw.capacity()
-    }
-
-    /// The number of handles to this memory, buffers and frozen [`Bytes`](bytes::Bytes) included.
-    ///
-    /// Other threads may change it at any time.
-    #[must_use]
-    pub fn handle_count(&self) -> usize {
-        self.raw.references()
+        Cursor::new_exclusive(self, FIRST_STEP)
     }
 }
 
 impl Default for Arena {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for Arena {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.raw.fmt(f)
     }
 }

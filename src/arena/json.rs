@@ -3,7 +3,7 @@ use std::{error::Error, fmt};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::handle::Arena;
+use super::raw::Arena;
 use crate::sync::Arc;
 
 /// A value could not be serialized as JSON.

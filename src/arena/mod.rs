@@ -30,12 +30,11 @@ mod string;
 mod vec;
 
 pub use self::error::{ArenaError, ArenaErrorKind};
-pub use self::handle::Arena;
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
 pub use self::raw::{
-    ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec, Drain, IntoIter,
-    OwnedRegion, Segment, Storage,
+    Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec, Drain,
+    IntoIter, OwnedRegion, Segment, Storage,
 };
 
 pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};

@@ -67,7 +67,7 @@ impl ArenaPool {
     #[inline]
     pub fn rent(&self) -> Arena {
         let state = &self.handle.state;
-        Arena::from_raw(state.rent(state.classes.any()).activate())
+        state.rent(state.classes.any()).activate()
     }
 
     /// Rents an arena with room for `bytes` bytes, or for as many as the pool's arenas may keep.
@@ -91,7 +91,7 @@ impl ArenaPool {
     #[must_use]
     pub fn rent_with_capacity(&self, bytes: usize) -> Arena {
         let state = &self.handle.state;
-        Arena::from_raw(state.rent(state.classes.holding(bytes)).activate())
+        state.rent(state.classes.holding(bytes)).activate()
     }
 
     /// Returns what is rented, what waits, and what was freed so far.

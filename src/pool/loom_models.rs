@@ -43,7 +43,7 @@ impl Recycler for Caught {
 fn used(mut arena: IdleArena) -> IdleArena {
     let caught = Arc::new(Caught(std::sync::Mutex::new(None)));
     arena.attach(Arc::clone(&caught));
-    Arena::from_raw(arena.activate()).alloc(1_u8);
+    arena.activate().alloc(1_u8);
     let arena = caught.0.lock().expect("no panic").take();
     arena.expect("it came back")
 }

@@ -144,7 +144,7 @@ impl ScopeState {
                 capacity: 0,
             },
             |arena| ArenaUsage {
-                source: if arena.raw().is_reused() {
+                source: if arena.is_reused() {
                     ArenaSource::Pool
                 } else {
                     ArenaSource::Fresh
@@ -260,7 +260,7 @@ impl ScopeState {
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
         let head = self.head.load(Ordering::Relaxed);
         let total_time = self.limits.age();
-        if let Some(used) = self.arena.get().map(|arena| arena.raw().high_water()) {
+        if let Some(used) = self.arena.get().map(|arena| arena.high_water()) {
             if used > 0 {
                 // The last digits of a duration serve as a random number that costs nothing.
                 let random = total_time.as_nanos() as u64;

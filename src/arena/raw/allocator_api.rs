@@ -8,10 +8,10 @@ use std::ptr::NonNull;
 
 use super::{
     chunk::{Chunk, Region},
-    reference::RawArena,
+    reference::Arena,
 };
 
-impl RawArena {
+impl Arena {
     /// The region of `size` bytes at `ptr`, allocated from this arena. Its end can be moved only if it
     /// lies in the current chunk.
     fn region_at(&self, ptr: NonNull<u8>, size: usize) -> Region {
@@ -43,15 +43,15 @@ macro_rules! allocator {
         unsafe impl Allocator for Arena {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                let ptr = self.raw().alloc(layout).map_err(|_| AllocError)?;
+                let ptr = self.region(layout).map_err(|_| AllocError)?.ptr;
                 Ok(NonNull::slice_from_raw_parts(ptr, layout.size()))
             }
 
             #[inline]
             unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-                let mut region = self.raw().region_at(ptr, layout.size());
+                let mut region = self.region_at(ptr, layout.size());
                 // SAFETY: a region of this arena that its owner gives back (invariant 3 of `raw`).
-                unsafe { self.raw().shrink(&mut region, 0, Use::Used, Access::Shared) };
+                unsafe { Chunk::shrink(&mut region, 0, Use::Used, Access::Shared) };
             }
 
             unsafe fn grow(
@@ -61,7 +61,7 @@ macro_rules! allocator {
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
                 if ptr.addr().get() % new.align() == 0 {
-                    let mut region = self.raw().region_at(ptr, old.size());
+                    let mut region = self.region_at(ptr, old.size());
                     let size = new.size();
                     // SAFETY: a region of this arena, whose chunk is alive (invariant 1 of `raw`), and
                     // its owner extends it (invariant 2 of `raw`).
@@ -99,13 +99,10 @@ macro_rules! allocator {
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
                 if ptr.addr().get() % new.align() == 0 {
-                    let mut region = self.raw().region_at(ptr, old.size());
+                    let mut region = self.region_at(ptr, old.size());
                     // SAFETY: a region of this arena, whose owner gives back the tail (invariant 3 of
                     // `raw`).
-                    unsafe {
-                        self.raw()
-                            .shrink(&mut region, new.size(), Use::Used, Access::Shared)
-                    };
+                    unsafe { Chunk::shrink(&mut region, new.size(), Use::Used, Access::Shared) };
                     return Ok(NonNull::slice_from_raw_parts(ptr, new.size()));
                 }
                 let block = self.allocate(new)?;

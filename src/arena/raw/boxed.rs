@@ -12,7 +12,7 @@ use std::{
     ptr::NonNull,
 };
 
-use super::{reference::RawArena, typed::Allocate};
+use super::{reference::Arena, typed::Allocate};
 use crate::arena::ArenaError;
 
 /// A value in an [`Arena`](crate::Arena) that is dropped with its box.
@@ -31,7 +31,7 @@ use crate::arena::ArenaError;
 /// ```
 pub struct ArenaBox<'a, T> {
     value: NonNull<T>,
-    owned: PhantomData<(&'a RawArena, T)>,
+    owned: PhantomData<(&'a Arena, T)>,
 }
 
 // SAFETY: only the box owns its value (invariant 1).
@@ -41,7 +41,7 @@ unsafe impl<T: Sync> Sync for ArenaBox<'_, T> {}
 
 impl<'a, T> ArenaBox<'a, T> {
     #[inline]
-    pub(in crate::arena) fn new(arena: &'a RawArena, value: T) -> Result<Self, ArenaError> {
+    pub(in crate::arena) fn new(arena: &'a Arena, value: T) -> Result<Self, ArenaError> {
         Ok(Self {
             value: NonNull::from(arena.slot()?.write(value)),
             owned: PhantomData,

@@ -17,9 +17,9 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
 
 use super::{
-    chunk::{Access, Region, Use},
+    chunk::{Access, Chunk, Region, Use},
     copy::copy,
-    reference::RawArena,
+    reference::Arena,
 };
 use crate::arena::error::{ArenaError, or_panic};
 
@@ -49,12 +49,12 @@ use crate::arena::error::{ArenaError, or_panic};
 /// # Ok::<(), tower_memory::arena::ArenaError>(())
 /// ```
 pub struct ArenaBuf {
-    pub(in crate::arena) arena: RawArena,
+    pub(in crate::arena) arena: Arena,
     region: Region,
     len: usize,
 }
 
-// SAFETY: only the buffer owns its region (invariant 1), and a `RawArena` is `Send`.
+// SAFETY: only the buffer owns its region (invariant 1), and a `Arena` is `Send`.
 unsafe impl Send for ArenaBuf {}
 // SAFETY: `&ArenaBuf` exposes `&[u8]` only (invariant 1).
 unsafe impl Sync for ArenaBuf {}
@@ -64,7 +64,7 @@ impl ArenaBuf {
 
     #[inline]
     pub(in crate::arena) fn with_capacity(
-        mut arena: RawArena,
+        mut arena: Arena,
         capacity: usize,
     ) -> Result<Self, ArenaError> {
         let region = if capacity == 0 {
@@ -153,10 +153,7 @@ impl ArenaBuf {
         if self.arena.access() == Access::Shared {
             // SAFETY: nothing points behind the initialised bytes (invariant 1), and `Access::Shared` is
             // always correct (invariant 6 of `raw`).
-            unsafe {
-                self.arena
-                    .shrink(&mut self.region, len, Use::Advance, Access::Shared)
-            };
+            unsafe { Chunk::shrink(&mut self.region, len, Use::Advance, Access::Shared) };
         }
         Bytes::from_owner(Frozen(self))
     }
@@ -208,7 +205,7 @@ impl ArenaBuf {
             .ok_or_else(|| {
                 ArenaError::capacity_overflow(
                     self.len.saturating_add(additional),
-                    self.arena.used(),
+                    self.arena.allocated_bytes(),
                 )
             })?;
         let doubled = self.region.size.saturating_mul(2);
@@ -251,10 +248,7 @@ impl Drop for ArenaBuf {
         if self.arena.access() == Access::Shared {
             // SAFETY: the only owner of the region goes (invariants 1 and 2), so nothing points into it;
             // `Access::Shared` is always correct (invariant 6 of `raw`).
-            unsafe {
-                self.arena
-                    .shrink(&mut self.region, 0, Use::Used, Access::Shared)
-            };
+            unsafe { Chunk::shrink(&mut self.region, 0, Use::Used, Access::Shared) };
         }
     }
 }

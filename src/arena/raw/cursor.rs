@@ -17,7 +17,7 @@ use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
     chunk::{Access, Chunk, Region, Use, dangling},
-    reference::RawArena,
+    reference::Arena,
 };
 use crate::arena::ArenaError;
 
@@ -76,21 +76,21 @@ pub struct Cursor<'a> {
     end: NonNull<u8>,
     /// Where the region begins, before `ptr` was aligned, so that an unused one is given back whole.
     base: NonNull<u8>,
-    arena: &'a RawArena,
+    arena: &'a Arena,
     chunk: Option<NonNull<Chunk>>,
     /// Size of the next segment.
     step: usize,
     access: Access,
 }
 
-// SAFETY: only this cursor owns the segment (invariant 1), and `&RawArena` is `Send`.
+// SAFETY: only this cursor owns the segment (invariant 1), and `&Arena` is `Send`.
 unsafe impl Send for Cursor<'_> {}
 // SAFETY: `&Cursor` exposes numbers and no bytes (invariant 1).
 unsafe impl Sync for Cursor<'_> {}
 
 impl<'a> Cursor<'a> {
     #[inline]
-    pub(in crate::arena) fn new(arena: &'a RawArena, step: usize) -> Self {
+    pub(in crate::arena) fn new(arena: &'a Arena, step: usize) -> Self {
         Self {
             ptr: NonNull::dangling(),
             end: NonNull::dangling(),
@@ -105,7 +105,7 @@ impl<'a> Cursor<'a> {
     /// A cursor that also moves the arena's position without atomic operations, if `arena` is the only
     /// reference. Then no other code needs the chunk, and the segment is all that is free of it.
     #[inline]
-    pub(in crate::arena) fn new_exclusive(arena: &'a mut RawArena, step: usize) -> Self {
+    pub(in crate::arena) fn new_exclusive(arena: &'a mut Arena, step: usize) -> Self {
         let access = arena.access();
         let mut this = Self::new(arena, step);
         this.access = access;
@@ -137,7 +137,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    pub(super) fn arena(&self) -> &'a RawArena {
+    pub(super) fn arena(&self) -> &'a Arena {
         self.arena
     }
 

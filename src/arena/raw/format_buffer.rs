@@ -9,14 +9,14 @@
 
 use std::{mem::MaybeUninit, ptr::NonNull, slice};
 
-use super::{copy::copy, reference::RawArena, string::ArenaString, typed::Allocate};
+use super::{copy::copy, reference::Arena, string::ArenaString, typed::Allocate};
 use crate::arena::ArenaError;
 
 /// Longer texts continue in the arena.
 const SHORT: usize = 128;
 
 pub(in crate::arena) struct FormatBuffer<'a> {
-    arena: &'a RawArena,
+    arena: &'a Arena,
     len: usize,
     short: [MaybeUninit<u8>; SHORT],
     long: Option<ArenaString<'a>>,
@@ -24,7 +24,7 @@ pub(in crate::arena) struct FormatBuffer<'a> {
 
 impl<'a> FormatBuffer<'a> {
     #[inline]
-    pub(in crate::arena) fn new(arena: &'a RawArena) -> Self {
+    pub(in crate::arena) fn new(arena: &'a Arena) -> Self {
         Self {
             arena,
             len: 0,

@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{
-    Allocate, Cursor, IdleArena, RawArena, Recycler, Retain,
+    Allocate, Arena, Cursor, IdleArena, Recycler, Retain,
     chunk::{Access, Use},
 };
 use crate::sync::Arc;
@@ -36,7 +36,7 @@ impl Recycler for Counter {
     fn grew(&self, _bytes: usize) {}
 }
 
-fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> RawArena {
+fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> Arena {
     let recycler = Arc::new(Counter(LoomArc::clone(returns)));
     let mut arena = IdleArena::new(first_chunk);
     arena.attach(recycler);
@@ -251,7 +251,7 @@ fn two_cursors_never_share_a_segment() {
         let first = arena(24, &returns);
         first.copy_slice(b"x").expect("memory");
         let second = first.clone();
-        let take = |arena: &RawArena, mark: u8| {
+        let take = |arena: &Arena, mark: u8| {
             let mut cursor = Cursor::new(arena, 8);
             let parts = [(); 2].map(|()| {
                 let part = cursor.copy_slice(&[mark; 6]).expect("memory");

@@ -49,6 +49,7 @@ pub use self::{
     buffer::ArenaBuf,
     cursor::Cursor,
     drain::{Drain, IntoIter},
+    reference::Arena,
     segment::Segment,
     storage::{OwnedRegion, Storage},
     string::ArenaString,
@@ -59,7 +60,6 @@ pub(super) use self::{
 };
 pub(crate) use self::{
     header::{IdleArena, PoolHint, Recycler, Retain},
-    reference::RawArena,
     slot::ArenaSlot,
 };
 

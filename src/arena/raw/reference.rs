@@ -1,7 +1,7 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Chunk, Region, Use},
+    chunk::{Access, Chunk, Region},
     header::{Header, IdleArena, recycle},
 };
 use crate::{
@@ -15,17 +15,67 @@ const MAX_STEP: usize = 4 * 1024 * 1024;
 /// More references than this can only come from a leak in a loop, as for `std::sync::Arc`.
 const MAX_REFS: usize = isize::MAX as usize;
 
-/// A reference to an arena; the last one recycles it.
-pub(crate) struct RawArena {
+/// A handle to memory that is recycled in one piece.
+///
+/// Cloning makes another handle to the same memory, which is recycled when the last handle and the
+/// last [`Bytes`](bytes::Bytes) frozen from it are dropped. Allocation takes `&self` and works from
+/// several threads at the same time. The references it returns live as long as the borrow of the
+/// handle, so a future that is `Send` can hold them across `.await`.
+///
+/// A handler gets the arena of its request from [`RequestScope::arena`](crate::RequestScope::arena)
+/// or, with the `axum` feature, as an extractor argument. Use the arena itself for single
+/// allocations, and a [`cursor`](Self::cursor) for a loop of many small ones.
+///
+/// # Limits
+///
+/// - Memory is not freed value by value. One exception: the last [`ArenaVec`](crate::ArenaVec),
+///   [`ArenaString`](crate::ArenaString) or [`ArenaBuf`](crate::ArenaBuf) gives its memory back when it is dropped, or its unused tail when it ends.
+/// - An arena drops no values. [`alloc`](Self::alloc) and the slices refuse types that need dropping
+///   when the program is built; use [`alloc_box`](Self::alloc_box) or an `ArenaVec` for those.
+///
+/// # Panics
+///
+/// A method that needs memory panics if the allocator has none. Methods with `try_` in their name and
+/// the `try_reserve` of the collections return an [`ArenaError`] instead.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::Arena;
+///
+/// let arena = Arena::new();
+/// let point = arena.alloc((1, 2));
+/// let name = arena.alloc_fmt(format_args!("item-{}", 7));
+/// point.0 = 10;
+/// assert_eq!((*point, &*name), ((10, 2), "item-7"));
+/// ```
+///
+/// A type that needs dropping does not compile:
+///
+/// ```compile_fail
+/// let arena = tower_memory::Arena::new();
+/// arena.alloc(String::from("would never be dropped"));
+/// ```
+///
+/// Nor does a reference that outlives its handle:
+///
+/// ```compile_fail
+/// let text = {
+///     let arena = tower_memory::Arena::new();
+///     arena.alloc_str("gone")
+/// };
+/// println!("{text}");
+/// ```
+pub struct Arena {
     header: NonNull<Header>,
 }
 
 // SAFETY: all state behind the pointer is atomic, behind a lock, or constant while referenced
 // (invariants 1 to 4); lifetimes of the wrappers govern the allocated memory.
-unsafe impl Send for RawArena {}
+unsafe impl Send for Arena {}
 // SAFETY: all state behind the pointer is atomic, behind a lock, or constant while referenced
 // (invariants 1 to 4), so several threads may call the methods that take `&self`.
-unsafe impl Sync for RawArena {}
+unsafe impl Sync for Arena {}
 
 impl IdleArena {
     /// Turns the arena into its first reference, with all memory free.
@@ -33,7 +83,7 @@ impl IdleArena {
     /// Memory is rewound here and not when the arena came back: the thread that rents it is the one
     /// that will use it, and more often has it in its cache.
     #[inline]
-    pub(crate) fn activate(self) -> RawArena {
+    pub(crate) fn activate(self) -> Arena {
         let header = self.into_header();
         // SAFETY: an idle arena's header is alive, and this was the only pointer to it (invariant 1).
         let this = unsafe { header.as_ref() };
@@ -46,11 +96,11 @@ impl IdleArena {
             this.refs.store(1, Ordering::Relaxed);
         }
         // SAFETY: the header is alive and counts one reference, this one (invariant 1).
-        unsafe { RawArena::from_header(header) }
+        unsafe { Arena::from_header(header) }
     }
 }
 
-impl RawArena {
+impl Arena {
     /// # Safety
     ///
     /// The header is alive and counts this reference.
@@ -84,7 +134,17 @@ impl RawArena {
     }
 
     /// Bytes in use, padding included.
-    pub(crate) fn used(&self) -> usize {
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let arena = tower_memory::Arena::new();
+    /// assert_eq!(arena.allocated_bytes(), 0);
+    /// arena.alloc_str("four");
+    /// assert_eq!(arena.allocated_bytes(), 4);
+    /// ```
+    #[must_use]
+    pub fn allocated_bytes(&self) -> usize {
         self.sum(Chunk::used)
     }
 
@@ -93,8 +153,9 @@ impl RawArena {
         self.sum(Chunk::high_water)
     }
 
-    /// Bytes taken from the system.
-    pub(crate) fn capacity(&self) -> usize {
+    /// Bytes taken from the global allocator for data.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
         self.header().capacity.load(Ordering::Relaxed)
     }
 
@@ -103,8 +164,11 @@ impl RawArena {
         self.header().reused
     }
 
-    /// The number of references, this one included. Other threads may change it at any time.
-    pub(crate) fn references(&self) -> usize {
+    /// The number of handles to this memory, buffers and frozen [`Bytes`](bytes::Bytes) included.
+    ///
+    /// Other threads may change it at any time.
+    #[must_use]
+    pub fn handle_count(&self) -> usize {
         self.header().refs.load(Ordering::Relaxed)
     }
 
@@ -118,12 +182,6 @@ impl RawArena {
         } else {
             Access::Shared
         }
-    }
-
-    /// Uninitialised memory of `layout` with the arena's lifetime.
-    #[inline]
-    pub(super) fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
-        self.region(layout).map(|region| region.ptr)
     }
 
     /// A region of `layout`.
@@ -166,7 +224,7 @@ impl RawArena {
             .size()
             .checked_add(slack)
             .filter(|&needed| needed <= Chunk::MAX_CAPACITY)
-            .ok_or_else(|| ArenaError::capacity_overflow(layout.size(), self.used()))?;
+            .ok_or_else(|| ArenaError::capacity_overflow(layout.size(), self.allocated_bytes()))?;
         let preferred = current.map_or(header.first_chunk, |chunk| {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1).
             let capacity = unsafe { chunk.as_ref() }.capacity();
@@ -175,11 +233,11 @@ impl RawArena {
         let chunk = Chunk::new(needed.max(preferred.min(Chunk::MAX_CAPACITY)), current)
             // Short of memory: exactly what was requested.
             .or_else(|| Chunk::new(needed, current))
-            .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
+            .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.allocated_bytes()))?;
         // SAFETY: `needed` covers size and alignment, so a fresh chunk suffices; no other thread knows
         // the chunk, so access is exclusive (invariant 6).
         let ptr = unsafe { Chunk::bump(chunk, layout, Access::Exclusive) }
-            .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.used()))?;
+            .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.allocated_bytes()))?;
         // SAFETY: a live chunk, owned by the arena from here on (invariant 1).
         let capacity = unsafe { chunk.as_ref() }.capacity();
         header.capacity.fetch_add(capacity, Ordering::Relaxed);
@@ -224,7 +282,7 @@ impl RawArena {
         access: Access,
     ) -> Result<Region, ArenaError> {
         let layout = Layout::from_size_align(at_least, 1)
-            .map_err(|_| ArenaError::capacity_overflow(at_least, self.used()))?;
+            .map_err(|_| ArenaError::capacity_overflow(at_least, self.allocated_bytes()))?;
         let (ptr, chunk) = self.grow(layout)?;
         let mut region = Region {
             ptr,
@@ -259,7 +317,7 @@ impl RawArena {
         }
         let layout = |size| {
             Layout::from_size_align(size, align)
-                .map_err(|_| ArenaError::capacity_overflow(size, self.used()))
+                .map_err(|_| ArenaError::capacity_overflow(size, self.allocated_bytes()))
         };
         let new = match layout(wanted).and_then(|layout| self.region(layout)) {
             Ok(new) => new,
@@ -273,27 +331,9 @@ impl RawArena {
         *region = new;
         Ok(())
     }
-
-    /// Gives back the bytes of `region` from `size` on, if nothing was allocated after it.
-    ///
-    /// # Safety
-    ///
-    /// The region is of this arena, nothing points to its bytes from `size` on, and `access` is
-    /// correct (invariant 6).
-    #[inline]
-    pub(super) unsafe fn shrink(
-        &self,
-        region: &mut Region,
-        size: usize,
-        used: Use,
-        access: Access,
-    ) {
-        // SAFETY: the region's chunk is alive (invariant 1); the rest is the caller's promise.
-        unsafe { Chunk::shrink(region, size, used, access) };
-    }
 }
 
-impl Clone for RawArena {
+impl Clone for Arena {
     #[inline]
     fn clone(&self) -> Self {
         // Relaxed: a new reference is made from an existing one, which already orders everything.
@@ -307,7 +347,7 @@ impl Clone for RawArena {
     }
 }
 
-impl Drop for RawArena {
+impl Drop for Arena {
     #[inline]
     fn drop(&mut self) {
         // The only reference needs no locked instruction: no other code can make another one.
@@ -327,10 +367,10 @@ impl Drop for RawArena {
     }
 }
 
-impl fmt::Debug for RawArena {
+impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arena")
-            .field("allocated_bytes", &self.used())
+            .field("allocated_bytes", &self.allocated_bytes())
             .field("capacity", &self.capacity())
             .finish()
     }

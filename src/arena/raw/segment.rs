@@ -5,7 +5,7 @@
 //! 1. `start` is the first aligned address from the cursor's `ptr` on, and what fits behind it lies in
 //!    the segment. Nothing fits while `ptr` is not aligned to [`ALIGN`].
 
-use std::{alloc::Layout, fmt, ptr::NonNull};
+use std::{alloc::Layout, ptr::NonNull};
 
 use super::{
     cursor::{ALIGN, Cursor},
@@ -16,6 +16,7 @@ use crate::arena::ArenaError;
 
 /// The [`Storage`] of collections that a [`Cursor`] makes: its segment, borrowed
 /// for `'c`.
+#[derive(Debug)]
 pub struct Segment<'c, 'a> {
     cursor: &'c mut Cursor<'a>,
     start: NonNull<u8>,
@@ -76,7 +77,7 @@ unsafe impl<'a> Storage<'a> for Segment<'_, 'a> {
     }
 
     fn used(&self) -> usize {
-        self.cursor.arena().used()
+        self.cursor.arena().allocated_bytes()
     }
 }
 
@@ -91,13 +92,5 @@ impl<'c, 'a, T> ArenaVec<'a, T, Segment<'c, 'a>> {
         let size = segment.measure(align_of::<T>());
         // SAFETY: `measure` found `size` bytes aligned for `T` (invariant 1).
         unsafe { Self::new_in(segment, size) }
-    }
-}
-
-impl fmt::Debug for Segment<'_, '_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Segment")
-            .field("spare_capacity", &self.cursor.remaining())
-            .finish_non_exhaustive()
     }
 }

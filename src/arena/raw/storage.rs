@@ -1,10 +1,10 @@
 //! Memory that one collection has for itself.
 
-use std::{alloc::Layout, fmt, mem::ManuallyDrop, ptr::NonNull};
+use std::{alloc::Layout, mem::ManuallyDrop, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Region, Use},
-    reference::RawArena,
+    chunk::{Access, Chunk, Region, Use},
+    reference::Arena,
 };
 use crate::arena::ArenaError;
 
@@ -54,12 +54,13 @@ pub unsafe trait Storage<'a> {
 /// A region of the arena that one collection owns: the default [`Storage`].
 ///
 /// It grows in place while nothing was allocated after it.
+#[derive(Debug)]
 pub struct OwnedRegion<'a> {
-    pub(super) arena: &'a RawArena,
+    pub(super) arena: &'a Arena,
     region: Region,
 }
 
-// SAFETY: the region has one owner, this value (invariant 2 of `raw`); `&RawArena` is `Send`.
+// SAFETY: the region has one owner, this value (invariant 2 of `raw`); `&Arena` is `Send`.
 unsafe impl Send for OwnedRegion<'_> {}
 // SAFETY: `&OwnedRegion` exposes an address and no bytes (invariant 2 of `raw`).
 unsafe impl Sync for OwnedRegion<'_> {}
@@ -67,7 +68,7 @@ unsafe impl Sync for OwnedRegion<'_> {}
 impl<'a> OwnedRegion<'a> {
     /// A region of `layout`, and its size.
     #[inline]
-    pub(super) fn new(arena: &'a RawArena, layout: Layout) -> Result<(Self, usize), ArenaError> {
+    pub(super) fn new(arena: &'a Arena, layout: Layout) -> Result<(Self, usize), ArenaError> {
         let region = arena.region(layout)?;
         let size = region.size;
         Ok((Self { arena, region }, size))
@@ -109,32 +110,20 @@ unsafe impl<'a> Storage<'a> for OwnedRegion<'a> {
     unsafe fn keep(self, size: usize) -> NonNull<u8> {
         // Not dropped: that would give back all of it.
         let mut this = ManuallyDrop::new(self);
-        let arena = this.arena;
         // SAFETY: nothing points behind the first `size` bytes (the caller's promise), and
         // `Access::Shared` is always true (invariant 6 of `raw`).
-        unsafe { arena.shrink(&mut this.region, size, Use::Advance, Access::Shared) };
+        unsafe { Chunk::shrink(&mut this.region, size, Use::Advance, Access::Shared) };
         this.region.ptr
     }
 
     fn used(&self) -> usize {
-        self.arena.used()
+        self.arena.allocated_bytes()
     }
 }
 
 impl Drop for OwnedRegion<'_> {
     fn drop(&mut self) {
         // SAFETY: the only owner of the region goes (invariant 2 of `raw`), so nothing points into it.
-        unsafe {
-            self.arena
-                .shrink(&mut self.region, 0, Use::Used, Access::Shared)
-        };
-    }
-}
-
-impl fmt::Debug for OwnedRegion<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnedRegion")
-            .field("size", &self.region.size)
-            .finish_non_exhaustive()
+        unsafe { Chunk::shrink(&mut self.region, 0, Use::Used, Access::Shared) };
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     cursor::Cursor,
-    reference::RawArena,
+    reference::Arena,
     segment::Segment,
     storage::{OwnedRegion, Storage},
     vec::ArenaVec,
@@ -52,7 +52,7 @@ pub struct ArenaString<'a, S: Storage<'a> = OwnedRegion<'a>> {
 impl<'a> ArenaString<'a> {
     #[inline]
     pub(in crate::arena) fn with_capacity(
-        arena: &'a RawArena,
+        arena: &'a Arena,
         capacity: usize,
     ) -> Result<Self, ArenaError> {
         Ok(Self {
@@ -60,7 +60,7 @@ impl<'a> ArenaString<'a> {
         })
     }
 
-    pub(in crate::arena) fn arena(&self) -> &'a RawArena {
+    pub(in crate::arena) fn arena(&self) -> &'a Arena {
         self.bytes.arena()
     }
 }

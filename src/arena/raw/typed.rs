@@ -1,6 +1,6 @@
 use std::{alloc::Layout, mem::MaybeUninit, ptr::NonNull, slice, str};
 
-use super::{copy::copy, cursor::Cursor, reference::RawArena};
+use super::{copy::copy, cursor::Cursor, reference::Arena};
 use crate::arena::ArenaError;
 
 /// Typed allocation over one way to take memory.
@@ -44,10 +44,10 @@ pub(in crate::arena) unsafe trait Allocate<'a>: Sized {
 
 // SAFETY: `alloc` returns a region without another owner (invariant 2 of `raw`), valid while this
 // reference to the arena is borrowed (invariant 1 of `raw`).
-unsafe impl<'a> Allocate<'a> for &'a RawArena {
+unsafe impl<'a> Allocate<'a> for &'a Arena {
     #[inline]
     fn take(self, layout: Layout) -> Result<NonNull<u8>, ArenaError> {
-        self.alloc(layout)
+        Ok(self.region(layout)?.ptr)
     }
 }
 

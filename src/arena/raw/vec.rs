@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     copy::copy,
-    reference::RawArena,
+    reference::Arena,
     storage::{OwnedRegion, Storage},
 };
 use crate::arena::error::{ArenaError, NoDropGlue, or_panic};
@@ -61,17 +61,17 @@ fn overflow<T>(count: usize, used: usize) -> ArenaError {
 impl<'a, T> ArenaVec<'a, T> {
     #[inline]
     pub(in crate::arena) fn with_capacity(
-        arena: &'a RawArena,
+        arena: &'a Arena,
         capacity: usize,
     ) -> Result<Self, ArenaError> {
-        let layout =
-            Layout::array::<T>(capacity).map_err(|_| overflow::<T>(capacity, arena.used()))?;
+        let layout = Layout::array::<T>(capacity)
+            .map_err(|_| overflow::<T>(capacity, arena.allocated_bytes()))?;
         let (storage, size) = OwnedRegion::new(arena, layout)?;
         // SAFETY: a region of an array of `T` has its size and alignment (invariant 1).
         Ok(unsafe { Self::new_in(storage, size) })
     }
 
-    pub(in crate::arena) fn arena(&self) -> &'a RawArena {
+    pub(in crate::arena) fn arena(&self) -> &'a Arena {
         self.storage.arena
     }
 }
