@@ -20,13 +20,12 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    fmt,
     hint::black_box,
     ptr,
 };
 
 use super::{
-    counters::{self, Block, SHARED},
+    counters::{self, Block, SHARED, Writer},
     usage::HeapUsage,
 };
 use crate::sync::{AtomicBool, AtomicPtr, Ordering};
@@ -92,7 +91,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         let ptr = unsafe { self.inner.alloc(layout) };
         if !ptr.is_null() {
-            count_alloc(layout.size());
+            count(|block, writer| block.allocated(layout.size(), writer));
         }
         ptr
     }
@@ -101,13 +100,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         unsafe { self.inner.dealloc(ptr, layout) };
-        match counters::own() {
-            Some(block) => block.deallocated(layout.size()),
-            None => attached().map_or_else(
-                || SHARED.deallocated_by_any(layout.size()),
-                |block| block.deallocated(layout.size()),
-            ),
-        }
+        count(|block, writer| block.deallocated(layout.size(), writer));
     }
 
     #[inline]
@@ -115,7 +108,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         let ptr = unsafe { self.inner.alloc_zeroed(layout) };
         if !ptr.is_null() {
-            count_alloc(layout.size());
+            count(|block, writer| block.allocated(layout.size(), writer));
         }
         ptr
     }
@@ -125,26 +118,18 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         let new_ptr = unsafe { self.inner.realloc(ptr, layout, new_size) };
         if !new_ptr.is_null() {
-            match counters::own() {
-                Some(block) => block.reallocated(layout.size(), new_size),
-                None => attached().map_or_else(
-                    || SHARED.reallocated_by_any(layout.size(), new_size),
-                    |block| block.reallocated(layout.size(), new_size),
-                ),
-            }
+            count(|block, writer| block.reallocated(layout.size(), new_size, writer));
         }
         new_ptr
     }
 }
 
+/// Counts in the calling thread's block, or in the shared one if the thread cannot have a block.
 #[inline]
-fn count_alloc(size: usize) {
-    match counters::own() {
-        Some(block) => block.allocated(size),
-        None => attached().map_or_else(
-            || SHARED.allocated_by_any(size),
-            |block| block.allocated(size),
-        ),
+fn count(add: impl Fn(&Block, Writer)) {
+    match own_block() {
+        Some(block) => add(block, Writer::Exclusive),
+        None => add(&SHARED, Writer::Shared),
     }
 }
 
@@ -402,14 +387,6 @@ pub fn thread_usage() -> Option<HeapUsage> {
         return None;
     }
     own_block().map(Block::read)
-}
-
-impl fmt::Debug for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node")
-            .field("block", &self.block)
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(all(test, tower_memory_loom))]

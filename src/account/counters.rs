@@ -53,13 +53,29 @@ pub(super) fn set_own(block: Option<&'static Block>) {
     let _ = OWN.try_with(|own| own.set(block));
 }
 
+/// How counts are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// By one writer at a time, by load, add and store: the thread that owns a block, or the single
+    /// owner of a request (its future, then its body). Each use happens after the former one.
+    Exclusive,
+    /// From any thread, by atomic additions.
+    Shared,
+}
+
+/// Adds to a counter, and returns the sum.
 #[inline]
-fn bump(counter: &AtomicU64, by: u64) -> u64 {
-    // Single writer (invariant 1): a reader sees the value before or after. Relaxed suffices, since
-    // no other memory is published through it.
-    let value = counter.load(Relaxed).wrapping_add(by);
-    counter.store(value, Relaxed);
-    value
+fn bump(counter: &AtomicU64, by: u64, writer: Writer) -> u64 {
+    // Relaxed: no other memory is published through a counter. A reader sees the value before or
+    // after (invariant 1).
+    match writer {
+        Writer::Exclusive => {
+            let value = counter.load(Relaxed).wrapping_add(by);
+            counter.store(value, Relaxed);
+            value
+        }
+        Writer::Shared => counter.fetch_add(by, Relaxed).wrapping_add(by),
+    }
 }
 
 impl Block {
@@ -74,64 +90,39 @@ impl Block {
         }
     }
 
-    /// Counts a new block of `size` bytes. Owner only.
+    /// Counts a new block of `size` bytes.
     #[inline]
-    pub(super) fn allocated(&self, size: usize) {
-        bump(&self.allocations, 1);
-        self.grew(size as u64);
+    pub(super) fn allocated(&self, size: usize, writer: Writer) {
+        bump(&self.allocations, 1, writer);
+        self.grew(size, writer);
     }
 
-    /// Counts a freed block of `size` bytes. Owner only.
+    /// Counts a freed block of `size` bytes.
     #[inline]
-    pub(super) fn deallocated(&self, size: usize) {
-        bump(&self.deallocations, 1);
-        bump(&self.bytes_deallocated, size as u64);
+    pub(super) fn deallocated(&self, size: usize, writer: Writer) {
+        bump(&self.deallocations, 1, writer);
+        bump(&self.bytes_deallocated, size as u64, writer);
     }
 
-    /// Counts a block resized from `old` to `new` bytes. Owner only.
+    /// Counts a block resized from `old` to `new` bytes.
     #[inline]
-    pub(super) fn reallocated(&self, old: usize, new: usize) {
-        bump(&self.reallocations, 1);
+    pub(super) fn reallocated(&self, old: usize, new: usize, writer: Writer) {
+        bump(&self.reallocations, 1, writer);
         if new >= old {
-            self.grew((new as u64).wrapping_sub(old as u64));
+            self.grew(new - old, writer);
         } else {
-            bump(
-                &self.bytes_deallocated,
-                (old as u64).wrapping_sub(new as u64),
-            );
+            bump(&self.bytes_deallocated, (old - new) as u64, writer);
         }
     }
 
     #[inline]
-    fn grew(&self, by: u64) {
-        // Relaxed: the owner reads its own writes (invariant 1).
-        let allocated = bump(&self.bytes_allocated, by);
+    fn grew(&self, by: usize, writer: Writer) {
+        // Relaxed: the owner reads its own writes (invariant 1). Nothing reads the peak of `SHARED`.
+        let allocated = bump(&self.bytes_allocated, by as u64, writer);
         let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed));
         if live as i64 > self.peak.load(Relaxed) as i64 {
             self.peak.store(live, Relaxed);
         }
-    }
-
-    /// Like [`allocated`](Self::allocated), but callable from any thread.
-    pub(super) fn allocated_by_any(&self, size: usize) {
-        // Relaxed, as in the next two: counters, which publish no other memory.
-        self.allocations.fetch_add(1, Relaxed);
-        self.bytes_allocated.fetch_add(size as u64, Relaxed);
-    }
-
-    /// Like [`deallocated`](Self::deallocated), but callable from any thread.
-    pub(super) fn deallocated_by_any(&self, size: usize) {
-        self.deallocations.fetch_add(1, Relaxed);
-        self.bytes_deallocated.fetch_add(size as u64, Relaxed);
-    }
-
-    /// Like [`reallocated`](Self::reallocated), but callable from any thread.
-    pub(super) fn reallocated_by_any(&self, old: usize, new: usize) {
-        self.reallocations.fetch_add(1, Relaxed);
-        self.bytes_allocated
-            .fetch_add(new.saturating_sub(old) as u64, Relaxed);
-        self.bytes_deallocated
-            .fetch_add(old.saturating_sub(new) as u64, Relaxed);
     }
 
     /// Reads the counters. Exact for the owner; other threads may see each counter at another moment.

@@ -2,7 +2,7 @@ use std::{fmt, marker::PhantomData};
 
 use super::{
     allocator::{self, is_installed},
-    counters::{self, Block},
+    counters::{self, Block, Writer},
     frames::{ENTERED, Frame, Stack},
     usage::{HeapUsage, Usage},
 };
@@ -52,16 +52,6 @@ struct Tally {
     reallocations: AtomicU64,
     bytes_allocated: AtomicU64,
     bytes_deallocated: AtomicU64,
-}
-
-/// How the counts of an account are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Writer {
-    /// By the single owner of the request: its future, then its body. Uses never overlap, and each
-    /// happens after the former one.
-    Exclusive,
-    /// From any thread.
-    Shared,
 }
 
 /// The result of [`Account::begin`], to be passed to [`Account::leave`].
@@ -138,7 +128,7 @@ impl Account {
         if !is_installed() || self.inexact.load(Relaxed) {
             return None;
         }
-        let mut sum = self.exclusive.read().plus(&self.shared.read());
+        let mut heap = self.exclusive.read().plus(&self.shared.read());
         let mut peak_bytes = self.peak.load(Relaxed);
         let current = ENTERED.try_with(|stack| {
             let block = allocator::own_block()?;
@@ -146,17 +136,10 @@ impl Account {
             Some((start, block.read(), peak))
         });
         if let Ok(Some((start, now, peak))) = current {
-            sum = sum.plus(&now.since(&start));
+            heap = heap.plus(&(now - start));
             peak_bytes = peak_bytes.max(self.peak_with(&start, &now, peak));
         }
-        Some(Usage {
-            allocations: sum.allocations,
-            deallocations: sum.deallocations,
-            reallocations: sum.reallocations,
-            bytes_allocated: sum.bytes_allocated,
-            bytes_deallocated: sum.bytes_deallocated,
-            peak_bytes,
-        })
+        Some(Usage { heap, peak_bytes })
     }
 
     fn address(&self) -> usize {
@@ -255,7 +238,7 @@ impl Account {
         if peak > self.peak.load(Relaxed) {
             self.peak.fetch_max(peak, Relaxed);
         }
-        let moved = now.since(start);
+        let moved = *now - *start;
         match writer {
             Writer::Exclusive => self.exclusive.add(&moved, |counter, by| {
                 counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
@@ -344,6 +327,7 @@ impl fmt::Debug for Account {
 /// assert_eq!(second.usage().expect("installed").bytes_allocated, 8);
 /// # drop(text);
 /// ```
+#[derive(Debug)]
 #[must_use = "the account is left when the guard is dropped"]
 pub struct Entered<'a> {
     entry: Entry,
@@ -356,11 +340,5 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         self.account.leave(self.entry, Writer::Shared);
-    }
-}
-
-impl fmt::Debug for Entered<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entered").finish_non_exhaustive()
     }
 }

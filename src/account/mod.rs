@@ -18,5 +18,6 @@ pub use self::ledger::{Account, Entered};
 pub use self::track::Tracked;
 pub use self::usage::{HeapUsage, Usage};
 
+pub(crate) use self::counters::Writer;
 pub(crate) use self::inside::{Enter, Inside};
-pub(crate) use self::ledger::{Entry, Writer};
+pub(crate) use self::ledger::Entry;

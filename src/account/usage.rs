@@ -1,4 +1,4 @@
-use std::ops::Sub;
+use std::ops::{Deref, Sub};
 
 /// Counts of the allocations credited to an [`Account`](super::Account).
 ///
@@ -27,24 +27,24 @@ use std::ops::Sub;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Blocks allocated: successful calls of `alloc` and `alloc_zeroed`.
-    pub allocations: u64,
-    /// Blocks freed.
-    pub deallocations: u64,
-    /// Blocks resized: successful calls of `realloc`, not included in `allocations`.
-    pub reallocations: u64,
-    /// Bytes allocated, by new blocks and by growing existing ones.
-    pub bytes_allocated: u64,
-    /// Bytes freed, by freeing blocks and by shrinking existing ones.
-    pub bytes_deallocated: u64,
+    /// What was allocated and freed. `Usage` dereferences to it.
+    pub heap: HeapUsage,
     /// The most bytes held at once while the account was entered.
     pub peak_bytes: u64,
 }
 
-/// Heap counters of the whole process, or of one thread, since its start.
+impl Deref for Usage {
+    type Target = HeapUsage;
+
+    fn deref(&self) -> &HeapUsage {
+        &self.heap
+    }
+}
+
+/// Heap counters of the whole process or of one thread since its start, or of an account.
 ///
-/// Returned by [`process_usage`](super::process_usage) and [`thread_usage`](super::thread_usage). The
-/// difference of two readings is what happened between them.
+/// Returned by [`process_usage`](super::process_usage) and [`thread_usage`](super::thread_usage), and
+/// part of [`Usage`]. The difference of two readings is what happened between them.
 ///
 /// # Examples
 ///
@@ -85,27 +85,20 @@ impl HeapUsage {
         self.bytes_allocated.wrapping_sub(self.bytes_deallocated) as i64
     }
 
-    /// Returns the counts since `start`.
-    #[inline]
-    pub(super) const fn since(&self, start: &Self) -> Self {
-        Self {
-            allocations: self.allocations.wrapping_sub(start.allocations),
-            deallocations: self.deallocations.wrapping_sub(start.deallocations),
-            reallocations: self.reallocations.wrapping_sub(start.reallocations),
-            bytes_allocated: self.bytes_allocated.wrapping_sub(start.bytes_allocated),
-            bytes_deallocated: self.bytes_deallocated.wrapping_sub(start.bytes_deallocated),
-        }
-    }
-
     /// Returns the sum of both.
     #[inline]
-    pub(super) const fn plus(&self, other: &Self) -> Self {
+    pub(super) fn plus(&self, other: &Self) -> Self {
+        self.zip(other, u64::wrapping_add)
+    }
+
+    #[inline]
+    fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         Self {
-            allocations: self.allocations.wrapping_add(other.allocations),
-            deallocations: self.deallocations.wrapping_add(other.deallocations),
-            reallocations: self.reallocations.wrapping_add(other.reallocations),
-            bytes_allocated: self.bytes_allocated.wrapping_add(other.bytes_allocated),
-            bytes_deallocated: self.bytes_deallocated.wrapping_add(other.bytes_deallocated),
+            allocations: f(self.allocations, other.allocations),
+            deallocations: f(self.deallocations, other.deallocations),
+            reallocations: f(self.reallocations, other.reallocations),
+            bytes_allocated: f(self.bytes_allocated, other.bytes_allocated),
+            bytes_deallocated: f(self.bytes_deallocated, other.bytes_deallocated),
         }
     }
 }
@@ -114,29 +107,8 @@ impl HeapUsage {
 impl Sub for HeapUsage {
     type Output = Self;
 
+    #[inline]
     fn sub(self, earlier: Self) -> Self {
-        self.since(&earlier)
-    }
-}
-
-/// The counts of an account between two readings, with the earlier one on the right. The peak in
-/// between is unknown, so the difference has none.
-impl Sub for Usage {
-    type Output = HeapUsage;
-
-    fn sub(self, earlier: Self) -> HeapUsage {
-        self.totals() - earlier.totals()
-    }
-}
-
-impl Usage {
-    const fn totals(&self) -> HeapUsage {
-        HeapUsage {
-            allocations: self.allocations,
-            deallocations: self.deallocations,
-            reallocations: self.reallocations,
-            bytes_allocated: self.bytes_allocated,
-            bytes_deallocated: self.bytes_deallocated,
-        }
+        self.zip(&earlier, u64::wrapping_sub)
     }
 }

@@ -11,7 +11,7 @@ use super::{
     state::PoolState, tag::Tag, thread_cache::ThreadCache,
 };
 use crate::{
-    arena::{Arena, ArenaSlot, IdleArena, Recycler},
+    arena::{ArenaSlot, IdleArena, Recycler},
     sync::{Arc, Ordering},
 };
 

@@ -255,7 +255,7 @@ mod tests {
         let plain = report();
         assert_eq!(plain.to_string(), "{unmatched}: completed after 1.5ms");
         let mut usage = Usage::default();
-        (usage.bytes_allocated, usage.allocations) = (412, 7);
+        (usage.heap.bytes_allocated, usage.heap.allocations) = (412, 7);
         let full = ScopeReport {
             outcome: Outcome::DeadlineExceeded,
             deadline_source: Some(DeadlineSource::Layer),

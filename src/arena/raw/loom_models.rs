@@ -13,7 +13,7 @@ use loom::{
 
 use super::{
     Allocate, Arena, Cursor, IdleArena, Recycler, Retain,
-    chunk::{Access, Use},
+    chunk::{Access, Chunk, Use},
 };
 use crate::sync::Arc;
 
@@ -97,7 +97,7 @@ fn a_tail_given_back_goes_to_one_owner() {
         // SAFETY: nothing points into the region.
         #[expect(unsafe_code, reason = "the model drives the raw operation")]
         unsafe {
-            first.shrink(&mut region, 4, Use::Used, Access::Shared);
+            Chunk::shrink(&mut region, 4, Use::Used, Access::Shared);
         }
         let mine = first
             .copy_slice(&[1_u8; 8])
@@ -128,7 +128,7 @@ fn two_threads_that_both_find_the_chunk_full_both_get_memory() {
         let (other, kept) = thread.join().expect("no panic");
         assert!(mine.as_ptr().addr().abs_diff(other) >= 8);
         assert_eq!(mine, &[1_u8; 8]);
-        assert_eq!(first.used(), 16, "both are counted");
+        assert_eq!(first.allocated_bytes(), 16, "both are counted");
         drop(kept);
     });
 }
@@ -214,7 +214,7 @@ fn an_exclusive_cursor_starts_behind_what_others_took() {
         drop(cursor);
         let other = thread.join().expect("no panic");
         assert!(mine.abs_diff(other) >= 8, "the same bytes twice");
-        assert!(first.used() >= 17);
+        assert!(first.allocated_bytes() >= 17);
     });
 }
 
@@ -239,7 +239,11 @@ fn a_cursor_gives_its_tail_back_while_another_thread_allocates() {
         assert!(more.as_ptr().addr().abs_diff(other) >= 8);
         assert_eq!((&*mine, &*more), (&[1_u8; 4][..], &[3_u8; 8][..]));
         drop(kept);
-        assert!([24, 25, 32, 40].contains(&first.used()), "{}", first.used());
+        assert!(
+            [24, 25, 32, 40].contains(&first.allocated_bytes()),
+            "{}",
+            first.allocated_bytes()
+        );
     });
 }
 
