@@ -205,7 +205,7 @@ fn fails<'a, R>(
     f: impl FnOnce(&'a Arena) -> Result<R, ArenaError>,
 ) {
     let earlier = arena.alloc_str("earlier contents");
-    let slice = arena.alloc_slice_fill_with(10, |i| i as u64);
+    let slice = arena.alloc_slice_fill_iter((0..10).map(|i| i as u64));
     let (used, capacity) = (arena.allocated_bytes(), arena.capacity());
 
     let Err(error) = refusing_chunks(|| f(arena)) else {
@@ -318,10 +318,10 @@ fn a_value_that_could_not_be_pushed_is_dropped_once() {
 #[test]
 fn short_of_memory_an_arena_takes_what_is_asked_and_nothing_in_advance() {
     let arena = Arena::new();
-    arena.alloc_slice_fill_with(4000, |_| 1_u8);
+    arena.alloc_slice_fill_iter((0..4000).map(|_| 1_u8));
     let before = arena.capacity();
     // A new chunk would be of 8 KiB, which is refused; the 3000 bytes alone are not.
-    let text = refusing_chunks(|| arena.alloc_slice_fill_with(3000, |i| i as u8));
+    let text = refusing_chunks(|| arena.alloc_slice_fill_iter((0..3000).map(|i| i as u8)));
     assert_eq!(text.len(), 3000);
     assert_eq!(arena.capacity() - before, 3000);
 
@@ -329,7 +329,7 @@ fn short_of_memory_an_arena_takes_what_is_asked_and_nothing_in_advance() {
     let list_arena = Arena::new();
     let mut list = list_arena.vec_with_capacity(3000);
     list.extend_from_slice(&[1_u8; 3000]);
-    list_arena.alloc_slice_fill_with(900, |_| 2_u8);
+    list_arena.alloc_slice_fill_iter((0..900).map(|_| 2_u8));
     refusing_chunks(|| list.extend_from_slice(&[3; 500]));
     assert_eq!(list.len(), 3500);
     assert_eq!((list[2999], list[3000]), (1, 3));
@@ -352,8 +352,8 @@ fn an_infallible_method_panics_with_the_numbers() {
         ("alloc_slice_copy", &|| {
             arena.alloc_slice_copy(long.as_bytes());
         }),
-        ("alloc_slice_fill_with", &|| {
-            arena.alloc_slice_fill_with(ASKED, |_| 0_u8);
+        ("alloc_slice_fill_iter", &|| {
+            arena.alloc_slice_fill_iter((0..ASKED).map(|_| 0_u8));
         }),
         ("format", &|| {
             arena.alloc_fmt(format_args!("{long}"));

@@ -98,28 +98,6 @@ impl<'a> Cursor<'a> {
         self.copy_slice(values)
     }
 
-    /// Clones `values` into the arena.
-    ///
-    /// To handle a lack of memory, use
-    /// [`try_alloc_slice_fill_iter`](Self::try_alloc_slice_fill_iter) with `values.iter().cloned()`.
-    pub fn alloc_slice_clone<T: Clone>(&mut self, values: &[T]) -> &'a mut [T] {
-        let () = NoDropGlue::<T>::CHECK;
-        self.alloc_slice_fill_iter(values.iter().cloned())
-    }
-
-    /// A slice of `len` values, each made by `value` from its index.
-    ///
-    /// To handle a lack of memory, use
-    /// [`try_alloc_slice_fill_iter`](Self::try_alloc_slice_fill_iter) with `(0..len).map(value)`.
-    pub fn alloc_slice_fill_with<T>(
-        &mut self,
-        len: usize,
-        value: impl FnMut(usize) -> T,
-    ) -> &'a mut [T] {
-        let () = NoDropGlue::<T>::CHECK;
-        self.alloc_slice_fill_iter((0..len).map(value))
-    }
-
     /// A slice of the iterator's values.
     ///
     /// The iterator's `size_hint` decides how much memory is taken in advance. A wrong one costs memory
@@ -148,13 +126,8 @@ impl<'a> Cursor<'a> {
         values: impl IntoIterator<Item = T>,
     ) -> Result<&'a mut [T], ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
-        let values = values.into_iter();
         let mut slice = self.vec();
-        slice.try_reserve(values.size_hint().0)?;
-        for value in values {
-            slice.try_reserve(1)?;
-            slice.push(value);
-        }
+        slice.try_extend(values)?;
         Ok(slice.into_slice())
     }
 
@@ -177,14 +150,12 @@ impl<'a> Cursor<'a> {
     #[must_use]
     #[inline]
     pub fn string(&mut self) -> CursorString<'_, 'a> {
-        ArenaString::in_segment(self)
+        ArenaString::in_place_of(self.vec())
     }
 
     /// An empty text with room for `capacity` bytes.
     #[must_use]
     pub fn string_with_capacity(&mut self, capacity: usize) -> CursorString<'_, 'a> {
-        let mut text = self.string();
-        text.reserve(capacity);
-        text
+        ArenaString::in_place_of(self.vec_with_capacity(capacity))
     }
 }

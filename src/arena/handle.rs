@@ -120,36 +120,20 @@ impl Arena {
         self.copy_slice(values)
     }
 
-    /// Clones `values` into the arena.
-    ///
-    /// To handle a lack of memory, use
-    /// [`try_alloc_slice_fill_iter`](Self::try_alloc_slice_fill_iter) with `values.iter().cloned()`.
-    pub fn alloc_slice_clone<T: Clone>(&self, values: &[T]) -> &mut [T] {
-        let () = NoDropGlue::<T>::CHECK;
-        self.alloc_slice_fill_iter(values.iter().cloned())
-    }
-
-    /// A slice of `len` values, each made by `value` from its index.
-    ///
-    /// To handle a lack of memory, use
-    /// [`try_alloc_slice_fill_iter`](Self::try_alloc_slice_fill_iter) with `(0..len).map(value)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let arena = tower_memory::Arena::new();
-    /// assert_eq!(arena.alloc_slice_fill_with(4, |i| i * i), &[0, 1, 4, 9]);
-    /// ```
-    pub fn alloc_slice_fill_with<T>(&self, len: usize, value: impl FnMut(usize) -> T) -> &mut [T] {
-        let () = NoDropGlue::<T>::CHECK;
-        self.alloc_slice_fill_iter((0..len).map(value))
-    }
-
     /// A slice of the iterator's values.
     ///
     /// The iterator's `size_hint` decides how much memory is taken in advance. A wrong one costs memory
     /// (or panics, if there is not that much), and changes no value. If the iterator panics, the memory
     /// taken so far stays unused until the arena is recycled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let arena = tower_memory::Arena::new();
+    /// let squares = arena.alloc_slice_fill_iter((1..4).map(|n| n * n));
+    /// let copies = arena.alloc_slice_fill_iter(squares.iter().cloned());
+    /// assert_eq!(copies, &[1, 4, 9]);
+    /// ```
     pub fn alloc_slice_fill_iter<T>(&self, values: impl IntoIterator<Item = T>) -> &mut [T] {
         let () = NoDropGlue::<T>::CHECK;
         or_panic!(self.try_alloc_slice_fill_iter(values))
@@ -167,10 +151,7 @@ impl Arena {
         let () = NoDropGlue::<T>::CHECK;
         let values = values.into_iter();
         let mut slice = ArenaVec::with_capacity(self, values.size_hint().0)?;
-        for value in values {
-            slice.try_reserve(1)?;
-            slice.push(value);
-        }
+        slice.try_extend(values)?;
         Ok(slice.into_slice())
     }
 
@@ -219,7 +200,7 @@ impl Arena {
     /// An empty text with room for `capacity` bytes.
     #[must_use]
     pub fn string_with_capacity(&self, capacity: usize) -> ArenaString<'_> {
-        or_panic!(ArenaString::with_capacity(self, capacity))
+        ArenaString::in_place_of(self.vec_with_capacity(capacity))
     }
 
     /// An empty byte buffer, which takes memory with its first byte and keeps the arena alive.

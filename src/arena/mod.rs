@@ -14,8 +14,8 @@
 //! | bytes for a response body | [`ArenaBuf`], frozen into [`Bytes`](bytes::Bytes) without a copy |
 //! | maps, sets, boxed trait objects | the feature `allocator-api2`: `Arena` and `&Arena` are allocators |
 //!
-//! The collections are generic over their [`Storage`]: [`OwnedRegion`] by default, and [`Segment`] in
-//! a cursor.
+//! The collections' last parameter says where their memory lies: in a region of the arena by default,
+//! or in the segment of a cursor.
 
 mod boxed;
 mod buffer;
@@ -33,8 +33,9 @@ pub use self::error::{ArenaError, ArenaErrorKind};
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
 pub use self::raw::{
-    Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec, Drain,
-    IntoIter, OwnedRegion, Segment, Storage,
+    Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec, IntoIter,
 };
+#[doc(hidden)]
+pub use self::raw::{Drain, OwnedRegion, Segment, Storage};
 
 pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};

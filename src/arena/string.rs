@@ -1,21 +1,18 @@
 //! The traits of `String` that need no access to memory: everything else is in `raw/string.rs`.
 
 use std::{
-    borrow::{Borrow, Cow},
+    borrow::Borrow,
     cmp::Ordering,
     fmt,
     hash::{Hash, Hasher},
 };
 
-use super::{
-    error::or_panic,
-    raw::{ArenaString, OwnedRegion, Storage},
-};
+use super::raw::{ArenaString, OwnedRegion, Storage};
 
 /// The clone is in the same arena.
 impl<'a> Clone for ArenaString<'a, OwnedRegion<'a>> {
     fn clone(&self) -> Self {
-        let mut clone = or_panic!(Self::with_capacity(self.arena(), self.len()));
+        let mut clone = self.arena().string_with_capacity(self.len());
         clone.push_str(self);
         clone
     }
@@ -37,23 +34,9 @@ impl<'a, S: Storage<'a>> Extend<char> for ArenaString<'a, S> {
     }
 }
 
-impl<'s, 'a, S: Storage<'a>> Extend<&'s str> for ArenaString<'a, S> {
-    fn extend<I: IntoIterator<Item = &'s str>>(&mut self, texts: I) {
-        for text in texts {
-            self.push_str(text);
-        }
-    }
-}
-
 impl<'a, S: Storage<'a>> AsRef<str> for ArenaString<'a, S> {
     fn as_ref(&self) -> &str {
         self
-    }
-}
-
-impl<'a, S: Storage<'a>> AsRef<[u8]> for ArenaString<'a, S> {
-    fn as_ref(&self) -> &[u8] {
-        self.as_bytes()
     }
 }
 
@@ -63,36 +46,18 @@ impl<'a, S: Storage<'a>> Borrow<str> for ArenaString<'a, S> {
     }
 }
 
-impl<'a, 'b, S: Storage<'a>, R: Storage<'b>> PartialEq<ArenaString<'b, R>> for ArenaString<'a, S> {
-    fn eq(&self, other: &ArenaString<'b, R>) -> bool {
-        **self == **other
+/// With a `str`, a `String`, or another text in an arena.
+impl<'a, S: Storage<'a>, R: AsRef<str> + ?Sized> PartialEq<R> for ArenaString<'a, S> {
+    fn eq(&self, other: &R) -> bool {
+        **self == *other.as_ref()
     }
 }
 
-/// Implements comparison with `$other` in both directions.
-macro_rules! equals {
-    ($($other:ty),+) => {$(
-        impl<'a, S: Storage<'a>> PartialEq<$other> for ArenaString<'a, S> {
-            fn eq(&self, other: &$other) -> bool {
-                **self == other[..]
-            }
-        }
-
-        impl<'a, S: Storage<'a>> PartialEq<ArenaString<'a, S>> for $other {
-            fn eq(&self, other: &ArenaString<'a, S>) -> bool {
-                self[..] == **other
-            }
-        }
-    )+};
-}
-
-equals!(str, &str, String, Cow<'_, str>);
-
 impl<'a, S: Storage<'a>> Eq for ArenaString<'a, S> {}
 
-impl<'a, 'b, S: Storage<'a>, R: Storage<'b>> PartialOrd<ArenaString<'b, R>> for ArenaString<'a, S> {
-    fn partial_cmp(&self, other: &ArenaString<'b, R>) -> Option<Ordering> {
-        Some((**self).cmp(other))
+impl<'a, S: Storage<'a>, R: AsRef<str> + ?Sized> PartialOrd<R> for ArenaString<'a, S> {
+    fn partial_cmp(&self, other: &R) -> Option<Ordering> {
+        Some((**self).cmp(other.as_ref()))
     }
 }
 

@@ -1,18 +1,10 @@
 //! The methods and traits of `Vec` that need no access to memory: everything else is in `raw/vec.rs`
 //! and `raw/drain.rs`.
 
-use std::{
-    borrow::{Borrow, BorrowMut},
-    cmp::Ordering,
-    fmt,
-    hash::{Hash, Hasher},
-    iter,
-    ops::RangeBounds,
-    slice,
-};
+use std::{fmt, iter, ops::RangeBounds, slice};
 
 use super::{
-    error::or_panic,
+    error::{ArenaError, or_panic},
     raw::{ArenaVec, OwnedRegion, Storage, within},
 };
 
@@ -49,30 +41,12 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
     ///
     /// If `index` is out of bounds.
     pub fn remove(&mut self, index: usize) -> T {
-        self.pop_moved(index, |tail| tail.rotate_left(1))
-    }
-
-    /// Removes and returns the value at `index`, and moves the last value into its place.
-    ///
-    /// # Panics
-    ///
-    /// If `index` is out of bounds.
-    pub fn swap_remove(&mut self, index: usize) -> T {
-        self.pop_moved(index, |tail| {
-            let last = tail.len() - 1;
-            tail.swap(0, last);
-        })
-    }
-
-    /// Moves the value at `index` to the end, and returns it.
-    #[inline]
-    fn pop_moved(&mut self, index: usize, to_the_end: impl FnOnce(&mut [T])) -> T {
         let len = self.len();
         assert!(
             index < len,
             "removal index (is {index}) should be < len (is {len})"
         );
-        to_the_end(&mut self[index..]);
+        self[index..].rotate_left(1);
         match self.pop() {
             Some(value) => value,
             None => unreachable!("`index` is in bounds"),
@@ -110,12 +84,27 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
             self.push(value);
         }
     }
+
+    /// As [`extend`](Extend::extend), but returns an error instead of panicking. Values that were
+    /// appended before stay.
+    pub(super) fn try_extend(
+        &mut self,
+        values: impl IntoIterator<Item = T>,
+    ) -> Result<(), ArenaError> {
+        let values = values.into_iter();
+        self.try_reserve(values.size_hint().0)?;
+        for value in values {
+            self.try_reserve(1)?;
+            self.push(value);
+        }
+        Ok(())
+    }
 }
 
 /// The clone is in the same arena.
 impl<'a, T: Clone> Clone for ArenaVec<'a, T, OwnedRegion<'a>> {
     fn clone(&self) -> Self {
-        let mut clone = or_panic!(Self::with_capacity(self.arena(), self.len()));
+        let mut clone = self.arena().vec_with_capacity(self.len());
         clone.extend(self.iter().cloned());
         clone
     }
@@ -123,17 +112,7 @@ impl<'a, T: Clone> Clone for ArenaVec<'a, T, OwnedRegion<'a>> {
 
 impl<'a, T, S: Storage<'a>> Extend<T> for ArenaVec<'a, T, S> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, values: I) {
-        let values = values.into_iter();
-        self.reserve(values.size_hint().0);
-        for value in values {
-            self.push(value);
-        }
-    }
-}
-
-impl<'v, 'a, T: Copy + 'v, S: Storage<'a>> Extend<&'v T> for ArenaVec<'a, T, S> {
-    fn extend<I: IntoIterator<Item = &'v T>>(&mut self, values: I) {
-        self.extend(values.into_iter().copied());
+        or_panic!(self.try_extend(values));
     }
 }
 
@@ -157,24 +136,6 @@ impl<'v, 'a, T, S: Storage<'a>> IntoIterator for &'v mut ArenaVec<'a, T, S> {
 
 impl<'a, T, S: Storage<'a>> AsRef<[T]> for ArenaVec<'a, T, S> {
     fn as_ref(&self) -> &[T] {
-        self
-    }
-}
-
-impl<'a, T, S: Storage<'a>> AsMut<[T]> for ArenaVec<'a, T, S> {
-    fn as_mut(&mut self) -> &mut [T] {
-        self
-    }
-}
-
-impl<'a, T, S: Storage<'a>> Borrow<[T]> for ArenaVec<'a, T, S> {
-    fn borrow(&self) -> &[T] {
-        self
-    }
-}
-
-impl<'a, T, S: Storage<'a>> BorrowMut<[T]> for ArenaVec<'a, T, S> {
-    fn borrow_mut(&mut self) -> &mut [T] {
         self
     }
 }
@@ -204,33 +165,11 @@ macro_rules! equals {
 equals! {
     [] [U],
     [] &[U],
-    [] &mut [U],
     [const N: usize] [U; N],
-    [const N: usize] &[U; N],
     [] Vec<U>,
 }
 
 impl<'a, T: Eq, S: Storage<'a>> Eq for ArenaVec<'a, T, S> {}
-
-impl<'a, 'b, T: PartialOrd, S: Storage<'a>, R: Storage<'b>> PartialOrd<ArenaVec<'b, T, R>>
-    for ArenaVec<'a, T, S>
-{
-    fn partial_cmp(&self, other: &ArenaVec<'b, T, R>) -> Option<Ordering> {
-        (**self).partial_cmp(&**other)
-    }
-}
-
-impl<'a, T: Ord, S: Storage<'a>> Ord for ArenaVec<'a, T, S> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (**self).cmp(&**other)
-    }
-}
-
-impl<'a, T: Hash, S: Storage<'a>> Hash for ArenaVec<'a, T, S> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (**self).hash(state);
-    }
-}
 
 impl<'a, T: fmt::Debug, S: Storage<'a>> fmt::Debug for ArenaVec<'a, T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(LOCKED.get() - before, 1100, "one for each new chunk");
         let [first, second] = [used(&pool), used(&pool)];
         let large = used(&pool);
-        large.alloc_slice_fill_with(2 << 20, |_| 1_u8);
+        large.alloc_slice_fill_iter((0..2 << 20).map(|_| 1_u8));
         // Into the thread cache, from there to the shared cache, and more than that can hold.
         assert_eq!(locks(arenas), 0);
         assert_eq!(locks(large), 0, "with chunks that are freed");

@@ -80,7 +80,7 @@ fn the_infallible_methods_panic_with_the_numbers() {
         panic_text(|| arena.vec_with_capacity::<u16>(n)),
         panic_text(|| arena.string_with_capacity(n)),
         panic_text(|| arena.buf_with_capacity(n)),
-        panic_text(|| arena.alloc_slice_fill_with(n, |_| 0_u8)),
+        panic_text(|| arena.alloc_slice_fill_iter((0..n).map(|_| 0_u8))),
         panic_text(|| arena.alloc_slice_fill_iter((0..n).map(|_| 0_u8))),
         panic_text(|| arena.vec::<u8>().reserve(n)),
         panic_text(|| arena.vec::<u8>().reserve_exact(n)),

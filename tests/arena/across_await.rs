@@ -6,7 +6,7 @@ use tower_memory::{Arena, RequestScope};
 async fn by_extractor(mut arena: Arena) -> String {
     let mut cursor = arena.exclusive_cursor();
     let count = cursor.alloc(0_u32);
-    let names = cursor.alloc_slice_fill_with(2, |n| n);
+    let names = cursor.alloc_slice_fill_iter(0..2);
     let first = cursor.alloc_fmt(format_args!("item-{}", names[0]));
     tokio::task::yield_now().await;
     *count += 1;

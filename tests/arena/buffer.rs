@@ -97,7 +97,7 @@ fn frozen_bytes_keep_the_arena_alive_and_give_it_back_last() {
     drop(bytes);
     // Another arena is not this one.
     let other = pool.rent();
-    other.alloc_slice_fill_with(4000, |_| 1_u8);
+    other.alloc_slice_fill_iter((0..4000).map(|_| 1_u8));
     assert_eq!(pool.stats().rented, 2);
     thread::spawn(move || {
         assert_eq!(clone, [7; 1000].as_slice());

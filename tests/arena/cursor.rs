@@ -162,11 +162,13 @@ impl<'a> World<'a> {
             }
             Op::Clone(c, n) => {
                 let odds: Vec<Odd> = (0..n).map(odd).collect();
-                self.odds
-                    .push((self.cursors[c].alloc_slice_clone(&odds), odds));
+                self.odds.push((
+                    self.cursors[c].alloc_slice_fill_iter(odds.iter().cloned()),
+                    odds,
+                ));
             }
             Op::FillWith(c, n) => {
-                let slice = self.cursors[c].alloc_slice_fill_with(n, word);
+                let slice = self.cursors[c].alloc_slice_fill_iter((0..n).map(word));
                 self.words.push((slice, (0..n).map(word).collect()));
             }
             Op::FillIter(c, n) => {
@@ -187,7 +189,10 @@ impl<'a> World<'a> {
                 assert_eq!(cursor.alloc(()), &());
                 assert!(cursor.vec::<Odd>().into_slice().is_empty());
                 assert!(cursor.string().into_str().is_empty());
-                assert_eq!(cursor.alloc_slice_fill_with(seed, |_| ()).len(), seed);
+                assert_eq!(
+                    cursor.alloc_slice_fill_iter((0..seed).map(|_| ())).len(),
+                    seed
+                );
                 assert_eq!(cursor.remaining(), room);
             }
             Op::Vec {
@@ -375,7 +380,7 @@ proptest! {
     ) {
         let pool = ArenaPool::builder().initial_bytes(first_chunk).build().unwrap();
         if recycled {
-            pool.rent().alloc_slice_fill_with(first_chunk, |_| 0xEE_u8);
+            pool.rent().alloc_slice_fill_iter((0..first_chunk).map(|_| 0xEE_u8));
         }
         let arena = pool.rent();
         let mut world = World::new(&arena);
@@ -583,7 +588,7 @@ fn short_texts_fit_wherever_a_chunk_ends() {
     for (size, used) in (57..=64).flat_map(|size| (0..=size).map(move |used| (size, used))) {
         for number in [7_u64, 1234, 1_234_567, 123_456_789_012] {
             let arena = Arena::with_capacity(size);
-            let before = arena.alloc_slice_fill_with(used, |_| 0xa5_u8);
+            let before = arena.alloc_slice_fill_iter((0..used).map(|_| 0xa5_u8));
             let mut cursor = arena.cursor();
             let own = cursor.alloc_fmt(format_args!("{number}+{number}"));
             let list = cursor.alloc_slice_fill_iter((0..3_u8).chain([9]));
@@ -617,7 +622,8 @@ fn lists_and_texts_of_a_cursor_can_do_what_those_of_an_arena_can() {
     drop(list);
 
     let mut text = cursor.string();
-    text.extend(["a", "\u{e4}"]);
+    text.push_str("a");
+    text.push_str("\u{e4}");
     text.extend(['b', '\u{1f600}']);
     assert_eq!(text, "a\u{e4}b\u{1f600}");
     assert_eq!(text, *"a\u{e4}b\u{1f600}");

@@ -180,13 +180,14 @@ impl<'a> World<'a> {
             }
             Op::SliceClone(len) => {
                 let model = pattern(seed, len);
-                self.bytes.push((arena.alloc_slice_clone(&model), model));
+                self.bytes
+                    .push((arena.alloc_slice_fill_iter(model.iter().cloned()), model));
             }
             Op::FillWith(len) => {
                 let value = |i| (seed * i) as u64;
                 let model = (0..len).map(value).collect();
                 self.words
-                    .push((arena.alloc_slice_fill_with(len, value), model));
+                    .push((arena.alloc_slice_fill_iter((0..len).map(value)), model));
             }
             Op::FillIter(len) => {
                 // A hint that is right, one that knows nothing.
@@ -208,7 +209,10 @@ impl<'a> World<'a> {
                 let before = arena.allocated_bytes();
                 assert_eq!(arena.alloc_str(""), "");
                 assert!(arena.alloc_slice_copy::<u64>(&[]).is_empty());
-                assert_eq!(arena.alloc_slice_fill_with(1000, |_| ()), [(); 1000]);
+                assert_eq!(
+                    arena.alloc_slice_fill_iter((0..1000).map(|_| ())),
+                    [(); 1000]
+                );
                 arena.alloc(());
                 arena.alloc_slice_copy(&[[0_u64; 0]; 5]);
                 assert!(arena.vec::<u8>().into_slice().is_empty());

@@ -64,7 +64,8 @@ fn fails_at(at: u64) -> impl Fn(u64) -> u64 {
 fn user_code_that_panics_in_a_cursor_leaves_it_usable() {
     let pool = ArenaPool::new();
     // Used before, so what was never written does not look like zeros.
-    pool.rent().alloc_slice_fill_with(16 * 1024, |_| 0xEE_u8);
+    pool.rent()
+        .alloc_slice_fill_iter((0..16 * 1024).map(|_| 0xEE_u8));
     let arena = pool.rent();
     let clones = Cell::new(0);
     let source: [Clones<'_>; 8] = std::array::from_fn(|_| Clones(&clones));
@@ -73,12 +74,15 @@ fn user_code_that_panics_in_a_cursor_leaves_it_usable() {
     let room = cursor.remaining();
     let fill = |i: usize| fails_at(20)(i as u64);
     assert_eq!(
-        panic_text(|| cursor.alloc_slice_fill_with(30, fill)),
+        panic_text(|| cursor.alloc_slice_fill_iter((0..30).map(fill))),
         "quiet"
     );
     let values = (0..30).map(fails_at(29));
     assert_eq!(panic_text(|| cursor.alloc_slice_fill_iter(values)), "quiet");
-    assert_eq!(panic_text(|| cursor.alloc_slice_clone(&source)), "quiet");
+    assert_eq!(
+        panic_text(|| cursor.alloc_slice_fill_iter(source.iter().cloned())),
+        "quiet"
+    );
     assert_eq!(
         panic_text(|| cursor.alloc_fmt(format_args!("{Displays}"))),
         "quiet"

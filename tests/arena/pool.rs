@@ -75,7 +75,7 @@ proptest! {
                     let i = i % out.len();
                     if let Some(arena) = out[i].handles.first() {
                         let capacity = arena.capacity();
-                        arena.alloc_slice_fill_with(n, |_| 1_u8);
+                        arena.alloc_slice_fill_iter((0..n).map(|_| 1_u8));
                         taken += arena.capacity() - capacity;
                     }
                 }
@@ -153,7 +153,7 @@ fn an_arena_keeps_its_largest_chunk_within_the_limit() {
     let pool = small_pool();
     let arena = pool.rent();
     for _ in 0..20 {
-        arena.alloc_slice_fill_with(900, |_| 1_u8);
+        arena.alloc_slice_fill_iter((0..900).map(|_| 1_u8));
     }
     let large = arena.capacity();
     assert!(large > MAX_ARENA);
@@ -170,7 +170,7 @@ fn an_arena_keeps_its_largest_chunk_within_the_limit() {
 fn an_arena_that_is_too_large_as_a_whole_is_not_kept() {
     let pool = small_pool();
     let arena = pool.rent();
-    arena.alloc_slice_fill_with(MAX_ARENA + 1, |_| 1_u8);
+    arena.alloc_slice_fill_iter((0..MAX_ARENA + 1).map(|_| 1_u8));
     let bytes = arena.capacity();
     drop(arena);
     let stats = pool.stats();

@@ -17,7 +17,7 @@ fn recycled(wipe: bool) -> (ArenaPool, Arena) {
         .build()
         .unwrap();
     let arena = pool.rent();
-    let first = arena.alloc_slice_fill_with(BYTES, |_| CANARY);
+    let first = arena.alloc_slice_fill_iter((0..BYTES).map(|_| CANARY));
     let place = first.as_ptr().addr();
     assert_eq!(arena.capacity(), BYTES);
     drop(arena);
@@ -52,9 +52,9 @@ fn nothing_shows_what_a_former_request_wrote() {
         assert!(list.into_iter().eq([1; 10].into_iter().chain([2; 20])));
         assert!(arena.string_with_capacity(100).is_empty());
         assert_eq!(arena.alloc_fmt(format_args!("{:>30}", 7)).trim(), "7");
-        assert_clean(arena.alloc_slice_fill_with(100, |_| 0));
+        assert_clean(arena.alloc_slice_fill_iter((0..100).map(|_| 0)));
         assert_clean(arena.alloc_slice_fill_iter(std::iter::repeat_n(0, 100)));
-        assert_clean(arena.alloc_slice_clone(&[0; 100]));
+        assert_clean(arena.alloc_slice_fill_iter([0; 100].iter().cloned()));
         // A hint that promises more values than there are.
         let fewer = std::iter::from_fn({
             let mut left = 3;
@@ -66,7 +66,7 @@ fn nothing_shows_what_a_former_request_wrote() {
         assert!(cursor.vec_with_capacity::<u8>(100).is_empty());
         assert!(cursor.vec_with_capacity::<u8>(100).into_slice().is_empty());
         assert!(cursor.string_with_capacity(100).into_str().is_empty());
-        assert_clean(cursor.alloc_slice_fill_with(100, |_| 0));
+        assert_clean(cursor.alloc_slice_fill_iter((0..100).map(|_| 0)));
     }
 }
 

@@ -120,7 +120,8 @@ async fn a_hot_arena_is_trimmed_once_a_request_has_grown_it() {
     sleep(9 * INTERVAL).await;
     assert_eq!(pool.stats().pooled, 1, "hot");
     // The last request: no later rent starts the task.
-    pool.rent().alloc_slice_fill_with(300_000, |_| 1_u8);
+    pool.rent()
+        .alloc_slice_fill_iter((0..300_000).map(|_| 1_u8));
     assert!(pool.stats().pooled_bytes >= 300_000);
     sleep(2 * INTERVAL + INTERVAL / 2).await;
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));

@@ -23,7 +23,7 @@ fn use_all(arena: &Arena, mark: u64, rounds: u64) {
     let mut frozen = Vec::new();
     for round in 0..rounds {
         let value = mark << 32 | round;
-        kept.push(cursor.alloc_slice_fill_with(1 + round as usize % 9, |_| value));
+        kept.push(cursor.alloc_slice_fill_iter((0..1 + round as usize % 9).map(|_| value)));
         kept.push(std::slice::from_mut(arena.alloc(value)));
         texts.push(cursor.alloc_fmt(format_args!("{value}")));
         list.push(value);
@@ -178,7 +178,7 @@ fn pools_that_end_while_arenas_come_back_leave_nothing_behind() {
         let pool = ArenaPool::builder().initial_bytes(256).build().unwrap();
         let out: Vec<Arena> = (0..6).map(|_| pool.rent()).collect();
         for (n, arena) in out.into_iter().enumerate() {
-            arena.alloc_slice_fill_with(1 + (round + n) % 100, |_| 1_u8);
+            arena.alloc_slice_fill_iter((0..1 + (round + n) % 100).map(|_| 1_u8));
             if n % 3 == 0 {
                 drop(arena);
             } else {

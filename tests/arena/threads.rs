@@ -101,7 +101,8 @@ fn two_threads_in_one_arena_never_meet() {
                     let mut text = arena.string();
                     for round in 0..ROUNDS {
                         let len = (round * 7 + thread) % 40;
-                        let slice = arena.alloc_slice_fill_with(len, |at| mark(thread, round, at));
+                        let slice =
+                            arena.alloc_slice_fill_iter((0..len).map(|at| mark(thread, round, at)));
                         slices.push(slice);
                         list.push(mark(thread, round, 0));
                         text.push(if thread == 1 { 'a' } else { 'b' });

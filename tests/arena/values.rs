@@ -188,19 +188,22 @@ fn user_code_that_panics_midway_leaves_the_arena_usable() {
     };
     let clones = Cell::new(0);
     let source = std::array::from_fn::<_, 8, _>(|_| Clones(&clones));
-    let mut list = arena.vec_with_capacity(2);
+    let mut list = arena.vec_with_capacity::<usize>(2);
     let mut buf = arena.buf();
     let mut text = arena.string();
 
     assert_eq!(
-        panic_text(|| arena.alloc_slice_fill_with(100, fails_at(50))),
+        panic_text(|| arena.alloc_slice_fill_iter((0..100).map(fails_at(50)))),
         "quiet"
     );
     assert_eq!(
         panic_text(|| arena.alloc_slice_fill_iter((0..100).map(fails_at(99)))),
         "quiet"
     );
-    assert_eq!(panic_text(|| arena.alloc_slice_clone(&source)), "quiet");
+    assert_eq!(
+        panic_text(|| arena.alloc_slice_fill_iter(source.iter().cloned())),
+        "quiet"
+    );
     assert_eq!(
         panic_text(|| arena.alloc_fmt(format_args!("{Displays}"))),
         "quiet"
@@ -228,7 +231,7 @@ fn user_code_that_panics_midway_leaves_the_arena_usable() {
     list.push(50);
     text.push('!');
     assert_eq!((list[50], &*text), (50, "a part of it!"));
-    assert_eq!(arena.alloc_slice_fill_with(3, |i| i), [0, 1, 2]);
+    assert_eq!(arena.alloc_slice_fill_iter(0..3), [0, 1, 2]);
 }
 
 #[test]
@@ -317,7 +320,8 @@ fn text_is_cut_between_characters_only() {
     let arena = Arena::new();
     let mut text = arena.string();
     text.extend(['a', 'é', '漢']);
-    text.extend(["😀", "z"]);
+    text.push_str("😀");
+    text.push_str("z");
     assert_eq!(&*text, "aé漢😀z");
     assert_eq!(
         panic_text(|| text.truncate(2)),

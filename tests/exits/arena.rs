@@ -176,7 +176,7 @@ async fn arena_json_that_cannot_be_written_is_an_internal_error() {
 }
 
 async fn fill(arena: Arena, Path(bytes): Path<usize>) {
-    arena.alloc_slice_fill_with(bytes, |_| 1_u8);
+    arena.alloc_slice_fill_iter((0..bytes).map(|_| 1_u8));
 }
 
 async fn request_of(app: &Router, path: &str) {
@@ -220,7 +220,7 @@ async fn the_first_request_of_a_learned_route_takes_its_memory_at_once() {
         async move |arena: Arena| {
             arena.alloc(1_u8);
             capacities.lock().unwrap().push(arena.capacity());
-            arena.alloc_slice_fill_with(99_999, |_| 1_u8);
+            arena.alloc_slice_fill_iter((0..99_999).map(|_| 1_u8));
         }
     };
     let app = Router::new().route("/", get(handler)).layer(layer);

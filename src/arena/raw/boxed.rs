@@ -2,14 +2,11 @@
 //!
 //! # Invariant
 //!
-//! 1. `value` points to an initialised `T` that only this box reaches, in memory that lives for
-//!    `'a`.
+//! 1. `value` is neither taken nor dropped before its box is.
 
 use std::{
-    marker::PhantomData,
     mem::ManuallyDrop,
     ops::{Deref, DerefMut},
-    ptr::NonNull,
 };
 
 use super::{reference::Arena, typed::Allocate};
@@ -30,30 +27,23 @@ use crate::arena::ArenaError;
 /// assert_eq!(Arc::strong_count(&shared), 1);
 /// ```
 pub struct ArenaBox<'a, T> {
-    value: NonNull<T>,
-    owned: PhantomData<(&'a Arena, T)>,
+    value: &'a mut ManuallyDrop<T>,
 }
-
-// SAFETY: only the box owns its value (invariant 1).
-unsafe impl<T: Send> Send for ArenaBox<'_, T> {}
-// SAFETY: `&ArenaBox` exposes `&T` only (invariant 1).
-unsafe impl<T: Sync> Sync for ArenaBox<'_, T> {}
 
 impl<'a, T> ArenaBox<'a, T> {
     #[inline]
     pub(in crate::arena) fn new(arena: &'a Arena, value: T) -> Result<Self, ArenaError> {
         Ok(Self {
-            value: NonNull::from(arena.slot()?.write(value)),
-            owned: PhantomData,
+            value: arena.slot()?.write(ManuallyDrop::new(value)),
         })
     }
 
     /// Moves the value out.
     #[must_use]
     pub fn into_inner(this: Self) -> T {
-        let this = ManuallyDrop::new(this);
-        // SAFETY: initialised (invariant 1); the box is not dropped, so the value is not either.
-        unsafe { this.value.read() }
+        let mut this = ManuallyDrop::new(this);
+        // SAFETY: not taken or dropped before (invariant 1), nor later: the box is not dropped.
+        unsafe { ManuallyDrop::take(this.value) }
     }
 }
 
@@ -62,22 +52,20 @@ impl<T> Deref for ArenaBox<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: initialised and ours (invariant 1).
-        unsafe { self.value.as_ref() }
+        self.value
     }
 }
 
 impl<T> DerefMut for ArenaBox<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: initialised and ours, and `&mut self` is the only way to it (invariant 1).
-        unsafe { self.value.as_mut() }
+        self.value
     }
 }
 
 impl<T> Drop for ArenaBox<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: initialised and ours (invariant 1), and not used afterwards.
-        unsafe { self.value.drop_in_place() };
+        // SAFETY: not taken or dropped before (invariant 1), and not used afterwards.
+        unsafe { ManuallyDrop::drop(self.value) };
     }
 }

@@ -52,13 +52,9 @@ impl<'a, T, S: Storage<'a>> Drop for Gap<'_, 'a, T, S> {
 }
 
 impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
-    /// Drops the values for which `keep` returns `false`; the others stay in order.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.retain_mut(|value| keep(value));
-    }
-
-    /// As [`retain`](Self::retain), with a closure that may change the values.
-    pub fn retain_mut(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
+    /// Drops the values for which `keep` returns `false`; the others, which it may change, stay in
+    /// order.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
         let mut gap = Gap::new(self, 0);
         while gap.tail < gap.end {
             let value = gap.vec.ptr();

@@ -67,7 +67,7 @@ impl<'a> FormatBuffer<'a> {
         let long = match &mut self.long {
             Some(long) => long,
             None => {
-                let mut long = ArenaString::with_capacity(self.arena, 0)?;
+                let mut long = self.arena.string();
                 // One reservation for both parts: it succeeds or fails as a whole.
                 long.try_reserve(self.len + text.len())?;
                 long.try_push_str(self.as_str())?;

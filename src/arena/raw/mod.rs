@@ -20,7 +20,7 @@
 //!    a reference, so no other code can reach `pos`, and it needs no compare-and-swap.
 //!    [`Access::Shared`](chunk::Access) is always correct.
 //!
-//! [`ArenaVec`], [`ArenaString`], [`Drain`], [`Segment`], [`ArenaBuf`], [`Cursor`], [`ArenaBox`] and
+//! [`ArenaVec`], [`ArenaString`], [`IntoIter`], [`Segment`], [`ArenaBuf`], [`Cursor`], [`ArenaBox`] and
 //! [`ArenaSlot`] state their own invariants.
 #![expect(unsafe_code, reason = "allocates memory by pointer, behind safe types")]
 

@@ -11,9 +11,7 @@ use std::{
 };
 
 use super::{
-    cursor::Cursor,
     reference::Arena,
-    segment::Segment,
     storage::{OwnedRegion, Storage},
     vec::ArenaVec,
 };
@@ -50,31 +48,19 @@ pub struct ArenaString<'a, S: Storage<'a> = OwnedRegion<'a>> {
 }
 
 impl<'a> ArenaString<'a> {
-    #[inline]
-    pub(in crate::arena) fn with_capacity(
-        arena: &'a Arena,
-        capacity: usize,
-    ) -> Result<Self, ArenaError> {
-        Ok(Self {
-            bytes: ArenaVec::with_capacity(arena, capacity)?,
-        })
-    }
-
     pub(in crate::arena) fn arena(&self) -> &'a Arena {
         self.bytes.arena()
     }
 }
 
-impl<'c, 'a> ArenaString<'a, Segment<'c, 'a>> {
-    #[inline]
-    pub(in crate::arena) fn in_segment(cursor: &'c mut Cursor<'a>) -> Self {
-        Self {
-            bytes: ArenaVec::in_segment(cursor),
-        }
-    }
-}
-
 impl<'a, S: Storage<'a>> ArenaString<'a, S> {
+    /// An empty text in place of an empty list.
+    #[inline]
+    pub(in crate::arena) fn in_place_of(bytes: ArenaVec<'a, u8, S>) -> Self {
+        assert!(bytes.is_empty());
+        Self { bytes }
+    }
+
     /// The text so far.
     #[must_use]
     #[inline]

@@ -7,5 +7,5 @@ struct Row(#[expect(dead_code)] String);
 fn main() {
     let arena = Arena::new();
     let mut cursor = arena.cursor();
-    cursor.alloc_slice_fill_with(1, |_| Row(String::new())); // refused
+    cursor.alloc_slice_fill_iter((0..1).map(|_| Row(String::new()))); // refused
 }

@@ -7,7 +7,7 @@ use tower_memory::{Arena, RequestScope};
 async fn by_extractor(arena: Arena) -> String {
     let count = arena.alloc(0_u32);
     let name = arena.alloc_str("name");
-    let numbers = arena.alloc_slice_fill_with(2, |n| n);
+    let numbers = arena.alloc_slice_fill_iter(0..2);
     let text = arena.alloc_fmt(format_args!("item-{count}"));
     yield_now().await;
     *count += 1;

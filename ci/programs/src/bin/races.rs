@@ -74,7 +74,7 @@ fn build(cursor: &mut Cursor<'_>, random: &mut Random) {
 
 fn fill(arena: &mut Arena, random: &mut Random) {
     for _ in 0..random.below(20) {
-        arena.alloc_slice_fill_with(random.below(200), |i| i as u8);
+        arena.alloc_slice_fill_iter((0..random.below(200)).map(|i| i as u8));
     }
     if random.below(2) == 0 {
         build(&mut arena.exclusive_cursor(), random);

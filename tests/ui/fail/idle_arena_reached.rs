@@ -1,0 +1,3 @@
+use tower_memory::arena::raw::IdleArena;
+
+fn main() {}

@@ -1,3 +1,0 @@
-use tower_memory::arena::raw::RawArena;
-
-fn main() {}
