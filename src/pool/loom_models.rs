@@ -28,7 +28,7 @@ const ANY: Wanted = Wanted {
 struct Caught(std::sync::Mutex<Option<IdleArena>>);
 
 impl Recycler for Caught {
-    fn recycle(arena: IdleArena) {
+    fn recycle(arena: IdleArena, _: usize) {
         arena.recycle_owned();
     }
 

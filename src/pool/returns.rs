@@ -29,12 +29,11 @@ const MAX_HOT: usize = 64 * 1024;
 const _: () = assert!(MAX_HOT == 64 << 10);
 
 impl Recycler for PoolState {
-    fn recycle(arena: IdleArena) {
-        let pool = arena.recycler_address();
+    fn recycle(arena: IdleArena, pool: usize) {
         let mut arena = Some(arena);
         let kept = local::with_first(pool, |local| local.pool.keep_hot(local, &mut arena));
         if kept.is_none() {
-            recycle_cold(arena);
+            recycle_cold(arena, pool);
         }
     }
 
@@ -59,12 +58,7 @@ impl Recycler for PoolState {
 /// Returns an arena that cannot be kept hot.
 #[cold]
 #[inline(never)]
-fn recycle_cold(arena: Option<IdleArena>) {
-    let Some(arena) = arena else {
-        return;
-    };
-    let pool = arena.recycler_address();
-    let mut arena = Some(arena);
+fn recycle_cold(mut arena: Option<IdleArena>, pool: usize) {
     let refused = local::with_first(pool, |local| {
         let arena = arena.take()?;
         Some(local.pool.return_cached(arena, Some(&local.cache)))

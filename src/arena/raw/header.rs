@@ -14,9 +14,9 @@ pub(crate) trait Recycler: Send + Sync {
     /// Takes back an arena that is attached to this recycler. Runs in `Drop`: must not panic.
     ///
     /// An associated function, since the arena holds the only recycler reference that is known to
-    /// exist, and the arena is passed by value. An implementation finds itself by
-    /// [`IdleArena::recycler_address`], or calls [`IdleArena::recycle_owned`].
-    fn recycle(arena: IdleArena)
+    /// exist, and the arena is passed by value. An implementation finds itself by its `address`, or
+    /// calls [`IdleArena::recycle_owned`].
+    fn recycle(arena: IdleArena, address: usize)
     where
         Self: Sized;
 
@@ -43,8 +43,8 @@ pub(crate) struct PoolHint {
 #[repr(C)]
 struct Attached {
     /// [`Recycler::recycle`] of the recycler.
-    recycle: fn(IdleArena),
-    /// See [`IdleArena::recycler_address`].
+    recycle: fn(IdleArena, usize),
+    /// Where the recycler lies.
     address: usize,
     // The second cache line of the header.
     recycler: Arc<dyn Recycler>,
@@ -258,15 +258,6 @@ impl IdleArena {
         });
     }
 
-    /// The address of the recycler that the arena is attached to; zero without one.
-    #[inline]
-    pub(crate) fn recycler_address(&self) -> usize {
-        match &self.header().attached {
-            Some(attached) => attached.address,
-            None => 0,
-        }
-    }
-
     /// Passes the arena to its recycler, which is kept alive meanwhile by a counted reference.
     pub(crate) fn recycle_owned(self) {
         if let Some(attached) = &self.header().attached {
@@ -317,11 +308,15 @@ impl Drop for IdleArena {
 #[cold]
 #[inline(never)]
 pub(super) unsafe fn recycle(header: NonNull<Header>) {
+    // SAFETY: the header is alive until its `IdleArena` is dropped (invariant 1).
+    let attached = unsafe { &header.as_ref().attached };
+    let recycler = attached.as_ref().map(|to| (to.recycle, to.address));
     // SAFETY: the last reference is gone (the caller's promise), so this pointer is the only one
     // (invariant 1).
     let idle = unsafe { IdleArena::from_header(header) };
-    if let Some(attached) = &idle.header().attached {
-        (attached.recycle)(idle);
+    match recycler {
+        Some((recycle, address)) => recycle(idle, address),
+        None => drop(idle),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::sync::Arc;
 struct Counter(LoomArc<AtomicUsize>);
 
 impl Recycler for Counter {
-    fn recycle(arena: IdleArena) {
+    fn recycle(arena: IdleArena, _: usize) {
         arena.recycle_owned();
     }
 
@@ -140,7 +140,7 @@ struct Whole {
 }
 
 impl Recycler for Whole {
-    fn recycle(arena: IdleArena) {
+    fn recycle(arena: IdleArena, _: usize) {
         arena.recycle_owned();
     }
 
