@@ -29,7 +29,6 @@ pin_project! {
     /// let account = Arc::new(Account::new());
     /// let captured = String::with_capacity(16); // not credited
     /// let work = Account::track(&account, async move { drop(captured) });
-    /// assert!(Arc::ptr_eq(work.account(), &account));
     /// drop(work); // credited, although it was never polled
     /// let usage = account.usage().expect("installed");
     /// assert_eq!((usage.bytes_allocated, usage.bytes_deallocated), (0, 16));
@@ -80,14 +79,6 @@ impl Account {
     }
 }
 
-impl<F> Tracked<F> {
-    /// Returns the account that is credited.
-    #[must_use]
-    pub const fn account(&self) -> &Arc<Account> {
-        self.inside.place()
-    }
-}
-
 impl<F: Future> Future for Tracked<F> {
     type Output = F::Output;
 
@@ -102,7 +93,7 @@ impl<F: Future> Future for Tracked<F> {
 impl<F> fmt::Debug for Tracked<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tracked")
-            .field("account", self.account())
+            .field("account", self.inside.place())
             .finish_non_exhaustive()
     }
 }

@@ -106,12 +106,6 @@ impl Extend<u8> for ArenaBuf {
     }
 }
 
-impl<'b> Extend<&'b u8> for ArenaBuf {
-    fn extend<I: IntoIterator<Item = &'b u8>>(&mut self, bytes: I) {
-        self.extend(bytes.into_iter().copied());
-    }
-}
-
 impl fmt::Debug for ArenaBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ArenaBuf")

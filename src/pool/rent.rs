@@ -11,6 +11,7 @@ use super::{
     local::{self, Local},
     shared_cache::BATCH,
     state::PoolState,
+    tag::Tag,
     thread_cache::ThreadCache,
 };
 use crate::{
@@ -71,7 +72,8 @@ impl PoolState {
         wanted: Wanted,
         cache: Option<&ThreadCache>,
     ) -> IdleArena {
-        match cache.and_then(|cache| Some((cache, cache.take(wanted)?))) {
+        let suits = |tag: Tag| wanted.includes(tag.class());
+        match cache.and_then(|cache| Some((cache, cache.take_if(suits)?))) {
             Some((cache, mut arena)) => {
                 self.count_hit(cache);
                 self.budget.release(Some(cache), arena.capacity());

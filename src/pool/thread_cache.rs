@@ -1,5 +1,4 @@
 use super::{
-    class::Wanted,
     counters::{Counters, Writer},
     tag::Tag,
 };
@@ -57,24 +56,9 @@ impl ThreadCache {
         self.owned.store(false, Ordering::Release);
     }
 
-    /// Takes an arena of a wanted class. For the owner.
-    #[inline]
-    pub(super) fn take(&self, wanted: Wanted) -> Option<IdleArena> {
-        for slot in &self.slots {
-            let suits = |tag| wanted.includes(Tag::from_bits(tag).class());
-            if !slot.tag().is_some_and(suits) {
-                continue;
-            }
-            // Another thread may have emptied the slot meanwhile.
-            if let Some(arena) = slot.take() {
-                return Some(arena);
-            }
-        }
-        None
-    }
-
     /// Takes an arena whose tag suits. For any thread: a slot whose tag has changed meanwhile is
     /// left alone.
+    #[inline]
     pub(super) fn take_if(&self, suits: impl Fn(Tag) -> bool) -> Option<IdleArena> {
         self.slots.iter().find_map(|slot| {
             let tag = slot.tag()?;

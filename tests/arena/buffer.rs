@@ -76,7 +76,7 @@ fn the_write_traits_of_std_append() {
     buf.flush().unwrap();
     buf.write_str("-é-").unwrap();
     buf.write_char('h').unwrap();
-    buf.extend(b"!?");
+    buf.extend(*b"!?");
     assert_eq!(&*buf, "abcdefg-é-h!?".as_bytes());
     buf[0] = b'A';
     assert_eq!(buf.as_ref()[0], b'A');

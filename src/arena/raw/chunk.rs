@@ -97,14 +97,14 @@ impl Chunk {
         Some(ptr)
     }
 
-    /// Frees a chunk and returns its predecessor.
+    /// Frees a chunk.
     ///
     /// # Safety
     ///
     /// `chunk` came from [`new`](Self::new), is not used afterwards, and nothing points into it.
-    pub(super) unsafe fn free(chunk: NonNull<Self>) -> Option<NonNull<Self>> {
-        // SAFETY: the caller gives up the chunk (its promise), so it can be read by value.
-        let Self { prev, capacity, .. } = unsafe { chunk.read() };
+    pub(super) unsafe fn free(chunk: NonNull<Self>) {
+        // SAFETY: alive until it is freed below (the caller's promise).
+        let capacity = unsafe { chunk.as_ref() }.capacity;
         if let Some(layout) = Self::layout(capacity) {
             #[expect(clippy::disallowed_methods, reason = "this is the one place")]
             // SAFETY: allocated in `new` with the layout of the same capacity (invariant 4).
@@ -112,7 +112,6 @@ impl Chunk {
                 alloc::dealloc(chunk.cast().as_ptr(), layout)
             };
         }
-        prev
     }
 
     pub(super) fn capacity(&self) -> usize {

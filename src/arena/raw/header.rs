@@ -162,29 +162,6 @@ impl IdleArena {
         self.header().capacity.load(Ordering::Relaxed)
     }
 
-    /// Frees all memory but the largest chunk that is not above `how.most` bytes.
-    pub(crate) fn retain(&mut self, how: Retain) {
-        if !self.retain_whole(how) {
-            self.retain_one(how);
-        }
-    }
-
-    /// Keeps all memory, if that is one chunk that may be kept.
-    fn retain_whole(&mut self, how: Retain) -> bool {
-        let current = NonNull::new(self.header_mut().current.load(Ordering::Relaxed));
-        let Some(chunk) = current else {
-            return false;
-        };
-        // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
-        let this = unsafe { chunk.as_ref() };
-        let whole = this.prev().is_none() && this.capacity() <= how.most;
-        if whole {
-            // SAFETY: nothing points into the chunk of an idle arena (invariant 1).
-            unsafe { cover(chunk, how.wipe) };
-        }
-        whole
-    }
-
     /// [`retain`](Self::retain) for an arena that is known to keep everything and is not wiped.
     /// Touches no chunk, except in debug builds.
     #[inline]
@@ -197,8 +174,9 @@ impl IdleArena {
         }
     }
 
+    /// Frees all memory but the largest chunk that is not above `how.most` bytes.
     #[cold]
-    fn retain_one(&mut self, how: Retain) {
+    pub(crate) fn retain(&mut self, how: Retain) {
         let mut next = NonNull::new(self.header().current.load(Ordering::Relaxed));
         let mut kept: Option<NonNull<Chunk>> = None;
         let free = |chunk: NonNull<Chunk>| {
@@ -291,7 +269,7 @@ unsafe fn cover(chunk: NonNull<Chunk>, wipe: bool) {
 
 impl Drop for IdleArena {
     fn drop(&mut self) {
-        self.retain_one(Retain {
+        self.retain(Retain {
             most: 0,
             wipe: false,
         });
