@@ -190,7 +190,7 @@ fn kept_after_burst() -> Contest {
 /// adds to it.
 fn taken(handle: &MemoryHandle) -> u64 {
     let stats = handle.pool().stats();
-    stats.allocated_bytes() as u64 + stats.evicted_bytes
+    (stats.pooled_bytes + stats.rented_bytes) as u64 + stats.evicted_bytes
 }
 
 /// Requests until sizes are known, and requests that count.

@@ -2,7 +2,10 @@
 
 use std::cell::Cell;
 
-use super::{counters::Block, usage::HeapUsage};
+use super::{
+    counters::Block,
+    usage::{Counts, HeapUsage},
+};
 
 /// Maximum number of different accounts that can be nested on one thread.
 const MAX_DEPTH: usize = 16;
@@ -11,18 +14,11 @@ const MAX_DEPTH: usize = 16;
 const _: () = assert!(MAX_DEPTH == 16);
 
 /// An account that is entered on this thread, and the thread's counters at that time.
-///
-/// Each word is a cell of its own. A copy of the whole frame would read larger pieces than were just
-/// written, which stalls the processor's store forwarding.
 #[repr(align(64))]
 pub(super) struct Frame {
     /// The address of the account.
     account: Cell<usize>,
-    allocations: Cell<u64>,
-    deallocations: Cell<u64>,
-    reallocations: Cell<u64>,
-    bytes_allocated: Cell<u64>,
-    bytes_deallocated: Cell<u64>,
+    start: Counts<Cell<u64>>,
     /// The thread's peak before, which an outer account may still need.
     pub(super) former_peak: Cell<i64>,
 }
@@ -46,11 +42,13 @@ impl Frame {
     const fn new() -> Self {
         Self {
             account: Cell::new(0),
-            allocations: Cell::new(0),
-            deallocations: Cell::new(0),
-            reallocations: Cell::new(0),
-            bytes_allocated: Cell::new(0),
-            bytes_deallocated: Cell::new(0),
+            start: Counts {
+                allocations: Cell::new(0),
+                deallocations: Cell::new(0),
+                reallocations: Cell::new(0),
+                bytes_allocated: Cell::new(0),
+                bytes_deallocated: Cell::new(0),
+            },
             former_peak: Cell::new(0),
         }
     }
@@ -58,24 +56,17 @@ impl Frame {
     /// Records the thread's counters.
     #[inline]
     fn begin(&self, account: usize, block: &Block) {
-        let start = block.read();
         self.account.set(account);
-        self.allocations.set(start.allocations);
-        self.deallocations.set(start.deallocations);
-        self.reallocations.set(start.reallocations);
-        self.bytes_allocated.set(start.bytes_allocated);
-        self.bytes_deallocated.set(start.bytes_deallocated);
+        self.start.write(&block.read(), Cell::set);
         self.former_peak.set(block.peak());
     }
 
     /// Swaps two frames.
     fn swap(&self, other: &Self) {
         self.account.swap(&other.account);
-        self.allocations.swap(&other.allocations);
-        self.deallocations.swap(&other.deallocations);
-        self.reallocations.swap(&other.reallocations);
-        self.bytes_allocated.swap(&other.bytes_allocated);
-        self.bytes_deallocated.swap(&other.bytes_deallocated);
+        let (mine, others) = (self.start(), other.start());
+        self.start.write(&others, Cell::set);
+        other.start.write(&mine, Cell::set);
         self.former_peak.swap(&other.former_peak);
     }
 
@@ -83,21 +74,15 @@ impl Frame {
     #[inline]
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         (
-            self.allocations.get(),
-            self.deallocations.get(),
-            self.reallocations.get(),
+            self.start.allocations.get(),
+            self.start.deallocations.get(),
+            self.start.reallocations.get(),
         )
     }
 
     #[inline]
     pub(super) fn start(&self) -> HeapUsage {
-        HeapUsage {
-            allocations: self.allocations.get(),
-            deallocations: self.deallocations.get(),
-            reallocations: self.reallocations.get(),
-            bytes_allocated: self.bytes_allocated.get(),
-            bytes_deallocated: self.bytes_deallocated.get(),
-        }
+        self.start.read(Cell::get)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     allocator::{self, is_installed},
     counters::{self, Block, Writer},
     frames::{ENTERED, Frame, Stack},
-    usage::{HeapUsage, Usage},
+    usage::{Counts, HeapUsage, Usage},
 };
 use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -37,21 +37,12 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 #[derive(Default)]
 pub struct Account {
     /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
-    exclusive: Tally,
+    exclusive: Counts<AtomicU64>,
     /// Written by any thread ([`Writer::Shared`]), with atomic additions.
-    shared: Tally,
+    shared: Counts<AtomicU64>,
     peak: AtomicU64,
     /// Some allocations of this account could not be counted.
     inexact: AtomicBool,
-}
-
-#[derive(Default)]
-struct Tally {
-    allocations: AtomicU64,
-    deallocations: AtomicU64,
-    reallocations: AtomicU64,
-    bytes_allocated: AtomicU64,
-    bytes_deallocated: AtomicU64,
 }
 
 /// The result of [`Account::begin`], to be passed to [`Account::leave`].
@@ -128,7 +119,7 @@ impl Account {
         if !is_installed() || self.inexact.load(Relaxed) {
             return None;
         }
-        let mut heap = self.exclusive.read().plus(&self.shared.read());
+        let mut heap = self.credited();
         let mut peak_bytes = self.peak.load(Relaxed);
         let current = ENTERED.try_with(|stack| {
             let block = allocator::own_block()?;
@@ -239,12 +230,17 @@ impl Account {
             self.peak.fetch_max(peak, Relaxed);
         }
         let moved = *now - *start;
+        // Unchanged counters are not written.
         match writer {
-            Writer::Exclusive => self.exclusive.add(&moved, |counter, by| {
-                counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+            Writer::Exclusive => self.exclusive.write(&moved, |counter, by| {
+                if by != 0 {
+                    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+                }
             }),
-            Writer::Shared => self.shared.add(&moved, |counter, by| {
-                counter.fetch_add(by, Relaxed);
+            Writer::Shared => self.shared.write(&moved, |counter, by| {
+                if by != 0 {
+                    counter.fetch_add(by, Relaxed);
+                }
             }),
         }
     }
@@ -259,41 +255,15 @@ impl Account {
         }
         let rise = peak.saturating_sub(start.live_bytes());
         // A negative net means that the account freed memory of others, which offsets no peak.
-        let held = self.net().max(0);
+        let held = self.credited().live_bytes().max(0);
         u64::try_from(held.saturating_add(rise)).unwrap_or(0)
     }
 
-    /// Returns the bytes allocated minus the bytes freed so far.
-    fn net(&self) -> i64 {
-        self.exclusive.read().plus(&self.shared.read()).live_bytes()
-    }
-}
-
-impl Tally {
+    /// Returns what was credited so far.
     #[inline]
-    fn read(&self) -> HeapUsage {
-        HeapUsage {
-            allocations: self.allocations.load(Relaxed),
-            deallocations: self.deallocations.load(Relaxed),
-            reallocations: self.reallocations.load(Relaxed),
-            bytes_allocated: self.bytes_allocated.load(Relaxed),
-            bytes_deallocated: self.bytes_deallocated.load(Relaxed),
-        }
-    }
-
-    #[inline]
-    fn add(&self, moved: &HeapUsage, add: impl Fn(&AtomicU64, u64)) {
-        // Unchanged counters are not written.
-        let credit = |counter: &AtomicU64, by: u64| {
-            if by != 0 {
-                add(counter, by);
-            }
-        };
-        credit(&self.allocations, moved.allocations);
-        credit(&self.deallocations, moved.deallocations);
-        credit(&self.reallocations, moved.reallocations);
-        credit(&self.bytes_allocated, moved.bytes_allocated);
-        credit(&self.bytes_deallocated, moved.bytes_deallocated);
+    fn credited(&self) -> HeapUsage {
+        let read = |counts: &Counts<AtomicU64>| counts.read(|count| count.load(Relaxed));
+        read(&self.exclusive).plus(&read(&self.shared))
     }
 }
 

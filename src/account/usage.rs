@@ -112,3 +112,39 @@ impl Sub for HeapUsage {
         self.zip(&earlier, u64::wrapping_sub)
     }
 }
+
+/// The counts of a [`HeapUsage`], each in a cell of its own.
+///
+/// A copy of all of them would read larger pieces than were just written, which stalls the
+/// processor's store forwarding.
+#[derive(Default)]
+pub(super) struct Counts<C> {
+    pub(super) allocations: C,
+    pub(super) deallocations: C,
+    pub(super) reallocations: C,
+    pub(super) bytes_allocated: C,
+    pub(super) bytes_deallocated: C,
+}
+
+impl<C> Counts<C> {
+    #[inline]
+    pub(super) fn read(&self, get: impl Fn(&C) -> u64) -> HeapUsage {
+        HeapUsage {
+            allocations: get(&self.allocations),
+            deallocations: get(&self.deallocations),
+            reallocations: get(&self.reallocations),
+            bytes_allocated: get(&self.bytes_allocated),
+            bytes_deallocated: get(&self.bytes_deallocated),
+        }
+    }
+
+    /// Calls `write` with each cell and its part of `usage`.
+    #[inline]
+    pub(super) fn write(&self, usage: &HeapUsage, write: impl Fn(&C, u64)) {
+        write(&self.allocations, usage.allocations);
+        write(&self.deallocations, usage.deallocations);
+        write(&self.reallocations, usage.reallocations);
+        write(&self.bytes_allocated, usage.bytes_allocated);
+        write(&self.bytes_deallocated, usage.bytes_deallocated);
+    }
+}

@@ -7,16 +7,7 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use super::raw::{ArenaString, OwnedRegion, Storage};
-
-/// The clone is in the same arena.
-impl<'a> Clone for ArenaString<'a, OwnedRegion<'a>> {
-    fn clone(&self) -> Self {
-        let mut clone = self.arena().string_with_capacity(self.len());
-        clone.push_str(self);
-        clone
-    }
-}
+use super::raw::{ArenaString, Storage};
 
 /// [`fmt::Error`] stands for an [`ArenaError`](super::ArenaError): the text could not grow.
 impl<'a, S: Storage<'a>> fmt::Write for ArenaString<'a, S> {

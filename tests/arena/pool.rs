@@ -121,7 +121,7 @@ proptest! {
             prop_assert!(stats.evicted_bytes >= before.evicted_bytes);
             // No byte is lost: it is rented, waits, or was freed.
             prop_assert_eq!(
-                stats.allocated_bytes() as u64 + stats.evicted_bytes,
+                (stats.pooled_bytes + stats.rented_bytes) as u64 + stats.evicted_bytes,
                 taken as u64
             );
         }

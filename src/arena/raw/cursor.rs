@@ -76,7 +76,7 @@ pub struct Cursor<'a> {
     end: NonNull<u8>,
     /// Where the region begins, before `ptr` was aligned, so that an unused one is given back whole.
     base: NonNull<u8>,
-    arena: &'a Arena,
+    pub(super) arena: &'a Arena,
     chunk: Option<NonNull<Chunk>>,
     /// Size of the next segment.
     step: usize,
@@ -134,11 +134,6 @@ impl<'a> Cursor<'a> {
             self.end = region.ptr.add(region.size);
             self.ptr = region.ptr.add(self.pad(ALIGN));
         }
-    }
-
-    #[inline]
-    pub(super) fn arena(&self) -> &'a Arena {
-        self.arena
     }
 
     /// Bytes left of the present segment. If an allocation needs more, the cursor takes another one.

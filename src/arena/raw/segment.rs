@@ -77,7 +77,7 @@ unsafe impl<'a> Storage<'a> for Segment<'_, 'a> {
     }
 
     fn used(&self) -> usize {
-        self.cursor.arena().allocated_bytes()
+        self.cursor.arena.allocated_bytes()
     }
 }
 

@@ -11,7 +11,6 @@ use std::{
 };
 
 use super::{
-    reference::Arena,
     storage::{OwnedRegion, Storage},
     vec::ArenaVec,
 };
@@ -45,12 +44,6 @@ use crate::arena::{
 /// ```
 pub struct ArenaString<'a, S: Storage<'a> = OwnedRegion<'a>> {
     bytes: ArenaVec<'a, u8, S>,
-}
-
-impl<'a> ArenaString<'a> {
-    pub(in crate::arena) fn arena(&self) -> &'a Arena {
-        self.bytes.arena()
-    }
 }
 
 impl<'a, S: Storage<'a>> ArenaString<'a, S> {
@@ -155,6 +148,15 @@ impl<'a, S: Storage<'a>> ArenaString<'a, S> {
     pub fn into_str(self) -> &'a mut str {
         // SAFETY: valid UTF-8 (invariant 1).
         unsafe { str::from_utf8_unchecked_mut(self.bytes.into_slice()) }
+    }
+}
+
+/// The clone is in the same arena.
+impl<'a> Clone for ArenaString<'a, OwnedRegion<'a>> {
+    fn clone(&self) -> Self {
+        let mut clone = self.bytes.arena().string_with_capacity(self.len());
+        clone.push_str(self);
+        clone
     }
 }
 

@@ -71,6 +71,7 @@ impl<'a, T> ArenaVec<'a, T> {
         Ok(unsafe { Self::new_in(storage, size) })
     }
 
+    #[inline]
     pub(in crate::arena) fn arena(&self) -> &'a Arena {
         self.storage.arena
     }
@@ -265,14 +266,6 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
         Ok(())
     }
 
-    /// The storage, and how many values lie in it. They are not dropped.
-    #[inline]
-    pub(super) fn into_parts(self) -> (S, usize) {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: read once, since `this` is not dropped (invariant 2: the caller owns the values).
-        (unsafe { ptr::read(&this.storage) }, this.len)
-    }
-
     /// Ends the list and returns its values for as long as the arena is borrowed.
     ///
     /// Types that need dropping are refused when the program is built: an arena drops no values.
@@ -287,7 +280,10 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
     #[inline]
     pub fn into_slice(self) -> &'a mut [T] {
         let () = NoDropGlue::<T>::CHECK;
-        let (storage, len) = self.into_parts();
+        let this = ManuallyDrop::new(self);
+        let len = this.len;
+        // SAFETY: read once, since `this` is not dropped (invariant 2: the caller gets the values).
+        let storage = unsafe { ptr::read(&this.storage) };
         // SAFETY: `len` values fit (invariants 1 and 2), and nothing points behind them.
         let start = unsafe { storage.keep(len * size_of::<T>()) };
         // SAFETY: `len` initialised, aligned values (invariants 1 and 2), in memory that no other code
