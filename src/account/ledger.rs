@@ -11,7 +11,8 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// Counts what a piece of code allocates and frees.
 ///
 /// An account counts while it is *entered*: inside [`in_scope`](Self::in_scope), until the guard of
-/// [`enter`](Self::enter) is dropped, or during the polls and the drop of a [`Tracked`] future.
+/// [`enter`](Self::enter) is dropped, or during the polls and the drop of a [`Tracked`](super::Tracked)
+/// future.
 ///
 /// Accounts nest inclusively: an outer account is also credited with the allocations of an inner one.
 /// Entering an account that is already entered on this thread has no effect. Any number of threads

@@ -33,9 +33,9 @@ pub use self::error::{ArenaError, ArenaErrorKind};
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
 pub use self::raw::{
-    Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec, IntoIter,
+    Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec,
 };
 #[doc(hidden)]
-pub use self::raw::{Drain, OwnedRegion, Segment, Storage};
+pub use self::raw::{Drain, IntoIter, OwnedRegion, Segment, Storage};
 
 pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};

@@ -77,8 +77,8 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
         }
     }
 
-    /// Removes the values of `range` and returns them one by one; the rest closes up when the iterator
-    /// is dropped. A forgotten iterator leaks the values from the range's start on.
+    /// Removes the values of `range` and returns them one by one, from either end; the rest closes up
+    /// when the iterator is dropped. A forgotten iterator leaks the values from the range's start on.
     ///
     /// # Panics
     ///
