@@ -947,7 +947,7 @@ fn a_difference_of_two_usages_is_what_was_credited_between_them() {
     account.in_scope(|| churn(300));
     let before = account.usage().unwrap();
     let kept = account.in_scope(|| black_box(Vec::<u8>::with_capacity(500)));
-    let between = account.usage().unwrap().heap - before.heap;
+    let between = account.usage().unwrap() - before;
     assert_eq!((between.allocations, between.live_bytes()), (1, 500));
     drop(kept);
 }

@@ -113,6 +113,16 @@ impl Sub for HeapUsage {
     }
 }
 
+/// The counts between two readings of an account, with the earlier one on the right. The peak between
+/// them is not known, so the difference has none.
+impl Sub for Usage {
+    type Output = HeapUsage;
+
+    fn sub(self, earlier: Self) -> HeapUsage {
+        self.heap - earlier.heap
+    }
+}
+
 /// The counts of a [`HeapUsage`], each in a cell of its own.
 ///
 /// A copy of all of them would read larger pieces than were just written, which stalls the

@@ -1,7 +1,14 @@
 //! The methods and traits of `Vec` that need no access to memory: everything else is in `raw/vec.rs`
 //! and `raw/drain.rs`.
 
-use std::{fmt, iter, ops::RangeBounds, slice};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    iter,
+    ops::RangeBounds,
+    slice,
+};
 
 use super::{
     error::{ArenaError, or_panic},
@@ -35,6 +42,21 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
         self[index..].rotate_right(1);
     }
 
+    /// Removes and returns the value at `index`, and moves the last value there.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is out of bounds.
+    pub fn swap_remove(&mut self, index: usize) -> T {
+        let len = self.len();
+        assert!(
+            index < len,
+            "swap_remove index (is {index}) should be < len (is {len})"
+        );
+        self.swap(index, len - 1);
+        self.pop_last()
+    }
+
     /// Removes and returns the value at `index`; the values behind it move down.
     ///
     /// # Panics
@@ -47,9 +69,13 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
             "removal index (is {index}) should be < len (is {len})"
         );
         self[index..].rotate_left(1);
+        self.pop_last()
+    }
+
+    fn pop_last(&mut self) -> T {
         match self.pop() {
             Some(value) => value,
-            None => unreachable!("`index` is in bounds"),
+            None => unreachable!("the index was in bounds"),
         }
     }
 
@@ -137,6 +163,29 @@ impl<'v, 'a, T, S: Storage<'a>> IntoIterator for &'v mut ArenaVec<'a, T, S> {
 impl<'a, T, S: Storage<'a>> AsRef<[T]> for ArenaVec<'a, T, S> {
     fn as_ref(&self) -> &[T] {
         self
+    }
+}
+
+impl<'a, T: Ord, S: Storage<'a>> Ord for ArenaVec<'a, T, S> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl<'a, 'b, T, S, R> PartialOrd<ArenaVec<'b, T, R>> for ArenaVec<'a, T, S>
+where
+    T: PartialOrd,
+    S: Storage<'a>,
+    R: Storage<'b>,
+{
+    fn partial_cmp(&self, other: &ArenaVec<'b, T, R>) -> Option<Ordering> {
+        (**self).partial_cmp(&**other)
+    }
+}
+
+impl<'a, T: Hash, S: Storage<'a>> Hash for ArenaVec<'a, T, S> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
     }
 }
 

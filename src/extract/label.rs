@@ -8,9 +8,9 @@ use crate::{scope::RequestScope, wire::matched_path};
 
 /// Sets the route label of each request, for a [`MemoryLayer`](crate::MemoryLayer) around the router.
 ///
-/// A layer around a router runs before the route is known. The extractors
-/// [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) set the label later. For handlers
-/// that use neither, add this layer with `Router::route_layer`.
+/// A layer around a router runs before the route is known. The extractors [`RequestScope`] and
+/// [`Arena`](crate::Arena) set the label later. For handlers that use neither, add this layer with
+/// `Router::route_layer`.
 ///
 /// # Examples
 ///

@@ -404,7 +404,7 @@ impl MemoryLayerBuilder {
             limits: self.limits,
             trust: self.trust,
             responses: self.responses.into_shared(),
-            expose: self.expose.resolved(),
+            expose: self.expose,
             route,
         })
     }

@@ -56,15 +56,6 @@ impl Expose {
     pub fn when(f: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Self::When(Arc::new(f))
     }
-
-    /// Resolves `DebugBuilds` for this build.
-    pub(super) fn resolved(self) -> Self {
-        match self {
-            Self::DebugBuilds if cfg!(debug_assertions) => Self::Always,
-            Self::DebugBuilds => Self::Never,
-            decided => decided,
-        }
-    }
 }
 
 impl fmt::Debug for Expose {

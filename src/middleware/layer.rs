@@ -74,7 +74,7 @@ use crate::{
 /// use tower_memory::{MemoryLayer, extract::RouteLabelLayer};
 ///
 /// # async fn serve(listener: tokio::net::TcpListener) -> std::io::Result<()> {
-/// let router = Router::new().route("/", get(async || "hello")).layer(RouteLabelLayer::new());
+/// let router = Router::new().route("/", get(async || "hello")).route_layer(RouteLabelLayer::new());
 /// let app = Router::new().fallback_service(MemoryLayer::new().layer(router));
 /// axum::serve(listener, app).await
 /// # }

@@ -134,7 +134,8 @@ where
         let config = &self.config;
         let exposed = match &config.expose {
             Expose::Always => true,
-            Expose::DebugBuilds | Expose::Never => false,
+            Expose::DebugBuilds => cfg!(debug_assertions),
+            Expose::Never => false,
             // The function takes the request's parts, which are put together again.
             Expose::When(f) => {
                 let (parts, body) = request.into_parts();

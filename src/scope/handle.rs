@@ -232,8 +232,8 @@ impl RequestScope {
     /// of the same request it changes nothing.
     ///
     /// It takes a closure, where [`Account::enter`](crate::Account::enter) returns a guard and has
-    /// [`Account::in_scope`](crate::Account::in_scope) for closures: guards dropped in another order than they were made
-    /// in would leave the wrong scope as the current one, while accounts only add up.
+    /// [`Account::in_scope`](crate::Account::in_scope) for closures: guards dropped in another order than
+    /// they were made in would leave the wrong scope as the current one, while accounts only add up.
     ///
     /// # Examples
     ///

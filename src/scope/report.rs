@@ -87,7 +87,8 @@ pub struct ArenaUsage {
 
 /// The figures of one request, made when its scope has closed.
 ///
-/// Passed to the [observers](crate::middleware::MemoryLayerBuilder::observe). Its `Display` is one line for a log:
+/// Passed to the [observers](crate::middleware::MemoryLayerBuilder::observe). Its `Display` is one line
+/// for a log:
 /// "/items/{n}: completed after 1.5ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool)".
 ///
 /// # Examples

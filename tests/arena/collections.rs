@@ -31,13 +31,16 @@ fn the_methods_of_vec_are_there() {
     let w = v.clone();
     assert!(v == w);
     v.extend([4, 5]);
+    assert_eq!(v.swap_remove(0), 0);
+    assert_eq!(v, [5, 0, 0, 0, 0, 0, 4]);
     v.retain(|x| {
         *x += 1;
         *x > 1
     });
-    assert_eq!(v, &[5, 6][..]);
-    assert!(v[..] > w[..]);
-    assert_eq!(v.as_ref(), [5, 6]);
+    assert_eq!(v, &[6, 5][..]);
+    assert!(v > w);
+    assert!(w < v);
+    assert_eq!(v.as_ref(), [6, 5]);
 
     let s: ArenaString<'_> = arena.string();
     let t = arena.string();
@@ -63,6 +66,7 @@ enum Step {
     Pop,
     Insert(usize, u16),
     Remove(usize),
+    SwapRemove(usize),
     Truncate(usize),
     Resize(usize, u16),
     Retain(u16),
@@ -77,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Pop),
         (0..40_usize, any::<u16>()).prop_map(|(at, value)| Step::Insert(at, value)),
         (0..40_usize).prop_map(Step::Remove),
+        (0..40_usize).prop_map(Step::SwapRemove),
         (0..40_usize).prop_map(Step::Truncate),
         (0..40_usize, any::<u16>()).prop_map(|(len, value)| Step::Resize(len, value)),
         (1..4_u16).prop_map(Step::Retain),
@@ -103,7 +108,11 @@ fn apply<'a, S: Storage<'a>>(list: &mut ArenaVec<'a, Held, S>, vec: &mut Vec<Hel
             vec.insert(at.min(len), Held::new(value));
         }
         Step::Remove(at) if at < len => assert_eq!(list.remove(at), vec.remove(at)),
-        Step::Remove(at) => panics(|| list.remove(at)),
+        Step::SwapRemove(at) if at < len => assert_eq!(list.swap_remove(at), vec.swap_remove(at)),
+        Step::Remove(at) | Step::SwapRemove(at) => {
+            panics(|| list.remove(at));
+            panics(|| list.swap_remove(at));
+        }
         Step::Truncate(to) => {
             list.truncate(to);
             vec.truncate(to);
@@ -327,6 +336,9 @@ fn lists_and_texts_compare_and_hash_as_what_they_hold() {
     assert_eq!(list, list.clone());
     assert_eq!(list, [1, 2]);
     assert_eq!(list, [1, 2][..]);
+    assert_eq!(hash(&list), hash(&[1, 2][..]));
+    assert_eq!(list.cmp(&list.clone()), std::cmp::Ordering::Equal);
+    assert!(list < other);
     drop(other);
 
     let (mut text, mut other) = (arena.string(), cursor.string());

@@ -12,7 +12,7 @@ use std::{
 use super::{reference::Arena, typed::Allocate};
 use crate::arena::ArenaError;
 
-/// A value in an [`Arena`](crate::Arena) that is dropped with its box.
+/// A value in an [`Arena`] that is dropped with its box.
 ///
 /// # Examples
 ///

@@ -23,13 +23,14 @@ use super::{
 };
 use crate::arena::error::{ArenaError, or_panic};
 
-/// A growing byte buffer in an [`Arena`](crate::Arena), for bodies.
+/// A growing byte buffer in an [`Arena`], for bodies.
 ///
 /// It holds a handle of its arena, so it is `'static` and may leave the handler. With the `axum`
 /// feature it is a response. [`freeze`](Self::freeze) turns it into [`Bytes`] that keep the arena alive
 /// until the server has sent them. While nothing is allocated after the buffer it grows in place.
 ///
-/// Write to it with `write!`, or through [`bytes::BufMut`], [`io::Write`](std::io::Write) or [`fmt::Write`](std::fmt::Write).
+/// Write to it with `write!`, or through [`bytes::BufMut`], [`io::Write`](std::io::Write) or
+/// [`fmt::Write`](std::fmt::Write).
 ///
 /// # Panics
 ///

@@ -33,7 +33,7 @@ pub(super) const ALIGN: usize = 8;
 // `Cursor` documents them.
 const _: () = assert!(FIRST_STEP == 1 << 10 && MAX_STEP == 32 << 10 && ALIGN == 8);
 
-/// Allocates in an [`Arena`](crate::Arena) without atomic operations, from a segment of its own.
+/// Allocates in an [`Arena`] without atomic operations, from a segment of its own.
 ///
 /// Several threads may use an `&Arena` at the same time, so each of its allocations is
 /// a compare-and-swap. A cursor takes a segment of the arena and cuts it up alone, so it needs

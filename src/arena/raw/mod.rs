@@ -63,7 +63,7 @@ pub(crate) use self::{
     slot::ArenaSlot,
 };
 
-/// An [`ArenaVec`] that grows in a [`Cursor`](crate::Cursor)'s segment.
+/// An [`ArenaVec`] that grows in a [`Cursor`]'s segment.
 ///
 /// It borrows the cursor, so nothing comes between its values and it grows in place until the segment
 /// ends. [`into_slice`](ArenaVec::into_slice) keeps the values; dropped, the list drops them and its
@@ -81,7 +81,7 @@ pub(crate) use self::{
 /// ```
 pub type CursorVec<'c, 'a, T> = ArenaVec<'a, T, Segment<'c, 'a>>;
 
-/// An [`ArenaString`] that grows in a [`Cursor`](crate::Cursor)'s segment.
+/// An [`ArenaString`] that grows in a [`Cursor`]'s segment.
 ///
 /// It borrows the cursor, so nothing comes between its parts and it grows in place until the segment
 /// ends. [`into_str`](ArenaString::into_str) keeps the text; dropped, its place is used again.

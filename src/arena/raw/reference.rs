@@ -29,7 +29,8 @@ const MAX_REFS: usize = isize::MAX as usize;
 /// # Limits
 ///
 /// - Memory is not freed value by value. One exception: the last [`ArenaVec`](crate::ArenaVec),
-///   [`ArenaString`](crate::ArenaString) or [`ArenaBuf`](crate::ArenaBuf) gives its memory back when it is dropped, or its unused tail when it ends.
+///   [`ArenaString`](crate::ArenaString) or [`ArenaBuf`](crate::ArenaBuf) gives its memory back when it
+///   is dropped, or its unused tail when it ends.
 /// - An arena drops no values. [`alloc`](Self::alloc) and the slices refuse types that need dropping
 ///   when the program is built; use [`alloc_box`](Self::alloc_box) or an `ArenaVec` for those.
 ///

@@ -8,10 +8,11 @@ use super::{
 };
 use crate::arena::ArenaError;
 
-/// The memory of an [`ArenaVec`](super::ArenaVec) or an [`ArenaString`](super::ArenaString) whose arena is borrowed for `'a`.
+/// The memory of an [`ArenaVec`](super::ArenaVec) or an [`ArenaString`](super::ArenaString) whose arena
+/// is borrowed for `'a`.
 ///
-/// Implemented by [`OwnedRegion`], the default, and by [`Segment`](super::Segment), which
-/// a [`Cursor`](crate::arena::Cursor) lends. No other code can make a collection.
+/// Implemented by [`OwnedRegion`], the default, and by [`Segment`](super::Segment), which a
+/// [`Cursor`](crate::arena::Cursor) lends. No other code can make a collection.
 ///
 /// # Safety
 ///

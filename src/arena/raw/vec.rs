@@ -21,7 +21,7 @@ use super::{
 };
 use crate::arena::error::{ArenaError, NoDropGlue, or_panic};
 
-/// A growing list in an [`Arena`](crate::Arena), with the methods of [`Vec`].
+/// A growing list in an [`Arena`], with the methods of [`Vec`].
 ///
 /// [`Arena::vec`](crate::Arena::vec) makes one, and [`Cursor::vec`](crate::Cursor::vec) makes
 /// a [`CursorVec`](super::CursorVec), the same type in a cursor's segment.
