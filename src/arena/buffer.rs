@@ -69,7 +69,8 @@ impl io::Write for ArenaBuf {
         Ok(bytes.len())
     }
 
-    #[inline]
+    /// As a call it would cost more than the copy of a short text, and serde_json writes many of those.
+    #[inline(always)]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         Ok(self.try_extend_from_slice(bytes)?)
     }

@@ -67,8 +67,11 @@ impl Arena {
     /// # Ok::<(), tower_memory::arena::JsonError>(())
     /// ```
     pub fn json_bytes<T: Serialize + ?Sized>(&self, value: &T) -> Result<Bytes, JsonError> {
-        let mut buf = self.buf();
-        match serde_json::to_writer(&mut buf, value) {
+        // By value: through a `&mut` the compiler leaves each write as a call.
+        let mut serializer = serde_json::Serializer::new(self.buf());
+        let result = value.serialize(&mut serializer);
+        let buf = serializer.into_inner();
+        match result {
             Ok(()) => Ok(buf.freeze()),
             Err(source) => Err(JsonError {
                 source: Arc::new(source),

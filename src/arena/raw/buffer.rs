@@ -89,7 +89,7 @@ impl ArenaBuf {
     }
 
     /// On an error the buffer is unchanged.
-    #[inline]
+    #[inline(always)]
     pub(in crate::arena) fn try_extend_from_slice(
         &mut self,
         bytes: &[u8],
