@@ -92,7 +92,7 @@ impl fmt::Display for ConfigError {
             }
             Self::RouteLabel { label, limit } => write!(
                 f,
-                "route label {label:?} of {} bytes is invalid: expected 1 to {limit} visible characters",
+                "route label {label:?} of {} bytes is invalid: expected 1 to {limit} bytes of visible ASCII",
                 label.len()
             ),
             Self::SizeTooLarge { name, asked, limit } => {

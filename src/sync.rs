@@ -54,6 +54,12 @@ mod once_lock {
         is_set: AtomicBool,
     }
 
+    impl<T> Default for OnceLock<T> {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+
     impl<T> OnceLock<T> {
         pub(crate) fn new() -> Self {
             Self {
