@@ -29,7 +29,8 @@ impl<E: Enter> Enter for Option<E> {
 
     #[inline]
     fn enter(&mut self) -> Self::Guard<'_> {
-        self.as_mut().map(E::enter)
+        // A closure: rustc at `rust-version` finds that `E::enter` here needs `E: 'static`.
+        self.as_mut().map(|place| place.enter())
     }
 
     #[inline]
