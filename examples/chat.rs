@@ -46,7 +46,7 @@ static ALLOC: TrackingAllocator = TrackingAllocator::system();
 const PING: Duration = Duration::from_secs(30);
 /// Longest message, in bytes.
 const MAX_MESSAGE: usize = 4096;
-/// Timeout of the close message.
+/// Timeout of the close message, and of its reply.
 const GOODBYE: Duration = Duration::from_secs(1);
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -127,7 +127,13 @@ async fn connection(
 
     loop {
         let heard = tokio::select! {
-            _ = scope.cancelled() => false, // the server is shutting down
+            _ = scope.cancelled() => {
+                // The server is shutting down. A socket that is closed before it has been read to
+                // the end resets the connection, and the peer loses the close message.
+                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+                let _ = timeout(GOODBYE, rest).await;
+                false
+            }
             () = too_slow.cancelled() => false,
             () = sleep(2 * chat.ping) => {
                 chat.rooms.note_stale();
@@ -163,7 +169,7 @@ async fn write(
         loop {
             let message = tokio::select! {
                 line = lines.recv() => match line {
-                    Some(line) => Message::Text(line),
+                    Some(line) => Message::Text(line.text),
                     None => return, // the reader has ended
                 },
                 _ = pings.tick() => Message::Ping(axum::body::Bytes::new()),

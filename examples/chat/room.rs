@@ -4,22 +4,33 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
-use tokio::sync::mpsc::{Permit, Sender, error::TrySendError};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    mpsc::{Sender, error::TrySendError},
+};
 use tokio_util::sync::CancellationToken;
 
-/// A message to a peer, as JSON. All receivers share it.
-pub(crate) type Line = Utf8Bytes;
+/// A message to a peer.
+pub(crate) struct Line {
+    /// JSON, shared by all receivers.
+    pub(crate) text: Utf8Bytes,
+    /// Limits the lines of the peer itself that are queued.
+    _own: Option<OwnedSemaphorePermit>,
+}
 
 /// Maximum number of lines queued for a peer. A room never waits for a peer: a peer that reads more
 /// slowly than the others talk is disconnected. A peer that talks faster than it reads has to wait.
 pub(crate) const QUEUE: usize = 64;
+
+/// Maximum number of a peer's own lines in its queue. The other slots are for those of others.
+const OWN: usize = QUEUE / 2;
 
 const MAX_ROOMS: usize = 1000;
 
@@ -51,7 +62,7 @@ pub(crate) struct Member<'a> {
     room: &'a str,
     name: &'a str,
     number: usize,
-    queue: Sender<Line>,
+    own: Arc<Semaphore>,
 }
 
 impl Rooms {
@@ -70,7 +81,6 @@ impl Rooms {
                 return None;
             }
             let peers = rooms.entry(room.to_owned()).or_default();
-            let queue = queue.clone();
             peers.insert(number, Peer { queue, too_slow });
             peers.len()
         };
@@ -80,29 +90,27 @@ impl Rooms {
             room,
             name,
             number,
-            queue,
+            own: Arc::new(Semaphore::new(OWN)),
         })
     }
 
-    /// Sends an event to all peers of a room. The sender has reserved its own queue slot already.
-    fn send(&self, room: &str, event: &Event<'_>, sender: Option<(usize, Permit<'_, Line>)>) {
-        let Ok(line) = serde_json::to_string(event) else {
+    /// Sends an event to all peers of a room. Its sender, if it is one of them, has a permit for it.
+    fn send(&self, room: &str, event: &Event<'_>, sender: Option<(usize, OwnedSemaphorePermit)>) {
+        let Ok(text) = serde_json::to_string(event) else {
             return; // unreachable: strings and numbers always serialize
         };
-        let line = Line::from(line);
-        let sending = sender.as_ref().map(|(number, _)| *number);
+        let text = Utf8Bytes::from(text);
+        let (sending, mut permit) = sender.unzip();
         for (number, peer) in self.lock().get(room).into_iter().flatten() {
-            if Some(*number) == sending {
-                continue;
-            }
-            let sent = peer.queue.try_send(line.clone());
+            let line = Line {
+                text: text.clone(),
+                _own: permit.take_if(|_| Some(*number) == sending),
+            };
+            let sent = peer.queue.try_send(line);
             if matches!(sent, Err(TrySendError::Full(_))) && !peer.too_slow.is_cancelled() {
                 self.slow.fetch_add(1, Ordering::Relaxed);
                 peer.too_slow.cancel();
             }
-        }
-        if let Some((_, slot)) = sender {
-            slot.send(line);
         }
     }
 
@@ -129,17 +137,15 @@ impl Rooms {
 }
 
 impl Member<'_> {
-    /// Waits until half of the peer's own queue is free, then sends to the room. So the peer's own
-    /// messages never use the slots for messages of others.
+    /// Waits while the peer's own lines fill half of its queue, then sends to the room.
     pub(crate) async fn say(&self, text: &str) {
-        let half = self.queue.reserve_many(QUEUE / 2).await;
-        let Some(slot) = half.ok().and_then(|mut slots| slots.next()) else {
-            return; // the writer has ended
+        let Ok(permit) = Arc::clone(&self.own).acquire_owned().await else {
+            return; // unreachable: nothing closes the semaphore
         };
         let from = self.name;
         let event = Event::Said { from, text };
         self.rooms
-            .send(self.room, &event, Some((self.number, slot)));
+            .send(self.room, &event, Some((self.number, permit)));
     }
 }
 

@@ -231,7 +231,10 @@ pub(crate) async fn run(
         }
     }
     let stayed = CLIENTS - RESET - SILENT;
-    let left = settled(handle, |now| now.in_flight == stayed).await;
+    let left = settled(handle, |now| {
+        [now.in_flight, now.tasks, now.pool.rented] == [stayed; 3]
+    })
+    .await;
     let (stale, slow) = chat.rooms.dropped();
     report.expect(
         left.in_flight == stayed && (stale, slow) == (SILENT, 0),
