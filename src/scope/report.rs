@@ -78,8 +78,7 @@ impl fmt::Display for ArenaSource {
 pub struct ArenaUsage {
     /// Where the arena came from.
     pub source: ArenaSource,
-    /// Bytes in use, padding included. Bytes that were returned, such as those of a sent buffer that was
-    /// the last allocation, are not counted.
+    /// The most bytes that were in use so far, padding included: what was given back still counts.
     pub bytes: usize,
     /// Bytes the arena has taken from the global allocator, for this request or an earlier one.
     pub capacity: usize,

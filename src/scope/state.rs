@@ -149,7 +149,7 @@ impl ScopeState {
                 } else {
                     ArenaSource::Fresh
                 },
-                bytes: arena.allocated_bytes(),
+                bytes: arena.high_water(),
                 capacity: arena.capacity(),
             },
         )

@@ -142,6 +142,30 @@ fn a_stream_of_bodies_takes_the_memory_of_one() {
     assert!(arena.capacity() < 10_000);
 }
 
+#[test]
+fn a_short_message_pins_nothing_but_itself() {
+    let arena = Arena::new();
+    let mut queued = Bytes::new();
+    for round in 0..10_000_u32 {
+        let message = [round as u8; 256];
+        let mut buf = arena.buf();
+        buf.put_slice(&message);
+        let next = buf.freeze();
+        // The former one is still queued when this one is made.
+        assert!(
+            queued
+                .iter()
+                .all(|&byte| byte == (round as u8).wrapping_sub(1))
+        );
+        queued = next;
+    }
+    assert_eq!((arena.handle_count(), arena.allocated_bytes()), (1, 0));
+    assert!(arena.capacity() <= 4096, "{}", arena.capacity());
+    let mut own = queued.try_into_mut().expect("no other owner");
+    own[0] = 1;
+    assert_eq!(own.len(), 256);
+}
+
 #[cfg(debug_assertions)]
 #[test]
 fn recycled_memory_is_overwritten_in_debug_builds() {

@@ -336,8 +336,9 @@ impl<'a> World<'a> {
         spans.extend(texts.map(|(t, _)| capacity(t.as_ptr().addr(), t.capacity())));
         let bufs = self.bufs.iter();
         spans.extend(bufs.map(|(b, _)| capacity(b.as_ptr().addr(), b.capacity())));
-        // Of the two views of each frozen buffer only the whole one.
+        // Of the two views of each frozen buffer only the whole one; up to 256 bytes were copied.
         let frozen = self.frozen.iter().skip(1).step_by(2);
+        let frozen = frozen.filter(|(b, _)| b.len() > 256);
         spans.extend(frozen.map(|(b, _)| span_of(b)));
         spans.retain(|span| span.start < span.end);
         spans.sort_unstable();

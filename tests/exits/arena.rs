@@ -125,9 +125,34 @@ async fn arena_json_writes_into_the_arena_of_the_request() {
     assert_eq!(response.headers()["x-arena-bytes"], "9");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, r#"["a","b"]"#);
-    assert_eq!(watch.handle.pool().stats().rented, 1, "the bytes are there");
+    assert_eq!(
+        watch.handle.pool().stats().rented,
+        0,
+        "few bytes are copied"
+    );
     drop(body);
     settled(&watch.handle).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_was_read_and_dropped_is_in_the_figures() {
+    async fn upload(scope: RequestScope, body: Body) -> StatusCode {
+        let read = scope.arena().collect(body, 1 << 20).await;
+        assert_eq!(read.unwrap().len(), 400_000);
+        StatusCode::OK
+    }
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let app = Router::new().route("/", post(upload)).layer(layer);
+    let request = Request::post("/").body(Body::from(vec![b'x'; 400_000]));
+    let response = app.oneshot(request.unwrap()).await.unwrap();
+    let shown: usize = response.headers()["x-arena-bytes"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(shown >= 400_000, "{shown}");
+    drop(response);
+    assert!(watch.report_now().arena.bytes >= 400_000);
 }
 
 #[tokio::test]

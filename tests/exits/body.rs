@@ -310,7 +310,7 @@ fn hints_are_the_inner_bodys() {
 fn bytes_of_the_arena_keep_it_out_after_the_scope_has_closed() {
     let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
-        let bytes = super::support::arena_bytes(&scope_of(&request), "data");
+        let bytes = super::support::arena_bytes(&scope_of(&request), &"data".repeat(100));
         Ok::<_, Refused>(Response::new(Full::new(bytes)))
     }));
     let response = service.oneshot(get("/")).now_or_never().unwrap().unwrap();
@@ -319,7 +319,7 @@ fn bytes_of_the_arena_keep_it_out_after_the_scope_has_closed() {
     drop(body);
     let snapshot = watch.handle.snapshot();
     assert_eq!((snapshot.in_flight, snapshot.pool.rented), (0, 1));
-    assert_eq!(bytes, "data");
+    assert_eq!(bytes, "data".repeat(100));
     drop(bytes);
     let report = watch.report_now();
     assert_eq!(report.outcome, Outcome::Completed);

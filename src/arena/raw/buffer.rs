@@ -23,6 +23,13 @@ use super::{
 };
 use crate::arena::error::{ArenaError, or_panic};
 
+/// Up to this many bytes are copied when a buffer is frozen. [`Bytes`] allocate anyway, and a long-lived
+/// short message does not keep memory for others.
+const COPIED: usize = 256;
+
+// `ArenaBuf::freeze` says so.
+const _: () = assert!(COPIED == 256);
+
 /// A growing byte buffer in an [`Arena`], for bodies.
 ///
 /// It holds a handle of its arena, so it is `'static` and may leave the handler. With the `axum`
@@ -139,22 +146,24 @@ impl ArenaBuf {
         }
     }
 
-    /// Turns the buffer into [`Bytes`] without a copy.
+    /// Turns the buffer into [`Bytes`].
     ///
-    /// Makes one small heap allocation (none if the buffer is empty). The arena is recycled only after
-    /// the last clone or slice of the bytes is dropped.
+    /// Makes one small heap allocation (none if the buffer is empty). Up to 256 bytes are copied into
+    /// it, so they pin nothing else. More bytes are not copied; the arena is recycled only after their
+    /// last clone or slice is dropped.
     #[must_use]
     #[inline]
     pub fn freeze(mut self) -> Bytes {
         let len = self.len;
-        if len == 0 {
-            return Bytes::new();
-        }
         // If this is the only reference, no code could use the tail.
         if self.arena.access() == Access::Shared {
             // SAFETY: nothing points behind the initialised bytes (invariant 1), and `Access::Shared` is
             // always correct (invariant 6 of `raw`).
             unsafe { Chunk::shrink(&mut self.region, len, Use::Advance, Access::Shared) };
+        }
+        if len <= COPIED {
+            // The buffer is dropped, and gives its place back.
+            return Bytes::copy_from_slice(&self);
         }
         Bytes::from_owner(Frozen(self))
     }
