@@ -21,10 +21,11 @@ use tonic_health::{
     pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
     server::health_reporter,
 };
-use tower::layer::layer_fn;
+use tower::{Layer, ServiceExt, layer::layer_fn, service_fn};
 use tower_memory::{
     MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, cancel::DeadlineSource,
-    deadline_header::DeadlineHeader, middleware::MemoryLayerBuilder,
+    client::PropagateDeadlineLayer, deadline_header::DeadlineHeader,
+    middleware::MemoryLayerBuilder,
 };
 
 const SERVED: &str = "example.Greeter";
@@ -319,4 +320,55 @@ async fn a_timeout_that_is_none_is_ignored_and_counted() {
     let snapshot = rig.handle.snapshot();
     assert_eq!(snapshot.unparsable_deadlines, 4);
     assert_eq!(snapshot.routes[0].outcomes.get(Outcome::Completed), 4);
+}
+
+/// What a tonic client is told if it makes a call within a request that `end` has ended, or will end.
+async fn called_within(end: impl Fn(&RequestScope) + Clone) -> Status {
+    let rig = Rig::new(MemoryLayer::builder()).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", rig.address)).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let channel = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).layer(channel);
+    let (sender, told) = std::sync::mpsc::channel();
+    let service = MemoryLayer::new().layer(service_fn(|request: http::Request<()>| {
+        end(request.extensions().get::<RequestScope>().unwrap());
+        let mut client = HealthClient::new(channel.clone());
+        let sender = sender.clone();
+        async move {
+            let call = client.check(delayed("30000"));
+            sender.send(call.await.unwrap_err()).unwrap();
+            Ok::<_, std::convert::Infallible>(http::Response::new(tonic::body::Body::empty()))
+        }
+    }));
+    // The handler may be dropped at the deadline, after its call was.
+    drop(service.oneshot(http::Request::new(())).await.unwrap());
+    told.recv().unwrap()
+}
+
+#[tokio::test]
+async fn a_call_for_which_no_time_is_left_is_deadline_exceeded_and_not_unknown() {
+    let status = called_within(|scope| scope.shorten_deadline(Duration::ZERO)).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    let message = "call not sent: 0.0ns left before the deadline, 0.0ns reserved";
+    assert_eq!(status.message(), message);
+}
+
+#[tokio::test]
+async fn a_call_of_a_cancelled_request_is_cancelled() {
+    for before in [true, false] {
+        let status = called_within(move |scope| {
+            let scope = scope.clone();
+            if before {
+                scope.cancel();
+            } else {
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    scope.cancel();
+                });
+            }
+        })
+        .await;
+        assert_eq!(status.code(), Code::Cancelled, "{status:?}");
+        let message = "call cancelled: the application cancelled the request";
+        assert_eq!(status.message(), message);
+    }
 }

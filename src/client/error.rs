@@ -1,6 +1,12 @@
 use std::{error::Error, fmt, time::Duration};
 
-use crate::cancel::{CancelReason, Outcome};
+use http::Response;
+
+use super::body::CallBody;
+use crate::{
+    cancel::{CancelReason, Outcome},
+    wire::{self, Protocol},
+};
 
 /// The error of an outgoing call: it was not sent, was cancelled, or failed.
 ///
@@ -59,6 +65,26 @@ impl CallError {
 
     pub(super) fn service(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Fault::Service(error.into()))
+    }
+
+    /// The result of a call that was not sent, or was dropped. A gRPC client expects a status, so in gRPC it is
+    /// a response without a message.
+    pub(super) fn into_response<B>(
+        self,
+        protocol: Protocol,
+    ) -> Result<Response<CallBody<B>>, Self> {
+        let Some(content_type) = protocol.content_type() else {
+            return Err(self);
+        };
+        let status = if self.is_deadline_exceeded() {
+            wire::DEADLINE_EXCEEDED
+        } else {
+            wire::CANCELLED
+        };
+        // The message must be ASCII.
+        let message = self.to_string().replace('\u{b5}', "u");
+        let response = wire::grpc_answer(content_type, status, &message);
+        Ok(response.map(|_| CallBody::none()))
     }
 
     /// Returns whether the incoming request's deadline passed, or left too little time to send the

@@ -4,13 +4,15 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::Response;
 use pin_project_lite::pin_project;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::error::CallError;
+use super::{body::CallBody, error::CallError};
 use crate::{
     cancel::{CancelReason, Outcome},
     scope::RequestScope,
+    wire::Protocol,
 };
 
 pin_project! {
@@ -35,35 +37,38 @@ pin_project! {
         #[pin]
         cancelled: Option<WaitForCancellationFutureOwned>,
         refused: Option<CallError>,
+        protocol: Protocol,
     }
 }
 
 impl<F> PropagateDeadlineFuture<F> {
-    pub(super) const fn calling(inner: F, scope: Option<RequestScope>) -> Self {
+    pub(super) const fn calling(inner: F, scope: Option<RequestScope>, protocol: Protocol) -> Self {
         Self {
             inner: Some(inner),
             scope,
             cancelled: None,
             refused: None,
+            protocol,
         }
     }
 
-    pub(super) const fn refused(error: CallError) -> Self {
+    pub(super) const fn refused(error: CallError, protocol: Protocol) -> Self {
         Self {
             inner: None,
             scope: None,
             cancelled: None,
             refused: Some(error),
+            protocol,
         }
     }
 }
 
 impl<F, R, E> Future for PropagateDeadlineFuture<F>
 where
-    F: Future<Output = Result<R, E>>,
+    F: Future<Output = Result<Response<R>, E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    type Output = Result<R, CallError>;
+    type Output = Result<Response<CallBody<R>>, CallError>;
 
     /// # Panics
     ///
@@ -71,14 +76,17 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Some(error) = this.refused.take() {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(error.into_response(*this.protocol));
         }
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             panic!("`PropagateDeadlineFuture` polled after completion");
         };
         if let Poll::Ready(result) = inner.poll(cx) {
             this.inner.set(None);
-            return Poll::Ready(result.map_err(CallError::service));
+            return Poll::Ready(match result {
+                Ok(response) => Ok(response.map(CallBody::received)),
+                Err(error) => Err(CallError::service(error)),
+            });
         }
         let Some(scope) = this.scope.as_ref() else {
             return Poll::Pending;
@@ -98,6 +106,6 @@ where
             .reason()
             .unwrap_or(CancelReason::new(Outcome::Completed));
         this.inner.set(None);
-        Poll::Ready(Err(CallError::cancelled(reason)))
+        Poll::Ready(CallError::cancelled(reason).into_response(*this.protocol))
     }
 }

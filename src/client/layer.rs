@@ -9,7 +9,8 @@ use crate::wire::deadline_header::DeadlineHeader;
 ///
 /// - Each call carries a header with the remaining time minus the [margin](Self::margin). A header
 ///   that the call already has is kept if its time is shorter.
-/// - If no time remains, or the incoming request has ended, the call fails without being sent.
+/// - If no time remains, or the incoming request has ended, the call fails without being sent. A gRPC
+///   call gets the status `DEADLINE_EXCEEDED` or `CANCELLED`, others a [`CallError`](super::CallError).
 /// - If the incoming request ends during the call, because its deadline passes or its client
 ///   disconnects, the call is dropped.
 /// - A call outside of any request, or for a request without a deadline, is sent unchanged.

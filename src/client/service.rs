@@ -3,12 +3,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{error::CallError, future::PropagateDeadlineFuture, layer::PropagateDeadlineLayer};
-use crate::scope::RequestScope;
+use super::{
+    body::CallBody, error::CallError, future::PropagateDeadlineFuture,
+    layer::PropagateDeadlineLayer,
+};
+use crate::{scope::RequestScope, wire::Protocol};
 
 /// The service made by [`PropagateDeadlineLayer`].
 ///
@@ -77,12 +80,12 @@ impl PropagateDeadlineLayer {
     }
 }
 
-impl<S, B> Service<Request<B>> for PropagateDeadline<S>
+impl<S, B, R> Service<Request<B>> for PropagateDeadline<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    type Response = S::Response;
+    type Response = Response<CallBody<R>>;
     type Error = CallError;
     type Future = PropagateDeadlineFuture<S::Future>;
 
@@ -96,11 +99,12 @@ where
             .get::<RequestScope>()
             .cloned()
             .or_else(RequestScope::current);
+        let protocol = Protocol::of(request.method(), request.headers());
         if let Some(scope) = &scope {
             if let Err(error) = self.layer.set_header(scope, request.headers_mut()) {
-                return PropagateDeadlineFuture::refused(error);
+                return PropagateDeadlineFuture::refused(error, protocol);
             }
         }
-        PropagateDeadlineFuture::calling(self.inner.call(request), scope)
+        PropagateDeadlineFuture::calling(self.inner.call(request), scope, protocol)
     }
 }

@@ -10,6 +10,9 @@ use crate::cancel::{CancelReason, Outcome};
 /// ([gRPC status codes](https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)).
 pub(crate) const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
 
+/// `CANCELLED`.
+pub(crate) const CANCELLED: HeaderValue = HeaderValue::from_static("1");
+
 /// `UNAVAILABLE`: the call was not processed and may be retried.
 const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 

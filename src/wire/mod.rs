@@ -12,7 +12,7 @@ mod matched_path;
 mod protocol;
 
 pub(crate) use self::answer::{
-    DEADLINE_EXCEEDED, grpc_answer, grpc_trailers, problem, shutting_down,
+    CANCELLED, DEADLINE_EXCEEDED, grpc_answer, grpc_trailers, problem, shutting_down,
 };
 pub use self::collect::CollectError;
 pub(crate) use self::matched_path::matched_path;
