@@ -262,9 +262,12 @@ async fn a_call_of_a_client_that_left_is_cancelled() {
     assert!(
         error
             .reason()
-            .is_some_and(|reason| reason == Outcome::ClientGone)
+            .is_some_and(|reason| reason == Outcome::Abandoned)
     );
-    assert_eq!(error.to_string(), "call cancelled: the client went away");
+    assert_eq!(
+        error.to_string(),
+        "call cancelled: the response was abandoned"
+    );
 }
 
 #[tokio::test(start_paused = true)]

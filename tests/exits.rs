@@ -39,6 +39,8 @@ mod support;
 mod tasks;
 #[path = "exits/upgrade.rs"]
 mod upgrade;
+#[path = "exits/uploads.rs"]
+mod uploads;
 #[path = "exits/vanished.rs"]
 mod vanished;
 #[path = "exits/wire.rs"]

@@ -57,7 +57,7 @@ impl End {
         match self {
             Self::Done => Outcome::Completed,
             Self::TimedOut => Outcome::DeadlineExceeded,
-            Self::LeftEarly | Self::LeftLate => Outcome::ClientGone,
+            Self::LeftEarly | Self::LeftLate => Outcome::Abandoned,
             Self::Panicked => Outcome::Panicked,
         }
     }

@@ -214,7 +214,7 @@ async fn a_server_stream_is_open_until_its_client_leaves() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(rig.handle.snapshot().in_flight, 1);
     drop(messages);
-    assert_eq!(rig.outcomes(1).await, [Outcome::ClientGone]);
+    assert_eq!(rig.outcomes(1).await, [Outcome::Abandoned]);
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn without_trust_tonic_cancels_the_call_and_the_handler_sees_a_client_that
     request.set_timeout(Duration::from_millis(100));
     let status = rig.channel().await.check(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Cancelled, "{status:?}");
-    assert_eq!(rig.outcomes(1).await, [Outcome::ClientGone]);
+    assert_eq!(rig.outcomes(1).await, [Outcome::Abandoned]);
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ pub(crate) async fn run(
             == [
                 ("{unmatched}", completed(1)),
                 (check, completed(2)),
-                (watch, format!("{{{:?}: 1}}", Outcome::ClientGone)),
+                (watch, format!("{{{:?}: 1}}", Outcome::Abandoned)),
             ],
         format!("statistics: {outcomes:?}"),
     );

@@ -2,6 +2,14 @@ use std::fmt;
 
 /// How a request ended; exactly one per request.
 ///
+/// An outcome says what the layer knows, and no more. A server drops the response of a client that has
+/// left, and an outer timeout drops it in the same way: both are [`Abandoned`](Self::Abandoned). A
+/// [`RequestBodyLayer`] notices when the connection ends within an upload: that is
+/// [`ClientGone`](Self::ClientGone). Without one, such a request is `Completed` if the handler answers
+/// nevertheless, and `Abandoned` otherwise.
+///
+/// [`RequestBodyLayer`]: crate::middleware::RequestBodyLayer
+///
 /// # Examples
 ///
 /// ```
@@ -13,9 +21,13 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
+    /// The response, or its body, was dropped before it was complete. The client has left, or an outer
+    /// layer has given up. The two cannot be told apart.
+    Abandoned,
     /// The application cancelled the request with `RequestScope::cancel`.
     Cancelled,
-    /// The server dropped the response, or its body, before it was complete.
+    /// The client's connection ended before the request's body was complete. Noticed by a
+    /// `RequestBodyLayer` while the handler reads the body.
     ClientGone,
     /// The server received the whole response. Any status counts.
     Completed,
@@ -32,6 +44,7 @@ pub enum Outcome {
 impl Outcome {
     /// All outcomes, in the order of their names. A later version may have more.
     pub const ALL: &'static [Self] = &[
+        Self::Abandoned,
         Self::Cancelled,
         Self::ClientGone,
         Self::Completed,
@@ -45,6 +58,7 @@ impl Outcome {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Abandoned => "abandoned",
             Self::Cancelled => "cancelled",
             Self::ClientGone => "client_gone",
             Self::Completed => "completed",

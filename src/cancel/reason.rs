@@ -100,6 +100,7 @@ impl fmt::Display for CancelReason {
             return write!(f, "the deadline set by {source} passed");
         }
         f.write_str(match self.outcome {
+            Outcome::Abandoned => "the response was abandoned",
             Outcome::Cancelled => "the application cancelled the request",
             Outcome::ClientGone => "the client went away",
             Outcome::Completed => "the response is complete",

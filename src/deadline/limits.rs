@@ -4,7 +4,7 @@ use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
 use super::{limit::Limit, policy::RoutePolicy, source::DeadlineSource, word::Deadline};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The start of one request and its time limits, which count from there.
 #[derive(Debug)]
@@ -13,10 +13,12 @@ pub(crate) struct Limits {
     deadline: Deadline,
     body: Limit,
     body_idle: Limit,
+    request_body_idle: Limit,
     /// Nanoseconds the request had waited in a queue before the service was called.
     queued: AtomicU64,
-    /// Whether the handler waits for more of the request's body.
-    wants_body: AtomicBool,
+    /// When the handler began to wait for more of the request's body, in nanoseconds since the start
+    /// plus one; zero if it does not wait.
+    wants_body: AtomicU64,
     /// The task of the response future, while another task may move the deadline.
     waker: AtomicWaker,
 }
@@ -48,8 +50,9 @@ impl Limits {
             deadline: Deadline::none(),
             body: Limit::none(),
             body_idle: Limit::none(),
+            request_body_idle: Limit::none(),
             queued: AtomicU64::new(0),
-            wants_body: AtomicBool::new(false),
+            wants_body: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -59,9 +62,10 @@ impl Limits {
         self.deadline.clear();
         self.body.lift();
         self.body_idle.lift();
+        self.request_body_idle.lift();
         // Relaxed: `&mut` excludes other threads.
         self.queued.store(0, Ordering::Relaxed);
-        self.wants_body.store(false, Ordering::Relaxed);
+        self.wants_body.store(0, Ordering::Relaxed);
     }
 
     /// Time since the request's start, when the service was called.
@@ -169,6 +173,7 @@ impl Limits {
         for (rule, limit) in [
             (policy.body_timeout, &self.body),
             (policy.body_idle_timeout, &self.body_idle),
+            (policy.request_body_idle_timeout, &self.request_body_idle),
         ] {
             if rule.disable {
                 limit.lift();
@@ -216,12 +221,48 @@ impl Limits {
 
     /// Records whether the handler waits for more of the request's body.
     pub(crate) fn set_wants_body(&self, wants: bool) {
+        let since = if wants {
+            u64::try_from(self.age().as_nanos()).map_or(u64::MAX, |nanos| nanos.saturating_add(1))
+        } else {
+            0
+        };
         // Relaxed: read by the task that polls the handler, or one that it has communicated with.
-        self.wants_body.store(wants, Ordering::Relaxed);
+        self.wants_body.store(since, Ordering::Relaxed);
+        // The task that reads the body may be another one than the response future's, which keeps the
+        // time.
+        if wants && self.request_body_idle.get().is_some() {
+            self.waker.wake();
+        }
     }
 
     pub(crate) fn wants_body(&self) -> bool {
         // Relaxed: see `set_wants_body`.
-        self.wants_body.load(Ordering::Relaxed)
+        self.wants_body.load(Ordering::Relaxed) != 0
+    }
+
+    /// When the next frame of the request's body is due.
+    fn request_body_deadline(&self) -> Option<(Instant, DeadlineSource)> {
+        let idle = self.request_body_idle.get()?;
+        // Relaxed: see `set_wants_body`.
+        let since = self.wants_body.load(Ordering::Relaxed).checked_sub(1)?;
+        let after = Duration::from_nanos(since).saturating_add(idle);
+        let at = self.start.checked_add(after)?;
+        Some((at, DeadlineSource::RequestBodyIdleTimeout))
+    }
+
+    /// The earlier of the deadline and that of the request's body.
+    pub(crate) fn next_deadline(&self) -> Option<(Instant, DeadlineSource)> {
+        earlier(self.deadline(), self.request_body_deadline())
+    }
+}
+
+/// The earlier of two deadlines; the first one of two at the same time.
+pub(super) fn earlier(
+    first: Option<(Instant, DeadlineSource)>,
+    second: Option<(Instant, DeadlineSource)>,
+) -> Option<(Instant, DeadlineSource)> {
+    match (first, second) {
+        (Some(first), Some(second)) if second.0 < first.0 => Some(second),
+        (first, second) => first.or(second),
     }
 }

@@ -62,6 +62,7 @@ pub struct RoutePolicy {
     pub(crate) timeout: Rule,
     pub(crate) body_timeout: Rule,
     pub(crate) body_idle_timeout: Rule,
+    pub(crate) request_body_idle_timeout: Rule,
 }
 
 /// What a policy does to one limit.
@@ -91,6 +92,7 @@ impl RoutePolicy {
             timeout: nothing,
             body_timeout: nothing,
             body_idle_timeout: nothing,
+            request_body_idle_timeout: nothing,
         }
     }
 
@@ -129,6 +131,19 @@ impl RoutePolicy {
         self.body_idle_timeout.disable = true;
         self
     }
+
+    /// Ends requests for whose next frame of the request's body the handler has waited `timeout`. It
+    /// needs a [`RequestBodyLayer`](crate::middleware::RequestBodyLayer).
+    pub const fn request_body_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.request_body_idle_timeout.limit = Some(timeout);
+        self
+    }
+
+    /// Disables the outer limits for idle request bodies.
+    pub const fn disable_request_body_idle_timeout(mut self) -> Self {
+        self.request_body_idle_timeout.disable = true;
+        self
+    }
 }
 
 impl RoutePolicy {
@@ -138,6 +153,9 @@ impl RoutePolicy {
             timeout: self.timeout.inside(outer.timeout),
             body_timeout: self.body_timeout.inside(outer.body_timeout),
             body_idle_timeout: self.body_idle_timeout.inside(outer.body_idle_timeout),
+            request_body_idle_timeout: self
+                .request_body_idle_timeout
+                .inside(outer.request_body_idle_timeout),
         }
     }
 }

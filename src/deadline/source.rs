@@ -33,6 +33,9 @@ pub enum DeadlineSource {
     Layer,
     /// The `timeout` of a `RoutePolicy`.
     Policy,
+    /// The limit for the time between two frames of a request body: `request_body_idle_timeout` of a
+    /// `MemoryLayer` or `RoutePolicy`.
+    RequestBodyIdleTimeout,
     /// The request's header `x-request-timeout-ms`, which the layer trusts.
     RequestTimeout,
 }
@@ -47,6 +50,7 @@ impl DeadlineSource {
         Self::Handler,
         Self::Layer,
         Self::Policy,
+        Self::RequestBodyIdleTimeout,
         Self::RequestTimeout,
     ];
 
@@ -71,6 +75,7 @@ impl DeadlineSource {
             Self::Handler => "handler",
             Self::Layer => "layer",
             Self::Policy => "policy",
+            Self::RequestBodyIdleTimeout => "request_body_idle_timeout",
             Self::RequestTimeout => "request_timeout",
         }
     }
@@ -97,6 +102,7 @@ impl fmt::Display for DeadlineSource {
             Self::Handler => "the application",
             Self::Layer => "the layer",
             Self::Policy => "the route's policy",
+            Self::RequestBodyIdleTimeout => "the limit for idle request bodies",
             Self::RequestTimeout => "the header x-request-timeout-ms",
         })
     }

@@ -7,7 +7,10 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{limits::Limits, source::DeadlineSource};
+use super::{
+    limits::{Limits, earlier},
+    source::DeadlineSource,
+};
 
 pin_project! {
     /// The timer of a response future, and later of its body.
@@ -36,7 +39,7 @@ impl DeadlineTimer {
         limits: &Limits,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
-        self.poll_until(cx, || limits.deadline())
+        self.poll_until(cx, || limits.next_deadline())
     }
 
     /// As [`poll`](Self::poll), with the limit on idle bodies. Makes the timer if there is a limit.
@@ -46,15 +49,14 @@ impl DeadlineTimer {
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         let idle = limits.body_idle();
-        if idle.is_none() && limits.deadline().is_none() {
+        if idle.is_none() && limits.next_deadline().is_none() {
             return None;
         }
         let timer = slot.get_or_insert_with(|| Box::pin(Self::new()));
         let idle = idle.and_then(|idle| timer.as_mut().idle_deadline(idle));
-        timer.as_mut().poll_until(cx, || match limits.deadline() {
-            Some(deadline) => Some(idle.filter(|idle| idle.0 < deadline.0).unwrap_or(deadline)),
-            None => idle,
-        })
+        timer
+            .as_mut()
+            .poll_until(cx, || earlier(limits.next_deadline(), idle))
     }
 
     /// The body has yielded a frame.

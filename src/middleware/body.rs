@@ -68,7 +68,7 @@ pin_project! {
     /// assert_eq!(read, "hello");
     ///
     /// let outcomes = layer.handle().snapshot().routes[0].outcomes;
-    /// assert_eq!(outcomes.get(Outcome::ClientGone), 1);
+    /// assert_eq!(outcomes.get(Outcome::Abandoned), 1);
     /// assert_eq!(outcomes.get(Outcome::Completed), 1);
     /// # Ok(())
     /// # }
@@ -163,7 +163,7 @@ impl<B> State<B> {
             open.finish(reason.unwrap_or(CancelReason::new(if length.is_none() {
                 Outcome::Completed
             } else {
-                Outcome::ClientGone
+                Outcome::Abandoned
             })));
         }
     }

@@ -172,6 +172,47 @@ impl MemoryLayerBuilder {
         self
     }
 
+    /// Ends requests for whose next part of the request's body the handler has waited for `timeout`.
+    ///
+    /// The time counts from the handler's first wait after the last part. It needs a
+    /// [`RequestBodyLayer`](super::RequestBodyLayer). The handler is dropped and the client gets `408`;
+    /// if there is a response head already, the response's body is cut off as by
+    /// [`body_timeout`](Self::body_timeout). So an upload may take as long as it
+    /// needs, as long as it goes on:
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    ///
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full, StreamBody};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, middleware::{RequestBody, RequestBodyLayer}};
+    ///
+    /// type Upload = StreamBody<futures_util::stream::Pending<Result<http_body::Frame<Bytes>, Infallible>>>;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = MemoryLayer::builder().request_body_idle_timeout(Duration::from_secs(10)).build()?;
+    /// let service = ServiceBuilder::new().layer(layer).layer(RequestBodyLayer::new()).service(service_fn(
+    ///     |request: Request<RequestBody<Upload>>| async move {
+    ///         let body = request.into_body().collect().await.expect("nothing fails here").to_bytes();
+    ///         Ok::<_, Infallible>(Response::new(Full::new(body)))
+    ///     },
+    /// ));
+    /// let silent = StreamBody::new(futures_util::stream::pending());
+    /// let response = service.oneshot(Request::post("/").body(silent)?).await?;
+    /// assert_eq!(response.status(), 408);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub const fn request_body_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits = self.limits.request_body_idle_timeout(timeout);
+        self
+    }
+
     /// Sets which clients see the response headers ([`Expose::DebugBuilds`] by default).
     pub fn expose(mut self, expose: Expose) -> Self {
         self.expose = expose;

@@ -37,7 +37,7 @@ pin_project! {
     /// # Cancel safety
     ///
     /// A server drops it when the client disconnects. Then the handler is dropped, the token is
-    /// cancelled, and the scope ends with [`Outcome::ClientGone`](crate::Outcome::ClientGone).
+    /// cancelled, and the scope ends with [`Outcome::Abandoned`](crate::Outcome::Abandoned).
     ///
     /// # Examples
     ///
@@ -58,7 +58,7 @@ pin_project! {
     /// let future = service.call(Request::new(()));
     /// drop(future);
     /// let snapshot = layer.handle().snapshot();
-    /// assert_eq!(snapshot.routes[0].outcomes.get(Outcome::ClientGone), 1);
+    /// assert_eq!(snapshot.routes[0].outcomes.get(Outcome::Abandoned), 1);
     /// # Ok(())
     /// # }
     /// ```
@@ -186,7 +186,8 @@ fn expire<F, R>(
         unreachable!("a running future has a place");
     };
     // Read before the handler is dropped, which then waits for nothing.
-    let wants_body = scope.limits().wants_body();
+    let wants_body =
+        source == DeadlineSource::RequestBodyIdleTimeout || scope.limits().wants_body();
     scope.cancel_for(CancelReason::deadline(source));
     let answer = inside.as_mut().run(|mut handler| {
         handler.set(None);

@@ -17,7 +17,7 @@ use crate::{
 /// The one owner of an open scope: first the response future, then the response body.
 ///
 /// It is not `Clone`, and its drop ends the scope, so the end happens once. Dropped without
-/// [`finish`](Self::finish), the client has gone away.
+/// [`finish`](Self::finish), the response was abandoned.
 #[derive(Debug)]
 pub(crate) struct OpenScope {
     scope: RequestScope,
@@ -31,7 +31,7 @@ impl OpenScope {
     pub(crate) fn new(layer: &Arc<LayerState>, route: usize) -> Self {
         Self {
             scope: RequestScope::open(layer, route, Instant::now()),
-            reason: CancelReason::new(Outcome::ClientGone),
+            reason: CancelReason::new(Outcome::Abandoned),
             registered: false,
         }
     }

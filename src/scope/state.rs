@@ -336,7 +336,7 @@ mod loom_models {
         /// As `ScopeState::advance` does.
         fn end(&self) {
             let _ = self.lifecycle.end();
-            self.cancel.cancel(CancelReason::new(Outcome::ClientGone));
+            self.cancel.cancel(CancelReason::new(Outcome::Abandoned));
             if let Some(group) = self.group.get() {
                 group.request_cancelled(self.start);
             }

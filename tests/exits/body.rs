@@ -72,15 +72,15 @@ fn a_body_polled_to_its_end_is_completed_there() {
 }
 
 #[test]
-fn a_body_dropped_unpolled_means_that_the_client_is_gone() {
+fn a_body_dropped_unpolled_is_abandoned() {
     for steps in [Steps::data(["data"]), Steps::data(["data"]).with_length(4)] {
         let (body, watch) = open(steps);
         drop(body);
-        assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+        assert_eq!(watch.outcome_now(), Outcome::Abandoned);
     }
     let (body, watch) = open(Full::new(Bytes::from_static(b"data")));
     drop(body);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn an_empty_body_dropped_unpolled_is_completed() {
     // One that tells nothing may have anything to come.
     let (body, watch) = open(Steps::data([]));
     drop(body);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
@@ -120,13 +120,13 @@ fn a_body_dropped_before_its_last_byte_is_not_completed() {
     let (mut body, watch) = open(Steps::data(["one", "two"]).with_length(6));
     next_data(&mut body);
     drop(body);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
 fn a_content_length_header_is_a_promise_too() {
     let steps = Steps::data(["one", "two"]);
-    for (polls, outcome) in [(1, Outcome::ClientGone), (2, Outcome::Completed)] {
+    for (polls, outcome) in [(1, Outcome::Abandoned), (2, Outcome::Completed)] {
         let (mut body, watch) = open_as(Method::GET, StatusCode::OK, Some(6), &steps);
         for _ in 0..polls {
             next_data(&mut body);
@@ -154,7 +154,7 @@ fn a_body_that_tells_its_end_with_the_last_data_is_completed() {
     let (mut body, watch) = open(Steps::data(["one", "two"]).telling_its_end());
     next_data(&mut body);
     drop(body);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
@@ -248,14 +248,14 @@ fn a_body_that_panics_when_it_is_asked_for_its_size_is_panicked() {
 }
 
 #[test]
-fn a_stalled_body_that_is_dropped_means_that_the_client_is_gone() {
+fn a_stalled_body_that_is_dropped_is_abandoned() {
     let (mut body, watch) = open(Steps::new([data("data"), Step::Stall]));
     next_data(&mut body);
     assert!(poll_body(&mut body).is_pending());
     assert!(poll_body(&mut body).is_pending());
     watch.assert_open();
     drop(body);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
@@ -281,11 +281,7 @@ fn responses_without_a_body_by_the_rules_of_http_are_completed_unpolled() {
     ] {
         let (body, watch) = open_as(method.clone(), status, None, &steps);
         drop(body);
-        assert_eq!(
-            watch.outcome_now(),
-            Outcome::ClientGone,
-            "{method} {status}"
-        );
+        assert_eq!(watch.outcome_now(), Outcome::Abandoned, "{method} {status}");
     }
 }
 

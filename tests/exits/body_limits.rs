@@ -361,5 +361,5 @@ async fn a_limited_body_dropped_while_it_waits_is_a_client_that_left() {
     let waiting = tokio::time::timeout(SECOND, body.frame()).await;
     assert!(waiting.is_err());
     drop(body);
-    assert_eq!(watch.report().await.outcome, Outcome::ClientGone);
+    assert_eq!(watch.report().await.outcome, Outcome::Abandoned);
 }

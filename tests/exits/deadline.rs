@@ -184,7 +184,7 @@ async fn a_future_dropped_after_its_deadline_but_not_polled_then_is_a_client_tha
     assert!(poll_once(&mut future).is_pending());
     sleep(2 * SECOND).await;
     drop(future);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,12 +342,12 @@ fn exits_inside_of_two_layers_are_reported_once_by_the_outer_one() {
     let mut future = Box::pin(outer.layer(inner.layer(never_answering())).call(get("/")));
     assert!(poll_once(&mut future).is_pending());
     drop(future);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 
     let (outer, inner, watch) = nested();
     let service = outer.layer(inner.layer(answering(Steps::data(["data"]))));
     drop(service.oneshot(get("/")).now_or_never().unwrap().unwrap());
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 
     let (outer, inner, watch) = nested();
     let service = outer.layer(inner.layer(service_fn(async |_: Request<Empty<Bytes>>| {

@@ -72,10 +72,10 @@ async fn assert_ended(watch: &Watch, ended: &mut UnboundedReceiver<CancelReason>
     for _ in 0..2 {
         let reason = timeout(Duration::from_secs(10), ended.recv()).await;
         let reason = reason.expect("the task ends").unwrap();
-        assert_eq!(reason, Outcome::ClientGone);
+        assert_eq!(reason, Outcome::Abandoned);
     }
     let report = watch.report().await;
-    assert_eq!(report.outcome, Outcome::ClientGone);
+    assert_eq!(report.outcome, Outcome::Abandoned);
     assert_eq!((report.tasks_spawned, report.tasks_aborted), (2, 0));
     let latency = report.cancel_latency.expect("there were tasks");
     let [seen] = watch.handle.cancel_latency().try_into().expect("one route");

@@ -21,26 +21,26 @@ use super::support::{
 };
 
 #[test]
-fn dropping_the_response_future_unpolled_ends_the_scope_as_client_gone() {
+fn dropping_the_response_future_unpolled_ends_the_scope_as_abandoned() {
     let (layer, watch) = watched(MemoryLayer::builder());
     let mut service = layer.layer(never_answering());
     let future = service.call(get("/"));
     watch.assert_open();
     drop(future);
     let report = watch.report_now();
-    assert_eq!(report.outcome, Outcome::ClientGone);
+    assert_eq!(report.outcome, Outcome::Abandoned);
     assert_eq!(report.time_to_head, None);
 }
 
 #[test]
-fn dropping_a_future_that_would_be_ready_ends_the_scope_as_client_gone() {
+fn dropping_a_future_that_would_be_ready_ends_the_scope_as_abandoned() {
     let (layer, watch) = watched(MemoryLayer::builder());
     drop(layer.layer(answering(Steps::default())).call(get("/")));
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
-fn dropping_the_response_future_ends_the_scope_as_client_gone() {
+fn dropping_the_response_future_ends_the_scope_as_abandoned() {
     let (layer, watch) = watched(MemoryLayer::builder());
     let mut future = Box::pin(layer.layer(never_answering()).call(get("/")));
     for _ in 0..3 {
@@ -48,7 +48,7 @@ fn dropping_the_response_future_ends_the_scope_as_client_gone() {
         watch.assert_open();
     }
     drop(future);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn the_handler_is_dropped_inside_its_scope_and_before_its_end() {
     }));
     drop(service.call(get("/")));
     assert_eq!(*ended_at_drop.lock().unwrap(), Some(false));
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[tokio::test]
@@ -210,12 +210,12 @@ fn a_future_dropped_by_an_outer_panic_is_no_panic_of_the_request() {
     let mut future = Box::pin(layer.layer(never_answering()).call(get("/")));
     assert!(poll_once(&mut future).is_pending());
     drop_while_unwinding(future);
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[test]
 fn a_body_dropped_by_an_outer_panic_ends_as_it_would_without() {
-    for (bytes, outcome) in [("", Outcome::Completed), ("data", Outcome::ClientGone)] {
+    for (bytes, outcome) in [("", Outcome::Completed), ("data", Outcome::Abandoned)] {
         let (layer, watch) = watched(MemoryLayer::builder());
         let service = layer.layer(answering(Full::new(Bytes::from_static(bytes.as_bytes()))));
         let response = service.oneshot(get("/")).now_or_never().unwrap().unwrap();
@@ -301,7 +301,7 @@ fn polling_after_completion_panics_and_reports_nothing_more() {
     };
     assert!(catch_unwind(AssertUnwindSafe(|| poll_once(&mut future).is_ready())).is_err());
     drop((future, response));
-    assert_eq!(watch.outcome_now(), Outcome::ClientGone);
+    assert_eq!(watch.outcome_now(), Outcome::Abandoned);
 }
 
 #[tokio::test]

@@ -278,6 +278,6 @@ async fn a_layered_router_inside_a_router_is_served_and_named() {
     // The body was not read.
     assert_eq!(
         (report.route.as_str(), report.outcome),
-        ("/items/{n}", Outcome::ClientGone)
+        ("/items/{n}", Outcome::Abandoned)
     );
 }

@@ -66,7 +66,7 @@ fn set_route_moves_what_is_in_flight() {
     assert_eq!(in_flight(), [("second".into(), 0, 1)]);
     let report = watch.report_now();
     assert_eq!(report.route.as_str(), "second");
-    assert_eq!(report.outcome, Outcome::ClientGone);
+    assert_eq!(report.outcome, Outcome::Abandoned);
 }
 
 #[test]

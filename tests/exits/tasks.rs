@@ -194,7 +194,7 @@ async fn tasks_that_ignore_their_token_are_dropped_after_every_kind_of_end() {
             "done" => Outcome::Completed,
             "fails" => Outcome::ServiceError,
             "panics" => Outcome::Panicked,
-            "left" => Outcome::ClientGone,
+            "left" => Outcome::Abandoned,
             _ => Outcome::DeadlineExceeded,
         };
         let report = watch.report().await;

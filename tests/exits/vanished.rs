@@ -94,7 +94,7 @@ const HALF_READ: &str = "POST /reads HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r
 async fn a_client_that_leaves_with_nothing_unread_is_noticed() {
     for leaves in [Leaves::Fin, Leaves::Rst] {
         let (outcome, after) = vanishing(ONE, leaves).await;
-        assert_eq!(outcome, Outcome::ClientGone, "{leaves:?}");
+        assert_eq!(outcome, Outcome::Abandoned, "{leaves:?}");
         assert!(after < DEADLINE / 2, "{leaves:?}: {after:?}");
         // A handler that reads is told, and ends by itself.
         let (outcome, after) = vanishing(HALF_READ, leaves).await;

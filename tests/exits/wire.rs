@@ -260,7 +260,7 @@ async fn a_client_that_leaves_before_the_head_is_gone(http: Http) {
             client.hang_up().await;
         }
         let report = watch.report().await;
-        assert_eq!(report.outcome, Outcome::ClientGone);
+        assert_eq!(report.outcome, Outcome::Abandoned);
         assert_eq!(report.time_to_head, None);
     }
 }
@@ -285,7 +285,7 @@ async fn a_client_that_leaves_during_the_body_is_gone(http: Http) {
             client.hang_up().await;
         }
         let report = watch.report().await;
-        assert_eq!(report.outcome, Outcome::ClientGone);
+        assert_eq!(report.outcome, Outcome::Abandoned);
         assert!(report.time_to_head.is_some());
     }
 }
@@ -543,7 +543,7 @@ async fn exits_of_all_kinds_at_once_leave_one_report_each() {
         ("/fails", Outcome::ServiceError),
         ("/panics", Outcome::Panicked),
         ("/body-panics", Outcome::Panicked),
-        ("/left", Outcome::ClientGone),
+        ("/left", Outcome::Abandoned),
         ("/stuck", Outcome::DeadlineExceeded),
     ];
     let mut router = Router::new();

@@ -1,15 +1,25 @@
 use std::{
+    error::Error,
+    io,
     pin::Pin,
     task::{Context, Poll},
 };
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::scope::RequestScope;
+use crate::{
+    cancel::{CancelReason, Outcome},
+    scope::RequestScope,
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 pin_project! {
-    /// A request body that records whether the handler waits for it. It passes everything on unchanged.
+    /// A request body that records whether the handler waits for it, and whether it breaks off.
+    ///
+    /// It passes frames and trailers on unchanged, and the inner body's errors in a box.
     ///
     /// # Examples
     ///
@@ -40,18 +50,21 @@ pin_project! {
     pub struct RequestBody<B> {
         #[pin]
         inner: B,
-        waiting: Waiting,
+        // Bytes that the body announced and has not yielded; `None` before the first poll.
+        missing: Option<u64>,
+        watcher: Watcher,
     }
 }
 
-/// Tells the scope whether the body's last poll was pending.
+/// Tells the scope what happens to the body.
 #[derive(Debug)]
-struct Waiting {
+struct Watcher {
     scope: Option<RequestScope>,
+    /// Whether the last poll was pending.
     waits: bool,
 }
 
-impl Waiting {
+impl Watcher {
     fn set(&mut self, waits: bool) {
         if self.waits == waits {
             return;
@@ -61,10 +74,43 @@ impl Waiting {
             scope.limits().set_wants_body(waits);
         }
     }
+
+    /// The client's connection has ended before the body.
+    #[cold]
+    fn client_gone(&self) {
+        if let Some(scope) = &self.scope {
+            scope.cancel_for(CancelReason::new(Outcome::ClientGone));
+        }
+    }
+}
+
+/// Whether `error` comes from a connection that has ended, and not from what the client sent.
+fn is_disconnect(error: &BoxError) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+    while let Some(error) = next {
+        next = match error.downcast_ref::<io::Error>() {
+            Some(error) if is_end_of_connection(error.kind()) => return true,
+            // An I/O error's source is that of the error it wraps.
+            Some(error) => error.get_ref().map(|wrapped| wrapped as _),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+const fn is_end_of_connection(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// A handler that drops the body does not wait for it.
-impl Drop for Waiting {
+impl Drop for Watcher {
     fn drop(&mut self) {
         self.set(false);
     }
@@ -74,7 +120,8 @@ impl<B> RequestBody<B> {
     pub(super) const fn new(inner: B, scope: Option<RequestScope>) -> Self {
         Self {
             inner,
-            waiting: Waiting {
+            missing: None,
+            watcher: Watcher {
                 scope,
                 waits: false,
             },
@@ -87,17 +134,36 @@ impl<B> RequestBody<B> {
     }
 }
 
-impl<B: Body> Body for RequestBody<B> {
+impl<B> Body for RequestBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let this = self.project();
-        let polled = this.inner.poll_frame(cx);
-        this.waiting.set(polled.is_pending());
+        let missing = this
+            .missing
+            .get_or_insert_with(|| this.inner.size_hint().lower());
+        let polled = this.inner.poll_frame(cx).map_err(Into::into);
+        this.watcher.set(polled.is_pending());
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                let data = frame.data_ref().map_or(0, Buf::remaining);
+                *missing = missing.saturating_sub(data as u64);
+            }
+            Poll::Ready(Some(Err(error))) if is_disconnect(error) => this.watcher.client_gone(),
+            Poll::Ready(Some(Err(_))) => {}
+            // hyper ends the body of a reset HTTP/2 stream like this.
+            Poll::Ready(None) if *missing > 0 => this.watcher.client_gone(),
+            Poll::Ready(None) => {}
+        }
         polled
     }
 

@@ -2,11 +2,21 @@ use tower_layer::Layer;
 
 use super::service::RequestBodyService;
 
-/// Records whether the handler waits for the request's body, so that a deadline that passes meanwhile
-/// is answered with `408` instead of `504`.
+/// Watches the request's body arrive.
 ///
-/// Put it inside a [`MemoryLayer`](crate::MemoryLayer). The services inside get a request whose
-/// body is a [`RequestBody`](super::RequestBody), which axum's routers and handlers accept.
+/// - A deadline that passes while the handler waits for the body is answered with `408` instead of
+///   `504`.
+/// - A body that is silent for longer than
+///   [`request_body_idle_timeout`](super::MemoryLayerBuilder::request_body_idle_timeout) ends the
+///   request, with `408` if there is no response yet.
+/// - A client whose connection ends within the body cancels the request with
+///   [`Outcome::ClientGone`](crate::Outcome::ClientGone). That is known from an I/O error, and from a
+///   body that is shorter than announced.
+///
+/// Put it directly inside a [`MemoryLayer`](crate::MemoryLayer): a layer between the two that decodes
+/// the body may report a truncated encoding by the same error as a lost connection. The services inside
+/// get a request whose body is a [`RequestBody`](super::RequestBody), which axum's routers and handlers
+/// accept.
 ///
 /// # Examples
 ///
@@ -27,7 +37,7 @@ use super::service::RequestBodyService;
 ///     .layer(MemoryLayer::with_timeout(Duration::from_millis(10)))
 ///     .layer(RequestBodyLayer::new())
 ///     .service(service_fn(|request: Request<RequestBody<Upload>>| async move {
-///         let body = request.into_body().collect().await?.to_bytes();
+///         let body = request.into_body().collect().await.expect("nothing fails here").to_bytes();
 ///         Ok::<_, Infallible>(Response::new(Full::new(body)))
 ///     }));
 ///

@@ -4,6 +4,7 @@ fn is_success(outcome: Outcome) -> bool {
     match outcome {
         Outcome::Completed => true,
         Outcome::Cancelled
+        | Outcome::Abandoned
         | Outcome::ClientGone
         | Outcome::DeadlineExceeded
         | Outcome::Panicked
