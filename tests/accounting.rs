@@ -24,6 +24,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
@@ -950,4 +951,41 @@ fn a_difference_of_two_usages_is_what_was_credited_between_them() {
     let between = account.usage().unwrap() - before;
     assert_eq!((between.allocations, between.live_bytes()), (1, 500));
     drop(kept);
+}
+
+#[test]
+fn futures_of_a_join_set_are_counted_if_they_are_tracked() {
+    const BYTES: u64 = 100_000;
+    let (layer, reports) = layer_with_reports();
+    let service = layer.layer(service_fn(|request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+        let used = || scope.usage().unwrap().bytes_allocated;
+        for (tracked, expected) in [(false, 0), (true, 3 * BYTES)] {
+            let work = || async {
+                black_box(vec![0_u8; BYTES as usize]);
+                tokio::task::yield_now().await;
+                black_box(vec![0_u8; 0]);
+            };
+            let mut set = tokio::task::JoinSet::new();
+            let before = used();
+            for _ in 0..3 {
+                if tracked {
+                    set.spawn(scope.track(work()).map(|output| output.unwrap()));
+                } else {
+                    set.spawn(work());
+                }
+            }
+            set.join_all().await;
+            let counted = used() - before;
+            // The set, and what belongs to each task.
+            assert!(
+                (expected..expected + 10_000).contains(&counted),
+                "{counted}"
+            );
+        }
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let runtime = runtime();
+    drop(runtime.block_on(service.oneshot(Request::new(()))).unwrap());
+    drop(reports);
 }

@@ -37,6 +37,8 @@ mod shutdown;
 mod support;
 #[path = "exits/tasks.rs"]
 mod tasks;
+#[path = "exits/tracked.rs"]
+mod tracked;
 #[path = "exits/upgrade.rs"]
 mod upgrade;
 #[path = "exits/uploads.rs"]

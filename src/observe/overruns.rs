@@ -21,7 +21,7 @@ pub struct TaskOverruns {
     pub location: Option<&'static Location<'static>>,
     /// Tasks that were aborted.
     pub aborted: u64,
-    /// Tasks that blocked their thread and were left running.
+    /// Tasks that blocked their thread and were left running, and tracked futures that were not polled.
     pub given_up: u64,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Overruns {
 
 impl Overruns {
     /// Counts a task. Returns whether it is the first of its location, or the first above the bound.
-    pub(super) fn add(&self, task: &TaskReport) -> bool {
+    pub(super) fn add(&self, task: &TaskReport, given_up: bool) -> bool {
         let mut locations = lock(&self.locations);
         let location = Some(task.location);
         let known = locations.contains_key(&location) || locations.len() < MAX_LOCATIONS;
@@ -44,7 +44,7 @@ impl Overruns {
             aborted: 0,
             given_up: 0,
         });
-        let count = if task.running {
+        let count = if given_up {
             &mut counts.given_up
         } else {
             &mut counts.aborted

@@ -40,9 +40,9 @@ impl ScopeSink for Recorder {
         self.stats.relabelled(from, to);
     }
 
-    fn overran(&self, task: &TaskReport) {
-        if self.overruns.add(task) {
-            warn_overrun(task);
+    fn overran(&self, task: &TaskReport, given_up: bool) {
+        if self.overruns.add(task, given_up) {
+            warn_overrun(task, given_up);
         }
     }
 

@@ -22,8 +22,8 @@ pub(crate) trait ScopeSink: Send + Sync {
     /// A scope has closed.
     fn closed(&self, closed: &Closed<'_>);
 
-    /// A task still ran when its grace period was over.
-    fn overran(&self, task: &TaskReport);
+    /// A task still ran when its grace period was over. It was given up, or else aborted.
+    fn overran(&self, task: &TaskReport, given_up: bool);
 }
 
 /// State shared by all scopes of one layer.

@@ -18,9 +18,11 @@ pub(crate) mod report;
 mod shutdown;
 mod spawn;
 mod state;
+mod track;
 
 pub use self::hold::{HoldFuture, ScopeHold};
 pub use self::report::{ArenaSource, ArenaUsage};
+pub use self::track::TrackedFuture;
 pub use crate::route::RouteLabel;
 pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 

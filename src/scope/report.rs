@@ -139,12 +139,13 @@ pub struct ScopeReport {
     pub time_to_head: Option<Duration>,
     /// Time from the call of the service to the close of the scope.
     pub total_time: Duration,
-    /// Tasks started with `RequestScope::spawn` and `spawn_blocking`.
+    /// Tasks started with `RequestScope::spawn`, `spawn_local` and `spawn_blocking`, and tracked futures.
     pub tasks_spawned: usize,
     /// Tasks that exceeded their grace period and were dropped.
     pub tasks_aborted: usize,
     /// Tasks that exceeded their grace period and could not be dropped, because they blocked their
-    /// thread. They still ran when the scope closed.
+    /// thread or, if [tracked](crate::RequestScope::track), were not polled. They still existed when the scope
+    /// closed.
     pub tasks_given_up: usize,
     /// The aborted tasks and those given up, as they were at the end of their grace period; the first
     /// 64 of them.

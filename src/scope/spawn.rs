@@ -1,7 +1,7 @@
 use std::{
     panic::Location,
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use pin_project_lite::pin_project;
@@ -13,7 +13,7 @@ use crate::{
     cancel::{Aborted, Grace},
     slab::Key,
     sync::Arc,
-    task::{EnteredTask, Origin, TaskHandle, TaskKind, TaskRecord},
+    task::{EnteredSpan, EnteredTask, Origin, TaskHandle, TaskKind, TaskRecord, TaskSpan},
 };
 
 impl RequestScope {
@@ -24,7 +24,8 @@ impl RequestScope {
     /// next `.await` and [reported](crate::ScopeReport::overruns) with the location of this call. The
     /// scope closes after its last task, or when it gives up on one that blocks its thread.
     ///
-    /// Unlike a `JoinSet`, dropping the handle does not abort the task, and the response does not wait
+    /// With the `tracing` feature it runs in the span that is the current one here, as do all tasks started
+    /// with a scope. Unlike a `JoinSet`, dropping the handle does not abort the task, and the response does not wait
     /// for it.
     ///
     /// # Panics
@@ -51,13 +52,40 @@ impl RequestScope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let grace = self.state().layer().grace;
-        // The token first, so that it is there when the guard checks whether it is cancelled.
-        let future = Grace::new(future, self.own_token().clone(), grace);
-        let guard = TaskGuard::new(self, TaskKind::Async, Location::caller());
-        TaskHandle::new(tokio::spawn(ScopedTask {
-            inside: Inside::new(future, guard),
-        }))
+        let task = ScopedTask::new(self, future, TaskKind::Async, Location::caller());
+        TaskHandle::new(tokio::spawn(task))
+    }
+
+    /// Starts a task that belongs to the request and stays on this thread, so its future need not be
+    /// `Send`. Otherwise as [`spawn`](Self::spawn).
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a `LocalSet`, as [`tokio::task::spawn_local`] does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> usize {
+    ///     let task = scope.spawn_local(async {
+    ///         let shared = Rc::new(7);
+    ///         tokio::task::yield_now().await;
+    ///         *shared
+    ///     });
+    ///     task.await.expect("neither aborted nor panicked")
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn spawn_local<F>(&self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let task = ScopedTask::new(self, future, TaskKind::Async, Location::caller());
+        TaskHandle::new(tokio::task::spawn_local(task))
     }
 
     /// Runs a blocking closure that belongs to the request, on one of the runtime's threads for
@@ -159,6 +187,7 @@ struct TaskGuard {
     scope: RequestScope,
     // ... and before the shutdown is notified.
     notify: NotifyShutdown,
+    span: TaskSpan,
 }
 
 /// Notifies a shutdown, when it is dropped, that a task has ended.
@@ -192,6 +221,7 @@ impl TaskGuard {
             key,
             scope: scope.clone(),
             notify: NotifyShutdown(Arc::clone(layer)),
+            span: TaskSpan::current(),
         }
     }
 }
@@ -206,29 +236,42 @@ impl Drop for TaskGuard {
     }
 }
 
-/// Guard of a task's poll: it leaves the task's account first, then the scope.
-struct EnteredBoth<'a> {
-    _task: EnteredTask<'a>,
-    _scope: EnteredScope<'a>,
-}
-
 impl Enter for TaskGuard {
-    type Guard<'a> = EnteredBoth<'a>;
+    // Left in this order: the task's account, the scope, the span.
+    type Guard<'a> = (EnteredTask<'a>, EnteredScope<'a>, EnteredSpan<'a>);
 
-    fn enter(&mut self) -> EnteredBoth<'_> {
+    fn enter(&mut self) -> Self::Guard<'_> {
+        let span = self.span.enter();
         let scope = self.scope.enter();
-        EnteredBoth {
-            _task: self.record.enter(),
-            _scope: scope,
-        }
+        (self.record.enter(), scope, span)
     }
 }
 
 pin_project! {
     /// The future of a spawned task.
-    struct ScopedTask<F> {
+    pub(super) struct ScopedTask<F> {
         #[pin]
         inside: Inside<Grace<F>, TaskGuard>,
+        // The guard's, which is borrowed in a poll.
+        record: Arc<TaskRecord>,
+    }
+}
+
+impl<F> ScopedTask<F> {
+    pub(super) fn new(
+        scope: &RequestScope,
+        future: F,
+        kind: TaskKind,
+        location: &'static Location<'static>,
+    ) -> Self {
+        let grace = scope.state().layer().grace;
+        // The token first, so that it is there when the guard checks whether it is cancelled.
+        let future = Grace::new(future, scope.own_token().clone(), grace);
+        let guard = TaskGuard::new(scope, kind, location);
+        Self {
+            record: Arc::clone(&guard.record),
+            inside: Inside::new(future, guard),
+        }
     }
 }
 
@@ -236,12 +279,20 @@ impl<F: Future> Future for ScopedTask<F> {
     type Output = Result<F::Output, Aborted>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut inside = self.project().inside;
-        let polled = inside.as_mut().poll(cx);
-        if let Poll::Ready(Err(Aborted)) = &polled {
-            inside.place().record.overran(false);
-        }
-        polled
+        let this = self.project();
+        let record = &*this.record;
+        this.inside.run(|mut slot| {
+            let Some(future) = slot.as_mut().as_pin_mut() else {
+                panic!("task polled after completion");
+            };
+            let output = ready!(future.poll(cx));
+            if output.is_err() {
+                // Before the future is dropped, since that may panic.
+                record.overran(false, false);
+            }
+            slot.set(None);
+            Poll::Ready(output)
+        })
     }
 }
 
@@ -251,6 +302,7 @@ struct DetachedGuard {
     record: Arc<TaskRecord>,
     layer: Arc<LayerState>,
     key: Key,
+    span: TaskSpan,
 }
 
 impl DetachedGuard {
@@ -271,6 +323,7 @@ impl DetachedGuard {
             record,
             layer,
             key,
+            span: TaskSpan::current(),
         }
     }
 }
@@ -285,9 +338,10 @@ impl Drop for DetachedGuard {
 }
 
 impl Enter for DetachedGuard {
-    type Guard<'a> = EnteredTask<'a>;
+    type Guard<'a> = (EnteredTask<'a>, EnteredSpan<'a>);
 
-    fn enter(&mut self) -> EnteredTask<'_> {
-        self.record.enter()
+    fn enter(&mut self) -> Self::Guard<'_> {
+        let span = self.span.enter();
+        (self.record.enter(), span)
     }
 }

@@ -291,8 +291,8 @@ impl TaskOwner for ScopeState {
         self.advance(ended, CancelReason::new(Outcome::Completed));
     }
 
-    fn task_overran(&self, report: &TaskReport) {
-        self.layer().sink.overran(report);
+    fn task_overran(&self, report: &TaskReport, given_up: bool) {
+        self.layer().sink.overran(report, given_up);
     }
 }
 

@@ -128,8 +128,8 @@ impl TaskGroup {
     }
 
     /// A task still ran when its grace period was over.
-    pub(super) fn overran(&self, report: TaskReport) {
-        let count = if report.running {
+    pub(super) fn overran(&self, report: TaskReport, given_up: bool) {
+        let count = if given_up {
             &self.given_up
         } else {
             &self.aborted

@@ -80,7 +80,7 @@ impl<T> Future for TaskHandle<T> {
             .poll(cx)
             .map(|joined| match joined {
                 Ok(Ok(output)) => Ok(output),
-                Ok(Err(Aborted)) => Err(TaskError { source: None }),
+                Ok(Err(aborted)) => Err(aborted.into()),
                 Err(source) => Err(TaskError {
                     source: Some(source),
                 }),
@@ -116,6 +116,12 @@ impl<T> Future for TaskHandle<T> {
 pub struct TaskError {
     /// `None` if it still ran when its grace period was over.
     source: Option<JoinError>,
+}
+
+impl From<Aborted> for TaskError {
+    fn from(Aborted: Aborted) -> Self {
+        Self { source: None }
+    }
 }
 
 impl TaskError {

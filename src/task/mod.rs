@@ -8,6 +8,9 @@ mod handle;
 mod record;
 mod registry;
 mod report;
+#[cfg_attr(feature = "tracing", path = "span/enabled.rs")]
+#[cfg_attr(not(feature = "tracing"), path = "span/disabled.rs")]
+mod span;
 mod sweeper;
 
 pub use self::detached::DetachedTasks;
@@ -17,3 +20,4 @@ pub use self::report::{TaskKind, TaskReport};
 pub(crate) use self::group::TaskGroup;
 pub(crate) use self::record::{EnteredTask, Origin, TaskOwner, TaskRecord};
 pub(crate) use self::registry::Tasks;
+pub(crate) use self::span::{EnteredSpan, TaskSpan};

@@ -20,8 +20,8 @@ pub(crate) trait TaskOwner: Send + Sync {
     /// A task no longer keeps the request's scope open.
     fn release_task(&self);
 
-    /// A task still ran when its grace period was over.
-    fn task_overran(&self, report: &TaskReport);
+    /// A task still ran when its grace period was over. It was given up, or else aborted.
+    fn task_overran(&self, report: &TaskReport, given_up: bool);
 }
 
 /// What a task belongs to.
@@ -164,7 +164,7 @@ impl TaskRecord {
     }
 
     /// Reports, once, that the task still ran when its grace period was over.
-    pub(crate) fn overran(&self, running: bool) {
+    pub(crate) fn overran(&self, running: bool, given_up: bool) {
         let Origin::Request(owner) = &self.origin else {
             return;
         };
@@ -175,8 +175,8 @@ impl TaskRecord {
         let mut report = self.report(Instant::now());
         // As it was judged: the task may have returned since.
         report.running = running;
-        owner.task_overran(&report);
-        self.group.overran(report);
+        owner.task_overran(&report, given_up);
+        self.group.overran(report, given_up);
     }
 
     /// Looks at a task whose grace period is over. Returns whether to look again soon.
@@ -184,19 +184,21 @@ impl TaskRecord {
         // Acquire: see `enter`. If it runs, its figures up to this poll are seen.
         let polls = self.polls.load(Ordering::Acquire);
         let running = polls % 2 == 1;
-        let overran = match self.kind {
-            TaskKind::Async => {
+        let (overran, given_up) = match self.kind {
+            TaskKind::Async | TaskKind::Tracked => {
                 // In the same poll as last time; otherwise the task drops itself. Relaxed: there is one
                 // sweeper at a time, and each look happens after the one before.
                 let before = self.seen.swap(polls, Ordering::Relaxed);
-                running && before == polls
+                // What polls a tracked future may have forgotten it.
+                let stuck = running || self.kind == TaskKind::Tracked;
+                (stuck && before == polls, true)
             }
             // The runtime keeps a withdrawn closure until a thread is free to drop it.
-            TaskKind::Blocking => running || self.leave_waiting(WITHDRAWN),
+            TaskKind::Blocking => (running || self.leave_waiting(WITHDRAWN), running),
             TaskKind::Detached => return false,
         };
         if overran {
-            self.overran(running);
+            self.overran(running, given_up);
             self.release();
         }
         // Otherwise the task is just starting, or has just returned, or its timer is late.

@@ -15,12 +15,14 @@ use crate::{account::Usage, route::RouteLabel};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TaskKind {
-    /// Started with `RequestScope::spawn`.
+    /// Started with `RequestScope::spawn` or `spawn_local`.
     Async,
     /// Started with `RequestScope::spawn_blocking`.
     Blocking,
     /// Started with `RequestScope::detach`.
     Detached,
+    /// Passed to `RequestScope::track`, and polled by something else.
+    Tracked,
 }
 
 impl TaskKind {
@@ -31,6 +33,7 @@ impl TaskKind {
             Self::Async => "async",
             Self::Blocking => "blocking",
             Self::Detached => "detached",
+            Self::Tracked => "tracked",
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::scope::TaskReport;
 
 /// Does nothing.
-pub(crate) const fn warn_overrun(_task: &TaskReport) {}
+pub(crate) const fn warn_overrun(_task: &TaskReport, _given_up: bool) {}
 
 /// Does nothing.
 pub(crate) const fn warn_not_installed() {}

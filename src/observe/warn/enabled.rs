@@ -5,11 +5,11 @@ use std::sync::Once;
 use crate::scope::TaskReport;
 
 /// Warns that a task outlived its grace period. Called once for each location that starts such tasks.
-pub(crate) fn warn_overrun(task: &TaskReport) {
-    let end = if task.running {
-        "it blocks its thread and was left running"
-    } else {
-        "it was aborted"
+pub(crate) fn warn_overrun(task: &TaskReport, given_up: bool) {
+    let end = match (given_up, task.running) {
+        (true, true) => "it blocks its thread and was left running",
+        (true, false) => "it is not polled and was left alone",
+        (false, _) => "it was aborted",
     };
     tracing::warn!(
         task.kind = task.kind.as_str(),

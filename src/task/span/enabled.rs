@@ -1,0 +1,18 @@
+//! The `tracing` span of a task.
+
+pub(crate) use tracing::span::Entered as EnteredSpan;
+
+use tracing::Span;
+
+/// The span that was the current one where a task was started. The task is polled and dropped inside it.
+pub(crate) struct TaskSpan(Span);
+
+impl TaskSpan {
+    pub(crate) fn current() -> Self {
+        Self(Span::current())
+    }
+
+    pub(crate) fn enter(&self) -> EnteredSpan<'_> {
+        self.0.enter()
+    }
+}
