@@ -22,6 +22,67 @@ pub(crate) const MAX_LABEL_BYTES: usize = 256;
 // `MemoryLayerBuilder::max_routes`, `MemoryLayerBuilder::route` and `RequestScope::set_route` say so.
 const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 
+/// A request method, as far as it is counted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownMethod {
+    Connect,
+    Delete,
+    Get,
+    Head,
+    Options,
+    /// Any method but those of RFC 9110 and RFC 5789.
+    Other,
+    Patch,
+    Post,
+    Put,
+    Trace,
+}
+
+impl KnownMethod {
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    /// All methods, in the order of their [`index`](Self::index).
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Connect,
+        Self::Delete,
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Other,
+        Self::Patch,
+        Self::Post,
+        Self::Put,
+        Self::Trace,
+    ];
+
+    pub(crate) const fn index(self) -> usize {
+        // The variants are declared in the order of `ALL`; a test compares the two.
+        self as usize
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Delete => "DELETE",
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Other => "other",
+            Self::Patch => "PATCH",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Trace => "TRACE",
+        }
+    }
+}
+
+/// What a request's figures are kept by: its route's number and its method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RouteKey {
+    pub(crate) route: usize,
+    pub(crate) method: KnownMethod,
+}
+
 /// The label under which a request's figures are kept.
 ///
 /// With axum it is the matched path, for example `/items/{n}`. Requests that matched no route share
@@ -110,8 +171,6 @@ pub(crate) struct RouteRegistry {
     /// Numbers by the address of the text they were found for. A router keeps the text of a route in
     /// one place, so this finds the number of nearly every request. An entry is only a guess.
     recent: Box<[AtomicUsize]>,
-    /// How much of their arena the requests of each route use.
-    pub(crate) sizes: LearnedSizes,
 }
 
 /// One route.
@@ -119,6 +178,8 @@ pub(crate) struct Route {
     pub(crate) label: RouteLabel,
     /// The label's text as a header value.
     pub(crate) header: Bytes,
+    /// How much of their arena the requests of each method use.
+    pub(crate) sizes: LearnedSizes,
 }
 
 impl Route {
@@ -126,6 +187,7 @@ impl Route {
         Self {
             label: RouteLabel(text.into()),
             header: Bytes::copy_from_slice(text.as_bytes()),
+            sizes: LearnedSizes::new(KnownMethod::COUNT),
         }
     }
 }
@@ -134,7 +196,6 @@ impl RouteRegistry {
     /// Room for `max_routes` routes beside `{unmatched}` and `{other}`.
     pub(crate) fn new(max_routes: usize) -> Self {
         let registry = Self {
-            sizes: LearnedSizes::new(max_routes + 2),
             routes: std::iter::repeat_with(OnceLock::new)
                 .take(max_routes + 2)
                 .collect(),
@@ -220,6 +281,13 @@ fn cut(label: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_is_the_position_in_all() {
+        for (at, method) in KnownMethod::ALL.iter().enumerate() {
+            assert_eq!(method.index(), at);
+        }
+    }
 
     #[test]
     fn a_label_keeps_its_number() {

@@ -259,7 +259,7 @@ impl MemoryLayerBuilder {
     /// let response = service.oneshot(Request::new(())).await?;
     /// assert!(log.lock().unwrap().is_empty(), "the body has not ended");
     /// drop(response);
-    /// assert!(log.lock().unwrap()[0].starts_with("{unmatched}: completed after "));
+    /// assert!(log.lock().unwrap()[0].starts_with("GET {unmatched}: 200 completed after "));
     /// # Ok(())
     /// # }
     /// ```

@@ -125,7 +125,7 @@ impl<F> ResponseFuture<F> {
         info: RequestInfo,
     ) -> Self {
         if let Place::Outermost(mut open) = place {
-            open.head(BodyKind::None, false);
+            open.head(answer.status().as_u16(), BodyKind::None, false);
             if info.exposed {
                 wire::header::write(open.scope(), answer.headers_mut());
             }

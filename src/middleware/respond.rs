@@ -47,6 +47,7 @@ pub(super) fn respond<T, R>(
         (false, true) => BodyKind::WholeCall,
     };
     open.head(
+        parts.status.as_u16(),
         kind,
         tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS,
     );

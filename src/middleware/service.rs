@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -12,10 +12,10 @@ use crate::{
     account::Enter,
     cancel::{CancelReason, Outcome},
     deadline::{DeadlineSource, RequestTimes, RoutePolicy},
-    route::UNMATCHED,
+    route::{RouteKey, UNMATCHED},
     scope::{OpenScope, RequestScope},
     sync::Arc,
-    wire::{matched_path, shutting_down},
+    wire::{known_method, matched_path, shutting_down},
 };
 
 /// The service made by [`MemoryLayer`](crate::MemoryLayer).
@@ -59,9 +59,13 @@ impl<S> MemoryService<S> {
 }
 
 impl Config {
-    /// The number of the request's route.
-    fn route(&self, extensions: &Extensions) -> usize {
-        matched_path(extensions).map_or(self.route, |path| self.handle.layer.routes.number(path))
+    /// What the request's figures are kept by.
+    fn key<B>(&self, request: &Request<B>) -> RouteKey {
+        let path = matched_path(request.extensions());
+        RouteKey {
+            route: path.map_or(self.route, |path| self.handle.layer.routes.number(path)),
+            method: known_method(request.method()),
+        }
     }
 
     /// The times in the trusted headers.
@@ -145,7 +149,7 @@ where
             }
         };
         let info = RequestInfo::of(&request, exposed);
-        let mut open = OpenScope::new(&config.handle.layer, config.route(request.extensions()));
+        let mut open = OpenScope::new(&config.handle.layer, config.key(&request));
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.handle.layer.shutdown.has_begun() {
             let answer = shutting_down(info.protocol, info.http1);

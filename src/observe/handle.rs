@@ -52,21 +52,25 @@ impl MemoryHandle {
             .recorder
             .stats
             .totals()
-            .map(|(number, opened, totals)| RouteSnapshot {
-                route: self.layer.routes.route(number).label.clone(),
-                requests: opened,
-                in_flight: usize::try_from(opened.saturating_sub(totals.outcomes.total()))
-                    .unwrap_or(usize::MAX),
-                outcomes: totals.outcomes,
-                bytes: totals.bytes.figures(),
-                allocations: totals.allocations.figures(),
-                arena_bytes: totals.arena_bytes.figures(),
-                learned_arena_bytes: self.layer.routes.sizes.bytes(number),
-                total_time: totals.total_time,
-                max_time: totals.max_time,
+            .map(|(key, opened, totals)| {
+                let route = self.layer.routes.route(key.route);
+                RouteSnapshot {
+                    method: key.method.as_str(),
+                    route: route.label.clone(),
+                    requests: opened,
+                    in_flight: usize::try_from(opened.saturating_sub(totals.outcomes.total()))
+                        .unwrap_or(usize::MAX),
+                    outcomes: totals.outcomes,
+                    statuses: totals.statuses,
+                    bytes: totals.bytes.figures(),
+                    allocations: totals.allocations.figures(),
+                    arena_bytes: totals.arena_bytes.figures(),
+                    learned_arena_bytes: route.sizes.bytes(key.method.index()),
+                    time_to_end: totals.time_to_end,
+                    total_time: totals.total_time,
+                    max_time: totals.max_time,
+                }
             })
-            // All requests of this route have been relabelled.
-            .filter(|route| route.requests > 0)
             .collect();
         let layer = &self.layer;
         Snapshot {

@@ -5,6 +5,7 @@ use std::{
 
 use super::{overruns::Overruns, stats::Stats, warn::warn_overrun};
 use crate::{
+    route::RouteKey,
     scope::{Closed, ScopeReport, ScopeSink, TaskReport},
     sync::{Arc, AtomicU64, Ordering},
 };
@@ -32,11 +33,11 @@ impl Recorder {
 }
 
 impl ScopeSink for Recorder {
-    fn opened(&self, route: usize) {
-        self.stats.open(route, 1);
+    fn opened(&self, key: RouteKey) {
+        self.stats.open(key, 1);
     }
 
-    fn relabelled(&self, from: usize, to: usize) {
+    fn relabelled(&self, from: RouteKey, to: usize) {
         self.stats.relabelled(from, to);
     }
 

@@ -31,7 +31,7 @@ use crate::scope::{RouteLabel, TaskReport};
 /// assert!(!report.is_clean() && report.tasks.is_empty());
 /// let open = &report.requests[0];
 /// assert_eq!((open.route.as_str(), open.count), ("reports", 1));
-/// assert!(report.to_string().ends_with("reports: 1 request open"));
+/// assert!(report.to_string().ends_with("GET reports: 1 request open"));
 ///
 /// drop(unsent);
 /// assert!(layer.handle().shutdown(Duration::ZERO).await.is_clean());
@@ -43,16 +43,18 @@ use crate::scope::{RouteLabel, TaskReport};
 pub struct ShutdownReport {
     /// How long the shutdown waited.
     pub elapsed: Duration,
-    /// Requests that are still open, by route.
+    /// Requests that are still open, by route and method.
     pub requests: Vec<OpenRequests>,
     /// Tasks that are still alive, including detached ones, oldest first.
     pub tasks: Vec<TaskReport>,
 }
 
-/// The open requests of one route, in a [`ShutdownReport`].
+/// The open requests of one method and route, in a [`ShutdownReport`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenRequests {
+    /// The method, as in [`ScopeReport::method`](crate::ScopeReport::method).
+    pub method: &'static str,
     /// The route.
     pub route: RouteLabel,
     /// The number of open requests; never zero.
@@ -75,7 +77,12 @@ impl fmt::Display for ShutdownReport {
         write!(f, "still running after {:.1?}:", self.elapsed)?;
         for open in &self.requests {
             let s = if open.count == 1 { "" } else { "s" };
-            write!(f, "\n  {}: {} request{s} open", open.route, open.count)?;
+            let OpenRequests {
+                method,
+                route,
+                count,
+            } = open;
+            write!(f, "\n  {method} {route}: {count} request{s} open")?;
         }
         for task in &self.tasks {
             write!(f, "\n  {task}")?;
@@ -195,10 +202,11 @@ impl MemoryHandle {
         self.recorder
             .stats
             .totals()
-            .filter_map(|(number, opened, totals)| {
+            .filter_map(|(key, opened, totals)| {
                 let open = opened.wrapping_sub(totals.outcomes.total());
                 Some(OpenRequests {
-                    route: self.layer.routes.route(number).label.clone(),
+                    method: key.method.as_str(),
+                    route: self.layer.routes.route(key.route).label.clone(),
                     // A request that is being relabelled may show up on both routes.
                     count: usize::try_from(open as i64).ok().filter(|open| *open > 0)?,
                 })

@@ -1,8 +1,11 @@
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 
-/// The statistics of a layer by route, and what is alive now.
+/// The statistics of a layer by route and method, and what is alive now.
 ///
 /// Returned by [`MemoryHandle::snapshot`](crate::MemoryHandle::snapshot). Its `Display` is a table.
 ///
@@ -30,7 +33,8 @@ use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 /// let snapshot = handle.snapshot();
 /// assert_eq!((snapshot.in_flight, snapshot.pool.rented), (0, 0));
 /// let route = &snapshot.routes[0];
-/// assert_eq!((route.route.as_str(), route.requests), ("{unmatched}", 1));
+/// assert_eq!((route.method, route.route.as_str(), route.requests), ("GET", "{unmatched}", 1));
+/// assert_eq!(route.statuses, [0, 0, 1, 0, 0, 0], "one of 2xx");
 /// assert_eq!(route.outcomes.get(Outcome::Completed), 1);
 /// let arena = route.arena_bytes.expect("a request has closed");
 /// assert_eq!((arena.count, arena.mean()), (1, 0.0));
@@ -40,7 +44,7 @@ use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Routes that have had requests, in the order of their first request.
+    /// Routes and methods that have had requests, in the order of each route's first request.
     pub routes: Vec<RouteSnapshot>,
     /// Requests whose scope is open.
     pub in_flight: usize,
@@ -58,10 +62,16 @@ pub struct Snapshot {
     pub observer_panics: u64,
 }
 
-/// The statistics of one route.
+/// The statistics of one method of one route.
+///
+/// Statistics take 1.5 KiB for each route in use. Each method in use adds up to 1 KiB for the learned
+/// size and, for each of up to eight threads, 256 bytes. There are ten methods, and
+/// [at most `max_routes`](crate::middleware::MemoryLayerBuilder::max_routes) routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RouteSnapshot {
+    /// The method, as in [`ScopeReport::method`](crate::ScopeReport::method).
+    pub method: &'static str,
     /// The route.
     pub route: RouteLabel,
     /// Requests so far, including those in flight.
@@ -70,6 +80,9 @@ pub struct RouteSnapshot {
     pub in_flight: usize,
     /// Closed requests by outcome.
     pub outcomes: OutcomeCounts,
+    /// Closed requests by the first digit of their response's status: `statuses[2]` counts 200 to 299.
+    /// `statuses[0]` counts those without a response.
+    pub statuses: [u64; 6],
     /// Heap bytes allocated per closed request; `None` if none was measured.
     pub bytes: Option<Summary>,
     /// Heap allocations per closed request; `None` if none was measured.
@@ -80,7 +93,9 @@ pub struct RouteSnapshot {
     /// recent requests, rounded up by at most 1/8. `None` if no request has used an arena. It is a
     /// good capacity for a buffer that holds the whole response.
     pub learned_arena_bytes: Option<usize>,
-    /// Sum of the times from the call of the service to the close of the scope.
+    /// Sum of the times from the call of the service to the end of the response.
+    pub time_to_end: Duration,
+    /// Sum of the times from the call of the service to the close of the scope, tasks included.
     pub total_time: Duration,
     /// The longest of these times.
     pub max_time: Duration,
@@ -165,7 +180,8 @@ impl fmt::Debug for OutcomeCounts {
 }
 
 /// The head of the table that [`Snapshot`] is displayed as.
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 11] = [
+    "method",
     "route",
     "requests",
     "in flight",
@@ -174,19 +190,32 @@ const HEAD: [&str; 9] = [
     "mean count",
     "mean arena",
     "learned arena",
+    "statuses",
     "outcomes",
 ];
+
+/// The columns of [`HEAD`] that hold numbers.
+const NUMBERS: std::ops::Range<usize> = 2..9;
 
 impl RouteSnapshot {
     /// The cells below [`HEAD`]; `-` where nothing is known.
     fn row(&self) -> [String; HEAD.len()] {
         let known = |figure: Option<String>| figure.unwrap_or_else(|| "-".into());
         let mean = |of: Option<Summary>| known(of.map(|of| format!("{:.1}", of.mean())));
+        let statuses = self.statuses.iter().enumerate();
+        let statuses: Vec<_> = statuses
+            .filter(|(_, count)| **count > 0)
+            .map(|(class, count)| match class {
+                0 => format!("none {count}"),
+                class => format!("{class}xx {count}"),
+            })
+            .collect();
         let outcomes = self.outcomes.iter();
         let outcomes: Vec<_> = outcomes
             .map(|(how, count)| format!("{how} {count}"))
             .collect();
         [
+            self.method.to_owned(),
             self.route.to_string(),
             self.requests.to_string(),
             self.in_flight.to_string(),
@@ -195,6 +224,7 @@ impl RouteSnapshot {
             mean(self.allocations),
             mean(self.arena_bytes),
             known(self.learned_arena_bytes.map(|bytes| bytes.to_string())),
+            statuses.join(", "),
             outcomes.join(", "),
         ]
     }
@@ -202,27 +232,27 @@ impl RouteSnapshot {
 
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.routes.iter().map(|route| route.route.as_str());
-        let width = names.map(|name| name.chars().count()).max();
-        let width = width.unwrap_or(0).max("route".len());
         let rows = self.routes.iter().map(RouteSnapshot::row);
-        for row in std::iter::once(HEAD.map(String::from)).chain(rows) {
-            let [
-                route,
-                requests,
-                in_flight,
-                mean,
-                max,
-                count,
-                arena,
-                learned,
-                outcomes,
-            ] = row;
-            writeln!(
-                f,
-                "{route:width$}  {requests:>8}  {in_flight:>9}  {mean:>12}  {max:>12}  {count:>10}  \
-                 {arena:>12}  {learned:>13}  {outcomes}",
-            )?;
+        let rows: Vec<_> = std::iter::once(HEAD.map(String::from))
+            .chain(rows)
+            .collect();
+        let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or(0)
+        });
+        for row in &rows {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+                let gap = if column > 0 { "  " } else { "" };
+                // Numbers end at the right edge of their column.
+                let result = if NUMBERS.contains(&column) {
+                    write!(line, "{gap}{cell:>width$}")
+                } else {
+                    write!(line, "{gap}{cell:width$}")
+                };
+                result?;
+            }
+            writeln!(f, "{}", line.trim_end())?;
         }
         write!(
             f,

@@ -5,9 +5,10 @@ use super::{
     snapshot::{OutcomeCounts, Summary},
 };
 use crate::{
+    route::{KnownMethod, RouteKey},
     scope::Closed,
     slab::{SHARDS, thread_shard},
-    sync::{AtomicU64, Mutex, OnceLock, Ordering, lock},
+    sync::{AtomicU64, Mutex, OnceLock, Ordering, fence, lock},
 };
 
 /// The statistics of all routes, indexed by route number.
@@ -16,10 +17,13 @@ pub(super) struct Stats {
     routes: Box<[OnceLock<Box<RouteStats>>]>,
 }
 
-/// The statistics of one route.
+/// The statistics of one route: the shards of each method, and what all methods share.
+///
+/// A shard is created by the first thread that uses it, so methods that nobody calls cost one word per
+/// shard.
 #[derive(Debug)]
 struct RouteStats {
-    shards: [Shard; SHARDS],
+    shards: [[OnceLock<Box<Shard>>; SHARDS]; KnownMethod::COUNT],
     /// Created when a task is first cancelled.
     cancel_latency: OnceLock<Box<Histogram>>,
 }
@@ -39,9 +43,12 @@ struct Shard {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Totals {
     pub(super) outcomes: OutcomeCounts,
+    /// By the first digit of the status; 0 without a response.
+    pub(super) statuses: [u64; 6],
     pub(super) bytes: Sum,
     pub(super) allocations: Sum,
     pub(super) arena_bytes: Sum,
+    pub(super) time_to_end: Duration,
     pub(super) total_time: Duration,
     pub(super) max_time: Duration,
 }
@@ -79,50 +86,81 @@ impl Sum {
 impl Totals {
     fn close(&mut self, report: &Closed<'_>) {
         self.outcomes.add(report.reason.outcome());
+        let class = usize::from(report.status.unwrap_or(0) / 100);
+        // Statuses from 600 on are invalid, and counted as none.
+        let class = if class < self.statuses.len() {
+            class
+        } else {
+            0
+        };
+        self.statuses[class] = self.statuses[class].saturating_add(1);
         if let Some(usage) = &report.usage {
             self.bytes.add(usage.bytes_allocated);
             self.allocations.add(usage.allocations);
         }
         self.arena_bytes.add(report.arena.bytes as u64);
+        self.time_to_end = self.time_to_end.saturating_add(report.time_to_end);
         self.total_time = self.total_time.saturating_add(report.total_time);
         self.max_time = self.max_time.max(report.total_time);
     }
 
     fn merge(&mut self, other: &Self) {
         self.outcomes.merge(&other.outcomes);
+        for (count, other) in self.statuses.iter_mut().zip(other.statuses) {
+            *count = count.saturating_add(other);
+        }
         self.bytes.merge(&other.bytes);
         self.allocations.merge(&other.allocations);
         self.arena_bytes.merge(&other.arena_bytes);
+        self.time_to_end = self.time_to_end.saturating_add(other.time_to_end);
         self.total_time = self.total_time.saturating_add(other.total_time);
         self.max_time = self.max_time.max(other.max_time);
     }
 }
 
+// `RouteSnapshot` states these bounds.
+const _: () = assert!(size_of::<RouteStats>() <= 1536 && size_of::<Shard>() <= 256);
+
 impl RouteStats {
     fn new() -> Self {
         Self {
-            shards: array::from_fn(|_| Shard::default()),
+            shards: array::from_fn(|_| array::from_fn(|_| OnceLock::new())),
             cancel_latency: OnceLock::new(),
         }
     }
 
-    fn shard(&self) -> &Shard {
-        &self.shards[thread_shard()]
+    fn shard(&self, method: KnownMethod) -> &Shard {
+        let cell = &self.shards[method.index()][thread_shard()];
+        match cell.get() {
+            Some(shard) => shard,
+            None => made(cell, Shard::default),
+        }
     }
 
-    /// Returns the number of requests opened so far, and the sums of those that have closed.
-    fn totals(&self) -> (u64, Totals) {
+    /// Returns the number of requests of a method opened so far, and the sums of those that have closed.
+    fn totals(&self, method: KnownMethod) -> (u64, Totals) {
+        let shards = self.shards[method.index()].iter();
+        let shards = shards.filter_map(|shard| shard.get());
         let mut sum = Totals::default();
-        for shard in &self.shards {
+        for shard in shards.clone() {
             sum.merge(&lock(&shard.totals));
         }
         // Read after the closed ones, so that no request appears closed but not opened.
-        let opened = self.shards.iter().fold(0_u64, |sum, shard| {
+        let opened = shards.fold(0_u64, |sum, shard| {
             // SeqCst: see `open`.
             sum.wrapping_add(shard.opened.load(Ordering::SeqCst))
         });
         (opened, sum)
     }
+}
+
+/// Makes the value of an empty cell.
+#[cold]
+fn made<T>(cell: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
+    let value = cell.get_or_init(|| Box::new(make()));
+    // As the additions in `open`: a shutdown sees the cell, or the request sees the shutdown.
+    fence(Ordering::SeqCst);
+    value
 }
 
 impl Stats {
@@ -133,29 +171,33 @@ impl Stats {
     }
 
     fn route(&self, route: usize) -> &RouteStats {
-        self.routes[route].get_or_init(|| Box::new(RouteStats::new()))
+        let cell = &self.routes[route];
+        match cell.get() {
+            Some(stats) => stats,
+            None => made(cell, RouteStats::new),
+        }
     }
 
-    /// Adds `by` to the requests opened on a route. Wraps, so that `u64::MAX` subtracts one.
-    pub(super) fn open(&self, route: usize, by: u64) {
+    /// Adds `by` to the requests opened. Wraps, so that `u64::MAX` subtracts one.
+    pub(super) fn open(&self, key: RouteKey, by: u64) {
         // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
         // An addition costs no more for it on most processors.
-        self.route(route)
-            .shard()
+        self.route(key.route)
+            .shard(key.method)
             .opened
             .fetch_add(by, Ordering::SeqCst);
     }
 
-    pub(super) fn relabelled(&self, from: usize, to: usize) {
+    pub(super) fn relabelled(&self, from: RouteKey, to: usize) {
         // In this order a request is briefly on both routes, and never on neither.
-        self.open(to, 1);
+        self.open(RouteKey { route: to, ..from }, 1);
         self.open(from, u64::MAX);
     }
 
     /// A scope has closed.
     pub(super) fn closed(&self, closed: &Closed<'_>) {
-        let route = self.route(closed.route);
-        lock(&route.shard().totals).close(closed);
+        let route = self.route(closed.key.route);
+        lock(&route.shard(closed.key.method).totals).close(closed);
         if let Some(latency) = closed.cancel_latency() {
             route.cancel_latency.get_or_init(Box::default).add(latency);
         }
@@ -174,14 +216,18 @@ impl Stats {
             })
     }
 
-    /// Iterates over the routes in use: route number, requests opened, and sums of the closed ones.
-    pub(super) fn totals(&self) -> impl DoubleEndedIterator<Item = (usize, u64, Totals)> {
-        self.routes
-            .iter()
-            .enumerate()
-            .filter_map(|(number, route)| {
-                let (opened, totals) = route.get()?.totals();
-                Some((number, opened, totals))
+    /// Iterates over the routes and methods in use: requests opened, and sums of the closed ones.
+    pub(super) fn totals(&self) -> impl DoubleEndedIterator<Item = (RouteKey, u64, Totals)> {
+        // For a shutdown, which has set its flag: see `made`.
+        fence(Ordering::SeqCst);
+        let routes = self.routes.iter().enumerate();
+        let routes = routes.filter_map(|(number, route)| Some((number, route.get()?)));
+        routes.flat_map(|(route, stats)| {
+            KnownMethod::ALL.into_iter().filter_map(move |method| {
+                let (opened, totals) = stats.totals(method);
+                // Unused, or all its requests have been relabelled.
+                (opened > 0).then_some((RouteKey { route, method }, opened, totals))
             })
+        })
     }
 }

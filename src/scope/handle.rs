@@ -14,7 +14,7 @@ use crate::{
     account::{Enter, Usage, Writer},
     arena::Arena,
     cancel::{CancelReason, Outcome},
-    route::{Route, RouteLabel},
+    route::{Route, RouteKey, RouteLabel},
     sync::Arc,
 };
 
@@ -53,12 +53,12 @@ pub struct RequestScope {
 
 impl RequestScope {
     /// Opens the scope of a new request.
-    pub(super) fn open(layer: &Arc<LayerState>, route: usize, start: Instant) -> Self {
+    pub(super) fn open(layer: &Arc<LayerState>, key: RouteKey, start: Instant) -> Self {
         let mut state = recycle::take();
         let Some(unique) = Arc::get_mut(&mut state) else {
             unreachable!("a recycled scope has no handle");
         };
-        unique.open(Arc::clone(layer), route, start);
+        unique.open(Arc::clone(layer), key, start);
         Self { state: Some(state) }
     }
 

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::{report::Closed, shutdown::Shutdown};
 use crate::{
     pool::ArenaPool,
-    route::RouteRegistry,
+    route::{RouteKey, RouteRegistry},
     slab::ShardedSlab,
     sync::{Arc, AtomicU64},
     task::{TaskReport, Tasks},
@@ -13,11 +13,11 @@ use crate::{
 
 /// Receives the events of scopes. Called from `call` and from `Drop`, so it must not panic.
 pub(crate) trait ScopeSink: Send + Sync {
-    /// A scope was opened on the route of this number.
-    fn opened(&self, route: usize);
+    /// A scope was opened.
+    fn opened(&self, key: RouteKey);
 
-    /// An open scope was moved to another route.
-    fn relabelled(&self, from: usize, to: usize);
+    /// An open scope was moved to the route of another number.
+    fn relabelled(&self, from: RouteKey, to: usize);
 
     /// A scope has closed.
     fn closed(&self, closed: &Closed<'_>);

@@ -11,6 +11,7 @@ use crate::{
     account::{Enter, Writer},
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
+    route::RouteKey,
     sync::Arc,
 };
 
@@ -28,9 +29,9 @@ pub(crate) struct OpenScope {
 }
 
 impl OpenScope {
-    pub(crate) fn new(layer: &Arc<LayerState>, route: usize) -> Self {
+    pub(crate) fn new(layer: &Arc<LayerState>, key: RouteKey) -> Self {
         Self {
-            scope: RequestScope::open(layer, route, Instant::now()),
+            scope: RequestScope::open(layer, key, Instant::now()),
             reason: CancelReason::new(Outcome::Abandoned),
             registered: false,
         }
@@ -77,11 +78,12 @@ impl OpenScope {
         }
     }
 
-    /// Records the response head, the kind of its body, and whether it upgrades the connection.
-    pub(crate) fn head(&mut self, body: BodyKind, upgrade: bool) {
+    /// Records the response head: its status, the kind of its body, and whether it upgrades the
+    /// connection.
+    pub(crate) fn head(&mut self, status: u16, body: BodyKind, upgrade: bool) {
         self.unregister();
         let state = self.scope.state();
-        state.head(body);
+        state.head(status, body);
         if upgrade {
             state.lifecycle.upgraded();
         }

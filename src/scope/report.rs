@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use crate::{
     account::Usage,
     cancel::{CancelReason, DeadlineSource, Outcome},
-    route::RouteLabel,
+    route::{RouteKey, RouteLabel},
     task::{TaskGroup, TaskReport},
 };
 
@@ -88,7 +88,9 @@ pub struct ArenaUsage {
 ///
 /// Passed to the [observers](crate::middleware::MemoryLayerBuilder::observe). Its `Display` is one line
 /// for a log:
-/// "/items/{n}: completed after 1.5ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool)".
+/// "GET /items/{n}: 200 completed after 1.5ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool)".
+/// The time to the head is added for responses that took longer, and the time to the close for scopes
+/// that stayed open for their tasks.
 ///
 /// # Examples
 ///
@@ -116,17 +118,23 @@ pub struct ArenaUsage {
 ///
 /// let report = reports.recv().expect("the scope has closed");
 /// assert_eq!(report.outcome, Outcome::Completed);
-/// assert_eq!(report.route.as_str(), "{unmatched}");
+/// assert_eq!((report.method, report.route.as_str()), ("GET", "{unmatched}"));
+/// assert_eq!(report.status, Some(200));
 /// assert_eq!(report.arena.source, ArenaSource::Fresh);
 /// assert!(report.arena.bytes >= 5 && report.tasks_spawned == 0);
-/// assert!(report.to_string().starts_with("{unmatched}: completed after "));
+/// assert!(report.to_string().starts_with("GET {unmatched}: 200 completed after "));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScopeReport {
+    /// The method of the request, or `other` for methods other than the eight of
+    /// [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-9) and `PATCH`.
+    pub method: &'static str,
     /// The route of the request.
     pub route: RouteLabel,
+    /// The status of the response; `None` if there was none.
+    pub status: Option<u16>,
     /// How the request ended.
     pub outcome: Outcome,
     /// The source of the deadline, if the outcome is `DeadlineExceeded`.
@@ -137,7 +145,10 @@ pub struct ScopeReport {
     pub arena: ArenaUsage,
     /// Time from the call of the service to the response head; `None` if there was none.
     pub time_to_head: Option<Duration>,
-    /// Time from the call of the service to the close of the scope.
+    /// Time from the call of the service to the end of the response or, on an upgraded connection, of
+    /// the last hold. Tasks may run longer.
+    pub time_to_end: Duration,
+    /// Time from the call of the service to the close of the scope, after the last task.
     pub total_time: Duration,
     /// Tasks started with `RequestScope::spawn`, `spawn_local` and `spawn_blocking`, and tracked futures.
     pub tasks_spawned: usize,
@@ -157,21 +168,31 @@ pub struct ScopeReport {
 
 impl fmt::Display for ScopeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.route, self.outcome)?;
+        write!(f, "{} {}: ", self.method, self.route)?;
+        if let Some(status) = self.status {
+            write!(f, "{status} ")?;
+        }
+        write!(f, "{}", self.outcome)?;
         if let Some(source) = self.deadline_source {
             write!(f, " ({source})")?;
         }
-        write!(f, " after {:.1?}", self.total_time)?;
+        write!(f, " after {:.1?}", self.time_to_end)?;
+        // A response that is complete at once needs no second time.
+        let apart = |head: &Duration| self.time_to_end.saturating_sub(*head) >= SHOWN_APART;
+        if let Some(head) = self.time_to_head.filter(apart) {
+            write!(f, " (head after {head:.1?})")?;
+        }
+        if self.total_time.saturating_sub(self.time_to_end) >= SHOWN_APART {
+            write!(f, ", closed after {:.1?}", self.total_time)?;
+        }
         if let Some(usage) = &self.usage {
-            write!(
-                f,
-                ", {} bytes in {} allocations",
-                usage.bytes_allocated, usage.allocations
-            )?;
+            let bytes = Counted(usage.bytes_allocated, "byte");
+            let allocations = Counted(usage.allocations, "allocation");
+            write!(f, ", {bytes} in {allocations}")?;
         }
         if self.arena.source != ArenaSource::Unused {
             let ArenaUsage { bytes, source, .. } = self.arena;
-            write!(f, ", {bytes} bytes of arena ({source})")?;
+            write!(f, ", {} of arena ({source})", Counted(bytes as u64, "byte"))?;
         }
         for (what, count) in [
             ("tasks", self.tasks_spawned),
@@ -186,16 +207,32 @@ impl fmt::Display for ScopeReport {
     }
 }
 
+/// A time is displayed beside another one if they differ by this much.
+const SHOWN_APART: Duration = Duration::from_micros(100);
+
+/// A number of things, displayed with their name.
+struct Counted(u64, &'static str);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, name) = *self;
+        let s = if count == 1 { "" } else { "s" };
+        write!(f, "{count} {name}{s}")
+    }
+}
+
 /// The figures of a closed scope, as they are passed on inside the crate. A [`ScopeReport`] clones its
 /// label, so it is made only if there is an observer.
 #[derive(Debug)]
 pub(crate) struct Closed<'a> {
-    pub(crate) route: usize,
+    pub(crate) key: RouteKey,
     pub(crate) label: &'a RouteLabel,
+    pub(crate) status: Option<u16>,
     pub(crate) reason: CancelReason,
     pub(crate) usage: Option<Usage>,
     pub(crate) arena: ArenaUsage,
     pub(crate) time_to_head: Option<Duration>,
+    pub(crate) time_to_end: Duration,
     pub(crate) total_time: Duration,
     pub(super) tasks: Option<&'a TaskGroup>,
 }
@@ -204,12 +241,15 @@ impl Closed<'_> {
     pub(crate) fn report(&self) -> ScopeReport {
         let [spawned, aborted, given_up] = self.tasks.map_or([0; 3], TaskGroup::counts);
         ScopeReport {
+            method: self.key.method.as_str(),
             route: self.label.clone(),
+            status: self.status,
             outcome: self.reason.outcome(),
             deadline_source: self.reason.deadline_source(),
             usage: self.usage,
             arena: self.arena,
             time_to_head: self.time_to_head,
+            time_to_end: self.time_to_end,
             total_time: self.total_time,
             tasks_spawned: spawned,
             tasks_aborted: aborted,
@@ -232,7 +272,9 @@ mod tests {
 
     fn report() -> ScopeReport {
         ScopeReport {
+            method: "GET",
             route: RouteRegistry::new(0).route(0).label.clone(),
+            status: None,
             outcome: Outcome::Completed,
             deadline_source: None,
             usage: None,
@@ -242,6 +284,7 @@ mod tests {
                 capacity: 0,
             },
             time_to_head: None,
+            time_to_end: Duration::from_micros(1500),
             total_time: Duration::from_micros(1500),
             tasks_spawned: 0,
             tasks_aborted: 0,
@@ -254,7 +297,7 @@ mod tests {
     #[test]
     fn a_report_is_one_line_of_what_is_known_and_not_usual() {
         let plain = report();
-        assert_eq!(plain.to_string(), "{unmatched}: completed after 1.5ms");
+        assert_eq!(plain.to_string(), "GET {unmatched}: completed after 1.5ms");
         let mut usage = Usage::default();
         (usage.heap.bytes_allocated, usage.heap.allocations) = (412, 7);
         let full = ScopeReport {
@@ -266,6 +309,9 @@ mod tests {
                 bytes: 24_576,
                 capacity: 32_768,
             },
+            status: Some(504),
+            time_to_head: Some(Duration::from_micros(1399)),
+            total_time: Duration::from_micros(307_800),
             tasks_spawned: 3,
             tasks_aborted: 2,
             tasks_given_up: 1,
@@ -273,8 +319,8 @@ mod tests {
         };
         assert_eq!(
             full.to_string(),
-            "{unmatched}: deadline_exceeded (the layer) after 1.5ms, 412 bytes in 7 allocations, \
-             24576 bytes of arena (pool), tasks 3, aborted 2, given up 1"
+            "GET {unmatched}: 504 deadline_exceeded (the layer) after 1.5ms (head after 1.4ms), \
+             closed after 307.8ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool), tasks 3, aborted 2, given up 1"
         );
         assert_ne!(full, plain);
         assert_eq!(plain, report());

@@ -12,7 +12,7 @@ use crate::{
     arena::Arena,
     cancel::{CancelReason, CancelState, Outcome},
     deadline::{BodyKind, Limits},
-    route::{Route, RouteLabel, UNMATCHED},
+    route::{KnownMethod, Route, RouteKey, RouteLabel, UNMATCHED},
     slab::KeySlot,
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
     task::{TaskGroup, TaskOwner, TaskReport},
@@ -21,8 +21,12 @@ use crate::{
 /// Bit of the route's number that is set when the scope has closed: the route is final.
 const ROUTE_FIXED: usize = 1 << (usize::BITS - 1);
 
-/// No response head yet.
-const NO_HEAD: u64 = u64::MAX;
+/// Not yet, for a time in nanoseconds.
+const NEVER: u64 = u64::MAX;
+
+/// Bits of the response head's word that hold the status. The others hold the time, which suffices for
+/// 208 days.
+const STATUS_BITS: u32 = 10;
 
 /// The state behind all handles of one scope, recycled when the last handle is dropped.
 pub(crate) struct ScopeState {
@@ -34,8 +38,11 @@ pub(crate) struct ScopeState {
     pub(super) limits: Limits,
     route: AtomicUsize,
     pub(super) cancel: CancelState,
-    /// Nanoseconds from the start to the response head, or [`NO_HEAD`].
+    method: KnownMethod,
+    /// Nanoseconds from the start to the response head, and its status; or [`NEVER`].
     head: AtomicU64,
+    /// Nanoseconds from the start to the end, or [`NEVER`] if the scope closed as it ended.
+    end: AtomicU64,
     /// The token in the layer's list.
     pub(super) token: KeySlot,
     /// Made when the first task is started.
@@ -52,18 +59,21 @@ impl ScopeState {
             limits: Limits::none(),
             route: AtomicUsize::new(UNMATCHED),
             cancel: CancelState::new(),
-            head: AtomicU64::new(NO_HEAD),
+            method: KnownMethod::Other,
+            head: AtomicU64::new(NEVER),
+            end: AtomicU64::new(NEVER),
             token: KeySlot::empty(),
             tasks: OnceLock::new(),
         }
     }
 
     /// Makes this the scope of a new request.
-    pub(super) fn open(&mut self, layer: Arc<LayerState>, route: usize, start: Instant) {
-        layer.sink.opened(route);
+    pub(super) fn open(&mut self, layer: Arc<LayerState>, key: RouteKey, start: Instant) {
+        layer.sink.opened(key);
         self.layer = Some(layer);
+        self.method = key.method;
         // Relaxed: `&mut` excludes other threads.
-        self.route.store(route, Ordering::Relaxed);
+        self.route.store(key.route, Ordering::Relaxed);
         self.limits.start = start;
     }
 
@@ -80,7 +90,8 @@ impl ScopeState {
         self.lifecycle.reset();
         self.limits.clear();
         self.cancel.reset();
-        self.head.store(NO_HEAD, Ordering::Relaxed);
+        self.head.store(NEVER, Ordering::Relaxed);
+        self.end.store(NEVER, Ordering::Relaxed);
         self.tasks.take();
     }
 
@@ -119,7 +130,10 @@ impl ScopeState {
                 .compare_exchange(now, number, Ordering::Relaxed, Ordering::Relaxed)
             {
                 Ok(_) => {
-                    layer.sink.relabelled(now, number);
+                    let method = self.method;
+                    layer
+                        .sink
+                        .relabelled(RouteKey { route: now, method }, number);
                     return;
                 }
                 Err(changed) => now = changed,
@@ -127,12 +141,12 @@ impl ScopeState {
         }
     }
 
-    /// Takes an arena of the size that the route's requests need.
+    /// Takes an arena of the size that requests of this route and method need.
     pub(super) fn rent_arena(&self) -> Arena {
-        let layer = self.layer();
-        match layer.routes.sizes.bytes(self.route_number()) {
-            Some(bytes) => layer.pool.rent_with_capacity(bytes),
-            None => layer.pool.rent(),
+        let pool = &self.layer().pool;
+        match self.route().sizes.bytes(self.method.index()) {
+            Some(bytes) => pool.rent_with_capacity(bytes),
+            None => pool.rent(),
         }
     }
 
@@ -199,12 +213,13 @@ impl ScopeState {
     }
 
     /// Records the response head. From here on the deadline is the body's.
-    pub(super) fn head(&self, body: BodyKind) {
+    pub(super) fn head(&self, status: u16, body: BodyKind) {
         let elapsed = self.limits.age();
         self.limits.start_body(elapsed, body);
-        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(NO_HEAD - 1);
+        // A status has three digits, so the word is never `NEVER`.
+        let head = nanos(elapsed).min(NEVER >> STATUS_BITS) << STATUS_BITS | u64::from(status);
         // Relaxed: read in `close`, which the lifecycle's word orders after this.
-        self.head.store(nanos.min(NO_HEAD - 1), Ordering::Relaxed);
+        self.head.store(head, Ordering::Relaxed);
     }
 
     /// The owner of the open scope is gone, for `reason`.
@@ -223,6 +238,8 @@ impl ScopeState {
             Transition::Nothing => {}
             Transition::End => {
                 self.cancel(reason);
+                // Relaxed: read in `close`, which the lifecycle's word orders after this.
+                self.end.store(nanos(self.limits.age()), Ordering::Relaxed);
                 self.record_end();
                 if self.lifecycle.task_ended() == Transition::Close {
                     self.close();
@@ -258,27 +275,39 @@ impl ScopeState {
         };
         // Relaxed: all threads agree on the order of one word's changes, so none comes after this one.
         let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
-        let head = self.head.load(Ordering::Relaxed);
+        let entry = layer.routes.route(route);
+        let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
+        let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
         let total_time = self.limits.age();
         if let Some(used) = self.arena.get().map(|arena| arena.high_water()) {
             if used > 0 {
                 // The last digits of a duration serve as a random number that costs nothing.
                 let random = total_time.as_nanos() as u64;
-                layer.routes.sizes.record(route, used, random);
+                entry.sizes.record(self.method.index(), used, random);
             }
         }
         layer.sink.closed(&Closed {
-            route,
-            label: &layer.routes.route(route).label,
+            key: RouteKey {
+                route,
+                method: self.method,
+            },
+            label: &entry.label,
+            status: head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1)),
             reason,
             usage: self.account.usage(),
             arena: self.arena_usage(),
-            time_to_head: (head != NO_HEAD).then(|| Duration::from_nanos(head)),
+            time_to_head: head.map(|head| Duration::from_nanos(head >> STATUS_BITS)),
+            time_to_end: end.map_or(total_time, Duration::from_nanos),
             total_time,
             tasks: self.tasks.get().map(|tasks| &**tasks),
         });
         layer.shutdown.changed();
     }
+}
+
+/// Nanoseconds below [`NEVER`].
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).map_or(NEVER - 1, |nanos| nanos.min(NEVER - 1))
 }
 
 impl TaskOwner for ScopeState {

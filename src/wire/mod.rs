@@ -9,6 +9,7 @@ mod json;
 #[cfg_attr(feature = "axum", path = "matched_path/enabled.rs")]
 #[cfg_attr(not(feature = "axum"), path = "matched_path/disabled.rs")]
 mod matched_path;
+mod method;
 mod protocol;
 
 pub(crate) use self::answer::{
@@ -16,4 +17,5 @@ pub(crate) use self::answer::{
 };
 pub use self::collect::CollectError;
 pub(crate) use self::matched_path::matched_path;
+pub(crate) use self::method::known_method;
 pub(crate) use self::protocol::Protocol;

@@ -349,15 +349,14 @@ fn a_snapshot_is_displayed_as_a_table() {
     for path in ["/a", "/a", "/a-longer-route"] {
         drop(at_once(&service, get(path)));
     }
-    let head =
-        "requests  in flight    mean bytes     max bytes  mean count    mean arena  learned arena";
-    let cells = "        0             -             -           -           0.0              -";
+    let head = "requests  in flight  mean bytes  max bytes  mean count  mean arena  learned arena";
+    let cells = "        0           -          -           -         0.0              -";
     assert_eq!(
         watch.handle.snapshot().to_string(),
         format!(
-            "route            {head}  outcomes\n\
-             /a                      2  {cells}  completed 2\n\
-             /a-longer-route         1  {cells}  completed 1\n\
+            "method  route            {head}  statuses  outcomes\n\
+             GET     /a                      2  {cells}  2xx 2     completed 2\n\
+             GET     /a-longer-route         1  {cells}  2xx 1     completed 1\n\
              in flight 0, tasks 0, tokens 0, arenas rented 0 (0 bytes), pooled 0 (0 bytes)"
         )
     );

@@ -126,7 +126,7 @@ async fn what_does_not_stop_is_returned() {
     assert!(report.tasks.iter().all(|t| t.location.file() == file!()));
     let text = report.to_string();
     assert!(
-        text.starts_with("still running after 10.0s:\n  /: 1 request open\n  "),
+        text.starts_with("still running after 10.0s:\n  GET /: 1 request open\n  "),
         "{text}"
     );
     assert!(
