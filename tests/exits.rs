@@ -15,6 +15,8 @@ mod body_limits;
 mod deadline;
 #[path = "exits/disconnect.rs"]
 mod disconnect;
+#[path = "exits/draining.rs"]
+mod draining;
 #[path = "exits/figures.rs"]
 mod figures;
 #[path = "exits/framing.rs"]

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response};
 
 use super::{
     config::Config, deadline_context::DeadlineContext, deadline_response::DeadlineResponses,
-    expose::Expose, layer::MemoryLayer, trust::Trust,
+    draining::Draining, expose::Expose, layer::MemoryLayer, trust::Trust,
 };
 use crate::{
     config::ConfigError,
@@ -65,6 +65,7 @@ pub struct MemoryLayerBuilder {
     trust: Option<Trust>,
     responses: DeadlineResponses,
     expose: Expose,
+    pub(super) draining: Draining,
 }
 
 impl MemoryLayer {
@@ -117,6 +118,7 @@ impl MemoryLayerBuilder {
             trust: None,
             responses: DeadlineResponses::new(),
             expose: Expose::DebugBuilds,
+            draining: Draining::new(),
         }
     }
 
@@ -446,6 +448,7 @@ impl MemoryLayerBuilder {
             trust: self.trust,
             responses: self.responses.into_shared(),
             expose: self.expose,
+            draining: self.draining,
             route,
         })
     }
@@ -463,6 +466,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("trust", &self.trust)
             .field("responses", &self.responses)
             .field("expose", &self.expose)
+            .field("draining", &self.draining)
             .finish()
     }
 }

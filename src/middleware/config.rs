@@ -1,4 +1,6 @@
-use super::{deadline_response::DeadlineResponses, expose::Expose, trust::Trust};
+use super::{
+    deadline_response::DeadlineResponses, draining::Draining, expose::Expose, trust::Trust,
+};
 use crate::{deadline::RoutePolicy, observe::MemoryHandle, sync::Arc};
 
 /// What all services of one layer share.
@@ -11,6 +13,7 @@ pub(super) struct Config {
     /// `None` if all are the default ones.
     pub(super) responses: Option<Arc<DeadlineResponses>>,
     pub(super) expose: Expose,
+    pub(super) draining: Draining,
     /// The label of requests that no router has labelled.
     pub(super) route: usize,
 }

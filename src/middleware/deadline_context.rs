@@ -135,11 +135,7 @@ impl DeadlineContext<'_> {
         let mut response = wire::problem(status, &self.to_string());
         let headers = response.headers_mut();
         if let Some(retry_after) = self.retry_after() {
-            // In whole seconds, and never too early.
-            let seconds = retry_after
-                .as_secs()
-                .saturating_add(u64::from(retry_after.subsec_nanos() > 0));
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, wire::retry_after(retry_after));
         }
         if self.http1 && status == StatusCode::REQUEST_TIMEOUT {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -7,6 +7,7 @@ mod builder;
 mod config;
 mod deadline_context;
 mod deadline_response;
+mod draining;
 pub(crate) mod expose;
 mod future;
 pub(crate) mod layer;
@@ -16,6 +17,7 @@ mod request_body;
 mod request_info;
 mod respond;
 pub(crate) mod service;
+mod shutdown_settings;
 mod trust;
 
 pub use self::body::ResponseBody;

@@ -152,9 +152,15 @@ where
         let mut open = OpenScope::new(&config.handle.layer, config.key(&request));
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.handle.layer.shutdown.has_begun() {
-            let answer = shutting_down(info.protocol, info.http1);
-            let reason = CancelReason::new(Outcome::Shutdown);
-            return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
+            let served;
+            (request, served) = config.draining.serves(request);
+            if !served {
+                let retry_after = config.draining.retry_after;
+                let answer = shutting_down(info.protocol, info.http1, retry_after);
+                let reason = CancelReason::new(Outcome::Shutdown);
+                return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
+            }
+            open.spare();
         }
         let outer = request.extensions().get::<RoutePolicy>();
         let scope = open.scope();

@@ -119,7 +119,7 @@ impl MemoryHandle {
     /// ```
     #[must_use]
     pub fn outliving(&self) -> Vec<TaskReport> {
-        self.layer.tasks.reports(true)
+        self.layer.tasks.reports(true, &[])
     }
 
     /// Returns the pool that the layer rents its arenas from.

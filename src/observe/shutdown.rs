@@ -3,7 +3,12 @@ use std::{fmt, pin::pin, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::handle::MemoryHandle;
-use crate::scope::{RouteLabel, TaskReport};
+use crate::{
+    route::RouteKey,
+    scope::{Exempt, LayerState, RequestScope, RouteLabel, TaskReport},
+    sync::Arc,
+    task::TaskId,
+};
 
 /// What was still running at the end of a [shutdown](MemoryHandle::shutdown).
 ///
@@ -47,6 +52,10 @@ pub struct ShutdownReport {
     pub requests: Vec<OpenRequests>,
     /// Tasks that are still alive, including detached ones, oldest first.
     pub tasks: Vec<TaskReport>,
+    /// Open requests and tasks that were not waited for, and are not listed: they wait for a shutdown
+    /// themselves, or are
+    /// [served during it](crate::middleware::MemoryLayerBuilder::serve_while_draining).
+    pub exempt: usize,
 }
 
 /// The open requests of one method and route, in a [`ShutdownReport`].
@@ -71,10 +80,16 @@ impl ShutdownReport {
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_clean() {
-            return write!(f, "all stopped within {:.1?}", self.elapsed);
+        let (start, end) = if self.is_clean() {
+            ("all stopped within", "")
+        } else {
+            ("still running after", ":")
+        };
+        write!(f, "{start} {:.1?}", self.elapsed)?;
+        if self.exempt > 0 {
+            write!(f, ", not counting {} exempt", self.exempt)?;
         }
-        write!(f, "still running after {:.1?}:", self.elapsed)?;
+        f.write_str(end)?;
         for open in &self.requests {
             let s = if open.count == 1 { "" } else { "s" };
             let OpenRequests {
@@ -102,6 +117,11 @@ impl MemoryHandle {
     /// - New requests are refused with `503` (gRPC: `UNAVAILABLE`). Their handler does not run, so a
     ///   client may retry them elsewhere.
     /// - Detached tasks are waited for, but not cancelled.
+    /// - A request or task that itself awaits this, such as a handler of `/drain`, is not waited for. Other
+    ///   tasks of such a request are. Tasks started with `tokio::spawn` are not known to belong to it.
+    /// - Requests that the layer [serves while draining] are neither cancelled nor waited for.
+    ///
+    /// [serves while draining]: crate::middleware::MemoryLayerBuilder::serve_while_draining
     ///
     /// Returns what was still running at the end. Nothing is aborted by force. The layer does not
     /// control the server, which has to stop accepting connections by itself.
@@ -150,6 +170,7 @@ impl MemoryHandle {
         let start = Instant::now();
         let layer = &self.layer;
         layer.shut_down();
+        let _waiting = Waiting::new(layer);
         let over = async {
             loop {
                 // Register before checking, so that no change after the check is missed.
@@ -169,16 +190,23 @@ impl MemoryHandle {
             }
         };
         let elapsed = start.elapsed();
+        let exempt = layer.shutdown.exempted();
         let (mut requests, mut tasks) = (Vec::new(), Vec::new());
         // Not read again after a clean stop, since requests that are being refused would show up.
         if !stopped {
-            tasks = layer.tasks.reports(false);
-            requests.extend(self.open());
+            let but: Vec<TaskId> = exempt.iter().filter_map(Exempt::task).collect();
+            tasks = layer.tasks.reports(false, &but);
+            requests.extend(self.open().filter_map(|(key, mut open)| {
+                let exempt = exempt.iter().filter(|e| e.is_open_request(Some(key)));
+                open.count = open.count.saturating_sub(exempt.count());
+                (open.count > 0).then_some(open)
+            }));
         }
         ShutdownReport {
             elapsed,
             requests,
             tasks,
+            exempt: exempt.len(),
         }
     }
 
@@ -188,28 +216,64 @@ impl MemoryHandle {
         self.layer.shutdown.has_begun()
     }
 
-    /// Returns whether there are neither open requests nor tasks.
+    /// Returns whether there are neither open requests nor tasks, except those that are exempt.
     fn is_idle(&self) -> bool {
+        let shutdown = &self.layer.shutdown;
+        let before = shutdown.exempted();
         let tasks = &self.layer.tasks;
+        let alive = tasks.bound.len() + tasks.detached.len();
         // In both orders, so that a request that is being relabelled is found on one of its routes.
-        tasks.bound.len() == 0
-            && tasks.detached.len() == 0
-            && self.open().next().is_none()
-            && self.open().next_back().is_none()
+        let forth: usize = self.open().map(|(_, open)| open.count).sum();
+        let back: usize = self.open().rev().map(|(_, open)| open.count).sum();
+        // Those that were exempt all the time, so they have been counted.
+        let mut exempt = shutdown.exempted();
+        exempt.retain(|exempt| before.iter().any(|before| before.is_same(exempt)));
+        let requests = exempt.iter().filter(|e| e.is_open_request(None)).count();
+        let waiting = exempt.iter().filter_map(Exempt::task).count();
+        alive <= waiting && forth <= requests && back <= requests
     }
 
-    fn open(&self) -> impl DoubleEndedIterator<Item = OpenRequests> {
+    /// The open requests, by what they are counted under.
+    fn open(&self) -> impl DoubleEndedIterator<Item = (RouteKey, OpenRequests)> {
         self.recorder
             .stats
             .totals()
             .filter_map(|(key, opened, totals)| {
                 let open = opened.wrapping_sub(totals.outcomes.total());
-                Some(OpenRequests {
+                let open = OpenRequests {
                     method: key.method.as_str(),
                     route: self.layer.routes.route(key.route).label.clone(),
                     // A request that is being relabelled may show up on both routes.
                     count: usize::try_from(open as i64).ok().filter(|open| *open > 0)?,
-                })
+                };
+                Some((key, open))
             })
+    }
+}
+
+/// Lists the request and the task that await a shutdown, which does not wait for them meanwhile.
+struct Waiting<'a> {
+    layer: &'a LayerState,
+    places: [Option<usize>; 2],
+}
+
+impl<'a> Waiting<'a> {
+    fn new(layer: &'a Arc<LayerState>) -> Self {
+        let request = RequestScope::current_in(layer).map(Exempt::Request);
+        // Not a task of another layer.
+        let task = TaskId::current().filter(|task| layer.tasks.contains(*task));
+        let exempt = [request, task.map(Exempt::Task)];
+        Self {
+            layer,
+            places: exempt.map(|exempt| exempt.map(|exempt| layer.shutdown.exempt(exempt))),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        for place in self.places.into_iter().flatten() {
+            drop(self.layer.shutdown.remove_exempt(place));
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     layer::LayerState,
     recycle,
     report::ArenaUsage,
+    shutdown::OpenRequest,
     state::ScopeState,
 };
 use crate::{
@@ -145,12 +146,21 @@ impl RequestScope {
         self.own_token().child_token()
     }
 
+    /// The current request, if it is one of this layer.
+    pub(crate) fn current_in(layer: &Arc<LayerState>) -> Option<Arc<dyn OpenRequest>> {
+        let state = current::get()?;
+        Arc::ptr_eq(state.layer(), layer).then_some(state as _)
+    }
+
     /// The request's own token, made at the first call.
     pub(crate) fn own_token(&self) -> &CancellationToken {
         let state = self.state();
         let token = state.cancel.token(|token| {
-            let key = state.layer().tokens.insert(token.clone());
-            state.token.set(key);
+            // A shutdown cancels the tokens that are listed.
+            if !state.is_spared() {
+                let key = state.layer().tokens.insert(token.clone());
+                state.token.set(key);
+            }
         });
         // Cancels a token that was made too late for a shutdown to find it.
         let _ = state.reason();

@@ -63,6 +63,10 @@ impl Lifecycle {
         self.word.load(Ordering::Acquire) & ENDED != 0
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
     /// The connection is upgraded, so holds keep the scope open.
     pub(super) fn upgraded(&self) {
         self.word.fetch_or(UPGRADED, Ordering::AcqRel);

@@ -31,3 +31,4 @@ pub(crate) use self::handle::RequestScope;
 pub(crate) use self::layer::{LayerState, ScopeSink};
 pub(crate) use self::open::OpenScope;
 pub(crate) use self::report::{Closed, ScopeReport};
+pub(crate) use self::shutdown::Exempt;

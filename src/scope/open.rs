@@ -78,6 +78,11 @@ impl OpenScope {
         }
     }
 
+    /// Serves the request although the layer is shutting down.
+    pub(crate) fn spare(&self) {
+        self.scope.state().spare();
+    }
+
     /// Records the response head: its status, the kind of its body, and whether it upgrades the
     /// connection.
     pub(crate) fn head(&mut self, status: u16, body: BodyKind, upgrade: bool) {

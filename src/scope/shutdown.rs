@@ -1,9 +1,31 @@
+use std::fmt;
+
+use slab::Slab;
 use tokio::{
     sync::{Notify, futures::Notified},
     time::Instant,
 };
 
-use crate::sync::{AtomicBool, OnceLock, Ordering};
+use crate::{
+    route::RouteKey,
+    sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
+    task::TaskId,
+};
+
+/// A request, as a shutdown sees it.
+pub(crate) trait OpenRequest: Send + Sync {
+    /// Whether its scope has not closed.
+    fn is_open(&self) -> bool;
+
+    fn key(&self) -> RouteKey;
+}
+
+/// What a shutdown does not wait for: what waits for it, or is served although it has begun.
+#[derive(Clone)]
+pub(crate) enum Exempt {
+    Request(Arc<dyn OpenRequest>),
+    Task(TaskId),
+}
 
 /// Whether the layer is shutting down.
 ///
@@ -17,15 +39,19 @@ use crate::sync::{AtomicBool, OnceLock, Ordering};
 /// 2. A scope is counted as open before its request reads `began`, and the count is read after `began`
 ///    was set, all in one order (`SeqCst`). So of "opened" and "shut down" the later one sees the
 ///    earlier: a scope is counted, or its request is refused.
-/// 3. A thread that makes a token lists it before it reads `began`. The list is read, under the same
+/// 3. A request or task is alive when it is listed as exempt, and until it is removed or, for a
+///    request, closed. So one that is in the list, and not closed, both before and after other
+///    counts are read was counted in them.
+/// 4. A thread that makes a token lists it before it reads `began`. The list is read, under the same
 ///    locks, after `began` was set. So a token is found in the list, or the thread that made it
 ///    cancels it.
 #[derive(Debug, Default)]
 pub(crate) struct Shutdown {
     began: AtomicBool,
     at: OnceLock<Instant>,
-    /// Notified when a scope or a task has ended.
+    /// Notified when a scope or a task has ended, or is exempt.
     changed: Notify,
+    exempt: Mutex<Slab<Exempt>>,
 }
 
 impl Shutdown {
@@ -60,8 +86,68 @@ impl Shutdown {
         }
     }
 
+    /// Lists what is not waited for. Returns its place in the list.
+    pub(crate) fn exempt(&self, what: Exempt) -> usize {
+        let place = lock(&self.exempt).insert(what);
+        // Others may wait for nothing else.
+        self.changed();
+        place
+    }
+
+    /// Removes it from the list. The caller drops it, after the lock is released.
+    pub(crate) fn remove_exempt(&self, place: usize) -> Option<Exempt> {
+        lock(&self.exempt).try_remove(place)
+    }
+
+    /// The list of what is not waited for, each request and each task once.
+    pub(crate) fn exempted(&self) -> Vec<Exempt> {
+        let mut found = Vec::<Exempt>::new();
+        for (_, exempt) in lock(&self.exempt).iter() {
+            if !found.iter().any(|known| known.is_same(exempt)) {
+                found.push(exempt.clone());
+            }
+        }
+        found
+    }
+
     /// Waits for the next scope or task that ends.
     pub(crate) fn next_change(&self) -> Notified<'_> {
         self.changed.notified()
+    }
+}
+
+impl Exempt {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Request(one), Self::Request(other)) => Arc::ptr_eq(one, other),
+            (Self::Task(one), Self::Task(other)) => one == other,
+            _ => false,
+        }
+    }
+
+    /// Whether it is an open request, with this key if one is given.
+    pub(crate) fn is_open_request(&self, key: Option<RouteKey>) -> bool {
+        match self {
+            Self::Request(request) => {
+                request.is_open() && key.is_none_or(|key| key == request.key())
+            }
+            Self::Task(_) => false,
+        }
+    }
+
+    pub(crate) const fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Request(_) => None,
+            Self::Task(task) => Some(*task),
+        }
+    }
+}
+
+impl fmt::Debug for Exempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Request(_) => "Request(..)",
+            Self::Task(_) => "Task(..)",
+        })
     }
 }

@@ -6,6 +6,7 @@ use super::{
     layer::LayerState,
     lifecycle::{Lifecycle, Transition},
     report::{ArenaSource, ArenaUsage, Closed},
+    shutdown::{Exempt, OpenRequest},
 };
 use crate::{
     account::Account,
@@ -28,6 +29,9 @@ const NEVER: u64 = u64::MAX;
 /// 208 days.
 const STATUS_BITS: u32 = 10;
 
+/// The request is not spared by a shutdown.
+const NOT_SPARED: usize = usize::MAX;
+
 /// The state behind all handles of one scope, recycled when the last handle is dropped.
 pub(crate) struct ScopeState {
     /// `None` only while the scope is recycled, without a handle.
@@ -45,6 +49,9 @@ pub(crate) struct ScopeState {
     end: AtomicU64,
     /// The token in the layer's list.
     pub(super) token: KeySlot,
+    /// The place in the list of what a shutdown does not wait for, if the request came during the shutdown
+    /// and is served nevertheless. Then the shutdown does not cancel it.
+    spared: AtomicUsize,
     /// Made when the first task is started.
     tasks: OnceLock<Arc<TaskGroup>>,
 }
@@ -63,6 +70,7 @@ impl ScopeState {
             head: AtomicU64::new(NEVER),
             end: AtomicU64::new(NEVER),
             token: KeySlot::empty(),
+            spared: AtomicUsize::new(NOT_SPARED),
             tasks: OnceLock::new(),
         }
     }
@@ -92,6 +100,7 @@ impl ScopeState {
         self.cancel.reset();
         self.head.store(NEVER, Ordering::Relaxed);
         self.end.store(NEVER, Ordering::Relaxed);
+        self.spared.store(NOT_SPARED, Ordering::Relaxed);
         self.tasks.take();
     }
 
@@ -188,13 +197,16 @@ impl ScopeState {
             return Some(reason);
         }
         let began = self.layer().shutdown.began()?;
+        if self.is_spared() {
+            return None;
+        }
         self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
         self.cancel.reason()
     }
 
     /// Cancels for `reason`, unless there is one. A shutdown that has begun comes first.
     pub(super) fn cancel(&self, reason: CancelReason) {
-        if let Some(began) = self.layer().shutdown.began() {
+        if let Some(began) = self.layer().shutdown.began().filter(|_| !self.is_spared()) {
             self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
         }
         self.set_reason(reason, None);
@@ -210,6 +222,19 @@ impl ScopeState {
                 group.request_cancelled(at.unwrap_or_else(Instant::now));
             }
         }
+    }
+
+    /// Serves a request that came during a shutdown, which neither cancels it nor waits for it.
+    pub(super) fn spare(self: &Arc<Self>) {
+        let exempt = Exempt::Request(Arc::clone(self) as _);
+        let place = self.layer().shutdown.exempt(exempt);
+        // Relaxed: the request is not shared yet.
+        self.spared.store(place, Ordering::Relaxed);
+    }
+
+    /// Whether a shutdown does not cancel the request.
+    pub(super) fn is_spared(&self) -> bool {
+        self.spared.load(Ordering::Relaxed) != NOT_SPARED
     }
 
     /// Records the response head. From here on the deadline is the body's.
@@ -301,6 +326,11 @@ impl ScopeState {
             total_time,
             tasks: self.tasks.get().map(|tasks| &**tasks),
         });
+        // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
+        let spared = self.spared.load(Ordering::Relaxed);
+        if spared != NOT_SPARED {
+            drop(layer.shutdown.remove_exempt(spared));
+        }
         layer.shutdown.changed();
     }
 }
@@ -308,6 +338,19 @@ impl ScopeState {
 /// Nanoseconds below [`NEVER`].
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).map_or(NEVER - 1, |nanos| nanos.min(NEVER - 1))
+}
+
+impl OpenRequest for ScopeState {
+    fn is_open(&self) -> bool {
+        !self.lifecycle.is_closed()
+    }
+
+    fn key(&self) -> RouteKey {
+        RouteKey {
+            route: self.route_number(),
+            method: self.method,
+        }
+    }
 }
 
 impl TaskOwner for ScopeState {

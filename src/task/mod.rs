@@ -18,6 +18,6 @@ pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
 pub(crate) use self::group::TaskGroup;
-pub(crate) use self::record::{EnteredTask, Origin, TaskOwner, TaskRecord};
+pub(crate) use self::record::{EnteredTask, Origin, TaskId, TaskOwner, TaskRecord};
 pub(crate) use self::registry::Tasks;
 pub(crate) use self::span::{EnteredSpan, TaskSpan};

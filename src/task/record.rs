@@ -1,4 +1,4 @@
-use std::panic::Location;
+use std::{cell::Cell, panic::Location};
 
 use tokio::time::Instant;
 
@@ -41,6 +41,22 @@ const WAITING: usize = 0;
 const BEGUN: usize = 1;
 /// The closure waited for too long and must not run.
 const WITHDRAWN: usize = 2;
+
+/// Which task it is, among those that exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TaskId(usize);
+
+thread_local! {
+    /// The task that the calling thread polls.
+    static CURRENT: Cell<Option<TaskId>> = const { Cell::new(None) };
+}
+
+impl TaskId {
+    /// The task whose poll, or drop, calls this.
+    pub(crate) fn current() -> Option<Self> {
+        CURRENT.try_with(Cell::get).ok().flatten()
+    }
+}
 
 /// One task, from its start to the drop of its future.
 pub(crate) struct TaskRecord {
@@ -85,6 +101,10 @@ impl TaskRecord {
         }
     }
 
+    pub(super) fn id(&self) -> TaskId {
+        TaskId(std::ptr::from_ref(self).addr())
+    }
+
     /// Enters the task's account until the guard is dropped.
     pub(crate) fn enter(&self) -> EnteredTask<'_> {
         // Release, as at the end: a thread that sees the count sees what the polls did.
@@ -92,6 +112,7 @@ impl TaskRecord {
         EnteredTask {
             record: self,
             entry: self.account.begin(),
+            outer: CURRENT.try_with(|task| task.replace(Some(self.id()))).ok(),
         }
     }
 
@@ -210,10 +231,15 @@ impl TaskRecord {
 pub(crate) struct EnteredTask<'a> {
     record: &'a TaskRecord,
     entry: Entry,
+    /// The task that polls this one. `None` on a thread that is ending.
+    outer: Option<Option<TaskId>>,
 }
 
 impl Drop for EnteredTask<'_> {
     fn drop(&mut self) {
+        if let Some(outer) = self.outer {
+            let _ = CURRENT.try_with(|task| task.set(outer));
+        }
         // Exclusive: a task is in one poll at a time, and each happens after the one before.
         self.record.account.leave(self.entry, Writer::Exclusive);
         // Release: see `TaskRecord::enter`.

@@ -1,6 +1,10 @@
 use tokio::time::Instant;
 
-use super::{detached::DetachedCounters, record::TaskRecord, report::TaskReport};
+use super::{
+    detached::DetachedCounters,
+    record::{TaskId, TaskRecord},
+    report::TaskReport,
+};
 use crate::{background::Background, slab::ShardedSlab, sync::Arc};
 
 /// The tasks of a layer's requests that are alive.
@@ -14,11 +18,18 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Reports of the tasks, oldest first; of all, or of those whose request has ended.
-    pub(crate) fn reports(&self, ended_only: bool) -> Vec<TaskReport> {
+    /// Whether a task is one of these.
+    pub(crate) fn contains(&self, task: TaskId) -> bool {
+        let is_it = |record: &Arc<TaskRecord>| (record.id() == task).then_some(());
+        !self.bound.filter_map(is_it).is_empty() || !self.detached.filter_map(is_it).is_empty()
+    }
+
+    /// Reports of the tasks, oldest first; of those whose request has ended, or of all but these.
+    pub(crate) fn reports(&self, ended_only: bool, but: &[TaskId]) -> Vec<TaskReport> {
         let now = Instant::now();
         let report = |record: &Arc<TaskRecord>| {
-            (!ended_only || record.outlives()).then(|| record.report(now))
+            let wanted = (!ended_only || record.outlives()) && !but.contains(&record.id());
+            wanted.then(|| record.report(now))
         };
         let mut reports = self.bound.filter_map(report);
         reports.extend(self.detached.filter_map(report));

@@ -1,5 +1,7 @@
 //! The responses that the middleware builds itself.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -31,6 +33,13 @@ pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
         HeaderValue::from_static("application/problem+json"),
     );
     response
+}
+
+/// The value of `retry-after`: whole seconds
+/// ([RFC 9110, 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)), never too early.
+pub(crate) fn retry_after(delay: Duration) -> HeaderValue {
+    let seconds = delay.as_secs();
+    HeaderValue::from(seconds.saturating_add(u64::from(delay.subsec_nanos() > 0)))
 }
 
 /// Builds the response of a gRPC call that ends before its first message: status 200, and the trailers
@@ -65,12 +74,17 @@ pub(crate) fn grpc_trailers(status: HeaderValue, message: &str) -> HeaderMap {
 ///
 /// HTTP/1 clients are asked to close the connection. HTTP/2 has frames for that and forbids the header
 /// ([RFC 9113, 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
-pub(crate) fn shutting_down(protocol: Protocol, http1: bool) -> Response<Bytes> {
+pub(crate) fn shutting_down(protocol: Protocol, http1: bool, delay: Duration) -> Response<Bytes> {
     const REASON: CancelReason = CancelReason::new(Outcome::Shutdown);
 
     let detail = REASON.to_string();
     let mut response = match protocol.content_type() {
-        None => problem(StatusCode::SERVICE_UNAVAILABLE, &detail),
+        None => {
+            let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &detail);
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, retry_after(delay));
+            response
+        }
         Some(content_type) => grpc_answer(content_type, UNAVAILABLE, &detail),
     };
     if http1 {

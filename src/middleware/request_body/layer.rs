@@ -7,7 +7,7 @@ use super::service::RequestBodyService;
 /// - A deadline that passes while the handler waits for the body is answered with `408` instead of
 ///   `504`.
 /// - A body that is silent for longer than
-///   [`request_body_idle_timeout`](super::MemoryLayerBuilder::request_body_idle_timeout) ends the
+///   [`request_body_idle_timeout`](crate::middleware::MemoryLayerBuilder::request_body_idle_timeout) ends the
 ///   request, with `408` if there is no response yet.
 /// - A client whose connection ends within the body cancels the request with
 ///   [`Outcome::ClientGone`](crate::Outcome::ClientGone). That is known from an I/O error, and from a
