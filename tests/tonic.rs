@@ -372,3 +372,141 @@ async fn a_call_of_a_cancelled_request_is_cancelled() {
         assert_eq!(status.message(), message);
     }
 }
+
+/// A server of gRPC-Web with the layer on this side of the translation.
+async fn web(layer: &MemoryLayer, around: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (reporter, health) = health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status(SERVED, serving).await;
+    let listener = TcpListenerStream::new(listener);
+    let server = Server::builder().accept_http1(true);
+    let translate = tonic_web::GrpcWebLayer::new();
+    if around {
+        let layers = tower::ServiceBuilder::new()
+            .layer(layer.clone())
+            .layer(translate);
+        let server = server.layer(layers).add_service(health);
+        tokio::spawn(server.serve_with_incoming(listener));
+    } else {
+        let layers = tower::ServiceBuilder::new()
+            .layer(translate)
+            .layer(layer.clone());
+        let server = server.layer(layers).add_service(health);
+        tokio::spawn(server.serve_with_incoming(listener));
+    }
+    address
+}
+
+/// The deadline of a call covers its body, and ends it in the client's protocol, on both sides of the
+/// translation. tonic-web's client reads the answer.
+#[tokio::test]
+async fn the_deadline_of_a_grpc_web_stream_ends_it_on_both_sides_of_the_translation() {
+    for around in [false, true] {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let layer = trusting()
+            .observe({
+                let reports = Arc::clone(&reports);
+                move |report: &ScopeReport| reports.lock().unwrap().push(report.clone())
+            })
+            .build()
+            .unwrap();
+        let address = web(&layer, around).await;
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let client = tower::ServiceBuilder::new()
+            .layer(tonic_web::GrpcWebClientLayer::new())
+            .service(client);
+        let origin = Uri::try_from(format!("http://{address}")).unwrap();
+        let mut client = HealthClient::with_origin(client, origin);
+        // A message in time, a call that is late before its head, and a stream that is late after it.
+        let answer = client.check(asked(SERVED)).await.unwrap();
+        assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
+        let mut late = asked(SERVED);
+        late.set_timeout(Duration::ZERO);
+        let status = client.check(late).await.unwrap_err();
+        assert_exceeded(&status, "the header grpc-timeout");
+        let mut request = asked(SERVED);
+        request.set_timeout(Duration::from_millis(300));
+        let start = Instant::now();
+        let mut messages = client.watch(request).await.unwrap().into_inner();
+        let first = messages.next().await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving);
+        let status = messages.next().await.unwrap().unwrap_err();
+        assert_exceeded(&status, "the header grpc-timeout");
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        drop(messages);
+        let told = async {
+            while reports.lock().unwrap().len() < 3 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told)
+            .await
+            .unwrap();
+        let sources: Vec<_> = reports
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|report| report.deadline_source)
+            .collect();
+        let late = Some(DeadlineSource::GrpcTimeout);
+        assert_eq!(sources, [None, late, late], "around: {around}");
+    }
+}
+
+/// Decodes base64 with padding.
+fn decoded(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        other => panic!("{other} is no digit"),
+    };
+    let groups = text.as_bytes().chunks(4).map(|group| {
+        let digits = group.iter().copied().filter(|byte| *byte != b'=');
+        let bits = digits.clone().map(digit).enumerate();
+        let bits = bits.fold(0, |bits, (at, digit)| {
+            bits | u32::from(digit) << (18 - 6 * at)
+        });
+        bits.to_be_bytes()[1..digits.count()].to_vec()
+    });
+    groups.flatten().collect()
+}
+
+/// As a browser asks: in base64, over HTTP/1.1.
+#[tokio::test]
+async fn a_grpc_web_text_stream_ends_with_trailers_in_base64() {
+    use http_body_util::BodyExt;
+
+    let layer = trusting().build().unwrap();
+    let address = web(&layer, true).await;
+    let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+    // An empty message: a flag and a length.
+    let message = http_body_util::Full::new(bytes::Bytes::from_static(b"AAAAAAA="));
+    let request = http::Request::post(format!("http://{address}/grpc.health.v1.Health/Watch"))
+        .header("content-type", "application/grpc-web-text")
+        .header("accept", "application/grpc-web-text")
+        .header("grpc-timeout", "200m")
+        .body(message)
+        .unwrap();
+    let response = client.request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    // Each part is padded, so the trailers are a part of their own.
+    let at = text
+        .rfind("gAAAA")
+        .expect("a flag of 0x80 and a short length");
+    let trailers = decoded(&text[at..]);
+    let lines = String::from_utf8_lossy(&trailers[5..]);
+    let length = u32::from_be_bytes(trailers[1..5].try_into().unwrap());
+    assert_eq!(length as usize, lines.len());
+    assert!(lines.starts_with("grpc-status:4\r\ngrpc-message:the deadline set by"));
+    assert!(lines.ends_with("\r\n"));
+    let now = layer.handle().snapshot();
+    let routes = &now.routes[0];
+    assert_eq!(routes.outcomes.get(Outcome::DeadlineExceeded), 1, "{now}");
+}

@@ -15,7 +15,7 @@ use crate::{
     cancel::{CancelReason, Outcome},
     deadline::{DeadlineSource, DeadlineTimer},
     scope::OpenScope,
-    wire,
+    wire::{self, Protocol},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -38,8 +38,11 @@ pin_project! {
     ///
     /// A body that exceeds `body_timeout` or `body_idle_timeout` is dropped and ends with a
     /// [`BodyTimeoutError`](super::BodyTimeoutError), so that the client can tell it from a complete one.
-    /// A gRPC body ends with trailers instead. The error is boxed, since the inner body's own errors
-    /// are passed on unchanged.
+    /// A gRPC body ends with trailers instead, which in gRPC-Web are part of the body. The error is boxed,
+    /// since the inner body's own errors are passed on unchanged.
+    ///
+    /// HTTP/1.0 has no framing for a body of unknown length: its client sees the connection close, and
+    /// takes the part that it got for the whole.
     ///
     /// The limits are checked when the server polls the body. They do not end a response while the
     /// server waits for a client that reads nothing.
@@ -97,8 +100,8 @@ pin_project! {
             length: BodyLength,
             // Made when a body with limits was pending for the first time.
             timer: Option<Pin<Box<DeadlineTimer>>>,
-            // Whether a timeout is reported in trailers.
-            grpc: bool,
+            // How a timeout is reported.
+            protocol: Protocol,
         },
         // The inner service's body, of a scope that an outer layer ends.
         Nested { #[pin] body: B },
@@ -171,13 +174,18 @@ impl<B> State<B> {
 
 impl<B> ResponseBody<B> {
     /// The inner service's body. Without an open scope an outer layer ends it.
-    pub(super) fn inner(body: B, open: Option<OpenScope>, length: BodyLength, grpc: bool) -> Self {
+    pub(super) fn inner(
+        body: B,
+        open: Option<OpenScope>,
+        length: BodyLength,
+        protocol: Protocol,
+    ) -> Self {
         let state = match open {
             Some(open) => State::Open {
                 inside: Inside::new(body, Some(open)),
                 length,
                 timer: None,
-                grpc,
+                protocol,
             },
             None => return Self::nested(body),
         };
@@ -196,7 +204,7 @@ impl<B> ResponseBody<B> {
         bytes: Bytes,
         open: Option<OpenScope>,
         length: BodyLength,
-        _grpc: bool,
+        _protocol: Protocol,
     ) -> Self {
         let state = State::Answer {
             bytes,
@@ -214,10 +222,13 @@ fn cut_off<B>(
     source: DeadlineSource,
 ) -> Result<Frame<Bytes>, BoxError> {
     let reason = CancelReason::deadline(source);
-    let StateProjection::Open { inside, grpc, .. } = state.as_mut().project() else {
+    let StateProjection::Open {
+        inside, protocol, ..
+    } = state.as_mut().project()
+    else {
         unreachable!("only an open body has limits");
     };
-    let grpc = *grpc;
+    let protocol = *protocol;
     let Some(scope) = inside.place().as_ref().map(OpenScope::scope) else {
         unreachable!("an open body has a scope");
     };
@@ -228,14 +239,8 @@ fn cut_off<B>(
         after: scope.limits().age(),
     };
     state.finish(Some(reason));
-    if grpc {
-        Ok(Frame::trailers(wire::grpc_trailers(
-            wire::DEADLINE_EXCEEDED,
-            &error.to_string(),
-        )))
-    } else {
-        Err(Box::new(error))
-    }
+    wire::last_frame(protocol, wire::DEADLINE_EXCEEDED, &error.to_string())
+        .ok_or_else(|| Box::new(error) as BoxError)
 }
 
 impl<B> Body for ResponseBody<B>

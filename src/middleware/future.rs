@@ -22,7 +22,7 @@ use crate::{
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
     sync::Arc,
-    wire,
+    wire::{self, Protocol},
 };
 
 pin_project! {
@@ -259,7 +259,9 @@ where
             }
             StateProjection::Answered { answer } => {
                 let answer = std::mem::take(&mut **answer);
-                Ok(answer.map(|bytes| ResponseBody::answer(bytes, None, BodyLength::NONE, false)))
+                Ok(answer.map(|bytes| {
+                    ResponseBody::answer(bytes, None, BodyLength::NONE, Protocol::Plain)
+                }))
             }
             StateProjection::Done => panic!("`ResponseFuture` polled after completion"),
         };

@@ -18,11 +18,11 @@ pub(super) fn respond<T, R>(
     response: Response<T>,
     length: BodyLength,
     info: RequestInfo,
-    wrap: impl FnOnce(T, Option<OpenScope>, BodyLength, bool) -> ResponseBody<R>,
+    wrap: impl FnOnce(T, Option<OpenScope>, BodyLength, Protocol) -> ResponseBody<R>,
 ) -> Response<ResponseBody<R>> {
     let (mut parts, body) = response.into_parts();
     let Some(Place::Outermost(mut open)) = place else {
-        return Response::from_parts(parts, wrap(body, None, length, false));
+        return Response::from_parts(parts, wrap(body, None, length, Protocol::Plain));
     };
     let tunnel = info.connect && parts.status.is_success();
     // By the rules of HTTP these have no body. Servers drop one unread.
@@ -39,12 +39,12 @@ pub(super) fn respond<T, R>(
             length.to_str().ok()?.parse().ok()
         })
     };
-    let grpc = info.protocol == Protocol::Grpc;
-    let kind = match (length.is_none(), grpc) {
+    let protocol = info.protocol.of_response(&parts.headers);
+    let kind = match (length.is_none(), protocol) {
         (true, _) => BodyKind::None,
-        (false, false) => BodyKind::Plain,
+        (false, Protocol::Plain) => BodyKind::Plain,
         // The deadline of a gRPC call covers its body.
-        (false, true) => BodyKind::WholeCall,
+        (false, Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText) => BodyKind::WholeCall,
     };
     open.head(
         parts.status.as_u16(),
@@ -54,5 +54,5 @@ pub(super) fn respond<T, R>(
     if info.exposed {
         wire::header::write(open.scope(), &mut parts.headers);
     }
-    Response::from_parts(parts, wrap(body, Some(open), length, grpc))
+    Response::from_parts(parts, wrap(body, Some(open), length, protocol))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
 
 use super::protocol::Protocol;
 use crate::cancel::{CancelReason, Outcome};
@@ -60,13 +61,70 @@ pub(crate) fn grpc_answer(
 
 /// Builds the trailers of a gRPC call that failed. `message` must be printable ASCII without `%`, so
 /// that it is its own percent-encoding.
-pub(crate) fn grpc_trailers(status: HeaderValue, message: &str) -> HeaderMap {
+fn grpc_trailers(status: HeaderValue, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
     trailers.insert("grpc-status", status);
     if let Ok(message) = HeaderValue::from_str(message) {
         trailers.insert("grpc-message", message);
     }
     trailers
+}
+
+/// Builds the last frame of a body whose call failed: trailers, or in gRPC-Web data that holds them
+/// ([gRPC-Web](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md)). `None` for plain HTTP.
+/// `message` is as in [`grpc_trailers`].
+pub(crate) fn last_frame(
+    protocol: Protocol,
+    status: HeaderValue,
+    message: &str,
+) -> Option<Frame<Bytes>> {
+    let trailers = grpc_trailers(status, message);
+    match protocol {
+        Protocol::Plain => None,
+        Protocol::Grpc => Some(Frame::trailers(trailers)),
+        Protocol::GrpcWeb => Some(Frame::data(Bytes::from(web_trailers(&trailers)))),
+        Protocol::GrpcWebText => Some(Frame::data(Bytes::from(base64(&web_trailers(&trailers))))),
+    }
+}
+
+/// A length-prefixed message whose flag says that it holds trailers, as lines of HTTP/1.
+fn web_trailers(trailers: &HeaderMap) -> Vec<u8> {
+    const TRAILERS: u8 = 0x80;
+
+    let mut lines = Vec::new();
+    for (name, value) in trailers {
+        lines.extend_from_slice(name.as_str().as_bytes());
+        lines.push(b':');
+        lines.extend_from_slice(value.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+    }
+    let mut frame = vec![TRAILERS];
+    // Some hundred bytes.
+    frame.extend_from_slice(&(lines.len() as u32).to_be_bytes());
+    frame.extend_from_slice(&lines);
+    frame
+}
+
+/// Encodes `bytes` in base64 with padding (RFC 4648).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let group = chunk
+            .iter()
+            .zip([16, 8, 0])
+            .fold(0, |group, (byte, shift)| group | u32::from(*byte) << shift);
+        for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let digit = DIGITS[(group >> shift & 63) as usize];
+            text.push(if at > chunk.len() {
+                '='
+            } else {
+                char::from(digit)
+            });
+        }
+    }
+    text
 }
 
 /// Builds the response to a request that arrives during a shutdown: `503` with a problem description,
@@ -94,4 +152,36 @@ pub(crate) fn shutting_down(protocol: Protocol, http1: bool, delay: Duration) ->
     }
     response.extensions_mut().insert(REASON);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_test_vectors() {
+        // RFC 4648, section 10.
+        for (plain, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
+    }
+
+    #[test]
+    fn trailers_of_grpc_web_are_a_message_of_lines() {
+        let frame = last_frame(Protocol::GrpcWeb, DEADLINE_EXCEEDED, "late").expect("gRPC");
+        let data = frame.into_data().expect("in the body");
+        let (flag, rest) = data.split_first().expect("not empty");
+        assert_eq!(*flag, 0x80);
+        assert_eq!(rest, b"\0\0\0\x22grpc-status:4\r\ngrpc-message:late\r\n");
+        assert!(last_frame(Protocol::Plain, DEADLINE_EXCEEDED, "late").is_none());
+    }
 }

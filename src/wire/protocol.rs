@@ -27,6 +27,17 @@ impl Protocol {
             .map_or(Self::Plain, |value| Self::of_content_type(value.as_bytes()))
     }
 
+    /// Detects the encoding of a response to a call of this protocol. In gRPC-Web the client chooses it
+    /// by `accept`, so only the response tells.
+    pub(crate) fn of_response(self, headers: &HeaderMap) -> Self {
+        if self == Self::Plain {
+            return self;
+        }
+        let value = headers.get(header::CONTENT_TYPE);
+        let found = value.map_or(Self::Plain, |value| Self::of_content_type(value.as_bytes()));
+        if found == Self::Plain { self } else { found }
+    }
+
     fn of_content_type(value: &[u8]) -> Self {
         // Longer names first, since each is a prefix of the one before it.
         for (name, protocol) in [
