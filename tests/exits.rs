@@ -49,5 +49,7 @@ mod upgrade;
 mod uploads;
 #[path = "exits/vanished.rs"]
 mod vanished;
+#[path = "exits/waiting.rs"]
+mod waiting;
 #[path = "exits/wire.rs"]
 mod wire;

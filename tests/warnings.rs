@@ -105,3 +105,33 @@ async fn a_place_whose_tasks_outlive_their_requests_is_warned_of_once() {
         .collect();
     assert_eq!(counts, [(Some(lines[0]), 5), (Some(lines[1]), 5)]);
 }
+
+#[tokio::test]
+async fn a_proxys_clock_that_is_wrong_is_warned_of_once() {
+    let collector = Collector::default();
+    let _default = tracing::subscriber::set_default(collector.clone());
+    let layer = MemoryLayer::builder()
+        .expose(Expose::Never)
+        .timeout(Duration::from_secs(5))
+        .trust_request_start()
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(|_: Request<()>| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    }));
+    for _ in 0..3 {
+        // In 2001.
+        let request = Request::builder().header("x-request-start", "t=1000000000");
+        let response = service.clone().oneshot(request.body(()).unwrap()).await;
+        assert_eq!(response.unwrap().status(), 200);
+    }
+    assert_eq!(layer.handle().snapshot().implausible_request_starts, 3);
+    let events = collector.0.lock().unwrap().clone();
+    let [(level, text)] = &events[..] else {
+        panic!("{events:#?}");
+    };
+    assert_eq!(*level, Level::WARN);
+    for part in ["x-request-start", "max_queue_time", "ahead=0ns"] {
+        assert!(text.contains(part), "{part} is missing in: {text}");
+    }
+}

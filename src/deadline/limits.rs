@@ -14,7 +14,8 @@ pub(crate) struct Limits {
     body: Limit,
     body_idle: Limit,
     request_body_idle: Limit,
-    /// Nanoseconds the request had waited in a queue before the service was called.
+    /// Nanoseconds the request had waited before the service was called: in a queue, and for the
+    /// service to be ready.
     queued: AtomicU64,
     /// When the handler began to wait for more of the request's body, in nanoseconds since the start
     /// plus one; zero if it does not wait.
@@ -68,7 +69,7 @@ impl Limits {
         self.wants_body.store(0, Ordering::Relaxed);
     }
 
-    /// Time since the request's start, when the service was called.
+    /// Time since the request's start: when the service was called, or began to wait for being ready.
     #[inline]
     pub(crate) fn age(&self) -> Duration {
         self.start.elapsed()
@@ -112,17 +113,22 @@ impl Limits {
     }
 
     /// Applies the limits of a new request: its headers, the policy around the layer, and the layer.
-    /// Returns the source of a deadline that has passed already.
+    /// The request has `waited` since its start. Returns the source of a deadline that has passed already.
     pub(crate) fn begin(
         &self,
-        times: Option<RequestTimes>,
+        mut times: Option<RequestTimes>,
         outer: Option<&RoutePolicy>,
         layer: &RoutePolicy,
+        waited: Duration,
     ) -> Option<DeadlineSource> {
-        let now = Duration::ZERO;
-        let times = times.and_then(|times| self.apply_times(times, now));
-        let outer = outer.and_then(|policy| self.apply_policy(policy, now, DeadlineSource::Policy));
-        let layer = self.apply_policy(layer, now, DeadlineSource::Layer);
+        if !waited.is_zero() {
+            let times = times.get_or_insert_default();
+            times.queued = times.queued.max(waited);
+        }
+        let times = times.and_then(|times| self.apply_times(times, waited, waited));
+        let outer =
+            outer.and_then(|policy| self.apply_policy(policy, waited, DeadlineSource::Policy));
+        let layer = self.apply_policy(layer, waited, DeadlineSource::Layer);
         times.or(outer).or(layer)
     }
 
@@ -132,7 +138,7 @@ impl Limits {
         times: Option<RequestTimes>,
         layer: &RoutePolicy,
     ) -> Option<DeadlineSource> {
-        let times = times.and_then(|times| self.apply_times(times, self.age()));
+        let times = times.and_then(|times| self.apply_times(times, Duration::ZERO, self.age()));
         times.or(self.apply(layer, DeadlineSource::Layer))
     }
 
@@ -148,16 +154,21 @@ impl Limits {
         passed
     }
 
-    /// Applies the trusted headers, `elapsed` after the start. Returns the source of a deadline that
-    /// has passed already.
-    fn apply_times(&self, times: RequestTimes, elapsed: Duration) -> Option<DeadlineSource> {
+    /// Applies the trusted headers, `elapsed` after the start. Their times count from `queued` before
+    /// `arrival`. Returns the source of a deadline that has passed already.
+    fn apply_times(
+        &self,
+        times: RequestTimes,
+        arrival: Duration,
+        elapsed: Duration,
+    ) -> Option<DeadlineSource> {
         if !times.queued.is_zero() {
             let nanos = u64::try_from(times.queued.as_nanos()).unwrap_or(u64::MAX);
             // Relaxed: read by inner layers, on the way to the handler.
             self.queued.store(nanos, Ordering::Relaxed);
         }
         let (timeout, source) = times.deadline?;
-        let left = timeout.saturating_sub(times.queued);
+        let left = timeout.saturating_add(arrival).saturating_sub(times.queued);
         self.deadline.tighten(left, source);
         (left <= elapsed).then_some(source)
     }
@@ -186,7 +197,7 @@ impl Limits {
             self.deadline.lift();
         }
         let timeout = policy.timeout.limit?;
-        let queued = Duration::from_nanos(self.queued.load(Ordering::Relaxed));
+        let queued = self.queued();
         let after = elapsed.saturating_add(timeout).saturating_sub(queued);
         self.deadline.tighten(after, source);
         // A timeout of zero ends only requests that have to wait.
@@ -202,6 +213,12 @@ impl Limits {
         let deadline =
             limit.map(|limit| (elapsed.saturating_add(limit), DeadlineSource::BodyTimeout));
         self.deadline.restart(deadline, body == BodyKind::WholeCall);
+    }
+
+    /// How long the request had waited before the service was called.
+    pub(crate) fn queued(&self) -> Duration {
+        // Relaxed: as in `apply_times`.
+        Duration::from_nanos(self.queued.load(Ordering::Relaxed))
     }
 
     /// Maximum time that the server waits for the next frame of the body.

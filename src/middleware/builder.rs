@@ -342,6 +342,16 @@ impl MemoryLayerBuilder {
         self
     }
 
+    /// Sets the longest time in a queue that `x-request-start` is believed (60 s by default).
+    ///
+    /// A longer one means that a clock is wrong. Such a value is ignored, and counted in
+    /// [`Snapshot::implausible_request_starts`](crate::observe::Snapshot::implausible_request_starts).
+    /// Set it to the time after which the proxy itself gives up.
+    pub fn max_queue_time(mut self, max: Duration) -> Self {
+        self.trust.get_or_insert_default().max_queue_time = max;
+        self
+    }
+
     /// Sets the response to requests whose deadline has passed.
     ///
     /// By default it is `504` with a problem description, or `408` if the request's body was not

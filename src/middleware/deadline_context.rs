@@ -78,7 +78,7 @@ impl DeadlineContext<'_> {
         CancelReason::deadline(self.source)
     }
 
-    /// Returns the time since the service was called.
+    /// Returns the time since the service was called, or began to wait for being ready.
     #[must_use]
     pub const fn after(&self) -> Duration {
         self.after
@@ -165,11 +165,16 @@ impl DeadlineContext<'_> {
 impl fmt::Display for DeadlineContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.on_arrival {
-            return write!(
+            write!(
                 f,
                 "the deadline set by {} had passed on arrival",
                 self.source
-            );
+            )?;
+            let queued = self.scope.limits().queued();
+            if !queued.is_zero() {
+                write!(f, ", after {} ms in a queue", queued.as_millis())?;
+            }
+            return Ok(());
         }
         write!(f, "{} after {} ms", self.reason(), self.after.as_millis())?;
         if self.wants_body {

@@ -13,6 +13,7 @@ mod future;
 pub(crate) mod layer;
 mod place;
 mod policy;
+mod readiness;
 mod request_body;
 mod request_info;
 mod respond;

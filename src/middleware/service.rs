@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::{
     body::ResponseBody, config::Config, expose::Expose, future::ResponseFuture, place::Place,
-    request_info::RequestInfo,
+    readiness::Readiness, request_info::RequestInfo,
 };
 use crate::{
     account::Enter,
@@ -23,6 +23,12 @@ use crate::{
 /// It is ready when the inner service is, acquires nothing before `call`, and keeps the error type: a
 /// request that it refuses gets a response. Clones share the layer's state. A clone is as ready as a
 /// clone of the inner service.
+///
+/// The time for which it was not ready counts towards the deadlines of the request that is called next.
+/// If they have passed by then, the layer answers and the inner service is not called. A clone starts
+/// without such a time. So does the next request of a service that became ready and was not called.
+/// While a request waits, it is not [in flight](crate::observe::Snapshot::in_flight), and nothing can
+/// answer it: prefer services whose futures wait (see the README, "Where to put the layer").
 ///
 /// # Examples
 ///
@@ -50,11 +56,16 @@ use crate::{
 pub struct MemoryService<S> {
     inner: S,
     config: Arc<Config>,
+    readiness: Readiness,
 }
 
 impl<S> MemoryService<S> {
     pub(super) const fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
+        Self {
+            inner,
+            config,
+            readiness: Readiness::Immediate,
+        }
     }
 }
 
@@ -71,7 +82,7 @@ impl Config {
     /// The times in the trusted headers.
     fn times<B>(&self, request: &Request<B>) -> Option<RequestTimes> {
         let trust = self.trust.as_ref()?;
-        Some(trust.times(request.headers(), &self.handle.layer.unparsable_deadlines))
+        Some(trust.times(request.headers(), &self.handle.layer))
     }
 
     /// Applies this layer to a scope that an outer one has opened. Returns the source of a deadline that
@@ -124,10 +135,13 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        let ready = self.inner.poll_ready(cx);
+        self.readiness.polled(ready.is_ready(), cx);
+        ready
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let waited = self.readiness.take();
         let outer = request.extensions().get::<RequestScope>();
         // A scope that has ended belongs to a request whose extensions were used again.
         if let Some(scope) = outer.filter(|scope| !scope.is_ended()) {
@@ -149,7 +163,7 @@ where
             }
         };
         let info = RequestInfo::of(&request, exposed);
-        let mut open = OpenScope::new(&config.handle.layer, config.key(&request));
+        let mut open = OpenScope::new(&config.handle.layer, config.key(&request), waited);
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.handle.layer.shutdown.has_begun() {
             let served;
@@ -165,7 +179,7 @@ where
         let outer = request.extensions().get::<RoutePolicy>();
         let scope = open.scope();
         let times = config.times(&request);
-        let expired = scope.limits().begin(times, outer, &config.limits);
+        let expired = scope.limits().begin(times, outer, &config.limits, waited);
         if let Some(source) = expired {
             let entered = open.enter();
             drop(request);

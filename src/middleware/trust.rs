@@ -4,18 +4,43 @@ use http::{HeaderMap, HeaderName};
 
 use crate::{
     deadline::RequestTimes,
+    observe::warn_implausible_start,
+    scope::LayerState,
     sync::{AtomicU64, Ordering},
     wire::deadline_header::{DeadlineHeader, RequestStart},
 };
 
+/// The default of `MemoryLayerBuilder::max_queue_time`. Proxies give up by then: Heroku's router after
+/// 30 s, nginx after 60 s.
+const MAX_QUEUE_TIME: Duration = Duration::from_secs(60);
+
+/// Clocks that are synchronized differ by less.
+const MAX_AHEAD: Duration = Duration::from_secs(1);
+
+// `MemoryLayerBuilder::max_queue_time` and `deadline_header` state these.
+const _: () = assert!(MAX_QUEUE_TIME.as_secs() == 60 && MAX_AHEAD.as_secs() == 1);
+
 /// The headers of a request that the layer trusts.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Trust {
     /// By the position in [`DeadlineHeader::ALL`].
     deadlines: [bool; DeadlineHeader::ALL.len()],
     pub(super) request_start: bool,
+    /// The longest time in a queue that `x-request-start` is believed.
+    pub(super) max_queue_time: Duration,
     /// How much earlier than the headers say requests end.
     pub(super) margin: Duration,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            deadlines: [false; DeadlineHeader::ALL.len()],
+            request_start: false,
+            max_queue_time: MAX_QUEUE_TIME,
+            margin: Duration::ZERO,
+        }
+    }
 }
 
 impl Trust {
@@ -26,9 +51,10 @@ impl Trust {
     }
 
     /// What the headers say about the request's time. The shortest time counts, among several
-    /// headers and among several values of one header. Values that cannot be parsed are ignored and
-    /// counted in `unparsable`.
-    pub(super) fn times(&self, headers: &HeaderMap, unparsable: &AtomicU64) -> RequestTimes {
+    /// headers and among several values of one header. Values that cannot be parsed, or believed, are
+    /// ignored and counted in `layer`.
+    pub(super) fn times(&self, headers: &HeaderMap, layer: &LayerState) -> RequestTimes {
+        let unparsable = &layer.unparsable_deadlines;
         let mut times = RequestTimes::default();
         for (header, trusted) in DeadlineHeader::ALL.iter().copied().zip(self.deadlines) {
             if trusted {
@@ -44,10 +70,23 @@ impl Trust {
         if self.request_start {
             let earliest = least(headers, RequestStart::NAME, RequestStart::parse, unparsable);
             if let Some(start) = earliest {
-                times.queued = start.queued_at(SystemTime::now());
+                times.queued = self.queued(start, SystemTime::now(), layer);
             }
         }
         times
+    }
+
+    /// The time in a queue that a start says, or zero if one of the two clocks must be wrong.
+    fn queued(&self, start: RequestStart, now: SystemTime, layer: &LayerState) -> Duration {
+        let queued = start.queued_at(now);
+        let ahead = start.ahead_of(now);
+        if queued <= self.max_queue_time && ahead <= MAX_AHEAD {
+            return queued;
+        }
+        // Relaxed: a counter.
+        layer.implausible_starts.fetch_add(1, Ordering::Relaxed);
+        warn_implausible_start(queued, ahead);
+        Duration::ZERO
     }
 }
 

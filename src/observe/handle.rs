@@ -82,6 +82,7 @@ impl MemoryHandle {
             pool: layer.pool.stats(),
             // Relaxed: counters, which publish no other memory.
             unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
+            implausible_request_starts: layer.implausible_starts.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
         }
     }

@@ -23,4 +23,4 @@ pub use crate::task::DetachedTasks;
 
 pub(crate) use self::handle::MemoryHandle;
 pub(crate) use self::recorder::{Observer, Recorder};
-pub(crate) use self::warn::warn_not_installed;
+pub(crate) use self::warn::{warn_implausible_start, warn_not_installed};

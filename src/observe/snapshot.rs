@@ -46,7 +46,7 @@ use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
 pub struct Snapshot {
     /// Routes and methods that have had requests, in the order of each route's first request.
     pub routes: Vec<RouteSnapshot>,
-    /// Requests whose scope is open.
+    /// Requests whose scope is open. One that waits for the service to be ready has no scope yet.
     pub in_flight: usize,
     /// Tasks of requests that exist now, without detached ones.
     pub tasks: usize,
@@ -58,6 +58,10 @@ pub struct Snapshot {
     pub pool: PoolStats,
     /// Values of trusted deadline headers that were malformed, and therefore ignored.
     pub unparsable_deadlines: u64,
+    /// Values of a trusted `x-request-start` that were ignored because a clock must be wrong: a queueing
+    /// time above [`max_queue_time`](crate::middleware::MemoryLayerBuilder::max_queue_time), or a start
+    /// more than 1 s in the future.
+    pub implausible_request_starts: u64,
     /// Panics of observers that were caught.
     pub observer_panics: u64,
 }

@@ -37,6 +37,8 @@ pub(crate) struct LayerState {
     pub(crate) tasks: Arc<Tasks>,
     /// Values of trusted deadline headers that could not be parsed; only ever grows.
     pub(crate) unparsable_deadlines: AtomicU64,
+    /// Trusted start times that a clock that is wrong must have made; only ever grows.
+    pub(crate) implausible_starts: AtomicU64,
 }
 
 impl LayerState {
@@ -55,6 +57,7 @@ impl LayerState {
             tokens: ShardedSlab::default(),
             tasks: Arc::default(),
             unparsable_deadlines: AtomicU64::new(0),
+            implausible_starts: AtomicU64::new(0),
         }
     }
 

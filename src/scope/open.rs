@@ -1,4 +1,4 @@
-use std::{pin::Pin, task::Context};
+use std::{pin::Pin, task::Context, time::Duration};
 
 use tokio::time::Instant;
 
@@ -29,9 +29,12 @@ pub(crate) struct OpenScope {
 }
 
 impl OpenScope {
-    pub(crate) fn new(layer: &Arc<LayerState>, key: RouteKey) -> Self {
+    /// Opens the scope of a request that has `waited` for the service to be ready.
+    pub(crate) fn new(layer: &Arc<LayerState>, key: RouteKey, waited: Duration) -> Self {
+        let now = Instant::now();
+        let start = now.checked_sub(waited).unwrap_or(now);
         Self {
-            scope: RequestScope::open(layer, key, Instant::now()),
+            scope: RequestScope::open(layer, key, start),
             reason: CancelReason::new(Outcome::Abandoned),
             registered: false,
         }

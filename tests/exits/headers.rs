@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
-use http_body_util::{Empty, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
@@ -15,7 +15,9 @@ use tower_memory::{
     middleware::MemoryLayerBuilder,
 };
 
-use super::support::{Refused, Steps, get, never_answering, scope_of, use_everything, watched};
+use super::support::{
+    Refused, Steps, answering, get, never_answering, scope_of, use_everything, watched,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -391,6 +393,53 @@ async fn starts_that_are_no_time_are_ignored_and_counted() {
         let seen = seen(trusting_all().timeout(SECOND), &[start]).await;
         assert!(seen.ran && about(seen.after, SECOND), "{value:?}");
         assert_eq!(seen.unparsable, 1, "{value:?}");
+    }
+}
+
+/// What the layer made of a proxy's clock that is this much behind (or, negative, ahead).
+async fn clock(layer: MemoryLayerBuilder, behind: f64) -> (u16, bool, u64) {
+    let (layer, watch) = watched(layer.trust_request_start());
+    let service = layer.layer(answering(Full::<Bytes>::default()));
+    let mut request = get("/");
+    let value = HeaderValue::from_str(&started(behind)).unwrap();
+    request.headers_mut().insert(start_header(), value);
+    let response = service.oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let told = String::from_utf8_lossy(&body).contains(" ms in a queue");
+    watch.report().await;
+    let snapshot = watch.handle.snapshot();
+    assert_eq!(snapshot.unparsable_deadlines, 0);
+    (status, told, snapshot.implausible_request_starts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_is_believed_within_bounds_and_else_counted() {
+    let layer = || MemoryLayer::builder().timeout(5 * SECOND);
+    let year = 365.0 * 86_400.0;
+    // Whether the request was served, whether the answer names the queue, and whether it was counted.
+    for (behind, expected) in [
+        (0.0, (200, false, 0)),
+        (2.0, (200, false, 0)),
+        // As long as a queue may be. Then the answer says it.
+        (6.0, (504, true, 0)),
+        (59.0, (504, true, 0)),
+        (62.0, (200, false, 1)),
+        (3600.0, (200, false, 1)),
+        (year, (200, false, 1)),
+        (-0.5, (200, false, 0)),
+        (-3.0, (200, false, 1)),
+        (-year, (200, false, 1)),
+    ] {
+        assert_eq!(clock(layer(), behind).await, expected, "{behind} s behind");
+    }
+    for (max, expected) in [
+        (5 * SECOND, (200, false, 1)),
+        (7200 * SECOND, (504, true, 0)),
+    ] {
+        let behind = if max > 60 * SECOND { 3600.0 } else { 6.0 };
+        let clock = clock(layer().max_queue_time(max), behind).await;
+        assert_eq!(clock, expected, "at most {max:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Warnings as `tracing` events.
 
-use std::sync::Once;
+use std::{sync::Once, time::Duration};
 
 use crate::scope::TaskReport;
 
@@ -28,6 +28,21 @@ pub(crate) fn warn_not_installed() {
             "TrackingAllocator is not the global allocator: the headers x-alloc-bytes, \
              x-alloc-count and x-alloc-peak are absent; add `#[global_allocator] static ALLOC: \
              tower_memory::TrackingAllocator = tower_memory::TrackingAllocator::system();`"
+        );
+    });
+}
+
+/// Warns once per process that `x-request-start` and this machine's clock do not match.
+pub(crate) fn warn_implausible_start(queued: Duration, ahead: Duration) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            ?queued,
+            ?ahead,
+            "the trusted header x-request-start was ignored: it is further from this machine's clock \
+             than any queue explains. Synchronize the proxy's clock and this one, or set \
+             `MemoryLayerBuilder::max_queue_time`. Further values are only counted, in \
+             `Snapshot::implausible_request_starts`"
         );
     });
 }

@@ -22,7 +22,13 @@
 //! results in a year from 2001 to 5138 (2554 for nanoseconds). The ranges do not overlap.
 //!
 //! The clocks of proxy and service must be synchronized. If the proxy's clock is behind, the
-//! difference counts as queueing time. A start in the future counts as now.
+//! difference counts as queueing time, up to
+//! [`max_queue_time`](crate::middleware::MemoryLayerBuilder::max_queue_time) (60 s by default). A start
+//! in the future counts as now. A value beyond that limit, or more than 1 s in the future, is ignored and
+//! counted in
+//! [`Snapshot::implausible_request_starts`](crate::observe::Snapshot::implausible_request_starts), and
+//! with the `tracing` feature the first one is a warning. A `504` to a request that had expired on
+//! arrival says how long it had been in a queue.
 
 mod digits;
 mod kind;

@@ -72,6 +72,13 @@ impl RequestStart {
         now.duration_since(UNIX_EPOCH)
             .map_or(Duration::ZERO, |now| now.saturating_sub(self.since_epoch))
     }
+
+    /// Returns how much later than `now` the start is, or zero.
+    #[must_use]
+    pub fn ahead_of(self, now: SystemTime) -> Duration {
+        now.duration_since(UNIX_EPOCH)
+            .map_or(Duration::ZERO, |now| self.since_epoch.saturating_sub(now))
+    }
 }
 
 #[cfg(test)]
