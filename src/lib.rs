@@ -88,7 +88,6 @@
 )]
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
-mod background;
 mod config;
 mod histogram;
 mod pack;
@@ -99,6 +98,7 @@ pub mod account;
 pub mod arena;
 pub mod cancel;
 mod deadline;
+pub mod housekeeping;
 pub mod pool;
 mod route;
 pub mod scope;

@@ -5,13 +5,13 @@
 
 #[cfg(not(tower_memory_loom))]
 pub(crate) use std::sync::{
-    Mutex, MutexGuard,
+    Condvar, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 #[cfg(tower_memory_loom)]
 pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
+    Condvar, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
@@ -24,7 +24,7 @@ pub(crate) use std::sync::OnceLock;
 #[cfg(tower_memory_loom)]
 pub(crate) use self::once_lock::OnceLock;
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 
 /// Locks `mutex` whether or not a former holder panicked.
 ///
@@ -36,9 +36,21 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// As [`lock`], or `None` if another thread holds it.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    let guard = match mutex.try_lock() {
+        Ok(guard) => guard,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    #[cfg(test)]
+    LOCKED.set(LOCKED.get() + 1);
+    Some(guard)
+}
+
 #[cfg(test)]
 thread_local! {
-    /// How often the thread took one of the crate's locks, all of which are taken by [`lock`].
+    /// How often the thread took one of the crate's locks, all of which are taken here.
     pub(crate) static LOCKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::ConfigError,
     deadline::RoutePolicy,
+    housekeeping::{Housekeeping, ManualClock},
     observe::{MemoryHandle, Observer, Recorder},
     pool::ArenaPool,
     route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED},
@@ -57,6 +58,7 @@ const _: () = assert!(LARGEST_MAX_ROUTES == 65_536);
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MemoryLayerBuilder {
     pool: Option<ArenaPool>,
+    housekeeping: Housekeeping,
     observers: Vec<Observer>,
     grace: Duration,
     max_routes: usize,
@@ -110,6 +112,7 @@ impl MemoryLayerBuilder {
     const fn new() -> Self {
         Self {
             pool: None,
+            housekeeping: Housekeeping::Process,
             observers: Vec::new(),
             grace: GRACE,
             max_routes: MAX_ROUTES,
@@ -411,6 +414,13 @@ impl MemoryLayerBuilder {
         self
     }
 
+    /// Gives up on tasks that block their thread, and trims the layer's own pool, by a clock that a
+    /// test moves. See [`ManualClock`].
+    pub fn clock(mut self, clock: &ManualClock) -> Self {
+        self.housekeeping = Housekeeping::Manual(clock.clone());
+        self
+    }
+
     /// Builds the layer, which cannot be changed afterwards.
     ///
     /// # Errors
@@ -450,8 +460,11 @@ impl MemoryLayerBuilder {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
         let recorder = Arc::new(Recorder::new(routes.capacity(), self.observers));
-        let pool = self.pool.unwrap_or_default();
-        let layer = LayerState::new(pool, routes, Arc::clone(&recorder) as _, self.grace);
+        let pool = self
+            .pool
+            .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));
+        let sink = Arc::clone(&recorder) as _;
+        let layer = LayerState::new(pool, routes, sink, self.grace, self.housekeeping);
         MemoryLayer::built(Config {
             handle: MemoryHandle::new(Arc::new(layer), recorder),
             limits: self.limits,
@@ -468,6 +481,7 @@ impl fmt::Debug for MemoryLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryLayerBuilder")
             .field("pool", &self.pool)
+            .field("housekeeping", &self.housekeeping)
             .field("observers", &self.observers.len())
             .field("grace_period", &self.grace)
             .field("max_routes", &self.max_routes)

@@ -84,6 +84,7 @@ impl MemoryHandle {
             unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
             implausible_request_starts: layer.implausible_starts.load(Ordering::Relaxed),
             observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
+            housekeeping_panics: layer.housekeeping.panics(),
         }
     }
 

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use super::{handle::ArenaPool, settings::Settings};
-use crate::config::ConfigError;
+use crate::{
+    config::ConfigError,
+    housekeeping::{Housekeeping, ManualClock},
+};
 
 /// Settings of an [`ArenaPool`]: how much memory it may keep, and for how long.
 ///
@@ -24,6 +27,7 @@ use crate::config::ConfigError;
 #[must_use = "a builder does nothing until built"]
 pub struct PoolBuilder {
     settings: Settings,
+    housekeeping: Housekeeping,
 }
 
 impl ArenaPool {
@@ -31,6 +35,7 @@ impl ArenaPool {
     pub const fn builder() -> PoolBuilder {
         PoolBuilder {
             settings: Settings::DEFAULT,
+            housekeeping: Housekeeping::Process,
         }
     }
 }
@@ -98,9 +103,7 @@ impl PoolBuilder {
     /// `sync.Pool`. The small arena that each thread keeps for itself, of at most 64 KiB, is not
     /// freed.
     ///
-    /// A tokio task does this, with or without traffic. A rent within a runtime starts it; it ends
-    /// with the pool, or when the pool is empty. The runtime needs its timers enabled. In a program
-    /// without tokio, call [`trim`](ArenaPool::trim).
+    /// The [housekeeping](crate::housekeeping) does this, with or without traffic and runtimes.
     ///
     /// # Examples
     ///
@@ -117,6 +120,12 @@ impl PoolBuilder {
     /// ```
     pub fn trim_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.settings.trim_interval = interval.into();
+        self
+    }
+
+    /// Trims by a clock that a test moves. See [`ManualClock`].
+    pub fn clock(mut self, clock: &ManualClock) -> Self {
+        self.housekeeping = Housekeeping::Manual(clock.clone());
         self
     }
 
@@ -162,6 +171,6 @@ impl PoolBuilder {
         if trim_interval == Some(Duration::ZERO) {
             return Err(ConfigError::TrimIntervalZero);
         }
-        Ok(ArenaPool::with_settings(self.settings))
+        Ok(ArenaPool::with_settings(self.settings, self.housekeeping))
     }
 }

@@ -1,5 +1,5 @@
 use super::{settings::Settings, state::PoolState, stats::PoolStats};
-use crate::{arena::Arena, sync::Arc};
+use crate::{arena::Arena, housekeeping::Housekeeping, sync::Arc};
 
 /// A pool of [`Arena`]s.
 ///
@@ -51,13 +51,18 @@ impl ArenaPool {
     /// A pool with the default settings; see [`PoolBuilder`](super::PoolBuilder).
     #[must_use]
     pub fn new() -> Self {
-        Self::with_settings(Settings::DEFAULT)
+        Self::looked_after(Housekeeping::Process)
     }
 
-    pub(super) fn with_settings(settings: Settings) -> Self {
+    /// A pool with the default settings, trimmed by `housekeeping`.
+    pub(crate) fn looked_after(housekeeping: Housekeeping) -> Self {
+        Self::with_settings(Settings::DEFAULT, housekeeping)
+    }
+
+    pub(super) fn with_settings(settings: Settings, housekeeping: Housekeeping) -> Self {
         Self {
             handle: Arc::new(Handle {
-                state: Arc::new(PoolState::new(settings)),
+                state: Arc::new(PoolState::new(settings, housekeeping)),
             }),
         }
     }
@@ -143,6 +148,8 @@ mod tests {
     #[test]
     fn an_arena_comes_back_without_a_lock() {
         let pool = ArenaPool::new();
+        // The first rent schedules trimming.
+        drop(pool.rent());
         let before = LOCKED.get();
         let arenas: Vec<Arena> = (0..1100).map(|_| used(&pool)).collect();
         assert_eq!(LOCKED.get() - before, 1100, "one for each new chunk");

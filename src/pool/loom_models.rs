@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     arena::{ArenaSlot, IdleArena, Recycler},
+    housekeeping::Housekeeping,
     sync::{Arc, Ordering},
 };
 
@@ -157,13 +158,14 @@ fn a_sweep_takes_what_is_stale_and_leaves_the_rest() {
 
 /// A pool that may keep that many arenas.
 fn pool(arenas: usize) -> Arc<PoolState> {
-    Arc::new(PoolState::new(Settings {
+    let settings = Settings {
         initial_bytes: BYTES,
         max_arena_bytes: BYTES,
         max_total_bytes: arenas * BYTES,
         trim_interval: None,
         ..Settings::DEFAULT
-    }))
+    };
+    Arc::new(PoolState::new(settings, Housekeeping::Process))
 }
 
 fn rent(pool: &Arc<PoolState>, cache: Option<&ThreadCache>) -> IdleArena {
@@ -378,15 +380,15 @@ fn a_thread_cache_that_changes_owners_loses_no_counts() {
     });
 }
 
-/// `Background`, invariant 2, with the pool's own counters as the record of work.
+/// `Job`, invariant 2, with the pool's own counters as the record of work.
 #[test]
-fn a_trimming_task_that_ends_is_seen_by_a_rent_or_sees_it() {
+fn trimming_that_ends_is_seen_by_a_rent_or_sees_it() {
     loom::model(|| {
-        let pool = Arc::new(PoolState::new(Settings::DEFAULT));
-        let mut guard = pool.trimmer.begin().expect("not running");
+        let pool = Arc::new(PoolState::new(Settings::DEFAULT, Housekeeping::Process));
+        assert!(pool.trimmer.begin());
         let task = thread::spawn({
             let pool = Arc::clone(&pool);
-            move || guard.finish(|| pool.is_idle())
+            move || pool.trimmer.finish(|| pool.is_idle())
         });
         // As in `rent_elsewhere`.
         let counters = &pool.thread_caches[0].counters;

@@ -88,7 +88,7 @@ impl PoolState {
     #[inline]
     fn count_hit(self: &Arc<Self>, cache: &ThreadCache) {
         if cache.counters.count_hit() % TRIM_CHECK_EVERY == 0 {
-            self.ensure_trimming();
+            self.ensure_trimming_here();
         }
     }
 
@@ -111,7 +111,7 @@ impl PoolState {
                 self.new_arena(wanted)
             }
         };
-        // After counting: see `Background::needs_start`.
+        // After counting: see `Job::needs_start`.
         self.ensure_trimming();
         arena
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     arena::IdleArena,
-    background::Background,
+    housekeeping::{Housekeeping, Job},
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -36,11 +36,12 @@ pub(super) struct PoolState {
     epoch: AtomicUsize,
     /// Set by [`close`](Self::close).
     pub(super) closed: AtomicBool,
-    pub(super) trimmer: Background,
+    pub(super) housekeeping: Housekeeping,
+    pub(super) trimmer: Job,
 }
 
 impl PoolState {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, housekeeping: Housekeeping) -> Self {
         let caches = if cfg!(tower_memory_loom) {
             2
         } else {
@@ -56,7 +57,8 @@ impl PoolState {
             budget: ByteBudget::new(settings.max_total_bytes, caches),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            trimmer: Background::default(),
+            housekeeping,
+            trimmer: Job::default(),
             settings,
         }
     }

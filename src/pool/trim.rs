@@ -1,17 +1,39 @@
-//! What frees waiting arenas: the trimming task, [`ArenaPool::trim`](super::ArenaPool::trim), and
-//! the end of the pool.
+//! What frees waiting arenas: the housekeeping, [`ArenaPool::trim`](super::ArenaPool::trim), and the
+//! end of the pool.
 
-use tokio::{runtime::Handle, time::sleep};
+use std::time::Instant;
 
 use super::{local, state::PoolState};
-use crate::sync::{Arc, Ordering};
+use crate::{
+    housekeeping::{self, Chore, Housekeeping, Job},
+    sync::{Arc, Ordering},
+};
+
+impl Chore for PoolState {
+    fn job(&self) -> &Job {
+        &self.trimmer
+    }
+
+    fn housekeeping(&self) -> &Housekeeping {
+        &self.housekeeping
+    }
+
+    fn run(&self) {
+        self.tick();
+    }
+
+    fn next(&self, now: Instant) -> Option<Instant> {
+        if self.is_idle() {
+            return None;
+        }
+        now.checked_add(self.settings.trim_interval?)
+    }
+}
 
 impl PoolState {
-    /// Starts the trimming task if it is not running. Starting allocates, so returning never does
-    /// it.
+    /// Starts trimming if it is not scheduled. That may allocate, so returning never does it.
     ///
-    /// The task runs on the runtime that started it, while an arena waits or is rented. If that
-    /// runtime shuts down first, a later rent starts the task on another one.
+    /// It goes on while an arena waits or is rented.
     #[inline]
     pub(super) fn ensure_trimming(self: &Arc<Self>) {
         if self.trimmer.needs_start() {
@@ -19,29 +41,22 @@ impl PoolState {
         }
     }
 
+    /// As [`ensure_trimming`](Self::ensure_trimming), also in a forked child.
+    #[cold]
+    pub(super) fn ensure_trimming_here(self: &Arc<Self>) {
+        if self.trimmer.needs_start_here() {
+            self.start_trimming();
+        }
+    }
+
     #[cold]
     fn start_trimming(self: &Arc<Self>) {
         let settings = &self.settings;
-        let Some(interval) = settings.trim_interval.filter(|_| settings.enabled) else {
-            return;
-        };
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let pool = Arc::downgrade(self);
-        self.trimmer.start(&runtime, |mut guard| async move {
-            loop {
-                // tokio panics here on a runtime without timers.
-                guard.or_never(|| sleep(interval)).await;
-                let Some(pool) = pool.upgrade() else {
-                    return;
-                };
-                pool.tick();
-                if pool.is_idle() && guard.finish(|| pool.is_idle()) {
-                    return;
-                }
-            }
-        });
+        let interval = settings.trim_interval.filter(|_| settings.enabled);
+        let at = interval.and_then(|interval| self.housekeeping.now().checked_add(interval));
+        if let Some(at) = at {
+            housekeeping::start(self, at);
+        }
     }
 
     /// Frees all waiting arenas that the calling thread can reach, and returns their bytes.
@@ -56,11 +71,70 @@ impl PoolState {
         bytes + self.sweep(|_| true)
     }
 
-    /// Closes the pool: its task ends, and no arena is kept from now on.
+    /// Closes the pool: trimming ends, and no arena is kept from now on.
     pub(super) fn close(&self) {
         // See `has_closed`.
         self.closed.swap(true, Ordering::AcqRel);
-        self.trimmer.stop();
+        self.trimmer.cancel(&self.housekeeping);
         self.trim();
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{
+        arena::Arena,
+        housekeeping::ManualClock,
+        pool::{ArenaPool, PoolBuilder},
+    };
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn pool(clock: &ManualClock) -> PoolBuilder {
+        ArenaPool::builder().trim_interval(INTERVAL).clock(clock)
+    }
+
+    fn used(pool: &ArenaPool) -> Arena {
+        let arena = pool.rent();
+        arena.alloc_str("something");
+        arena
+    }
+
+    #[test]
+    fn trimming_ends_when_no_arena_is_pooled_or_rented_and_starts_again() {
+        let clock = ManualClock::new();
+        let pool = pool(&clock).build().unwrap();
+        assert_eq!(clock.scheduled(), 0, "not before it is needed");
+        for _ in 0..3 {
+            let arena = used(&pool);
+            assert_eq!(clock.scheduled(), 1);
+            clock.advance(5 * INTERVAL);
+            assert_eq!(clock.scheduled(), 1, "the rented arena will be returned");
+            drop(arena);
+            clock.advance(4 * INTERVAL);
+            assert_eq!((clock.scheduled(), pool.stats().pooled), (0, 0));
+        }
+    }
+
+    #[test]
+    fn trimming_ends_with_the_pool() {
+        let clock = ManualClock::new();
+        let kept = pool(&clock).build().unwrap();
+        let arena = used(&kept);
+        assert_eq!(clock.scheduled(), 1);
+        drop(kept);
+        assert_eq!(clock.scheduled(), 0);
+        assert_eq!(arena.alloc_str("outlives it"), "outlives it");
+    }
+
+    #[test]
+    fn a_pool_without_trimming_is_not_scheduled() {
+        let clock = ManualClock::new();
+        let for_ever = pool(&clock).trim_interval(None).build().unwrap();
+        let disabled = pool(&clock).enabled(false).build().unwrap();
+        drop((used(&for_ever), used(&disabled)));
+        assert_eq!(clock.scheduled(), 0);
     }
 }

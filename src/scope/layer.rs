@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{report::Closed, shutdown::Shutdown};
 use crate::{
+    housekeeping::Housekeeping,
     pool::ArenaPool,
     route::{RouteKey, RouteRegistry},
     slab::ShardedSlab,
@@ -32,9 +33,10 @@ pub(crate) struct LayerState {
     pub(crate) routes: RouteRegistry,
     pub(crate) sink: Arc<dyn ScopeSink>,
     pub(crate) grace: Duration,
+    pub(crate) housekeeping: Housekeeping,
     pub(crate) shutdown: Shutdown,
     pub(crate) tokens: ShardedSlab<CancellationToken>,
-    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) tasks: Tasks,
     /// Values of trusted deadline headers that could not be parsed; only ever grows.
     pub(crate) unparsable_deadlines: AtomicU64,
     /// Trusted start times that a clock that is wrong must have made; only ever grows.
@@ -47,15 +49,17 @@ impl LayerState {
         routes: RouteRegistry,
         sink: Arc<dyn ScopeSink>,
         grace: Duration,
+        housekeeping: Housekeeping,
     ) -> Self {
         Self {
             pool,
             routes,
             sink,
             grace,
+            housekeeping,
             shutdown: Shutdown::default(),
             tokens: ShardedSlab::default(),
-            tasks: Arc::default(),
+            tasks: Tasks::default(),
             unparsable_deadlines: AtomicU64::new(0),
             implausible_starts: AtomicU64::new(0),
         }

@@ -135,14 +135,6 @@ impl Lifecycle {
         self.word.fetch_or(0, Ordering::AcqRel) & ENDED != 0
     }
 
-    /// Whether a task is alive, besides the one that stands for the end (invariant 3).
-    pub(super) fn has_tasks(&self) -> bool {
-        // Acquire. A task is counted before it checks for the end, so of "task started" and "request
-        // ended" one sees the other.
-        let word = self.word.load(Ordering::Acquire);
-        word & TASKS > if word & CLOSED == 0 { TASK } else { 0 }
-    }
-
     pub(super) fn task_ended(&self) -> Transition {
         let before = self.word.fetch_sub(TASK, Ordering::AcqRel);
         let last = before & TASKS == TASK && before & ENDED != 0;

@@ -183,6 +183,8 @@ impl RequestScope {
 struct TaskGuard {
     record: Arc<TaskRecord>,
     key: Key,
+    /// Its number in the request's group.
+    index: usize,
     // Dropped after the record, so that the last handle recycles the scope, ...
     scope: RequestScope,
     // ... and before the shutdown is notified.
@@ -213,12 +215,14 @@ impl TaskGuard {
         let record = Arc::new(TaskRecord::new(kind, location, Arc::clone(group), origin));
         let layer = state.layer();
         let key = layer.tasks.bound.insert(Arc::clone(&record));
+        let index = group.add(Arc::clone(&record) as _);
         if ended {
             state.record_end();
         }
         Self {
             record,
             key,
+            index,
             scope: scope.clone(),
             notify: NotifyShutdown(Arc::clone(layer)),
             span: TaskSpan::current(),
@@ -232,6 +236,7 @@ impl Drop for TaskGuard {
             self.record.group.task_ended(Instant::now());
         }
         self.record.release();
+        self.record.group.remove(self.index);
         drop(self.notify.0.tasks.bound.remove(self.key));
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     layer::LayerState,
@@ -181,11 +181,11 @@ impl ScopeState {
     /// What the tasks share. The first task makes it.
     pub(super) fn group(&self) -> &Arc<TaskGroup> {
         self.tasks.get_or_init(|| {
-            let runtime = Handle::try_current().ok();
+            let layer = self.layer();
             Arc::new(TaskGroup::new(
                 self.limits.start,
-                self.layer().grace,
-                runtime,
+                layer.grace,
+                layer.housekeeping.clone(),
             ))
         })
     }
@@ -286,11 +286,6 @@ impl ScopeState {
             return;
         };
         group.request_ended(Instant::now());
-        if let Some(runtime) = group.runtime() {
-            if self.lifecycle.has_tasks() {
-                self.layer().tasks.supervise(runtime);
-            }
-        }
     }
 
     fn close(&self) {
@@ -379,22 +374,23 @@ mod loom_models {
     use loom::{sync::Arc, thread};
 
     use super::*;
+    use crate::housekeeping::Housekeeping;
 
     /// The parts of a scope that take part.
     struct Parts {
         lifecycle: Lifecycle,
         cancel: CancelState,
-        group: OnceLock<TaskGroup>,
+        group: OnceLock<Arc<TaskGroup>>,
         start: Instant,
     }
 
     impl Parts {
         /// As `TaskGuard::new` does.
-        fn start_task(&self) -> &TaskGroup {
+        fn start_task(&self) -> &Arc<TaskGroup> {
             let start = self.start;
-            let group = self
-                .group
-                .get_or_init(|| TaskGroup::new(start, Duration::ZERO, None));
+            let group = self.group.get_or_init(|| {
+                Arc::new(TaskGroup::new(start, Duration::ZERO, Housekeeping::Process))
+            });
             if self.cancel.is_cancelled_now() {
                 group.request_cancelled(self.start);
             }

@@ -1,9 +1,18 @@
-use std::time::Duration;
+use std::{
+    task::{Wake, Waker},
+    time::Duration,
+};
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
-use super::report::TaskReport;
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use super::{
+    report::TaskReport,
+    supervision::{Supervised, Supervision},
+};
+use crate::{
+    housekeeping::Housekeeping,
+    sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock},
+};
 
 /// A moment that has not been recorded.
 const NEVER: u64 = u64::MAX;
@@ -26,9 +35,7 @@ const _: () = assert!(MAX_NAMED == 64);
 #[derive(Debug)]
 pub(crate) struct TaskGroup {
     start: Instant,
-    grace: Duration,
-    /// The runtime of the tasks; `None` if there is none, and so no tasks.
-    runtime: Option<Handle>,
+    alive: Supervision,
     /// Moments, in nanoseconds since the start.
     cancelled: AtomicU64,
     ended: AtomicU64,
@@ -40,11 +47,10 @@ pub(crate) struct TaskGroup {
 }
 
 impl TaskGroup {
-    pub(crate) fn new(start: Instant, grace: Duration, runtime: Option<Handle>) -> Self {
+    pub(crate) fn new(start: Instant, grace: Duration, housekeeping: Housekeeping) -> Self {
         Self {
             start,
-            grace,
-            runtime,
+            alive: Supervision::new(grace, housekeeping),
             cancelled: AtomicU64::new(NEVER),
             ended: AtomicU64::new(NEVER),
             last_end: AtomicU64::new(NEVER),
@@ -64,7 +70,7 @@ impl TaskGroup {
 
     /// Records a moment, if it was not recorded before.
     fn record(&self, moment: &AtomicU64, at: Instant) {
-        // Release: `ended` acquires. `Background` orders it with the sweeper's look.
+        // Release: `ended` acquires.
         let _ =
             moment.compare_exchange(NEVER, self.nanos(at), Ordering::Release, Ordering::Relaxed);
     }
@@ -74,9 +80,10 @@ impl TaskGroup {
         self.record(&self.cancelled, at);
     }
 
-    /// The request's response is over.
-    pub(crate) fn request_ended(&self, at: Instant) {
+    /// The request's response is over. Tasks that are alive are supervised from now on.
+    pub(crate) fn request_ended(self: &Arc<Self>, at: Instant) {
         self.record(&self.ended, at);
+        self.alive.ended(|| Waker::from(Arc::clone(self)));
     }
 
     /// When the request ended, if it has.
@@ -88,13 +95,14 @@ impl TaskGroup {
         }
     }
 
-    /// When the grace period of the tasks ends; `None` while the request is open, or if it never ends.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.ended()?.checked_add(self.grace)
+    /// Adds a task that is alive, and returns its number.
+    pub(crate) fn add(self: &Arc<Self>, task: Arc<dyn Supervised>) -> usize {
+        self.alive.add(task, || Waker::from(Arc::clone(self)))
     }
 
-    pub(crate) fn runtime(&self) -> Option<&Handle> {
-        self.runtime.as_ref()
+    /// Removes a task that has ended.
+    pub(crate) fn remove(&self, index: usize) {
+        self.alive.remove(index);
     }
 
     pub(crate) fn task_started(&self) {
@@ -153,5 +161,12 @@ impl TaskGroup {
     #[cfg(all(test, tower_memory_loom))]
     pub(crate) fn is_told(&self) -> bool {
         self.ended().is_some() && self.cancelled.load(Ordering::Acquire) != NEVER
+    }
+}
+
+impl Wake for TaskGroup {
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        self.alive.look(&waker);
     }
 }

@@ -11,7 +11,7 @@ mod report;
 #[cfg_attr(feature = "tracing", path = "span/enabled.rs")]
 #[cfg_attr(not(feature = "tracing"), path = "span/disabled.rs")]
 mod span;
-mod sweeper;
+mod supervision;
 
 pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};

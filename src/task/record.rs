@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::{
     group::TaskGroup,
     report::{TaskKind, TaskReport},
+    supervision::Supervised,
 };
 use crate::{
     account::{Account, Entry, Writer},
@@ -69,7 +70,7 @@ pub(crate) struct TaskRecord {
     origin: Origin,
     /// Polls begun plus polls ended, so odd while the task runs.
     polls: AtomicUsize,
-    /// The value of `polls` when the sweeper looked last.
+    /// The value of `polls` at the last look.
     seen: AtomicUsize,
     /// The scope no longer waits for this task.
     released: AtomicBool,
@@ -149,11 +150,6 @@ impl TaskRecord {
         }
     }
 
-    pub(super) fn is_released(&self) -> bool {
-        // Acquire, as in `release`, which checks again. This only saves work.
-        self.released.load(Ordering::Acquire)
-    }
-
     /// Whether the request has ended.
     pub(super) fn outlives(&self) -> bool {
         self.group.ended().is_some()
@@ -199,16 +195,22 @@ impl TaskRecord {
         owner.task_overran(&report, given_up);
         self.group.overran(report, given_up);
     }
+}
 
-    /// Looks at a task whose grace period is over. Returns whether to look again soon.
-    pub(super) fn overdue(&self) -> bool {
+impl Supervised for TaskRecord {
+    fn is_released(&self) -> bool {
+        // Acquire, as in `release`, which checks again. This only saves work.
+        self.released.load(Ordering::Acquire)
+    }
+
+    fn overdue(&self) -> bool {
         // Acquire: see `enter`. If it runs, its figures up to this poll are seen.
         let polls = self.polls.load(Ordering::Acquire);
         let running = polls % 2 == 1;
         let (overran, given_up) = match self.kind {
             TaskKind::Async | TaskKind::Tracked => {
-                // In the same poll as last time; otherwise the task drops itself. Relaxed: there is one
-                // sweeper at a time, and each look happens after the one before.
+                // In the same poll as last time; otherwise the task drops itself. Relaxed: each look
+                // happens after the one before.
                 let before = self.seen.swap(polls, Ordering::Relaxed);
                 // What polls a tracked future may have forgotten it.
                 let stuck = running || self.kind == TaskKind::Tracked;

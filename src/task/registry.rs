@@ -5,7 +5,7 @@ use super::{
     record::{TaskId, TaskRecord},
     report::TaskReport,
 };
-use crate::{background::Background, slab::ShardedSlab, sync::Arc};
+use crate::{slab::ShardedSlab, sync::Arc};
 
 /// The tasks of a layer's requests that are alive.
 #[derive(Default)]
@@ -14,7 +14,6 @@ pub(crate) struct Tasks {
     pub(crate) bound: ShardedSlab<Arc<TaskRecord>>,
     pub(crate) detached: ShardedSlab<Arc<TaskRecord>>,
     pub(crate) names: DetachedCounters,
-    pub(super) sweeper: Background,
 }
 
 impl Tasks {
@@ -35,23 +34,5 @@ impl Tasks {
         reports.extend(self.detached.filter_map(report));
         reports.sort_by_key(|report| std::cmp::Reverse(report.age));
         reports
-    }
-
-    /// The tasks whose grace period is over and that still keep their scope open, and when the next
-    /// one is.
-    pub(super) fn overdue(&self, now: Instant) -> (Vec<Arc<TaskRecord>>, Option<Instant>) {
-        let mut next = None::<Instant>;
-        let overdue = self.bound.filter_map(|record| {
-            if record.is_released() {
-                return None;
-            }
-            let due = record.group.due()?;
-            if due <= now {
-                return Some(Arc::clone(record));
-            }
-            next = Some(next.map_or(due, |next| next.min(due)));
-            None
-        });
-        (overdue, next)
     }
 }

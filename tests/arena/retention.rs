@@ -1,4 +1,4 @@
-//! What a pool keeps, for how long, and when it frees arenas. The clock is paused.
+//! What a pool keeps, for how long, and when it frees arenas. The clock is the test's.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -6,21 +6,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::{Builder, Handle, Runtime},
-    time::sleep,
-};
-use tower_memory::{Arena, ArenaPool};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tower_memory::{Arena, ArenaPool, housekeeping::ManualClock};
 
 use super::quiet_panic;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-fn pool() -> ArenaPool {
-    ArenaPool::builder()
+fn pool() -> (ArenaPool, ManualClock) {
+    let clock = ManualClock::new();
+    let pool = ArenaPool::builder()
         .trim_interval(INTERVAL)
-        .build()
-        .unwrap()
+        .clock(&clock)
+        .build();
+    (pool.unwrap(), clock)
 }
 
 fn used(pool: &ArenaPool) -> Arena {
@@ -30,193 +29,151 @@ fn used(pool: &ArenaPool) -> Arena {
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
+    Builder::new_current_thread().build().unwrap()
 }
 
 fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// Lets tasks that were woken or aborted run.
-async fn settle() {
-    for _ in 0..5 {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn unused_arenas_are_freed_after_two_intervals_without_traffic() {
-    let pool = pool();
+#[test]
+fn unused_arenas_are_freed_after_two_intervals_without_traffic() {
+    let (pool, clock) = pool();
     let arenas: Vec<Arena> = (0..20).map(|_| used(&pool)).collect();
     drop(arenas);
     let kept = pool.stats().pooled_bytes;
     assert_eq!(pool.stats().pooled, 20);
-    sleep(INTERVAL / 2).await;
+    clock.advance(INTERVAL / 2);
     assert_eq!(pool.stats().pooled, 20, "too early");
-    sleep(2 * INTERVAL).await;
+    clock.advance(2 * INTERVAL);
     let stats = pool.stats();
     assert_eq!((stats.pooled, stats.pooled_bytes), (0, 0));
     assert_eq!(stats.evicted_bytes, kept as u64);
 }
 
-#[tokio::test(start_paused = true)]
-async fn other_threads_caches_are_trimmed_too() {
-    let pool = pool();
+#[test]
+fn other_threads_caches_are_trimmed_too() {
+    let (pool, clock) = pool();
     let arenas: Vec<Arena> = (0..5).map(|_| used(&pool)).collect();
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
-    let (ready, returned) = tokio::sync::oneshot::channel();
+    let (ready, returned) = std::sync::mpsc::channel();
     let idle = thread::spawn(move || {
         drop(arenas);
         ready.send(()).unwrap();
         // The arenas are in this thread's cache, and the thread does nothing.
         let _ = receiver.recv();
     });
-    returned.await.unwrap();
+    returned.recv().unwrap();
     assert_eq!(pool.stats().pooled, 5);
-    sleep(2 * INTERVAL + INTERVAL / 2).await;
+    clock.advance(2 * INTERVAL + INTERVAL / 2);
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
     drop(sender);
     idle.join().unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_arena_in_steady_use_stays_and_the_others_go() {
-    let pool = pool();
+#[test]
+fn an_arena_in_steady_use_stays_and_the_others_go() {
+    let (pool, clock) = pool();
     let burst: Vec<Arena> = (0..30).map(|_| used(&pool)).collect();
     drop(burst);
     for _ in 0..60 {
         drop(used(&pool));
-        sleep(INTERVAL / 3).await;
+        clock.advance(INTERVAL / 3);
     }
     let stats = pool.stats();
     assert_eq!((stats.misses, stats.hits, stats.pooled), (30, 60, 1));
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_task_ends_when_no_arena_is_pooled_or_rented_and_starts_again() {
-    let pool = pool();
-    assert_eq!(tasks(), 0, "not before it is needed");
-    for _ in 0..3 {
-        let arena = used(&pool);
-        assert_eq!(tasks(), 1);
-        sleep(5 * INTERVAL).await;
-        assert_eq!(tasks(), 1, "the rented arena will be returned");
-        drop(arena);
-        sleep(4 * INTERVAL).await;
-        assert_eq!((tasks(), pool.stats().pooled), (0, 0));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hot_arena_is_trimmed_once_a_request_has_grown_it() {
-    let pool = pool();
+#[test]
+fn a_hot_arena_is_trimmed_once_a_request_has_grown_it() {
+    let (pool, clock) = pool();
     for _ in 0..100 {
         drop(used(&pool));
     }
-    sleep(9 * INTERVAL).await;
+    clock.advance(9 * INTERVAL);
     assert_eq!(pool.stats().pooled, 1, "hot");
     // The last request: no later rent starts the task.
     pool.rent()
         .alloc_slice_fill_iter((0..300_000).map(|_| 1_u8));
     assert!(pool.stats().pooled_bytes >= 300_000);
-    sleep(2 * INTERVAL + INTERVAL / 2).await;
+    clock.advance(2 * INTERVAL + INTERVAL / 2);
     assert_eq!((pool.stats().pooled, pool.stats().pooled_bytes), (0, 0));
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_task_ends_with_the_pool() {
-    let kept = pool();
-    let arena = used(&kept);
-    assert_eq!(tasks(), 1);
-    drop(kept);
-    settle().await;
-    assert_eq!(tasks(), 0);
-    assert_eq!(arena.alloc_str("outlives it"), "outlives it");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pool_without_trimming_has_no_task() {
-    let for_ever = ArenaPool::builder().trim_interval(None).build().unwrap();
-    let disabled = ArenaPool::builder().enabled(false).build().unwrap();
+#[test]
+fn a_pool_without_trimming_keeps_its_arenas() {
+    let clock = ManualClock::new();
+    let for_ever = ArenaPool::builder().trim_interval(None).clock(&clock);
+    let disabled = ArenaPool::builder().enabled(false).clock(&clock);
+    let [for_ever, disabled] = [for_ever, disabled].map(|pool| pool.build().unwrap());
     drop((used(&for_ever), used(&disabled)));
-    assert_eq!(tasks(), 0);
-    sleep(100 * INTERVAL).await;
+    clock.advance(100 * INTERVAL);
     assert_eq!((for_ever.stats().pooled, disabled.stats().pooled), (1, 0));
 }
 
-/// Asserts that a rent on another runtime starts trimming there.
+/// Asserts that the pool is trimmed though the runtime that used it has gone, and goes on to be.
 #[track_caller]
-fn assert_trimmed_on_the_next_runtime(pool: &ArenaPool) {
+fn assert_trimmed_on_the_next_runtime(pool: &ArenaPool, clock: &ManualClock) {
     assert!(pool.stats().pooled > 0);
+    clock.advance(2 * INTERVAL);
+    assert!(pool.stats().pooled <= 1, "except the hot arena");
     runtime().block_on(async {
-        // More than wait: a miss starts the task.
         let arenas: Vec<Arena> = (0..10).map(|_| used(pool)).collect();
-        assert_eq!(tasks(), 1);
         drop(arenas);
-        sleep(3 * INTERVAL).await;
+        clock.advance(3 * INTERVAL);
         assert!(pool.stats().pooled <= 1, "except the hot arena");
-        assert_eq!(tasks(), pool.stats().pooled, "while an arena waits");
+        assert_eq!(tasks(), 0, "on no runtime");
     });
 }
 
 #[test]
 fn a_runtime_that_shuts_down_does_not_end_trimming() {
-    let pool = pool();
+    let (pool, clock) = pool();
     let first = runtime();
     first.block_on(async {
         drop([used(&pool), used(&pool)]);
-        assert_eq!(tasks(), 1);
-        sleep(INTERVAL / 2).await;
+        clock.advance(INTERVAL / 2);
     });
     drop(first);
-    assert_trimmed_on_the_next_runtime(&pool);
+    assert_trimmed_on_the_next_runtime(&pool, &clock);
 }
 
 #[test]
 fn a_runtime_that_a_panic_drops_does_not_either() {
-    let pool = pool();
+    let (pool, clock) = pool();
     let down = catch_unwind(AssertUnwindSafe(|| {
         let first = runtime();
         first.block_on(async {
             drop([used(&pool), used(&pool)]);
-            sleep(INTERVAL / 2).await;
+            clock.advance(INTERVAL / 2);
         });
         quiet_panic()
     }));
     assert!(down.is_err());
-    assert_trimmed_on_the_next_runtime(&pool);
+    assert_trimmed_on_the_next_runtime(&pool, &clock);
 }
 
 #[test]
-fn without_a_runtime_or_its_timers_a_pool_works_and_trims_when_asked() {
-    let pool = pool();
-    drop(used(&pool));
-    Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(async {
-            // tokio panics in the trimming task, and prints that.
-            let two = [used(&pool), used(&pool)];
-            settle().await;
-            drop(two);
-            assert_eq!(tasks(), 0);
-            drop(used(&pool));
-            assert_eq!(tasks(), 0, "the task is not started again");
-        });
+fn without_a_runtime_or_its_timers_a_pool_is_trimmed_too() {
+    let (pool, clock) = pool();
+    drop([used(&pool), used(&pool)]);
+    clock.advance(3 * INTERVAL);
+    assert_eq!(pool.stats().pooled, 0);
+    runtime().block_on(async {
+        drop([used(&pool), used(&pool)]);
+        assert_eq!(tasks(), 0);
+    });
     let kept = pool.stats().pooled_bytes;
     assert_eq!(pool.trim(), kept);
     assert_eq!(pool.stats().pooled, 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_burst_is_freed() {
+#[test]
+fn a_burst_is_freed() {
     const COUNT: usize = 1000;
     const BYTES: usize = 1024 * 1024;
-    let pool = ArenaPool::new();
+    let clock = ManualClock::new();
+    let pool = ArenaPool::builder().clock(&clock).build().unwrap();
     let arenas: Vec<Arena> = (0..COUNT)
         .map(|n| {
             let arena = pool.rent_with_capacity(BYTES);
@@ -232,20 +189,20 @@ async fn a_burst_is_freed() {
         // Small requests go on, and none of them fails.
         let arena = pool.rent();
         assert_eq!(*arena.alloc(second), second);
-        sleep(Duration::from_secs(1)).await;
+        clock.advance(Duration::from_secs(1));
     }
     let kept = pool.stats().pooled_bytes;
     assert!(kept < burst / 10, "{kept} of {burst}");
     assert!(kept <= BYTES, "{kept}: more than the small requests use");
 }
 
-#[tokio::test(start_paused = true)]
-async fn each_thread_keeps_one_small_arena_and_no_more() {
-    let pool = pool();
+#[test]
+fn each_thread_keeps_one_small_arena_and_no_more() {
+    let (pool, clock) = pool();
     for _ in 0..10 {
         drop([used(&pool), used(&pool)]);
     }
-    sleep(3 * INTERVAL).await;
+    clock.advance(3 * INTERVAL);
     let stats = pool.stats();
     assert!(
         stats.pooled <= 1 && stats.pooled_bytes <= 64 * 1024,

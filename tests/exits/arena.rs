@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_memory::{
     Arena, ArenaBuf, ArenaPool, MemoryLayer, RequestScope, arena::JsonError, extract::ArenaJson,
+    housekeeping::ManualClock,
 };
 
 use super::support::{Step, Steps, data, poll_once, settled, trailers, watched};
@@ -212,7 +213,8 @@ async fn request_of(app: &Router, path: &str) {
 
 #[tokio::test]
 async fn a_route_whose_size_is_learned_takes_no_chunk_per_request() {
-    let (layer, watch) = watched(MemoryLayer::builder());
+    // Not trimmed, however long it takes.
+    let (layer, watch) = watched(MemoryLayer::builder().clock(&ManualClock::new()));
     let app = Router::new().route("/{bytes}", get(fill)).layer(layer);
     for _ in 0..3 {
         request_of(&app, "/100000").await;

@@ -16,6 +16,8 @@ use tokio::{
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope,
+    housekeeping::ManualClock,
+    middleware::MemoryLayerBuilder,
     scope::{TaskError, TaskKind, TrackedFuture},
 };
 
@@ -25,7 +27,14 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs `f` as the handler of a request whose response is dropped at once.
 async fn handled<Fut: Future<Output = ()>>(f: impl FnOnce(RequestScope) -> Fut) -> Watch {
-    let (layer, watch) = watched(MemoryLayer::builder().grace_period(GRACE));
+    handled_by(MemoryLayer::builder().grace_period(GRACE), f).await
+}
+
+async fn handled_by<Fut: Future<Output = ()>>(
+    layer: MemoryLayerBuilder,
+    f: impl FnOnce(RequestScope) -> Fut,
+) -> Watch {
+    let (layer, watch) = watched(layer);
     let f = Mutex::new(Some(f));
     let service = layer.layer(service_fn(|request: Request<Empty<bytes::Bytes>>| {
         let running = f.lock().unwrap().take().unwrap()(scope_of(&request));
@@ -107,13 +116,15 @@ async fn a_tracked_future_is_dropped_at_the_end_of_its_grace_and_named() {
 #[tokio::test(start_paused = true)]
 async fn a_tracked_future_that_nothing_polls_is_given_up() {
     let kept = Arc::new(Mutex::new(None::<TrackedFuture<_>>));
-    let watch = handled(|scope| {
+    let clock = ManualClock::new();
+    let layer = MemoryLayer::builder().grace_period(GRACE).clock(&clock);
+    let watch = handled_by(layer, |scope| {
         *kept.lock().unwrap() = Some(scope.track(std::future::ready(())));
         async {}
     })
     .await;
     watch.assert_open();
-    sleep(2 * GRACE).await;
+    clock.advance(2 * GRACE);
     assert_eq!(watch.handle.snapshot().in_flight, 0);
     let outliving = watch.handle.outliving();
     assert_eq!(

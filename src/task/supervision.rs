@@ -1,0 +1,301 @@
+//! Gives up tasks of ended requests that outlive their grace period.
+//!
+//! Most tasks end themselves. This is for those that block their thread and cannot. A request that
+//! ends while tasks are alive is scheduled for the end of its grace period, and is taken off when its
+//! last task ends. So the cost is that of ended requests with tasks, whatever is open besides.
+
+use std::{
+    fmt,
+    sync::atomic::Ordering,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+
+use crate::{
+    housekeeping::{Housekeeping, Key},
+    sync::{Arc, AtomicUsize, Mutex, lock},
+};
+
+/// Time between two looks at a task that is in the middle of a poll.
+const RECHECK: Duration = Duration::from_millis(50);
+
+/// A task that is looked at once its grace period is over.
+pub(crate) trait Supervised: Send + Sync {
+    /// Whether the request's scope no longer waits for it.
+    fn is_released(&self) -> bool;
+
+    /// Looks at a task whose grace period is over. Returns whether to look again soon.
+    fn overdue(&self) -> bool;
+}
+
+/// The tasks of one request that are alive.
+pub(crate) struct Supervision {
+    grace: Duration,
+    housekeeping: Housekeeping,
+    alive: Mutex<Alive>,
+    /// Looks at tasks so far.
+    looks: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Alive {
+    /// Most requests have few tasks: these need no allocation.
+    few: [Option<Arc<dyn Supervised>>; 2],
+    more: Slab<Arc<dyn Supervised>>,
+    /// The request has ended, so tasks that are added from now on are looked after as well.
+    ended: bool,
+    /// The next look.
+    scheduled: Option<Key>,
+}
+
+impl Alive {
+    fn iter(&self) -> impl Iterator<Item = &Arc<dyn Supervised>> {
+        let more = self.more.iter().map(|(_, task)| task);
+        self.few.iter().flatten().chain(more)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    fn add(&mut self, task: Arc<dyn Supervised>) -> usize {
+        match self.few.iter().position(Option::is_none) {
+            Some(index) => {
+                self.few[index] = Some(task);
+                index
+            }
+            None => self.few.len() + self.more.insert(task),
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Arc<dyn Supervised>> {
+        match self.few.get_mut(index) {
+            Some(slot) => slot.take(),
+            None => self.more.try_remove(index - self.few.len()),
+        }
+    }
+}
+
+impl Supervision {
+    pub(super) fn new(grace: Duration, housekeeping: Housekeeping) -> Self {
+        Self {
+            grace,
+            housekeeping,
+            alive: Mutex::default(),
+            looks: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds a task, and returns its number. See [`ended`](Self::ended) for `waker`.
+    pub(super) fn add(&self, task: Arc<dyn Supervised>, waker: impl FnOnce() -> Waker) -> usize {
+        let alive = &mut *lock(&self.alive);
+        let index = alive.add(task);
+        if alive.ended {
+            self.look_after(alive, self.grace, waker);
+        }
+        index
+    }
+
+    /// Removes a task that has ended.
+    pub(super) fn remove(&self, index: usize) {
+        let mut alive = lock(&self.alive);
+        let task = alive.remove(index);
+        let key = if alive.is_empty() {
+            alive.scheduled.take()
+        } else {
+            None
+        };
+        drop(alive);
+        drop(task);
+        if let Some(key) = key {
+            self.housekeeping.cancel(key);
+        }
+    }
+
+    /// The request has ended: looks at its tasks when their grace period is over.
+    ///
+    /// `waker` makes a waker that calls [`look`](Self::look).
+    pub(super) fn ended(&self, waker: impl FnOnce() -> Waker) {
+        let alive = &mut *lock(&self.alive);
+        alive.ended = true;
+        self.look_after(alive, self.grace, waker);
+    }
+
+    fn look_after(&self, alive: &mut Alive, time: Duration, waker: impl FnOnce() -> Waker) {
+        if alive.scheduled.is_some() || alive.is_empty() {
+            return;
+        }
+        let now = self.housekeeping.now();
+        alive.scheduled = now
+            .checked_add(time)
+            .map(|at: Instant| self.housekeeping.schedule(now, at, &waker()));
+    }
+
+    /// Looks at the tasks whose grace period is over.
+    pub(super) fn look(&self, waker: &Waker) {
+        let due: Vec<_> = {
+            let mut alive = lock(&self.alive);
+            alive.scheduled = None;
+            // Before looking: observers run in there, and may panic.
+            self.look_after(&mut alive, RECHECK, || waker.clone());
+            let waiting = alive.iter().filter(|task| !task.is_released());
+            waiting.map(Arc::clone).collect()
+        };
+        // Relaxed: a figure.
+        self.looks.fetch_add(due.len(), Ordering::Relaxed);
+        let again = due.iter().filter(|task| task.overdue()).count() > 0;
+        drop(due);
+        let key = match again {
+            true => None,
+            false => lock(&self.alive).scheduled.take(),
+        };
+        if let Some(key) = key {
+            self.housekeeping.cancel(key);
+        }
+    }
+}
+
+impl fmt::Debug for Supervision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervision")
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use std::{ops::Deref, sync::atomic::AtomicBool, task::Wake};
+
+    use super::*;
+    use crate::housekeeping::ManualClock;
+
+    const GRACE: Duration = Duration::from_secs(5);
+
+    /// A task that blocks its thread, and is given up at the second look.
+    #[derive(Default)]
+    struct Blocking {
+        looks: AtomicUsize,
+        released: AtomicBool,
+    }
+
+    impl Supervised for Blocking {
+        fn is_released(&self) -> bool {
+            self.released.load(Ordering::Relaxed)
+        }
+
+        fn overdue(&self) -> bool {
+            let again = self.looks.fetch_add(1, Ordering::Relaxed) == 0;
+            self.released.store(!again, Ordering::Relaxed);
+            again
+        }
+    }
+
+    struct Request(Supervision);
+
+    impl Wake for Request {
+        fn wake(self: Arc<Self>) {
+            let waker = Waker::from(Arc::clone(&self));
+            self.look(&waker);
+        }
+    }
+
+    impl Deref for Request {
+        type Target = Supervision;
+
+        fn deref(&self) -> &Supervision {
+            &self.0
+        }
+    }
+
+    fn request(clock: &ManualClock) -> Arc<Request> {
+        let housekeeping = Housekeeping::Manual(clock.clone());
+        Arc::new(Request(Supervision::new(GRACE, housekeeping)))
+    }
+
+    fn add(request: &Arc<Request>, task: Arc<dyn Supervised>) -> usize {
+        request.0.add(task, || Waker::from(Arc::clone(request)))
+    }
+
+    fn end(request: &Arc<Request>) {
+        request.ended(|| Waker::from(Arc::clone(request)));
+    }
+
+    #[test]
+    fn a_task_is_looked_at_after_its_grace_period_and_until_it_is_given_up() {
+        let clock = ManualClock::new();
+        let (request, task) = (request(&clock), Arc::new(Blocking::default()));
+        let index = add(&request, Arc::clone(&task) as _);
+        end(&request);
+        end(&request);
+        clock.advance(GRACE - Duration::from_millis(1));
+        assert_eq!(task.looks.load(Ordering::Relaxed), 0, "too soon");
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(task.looks.load(Ordering::Relaxed), 1);
+        clock.advance(RECHECK);
+        assert_eq!(task.looks.load(Ordering::Relaxed), 2);
+        assert!(task.is_released());
+        assert_eq!(clock.scheduled(), 0, "given up");
+        clock.advance(10 * GRACE);
+        assert_eq!(task.looks.load(Ordering::Relaxed), 2);
+        request.remove(index);
+        assert_eq!(Arc::strong_count(&request), 1);
+    }
+
+    #[test]
+    fn the_tasks_of_open_requests_cost_nothing_and_those_that_end_in_time_neither() {
+        let clock = ManualClock::new();
+        let open: Vec<_> = (0..1000).map(|_| request(&clock)).collect();
+        for request in &open {
+            add(request, Arc::new(Blocking::default()));
+        }
+        let in_time = request(&clock);
+        let indices: Vec<_> = (0..5)
+            .map(|_| add(&in_time, Arc::new(Blocking::default())))
+            .collect();
+        end(&in_time);
+        let late = request(&clock);
+        // A task that is started after the end is looked after, too.
+        end(&late);
+        add(&late, Arc::new(Blocking::default()));
+        assert_eq!(clock.scheduled(), 2, "requests that have ended");
+        for index in indices {
+            in_time.remove(index);
+        }
+        assert_eq!(clock.scheduled(), 1);
+        clock.advance(2 * GRACE);
+        let looks = |request: &Arc<Request>| request.looks.load(Ordering::Relaxed);
+        assert_eq!((looks(&late), looks(&in_time)), (2, 0));
+        assert_eq!(open.iter().map(looks).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_look_that_panics_is_counted_and_repeated() {
+        struct Panicking(AtomicUsize);
+
+        impl Supervised for Panicking {
+            fn is_released(&self) -> bool {
+                false
+            }
+
+            fn overdue(&self) -> bool {
+                if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                    std::panic::resume_unwind(Box::new("an observer panics"));
+                }
+                false
+            }
+        }
+
+        let clock = ManualClock::new();
+        let (request, task) = (request(&clock), Arc::new(Panicking(AtomicUsize::new(0))));
+        add(&request, Arc::clone(&task) as _);
+        end(&request);
+        clock.advance(GRACE);
+        assert_eq!(Housekeeping::Manual(clock.clone()).panics(), 1);
+        clock.advance(RECHECK);
+        assert_eq!(task.0.load(Ordering::Relaxed), 2);
+        assert_eq!(clock.scheduled(), 0);
+    }
+}

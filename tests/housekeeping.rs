@@ -1,0 +1,220 @@
+//! What the process's housekeeping does whichever runtimes come, are idle, block or go. In real time:
+//! tests wait for what must happen, and only a failing one waits for long.
+#![expect(unsafe_code, reason = "calls fork")]
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tokio::runtime::{Builder, Runtime};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_memory::{Arena, ArenaPool, MemoryHandle, MemoryLayer, RequestScope};
+
+const SOON: Duration = Duration::from_millis(20);
+
+/// How long to wait for what must come.
+const BOUND: Duration = Duration::from_secs(30);
+
+#[track_caller]
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < BOUND, "not in {BOUND:?}: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn pool() -> ArenaPool {
+    ArenaPool::builder().trim_interval(SOON).build().unwrap()
+}
+
+fn used(pool: &ArenaPool) -> Arena {
+    let arena = pool.rent();
+    arena.alloc_slice_copy(&[1_u8; 9000]);
+    arena
+}
+
+/// A runtime with one thread, for blocking work too.
+fn runtime(timers: bool) -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(1);
+    if timers {
+        builder.enable_time();
+    }
+    builder.build().unwrap()
+}
+
+fn idle_runtime() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().build().unwrap()
+}
+
+/// `breaker/pooltime`: the first runtime is kept and not driven, or had no timers and is gone.
+#[test]
+fn a_pool_whose_first_runtime_is_idle_or_gone_is_trimmed() {
+    for kept in [true, false] {
+        let pool = pool();
+        let first = if kept { idle_runtime() } else { runtime(false) };
+        first.block_on(async { drop(used(&pool)) });
+        let first = kept.then_some(first);
+        let work = runtime(true);
+        work.block_on(async {
+            let pool = pool.clone();
+            let burst = move || drop((0..400).map(|_| used(&pool)).collect::<Vec<_>>());
+            work.spawn_blocking(burst).await.unwrap();
+        });
+        // Each thread keeps one small arena.
+        wait_until("trimmed", || pool.stats().pooled <= 2);
+        drop((first, work));
+    }
+}
+
+#[test]
+fn a_pool_is_trimmed_in_a_program_without_a_runtime() {
+    let pool = pool();
+    drop([used(&pool), used(&pool)]);
+    wait_until("trimmed", || pool.stats().pooled == 0);
+}
+
+fn blocking_layer() -> MemoryLayer {
+    MemoryLayer::builder().grace_period(SOON).build().unwrap()
+}
+
+/// A request whose task holds its thread until the result is dropped.
+fn blocks(layer: &MemoryLayer, runtime: &Runtime) -> mpsc::Sender<()> {
+    let (release, wait) = mpsc::channel::<()>();
+    let mut wait = Some(wait);
+    let mut service = layer.layer(service_fn(move |request: Request<()>| {
+        let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+        let wait = wait.take().unwrap();
+        async move {
+            drop(scope.spawn_blocking(move || wait.recv()));
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    }));
+    runtime.block_on(async { drop(service.call(Request::new(())).await.unwrap()) });
+    release
+}
+
+fn open(handle: &MemoryHandle) -> [usize; 2] {
+    let now = handle.snapshot();
+    [now.in_flight, now.tasks]
+}
+
+/// `breaker/sweeper`.
+#[test]
+fn tasks_are_given_up_though_the_runtime_of_the_first_one_shuts_down() {
+    for shut_down in [false, true] {
+        let layer = blocking_layer();
+        let handle = layer.handle();
+        let [first, second] = [runtime(true), runtime(true)];
+        let tasks = [blocks(&layer, &first), blocks(&layer, &second)];
+        let first = if shut_down {
+            first.shutdown_background();
+            None
+        } else {
+            Some(first)
+        };
+        wait_until("given up", || handle.snapshot().in_flight == 0);
+        assert_eq!(handle.outliving().len(), 2);
+        drop((tasks, first, second));
+        wait_until("returned", || open(&handle) == [0, 0]);
+    }
+}
+
+/// `field/28`: a warm-up request on a runtime that is not driven any more.
+#[test]
+fn tasks_are_given_up_and_the_pool_is_trimmed_though_the_first_runtime_is_idle() {
+    let (pool, idle, main) = (pool(), idle_runtime(), runtime(true));
+    let layer = MemoryLayer::builder().grace_period(SOON).pool(pool.clone());
+    let layer = layer.build().unwrap();
+    let warm_up = layer.layer(service_fn(|request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        scope.arena().alloc_slice_copy(&[1_u8; 9000]);
+        scope.spawn(std::future::pending::<()>());
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    idle.block_on(async { drop(warm_up.oneshot(Request::new(())).await.unwrap()) });
+    drop((0..20).map(|_| used(&pool)).collect::<Vec<_>>());
+    let handle = layer.handle();
+    for _ in 0..4 {
+        let release = blocks(&layer, &main);
+        // All but that of the warm-up, whose task ends itself when its runtime is driven.
+        wait_until("given up", || handle.snapshot().in_flight == 1);
+        drop(release);
+    }
+    wait_until("trimmed", || pool.stats().pooled <= 1);
+    drop(idle);
+    wait_until("all ended", || open(&handle) == [0, 0]);
+}
+
+/// The housekeeping threads of this process: their numbers.
+fn threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.map(|task| task.unwrap().path()).filter(|task| {
+        // A thread that has just ended has no name.
+        fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "tower-memory")
+    });
+    names.map(|task| task.display().to_string()).collect()
+}
+
+fn in_child(f: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child does what one thread may do after a fork on Linux with glibc, whose
+    // allocator it can use, and ends without running the parent's exit handlers.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "{}", io::Error::last_os_error());
+    if child == 0 {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+        // SAFETY: as above.
+        unsafe { libc::_exit(i32::from(!done)) };
+    }
+    let mut status = 0;
+    let start = Instant::now();
+    // SAFETY: a child of this process, and a valid place to write to.
+    while unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == 0 {
+        if start.elapsed() > BOUND {
+            // SAFETY: a child of this process that has not been waited for.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    status == 0
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn there_is_one_thread_and_a_forked_child_gets_its_own() {
+    let pool = pool();
+    drop([used(&pool), used(&pool)]);
+    wait_until("the thread", || threads().len() == 1);
+    wait_until("trimmed", || pool.stats().pooled == 0);
+    // Scheduled in this process, not in the child.
+    let kept = [used(&pool), used(&pool)];
+    for _ in 0..20 {
+        let trims = in_child(|| {
+            let mut arenas: Vec<Arena> = (0..300).map(|_| used(&pool)).collect();
+            arenas.truncate(10);
+            for _ in 0..300 {
+                drop(used(&pool));
+            }
+            drop(arenas);
+            let start = Instant::now();
+            // One is hot.
+            while pool.stats().pooled > 1 && start.elapsed() < BOUND {
+                thread::sleep(Duration::from_millis(1));
+            }
+            pool.stats().pooled <= 1 && threads().len() == 1
+        });
+        assert!(trims);
+    }
+    drop(kept);
+    wait_until("trimmed", || pool.stats().pooled <= 1);
+    assert_eq!(threads().len(), 1);
+}
