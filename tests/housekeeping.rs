@@ -12,7 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Empty;
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody};
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{Arena, ArenaPool, MemoryHandle, MemoryLayer, RequestScope};
@@ -153,6 +154,138 @@ fn tasks_are_given_up_and_the_pool_is_trimmed_though_the_first_runtime_is_idle()
     wait_until("trimmed", || pool.stats().pooled <= 1);
     drop(idle);
     wait_until("all ended", || open(&handle) == [0, 0]);
+}
+
+/// Runs a future on runtimes without timers.
+fn without_timers(run: impl Fn(&dyn Fn(LocalFuture))) {
+    let current = Builder::new_current_thread().build().unwrap();
+    run(&|future| current.block_on(future));
+    let several = runtime(false);
+    run(&|future| several.block_on(future));
+}
+
+type LocalFuture = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+/// `breaker/ioonly`: the first use of an arena.
+#[test]
+fn an_arena_is_used_and_trimmed_without_timers() {
+    without_timers(|run| {
+        let pool = pool();
+        let arenas = pool.clone();
+        run(Box::pin(async move {
+            for _ in 0..3 {
+                drop([used(&arenas), used(&arenas)]);
+                tokio::task::yield_now().await;
+            }
+        }));
+        wait_until("trimmed", || pool.stats().pooled == 0);
+    });
+}
+
+/// `breaker/notimer2`.
+#[test]
+fn a_cancelled_task_has_its_grace_period_without_timers() {
+    without_timers(|run| {
+        let layer = blocking_layer();
+        let handle = layer.handle();
+        let (tell, told) = mpsc::channel();
+        let service = layer.layer(service_fn(move |request: Request<()>| {
+            let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+            let tell = tell.clone();
+            async move {
+                let token = scope.child_token();
+                let ends = async move {
+                    token.cancelled().await;
+                    for _ in 0..5 {
+                        tokio::task::yield_now().await;
+                    }
+                    tell.send(()).unwrap();
+                };
+                drop((scope.spawn(ends), scope.spawn(std::future::pending::<()>())));
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            }
+        }));
+        let tasks = handle.clone();
+        run(Box::pin(async move {
+            drop(service.oneshot(Request::new(())).await.unwrap());
+            // The one that ignores its token is dropped after the grace period.
+            while tasks.snapshot().tasks > 0 {
+                tokio::task::yield_now().await;
+            }
+        }));
+        told.try_recv()
+            .expect("the task did what it does at its end");
+        assert_eq!(handle.task_overruns()[0].aborted, 1);
+        assert_eq!(open(&handle), [0, 0]);
+    });
+}
+
+fn limited() -> MemoryLayer {
+    let layer = MemoryLayer::builder().timeout(SOON).body_timeout(SOON);
+    layer.build().unwrap()
+}
+
+#[test]
+fn deadlines_and_shutdowns_end_without_timers() {
+    without_timers(|run| {
+        let layer = limited();
+        let handle = layer.handle();
+        run(Box::pin(async move {
+            let never = service_fn(|_: Request<()>| {
+                std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+            });
+            let start = Instant::now();
+            let response = layer.layer(never).oneshot(Request::new(())).await.unwrap();
+            assert_eq!(response.status(), 504);
+            assert!(start.elapsed() >= SOON);
+            let stalls = service_fn(async |_: Request<()>| {
+                let never = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+                Ok::<_, Infallible>(Response::new(StreamBody::new(never)))
+            });
+            let response = layer.layer(stalls).oneshot(Request::new(())).await.unwrap();
+            assert!(response.into_body().collect().await.is_err());
+
+            let waits = service_fn(|request: Request<()>| async move {
+                let scope = request.extensions().get::<RequestScope>().unwrap();
+                scope.detach("stays", std::future::pending::<()>());
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            });
+            drop(layer.layer(waits).oneshot(Request::new(())).await.unwrap());
+            let report = handle.shutdown(SOON).await;
+            assert_eq!(report.tasks.len(), 1);
+        }));
+    });
+}
+
+#[test]
+fn a_deadline_passes_without_a_runtime() {
+    let never = service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    });
+    let response = limited().layer(never).oneshot(Request::new(()));
+    let response = futures_util::FutureExt::boxed(response);
+    let (done, answer) = mpsc::channel();
+    // Polled by a thread that sleeps in between.
+    let unparked = thread::spawn(move || {
+        struct Unpark(thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(thread::current())));
+        let mut response = response;
+        let mut cx = std::task::Context::from_waker(&waker);
+        loop {
+            if let std::task::Poll::Ready(response) = response.as_mut().poll(&mut cx) {
+                return done.send(response.unwrap().status()).unwrap();
+            }
+            thread::park();
+        }
+    });
+    assert_eq!(answer.recv_timeout(BOUND).unwrap(), 504);
+    unparked.join().unwrap();
 }
 
 /// The housekeeping threads of this process: their numbers.

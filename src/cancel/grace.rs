@@ -5,8 +5,10 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::housekeeping::Timer;
 
 /// The future was dropped because it exceeded its grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +23,10 @@ pin_project! {
         future: F,
         #[pin]
         cancelled: WaitForCancellationFutureOwned,
-        #[pin]
-        left: Option<Sleep>,
+        // The end of the grace period; `None` before it begins, or if it has no end.
+        end: Option<Instant>,
+        is_cancelled: bool,
+        timer: Timer,
         grace: Duration,
     }
 }
@@ -32,7 +36,9 @@ impl<F> Grace<F> {
         Self {
             future,
             cancelled: token.cancelled_owned(),
-            left: None,
+            end: None,
+            is_cancelled: false,
+            timer: Timer::new(),
             grace,
         }
     }
@@ -42,22 +48,20 @@ impl<F: Future> Future for Grace<F> {
     type Output = Result<F::Output, Aborted>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.project();
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if this.left.is_none() {
+        if !*this.is_cancelled {
             if this.cancelled.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            this.left.set(Some(sleep(*this.grace)));
+            *this.is_cancelled = true;
+            *this.end = Instant::now().checked_add(*this.grace);
         }
-        let Some(left) = this.left.as_pin_mut() else {
-            return Poll::Pending;
-        };
-        // Without tokio's cooperative budget, which the task may have used up.
-        Pin::new(&mut tokio::task::unconstrained(left))
-            .poll(cx)
-            .map(|()| Err(Aborted))
+        match *this.end {
+            Some(end) if this.timer.poll(end, cx) => Poll::Ready(Err(Aborted)),
+            _ => Poll::Pending,
+        }
     }
 }

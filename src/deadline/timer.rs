@@ -1,50 +1,39 @@
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{task::Context, time::Duration};
 
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::{
     limits::{Limits, earlier},
     source::DeadlineSource,
 };
+use crate::housekeeping::Timer;
 
-pin_project! {
-    /// The timer of a response future, and later of its body.
-    ///
-    /// It is polled after the inner future or body was pending. The tokio timer is made at the first
-    /// such poll that has a deadline.
-    pub(crate) struct DeadlineTimer {
-        // When the server began to wait for the next frame, if that is limited.
-        waiting: Option<Instant>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// The timer of a response future, and later of its body.
+///
+/// It is polled after the inner future or body was pending. It is scheduled at the first such poll
+/// that has a deadline.
+pub(crate) struct DeadlineTimer {
+    /// When the server began to wait for the next frame, if that is limited.
+    waiting: Option<Instant>,
+    timer: Timer,
 }
 
 impl DeadlineTimer {
     pub(crate) const fn new() -> Self {
         Self {
             waiting: None,
-            sleep: None,
+            timer: Timer::new(),
         }
     }
 
     /// Returns the source of the deadline once it has passed.
-    pub(crate) fn poll(
-        self: Pin<&mut Self>,
-        limits: &Limits,
-        cx: &mut Context<'_>,
-    ) -> Option<DeadlineSource> {
-        self.poll_until(cx, || limits.next_deadline())
+    pub(crate) fn poll(&mut self, limits: &Limits, cx: &mut Context<'_>) -> Option<DeadlineSource> {
+        self.poll_until(cx, limits.next_deadline())
     }
 
     /// As [`poll`](Self::poll), with the limit on idle bodies. Makes the timer if there is a limit.
     pub(crate) fn poll_body(
-        slot: &mut Option<Pin<Box<Self>>>,
+        slot: &mut Option<Box<Self>>,
         limits: &Limits,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
@@ -52,46 +41,27 @@ impl DeadlineTimer {
         if idle.is_none() && limits.next_deadline().is_none() {
             return None;
         }
-        let timer = slot.get_or_insert_with(|| Box::pin(Self::new()));
-        let idle = idle.and_then(|idle| timer.as_mut().idle_deadline(idle));
-        timer
-            .as_mut()
-            .poll_until(cx, || earlier(limits.next_deadline(), idle))
+        let timer = slot.get_or_insert_with(|| Box::new(Self::new()));
+        let idle = idle.and_then(|idle| timer.idle_deadline(idle));
+        timer.poll_until(cx, earlier(limits.next_deadline(), idle))
     }
 
     /// The body has yielded a frame.
-    pub(crate) fn yielded(self: Pin<&mut Self>) {
-        *self.project().waiting = None;
+    pub(crate) fn yielded(&mut self) {
+        self.waiting = None;
     }
 
-    fn idle_deadline(self: Pin<&mut Self>, idle: Duration) -> Option<(Instant, DeadlineSource)> {
-        let waiting = *self.project().waiting.get_or_insert_with(Instant::now);
+    fn idle_deadline(&mut self, idle: Duration) -> Option<(Instant, DeadlineSource)> {
+        let waiting = *self.waiting.get_or_insert_with(Instant::now);
         Some((waiting.checked_add(idle)?, DeadlineSource::BodyIdleTimeout))
     }
 
     fn poll_until(
-        self: Pin<&mut Self>,
+        &mut self,
         cx: &mut Context<'_>,
-        deadline: impl Fn() -> Option<(Instant, DeadlineSource)>,
+        deadline: Option<(Instant, DeadlineSource)>,
     ) -> Option<DeadlineSource> {
-        let mut sleep = self.project().sleep;
-        loop {
-            let (at, _) = deadline()?;
-            match sleep.as_mut().as_pin_mut() {
-                None => sleep.set(Some(sleep_until(at))),
-                Some(sleep) if sleep.deadline() != at => sleep.reset(at),
-                Some(_) => {}
-            }
-            let armed = sleep.as_mut().as_pin_mut()?;
-            // Without tokio's cooperative budget: a handler that has used it up must time out, too.
-            let Poll::Ready(()) = Pin::new(&mut tokio::task::unconstrained(armed)).poll(cx) else {
-                return None;
-            };
-            // The deadline may have been moved since the timer was set.
-            let (at, source) = deadline()?;
-            if at <= Instant::now() {
-                return Some(source);
-            }
-        }
+        let (at, source) = deadline?;
+        self.timer.poll(at, cx).then_some(source)
     }
 }

@@ -43,6 +43,11 @@ impl Housekeeping {
         }
     }
 
+    /// Whether an entry is scheduled for this moment. If so, it wakes `waker`.
+    pub(crate) fn renew(&self, key: Key, at: Instant, waker: &Waker) -> bool {
+        self.keeper().renew(key, at, waker)
+    }
+
     /// Removes an entry. Returns whether it was still scheduled.
     pub(crate) fn cancel(&self, key: Key) -> bool {
         self.keeper().cancel(key)

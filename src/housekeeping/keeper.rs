@@ -133,6 +133,21 @@ impl Keeper {
         Ok((Key { shard, place }, kick))
     }
 
+    /// Whether there is an entry for this moment, which now wakes `waker`.
+    pub(super) fn renew(&self, key: Key, at: Instant, waker: &Waker) -> bool {
+        let mut former = None;
+        let renewed = self.shard(key.shard).is_ok_and(|mut queue| {
+            queue.get_mut(key.place).is_some_and(|(due, known)| {
+                if due == at && !known.will_wake(waker) {
+                    former = Some(std::mem::replace(known, waker.clone()));
+                }
+                due == at
+            })
+        });
+        drop(former);
+        renewed
+    }
+
     /// Removes an entry. Returns whether it was there.
     pub(super) fn cancel(&self, key: Key) -> bool {
         // The waker is dropped after the lock is released.

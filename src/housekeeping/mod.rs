@@ -7,7 +7,8 @@
 //! of its own. If the thread cannot be started, that is logged once (feature `tracing`), requests
 //! are served, and it is tried again.
 //!
-//! Tests use a [`ManualClock`] instead.
+//! Tests of trimming use a [`ManualClock`] instead. Tests of deadlines and grace periods use tokio's
+//! paused clock.
 
 mod clock;
 mod handle;
@@ -15,8 +16,10 @@ mod job;
 mod keeper;
 mod queue;
 mod thread;
+mod timer;
 
 pub use self::clock::ManualClock;
 
 pub(crate) use self::handle::{Housekeeping, Key};
 pub(crate) use self::job::{Chore, Job, start};
+pub(crate) use self::timer::Timer;

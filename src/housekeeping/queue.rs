@@ -52,7 +52,7 @@ impl<T> DueQueue<T> {
     }
 
     /// Returns a value that is in the queue, and when it is due.
-    fn get_mut(&mut self, place: Place) -> Option<(Instant, &mut T)> {
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<(Instant, &mut T)> {
         let entry = self.entries.get_mut(place.index)?;
         (entry.number == place.number).then_some((entry.at, &mut entry.value))
     }

@@ -99,7 +99,7 @@ pin_project! {
             inside: Inside<B, Option<OpenScope>>,
             length: BodyLength,
             // Made when a body with limits was pending for the first time.
-            timer: Option<Pin<Box<DeadlineTimer>>>,
+            timer: Option<Box<DeadlineTimer>>,
             // How a timeout is reported.
             protocol: Protocol,
         },
@@ -312,7 +312,7 @@ where
             };
         }
         if let Some(timer) = timer {
-            timer.as_mut().yielded();
+            timer.yielded();
         }
         if let Some(outcome) = over {
             state.finish(Some(CancelReason::new(outcome)));

@@ -134,10 +134,7 @@ impl MemoryLayerBuilder {
     /// The limit covers the time to the head. Bodies have [limits](Self::body_timeout) of their own,
     /// upgraded connections have none. For other limits on some routes see [`RoutePolicy`].
     ///
-    /// # Panics
-    ///
-    /// The response future panics if the handler has to wait outside of a tokio runtime with a time
-    /// driver, as everything in `tokio::time` does.
+    /// The [housekeeping](crate::housekeeping) watches the time, so no runtime needs its timers for it.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.limits = self.limits.timeout(timeout);
         self

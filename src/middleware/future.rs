@@ -76,7 +76,6 @@ pin_project! {
         Running {
             #[pin]
             inside: Inside<F, Option<Place>>,
-            #[pin]
             timer: DeadlineTimer,
             info: RequestInfo,
             responses: Option<Arc<DeadlineResponses>>,

@@ -1,4 +1,4 @@
-use std::{pin::Pin, task::Context};
+use std::task::Context;
 
 use crate::{
     account::Enter,
@@ -25,7 +25,7 @@ impl Place {
 
     pub(super) fn poll_deadline(
         &mut self,
-        timer: Pin<&mut DeadlineTimer>,
+        timer: &mut DeadlineTimer,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         match self {

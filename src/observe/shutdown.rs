@@ -1,9 +1,10 @@
-use std::{fmt, pin::pin, time::Duration};
+use std::{fmt, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::handle::MemoryHandle;
 use crate::{
+    housekeeping::Timer,
     route::RouteKey,
     scope::{Exempt, LayerState, RequestScope, RouteLabel, TaskReport},
     sync::Arc,
@@ -132,10 +133,6 @@ impl MemoryHandle {
     ///
     /// The shutdown begins with the first poll. Dropping the future only stops waiting.
     ///
-    /// # Panics
-    ///
-    /// Panics outside of a tokio runtime with its time driver enabled.
-    ///
     /// # Examples
     ///
     #[cfg_attr(feature = "axum", doc = "```no_run")]
@@ -182,13 +179,14 @@ impl MemoryHandle {
                 change.await;
             }
         };
-        let stopped = match start.checked_add(grace) {
-            Some(end) => timeout_at(end, over).await.is_ok(),
-            None => {
-                over.await;
-                true
-            }
-        };
+        let end = start.checked_add(grace);
+        let (mut over, mut timer) = (pin!(over), Timer::new());
+        let stopped = poll_fn(|cx| match over.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if end.is_some_and(|end| timer.poll(end, cx)) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
         let elapsed = start.elapsed();
         let exempt = layer.shutdown.exempted();
         let (mut requests, mut tasks) = (Vec::new(), Vec::new());

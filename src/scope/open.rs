@@ -1,4 +1,4 @@
-use std::{pin::Pin, task::Context, time::Duration};
+use std::{task::Context, time::Duration};
 
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ impl OpenScope {
     /// has passed.
     pub(crate) fn poll_deadline(
         &mut self,
-        timer: Pin<&mut DeadlineTimer>,
+        timer: &mut DeadlineTimer,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         self.register(cx);
@@ -58,7 +58,7 @@ impl OpenScope {
     /// As [`poll_deadline`](Self::poll_deadline), with the limits of a body.
     pub(crate) fn poll_body_deadline(
         &mut self,
-        timer: &mut Option<Pin<Box<DeadlineTimer>>>,
+        timer: &mut Option<Box<DeadlineTimer>>,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         self.register(cx);

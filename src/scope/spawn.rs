@@ -30,8 +30,7 @@ impl RequestScope {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime, as [`tokio::spawn`] does. The runtime needs its time driver if the
-    /// request ends before the task.
+    /// Panics outside of a tokio runtime, as [`tokio::spawn`] does.
     ///
     /// # Examples
     ///
@@ -100,8 +99,7 @@ impl RequestScope {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime, as [`tokio::task::spawn_blocking`] does. The runtime needs its time
-    /// driver if the request ends before the closure.
+    /// Panics outside of a tokio runtime, as [`tokio::task::spawn_blocking`] does.
     ///
     /// # Examples
     ///

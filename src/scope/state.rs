@@ -380,16 +380,16 @@ mod loom_models {
     struct Parts {
         lifecycle: Lifecycle,
         cancel: CancelState,
-        group: OnceLock<Arc<TaskGroup>>,
+        group: OnceLock<crate::sync::Arc<TaskGroup>>,
         start: Instant,
     }
 
     impl Parts {
         /// As `TaskGuard::new` does.
-        fn start_task(&self) -> &Arc<TaskGroup> {
+        fn start_task(&self) -> &crate::sync::Arc<TaskGroup> {
             let start = self.start;
             let group = self.group.get_or_init(|| {
-                Arc::new(TaskGroup::new(start, Duration::ZERO, Housekeeping::Process))
+                crate::sync::Arc::new(TaskGroup::new(start, Duration::ZERO, Housekeeping::Process))
             });
             if self.cancel.is_cancelled_now() {
                 group.request_cancelled(self.start);

@@ -20,10 +20,6 @@ impl RequestScope {
     ///
     /// Inside the handler's own future there is no need for it.
     ///
-    /// # Panics
-    ///
-    /// Its polls panic outside of a tokio runtime with its time driver enabled, if the request has ended.
-    ///
     /// # Examples
     ///
     /// ```

@@ -1,0 +1,179 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::handle::{Housekeeping, Key};
+
+/// Wakes a task at a moment, on a runtime with or without timers, or on none.
+///
+/// It is the housekeeping's, since tokio cannot be asked whether a runtime has timers: its own panic
+/// without. Under a clock that a test has paused, or moved, it is tokio's.
+pub(crate) struct Timer {
+    key: Option<Key>,
+    paused: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    pub(crate) const fn new() -> Self {
+        Self {
+            key: None,
+            paused: None,
+        }
+    }
+
+    /// Returns whether `at` has passed. If not, the task is woken then. `at` may be another moment each
+    /// time.
+    pub(crate) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+        if self.paused.is_some() {
+            return self.poll_paused(at, cx);
+        }
+        let clock = Housekeeping::Process;
+        let before = clock.now();
+        let now = Instant::now();
+        if at <= now {
+            self.cancel();
+            return true;
+        }
+        let due = at.into_std();
+        match self.key {
+            Some(key) if clock.renew(key, due, cx.waker()) => return false,
+            Some(_) => self.cancel(),
+            // Any other clock is between two looks at std's.
+            None if now.into_std() < before || clock.now() < now.into_std() => {
+                return self.poll_paused(at, cx);
+            }
+            None => {}
+        }
+        self.key = Some(clock.schedule(now.into_std(), due, cx.waker()));
+        false
+    }
+
+    #[cold]
+    fn poll_paused(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+        let sleep = self.paused.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        // Without tokio's cooperative budget: a handler that has used it up must time out, too.
+        let mut sleep = tokio::task::unconstrained(sleep.as_mut());
+        Pin::new(&mut sleep).poll(cx) == Poll::Ready(())
+    }
+
+    fn cancel(&mut self) {
+        if let Some(key) = self.key.take() {
+            Housekeeping::Process.cancel(key);
+        }
+    }
+}
+
+impl Drop for Timer {
+    #[inline]
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use std::{
+        future::poll_fn,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Wake, Waker},
+        thread,
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::sync::Arc;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn woken() -> (Arc<Woken>, Waker) {
+        let woken = Arc::new(Woken::default());
+        (Arc::clone(&woken), Waker::from(woken))
+    }
+
+    fn wait(woken: &Woken) {
+        while woken.0.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
+    }
+
+    const FAR: Duration = Duration::from_secs(1000);
+    const NEAR: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn the_last_waker_is_woken_at_the_last_moment_without_a_runtime() {
+        let ((first, former), (second, waker)) = (woken(), woken());
+        let [mut former, mut cx] = [&former, &waker].map(Context::from_waker);
+        let mut timer = Timer::new();
+        let start = Instant::now();
+        assert!(!timer.poll(start + FAR, &mut former));
+        assert!(!timer.poll(start + FAR, &mut cx), "another task");
+        assert!(!timer.poll(start + NEAR, &mut cx), "another moment");
+        wait(&second);
+        assert!(start.elapsed() >= NEAR);
+        assert!(timer.poll(start + NEAR, &mut cx));
+        assert_eq!(first.0.load(Ordering::Relaxed), 0);
+        assert_eq!(second.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_timer_that_is_dropped_keeps_no_waker() {
+        let (woken, waker) = woken();
+        let mut timer = Timer::new();
+        timer.poll(Instant::now() + FAR, &mut Context::from_waker(&waker));
+        assert_eq!(Arc::strong_count(&woken), 3, "one is scheduled");
+        drop(timer);
+        assert_eq!(Arc::strong_count(&woken), 2);
+    }
+
+    #[test]
+    fn a_later_timer_does_not_wake_the_thread_and_an_earlier_one_does() {
+        let (first, waker) = woken();
+        let mut far = Timer::new();
+        far.poll(Instant::now() + FAR, &mut Context::from_waker(&waker));
+        let (second, waker) = woken();
+        let mut near = Timer::new();
+        near.poll(Instant::now() + NEAR, &mut Context::from_waker(&waker));
+        wait(&second);
+        assert_eq!(first.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_clock_moves_to_the_next_timer() {
+        let start = Instant::now();
+        let mut timer = Timer::new();
+        let mut at = start + FAR;
+        poll_fn(|cx| {
+            let passed = timer.poll(at, cx);
+            if passed {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        assert!(start.elapsed() >= FAR && start.elapsed() < FAR + NEAR);
+        at += FAR;
+        poll_fn(|cx| {
+            if timer.poll(at, cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        assert!(start.elapsed() >= 2 * FAR);
+    }
+}
