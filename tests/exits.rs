@@ -11,6 +11,8 @@ mod arena;
 mod body;
 #[path = "exits/body_limits.rs"]
 mod body_limits;
+#[path = "exits/cut_off.rs"]
+mod cut_off;
 #[path = "exits/deadline.rs"]
 mod deadline;
 #[path = "exits/disconnect.rs"]

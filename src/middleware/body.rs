@@ -13,8 +13,8 @@ use super::body_error::BodyTimeoutError;
 use crate::{
     account::Inside,
     cancel::{CancelReason, Outcome},
-    deadline::{DeadlineSource, DeadlineTimer},
-    scope::OpenScope,
+    deadline::DeadlineTimer,
+    scope::{OpenScope, StreamPlace},
     wire::{self, Protocol},
 };
 
@@ -43,6 +43,9 @@ pin_project! {
     ///
     /// HTTP/1.0 has no framing for a body of unknown length: its client sees the connection close, and
     /// takes the part that it got for the whole.
+    ///
+    /// A body that a shutdown [cuts off](crate::MemoryHandle::shutdown_and_cut_off) ends in the same way, with
+    /// an error that says so or, in gRPC, the status `UNAVAILABLE`.
     ///
     /// The limits are checked when the server polls the body. They do not end a response while the
     /// server waits for a client that reads nothing.
@@ -102,6 +105,8 @@ pin_project! {
             timer: Option<Box<DeadlineTimer>>,
             // How a timeout is reported.
             protocol: Protocol,
+            // Taken when the body was not over at its first poll.
+            stream: StreamPlace,
         },
         // The inner service's body, of a scope that an outer layer ends.
         Nested { #[pin] body: B },
@@ -153,8 +158,14 @@ impl<B> State<B> {
     fn finish(mut self: Pin<&mut Self>, reason: Option<CancelReason>) {
         let (open, length) = match self.as_mut().project() {
             StateProjection::Open {
-                mut inside, length, ..
+                mut inside,
+                length,
+                stream,
+                ..
             } => {
+                if let Some(open) = inside.place() {
+                    stream.remove(open.scope());
+                }
                 inside.as_mut().clear();
                 (inside.place_mut().take(), *length)
             }
@@ -186,6 +197,7 @@ impl<B> ResponseBody<B> {
                 length,
                 timer: None,
                 protocol,
+                stream: StreamPlace::none(),
             },
             None => return Self::nested(body),
         };
@@ -215,13 +227,12 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// Ends a body that exceeded its limit. Returns its last frame.
+/// Ends a body that exceeded its limit, or is cut off by a shutdown. Returns its last frame.
 #[cold]
 fn cut_off<B>(
     mut state: Pin<&mut State<B>>,
-    source: DeadlineSource,
+    reason: CancelReason,
 ) -> Result<Frame<Bytes>, BoxError> {
-    let reason = CancelReason::deadline(source);
     let StateProjection::Open {
         inside, protocol, ..
     } = state.as_mut().project()
@@ -234,13 +245,18 @@ fn cut_off<B>(
     };
     // Before the body is dropped, so that what it drops can see why.
     scope.cancel_for(reason);
-    let error = BodyTimeoutError {
-        source,
-        after: scope.limits().age(),
+    let (error, status): (BoxError, _) = match reason.deadline_source() {
+        Some(source) => {
+            let after = scope.limits().age();
+            (
+                Box::new(BodyTimeoutError { source, after }),
+                wire::DEADLINE_EXCEEDED,
+            )
+        }
+        None => (reason.to_string().into(), wire::UNAVAILABLE),
     };
     state.finish(Some(reason));
-    wire::last_frame(protocol, wire::DEADLINE_EXCEEDED, &error.to_string())
-        .ok_or_else(|| Box::new(error) as BoxError)
+    wire::last_frame(protocol, status, &error.to_string()).ok_or(error)
 }
 
 impl<B> Body for ResponseBody<B>
@@ -256,13 +272,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.project().state;
-        let (mut inside, length, timer) = match state.as_mut().project() {
+        let (mut inside, length, timer, stream) = match state.as_mut().project() {
             StateProjection::Open {
                 inside,
                 length,
                 timer,
+                stream,
                 ..
-            } => (inside, length, timer),
+            } => (inside, length, timer, stream),
             StateProjection::Nested { body } => return body.poll_frame(cx).map_err(Into::into),
             StateProjection::Answer { bytes, .. } => {
                 let bytes = std::mem::take(bytes);
@@ -273,12 +290,16 @@ where
             StateProjection::Done => return Poll::Ready(None),
         };
         // A body that always has a frame is never pending, so the deadline is checked before each.
-        let expired = inside
-            .place()
-            .as_ref()
-            .and_then(|open| open.scope().limits().expired());
-        if let Some(source) = expired {
-            return Poll::Ready(Some(cut_off(state, source)));
+        let cut = inside.place().as_ref().and_then(|open| {
+            let expired = open.scope().limits().expired();
+            expired.map(CancelReason::deadline).or_else(|| {
+                stream
+                    .is_cut_off(open.scope())
+                    .then(|| CancelReason::new(Outcome::Shutdown))
+            })
+        });
+        if let Some(reason) = cut {
+            return Poll::Ready(Some(cut_off(state, reason)));
         }
         let mut over = None;
         let polled = inside.as_mut().run(|mut slot| {
@@ -304,10 +325,21 @@ where
             }
             polled
         });
+        let mut cut = None;
+        if over.is_none() {
+            if let Some(open) = inside.place_mut() {
+                if stream.register(open.scope(), false, cx.waker()) {
+                    cut = Some(CancelReason::new(Outcome::Shutdown));
+                }
+                if polled.is_pending() {
+                    let expired = open.poll_body_deadline(timer, cx);
+                    cut = expired.map(CancelReason::deadline).or(cut);
+                }
+            }
+        }
         if polled.is_pending() {
-            let open = inside.place_mut().as_mut();
-            return match open.and_then(|open| open.poll_body_deadline(timer, cx)) {
-                Some(source) => Poll::Ready(Some(cut_off(state, source))),
+            return match cut {
+                Some(reason) => Poll::Ready(Some(cut_off(state, reason))),
                 None => Poll::Pending,
             };
         }

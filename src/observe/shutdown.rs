@@ -57,6 +57,10 @@ pub struct ShutdownReport {
     /// themselves, or are
     /// [served during it](crate::middleware::MemoryLayerBuilder::serve_while_draining).
     pub exempt: usize,
+    /// Response bodies and upgraded connections that were
+    /// [cut off](MemoryHandle::shutdown_and_cut_off). Their requests and tasks are listed as they were
+    /// before.
+    pub cut_off: usize,
 }
 
 /// The open requests of one method and route, in a [`ShutdownReport`].
@@ -89,6 +93,9 @@ impl fmt::Display for ShutdownReport {
         write!(f, "{start} {:.1?}", self.elapsed)?;
         if self.exempt > 0 {
             write!(f, ", not counting {} exempt", self.exempt)?;
+        }
+        if self.cut_off > 0 {
+            write!(f, ", {} cut off", self.cut_off)?;
         }
         f.write_str(end)?;
         for open in &self.requests {
@@ -205,7 +212,72 @@ impl MemoryHandle {
             requests,
             tasks,
             exempt: exempt.len(),
+            cut_off: 0,
         }
+    }
+
+    /// As [`shutdown`](Self::shutdown), and then cuts off the response bodies and upgraded connections that
+    /// have not ended within `grace`.
+    ///
+    /// For streams that watch no token. Their scopes end with
+    /// [`Outcome::Shutdown`](crate::Outcome::Shutdown), so their tasks get their grace period.
+    ///
+    /// - A response body fails, so that the server aborts the response and the client can tell it from a
+    ///   complete one. A gRPC body ends with the status `UNAVAILABLE`.
+    /// - A future of [`ScopeHold::run`](crate::scope::ScopeHold::run) is dropped. Of other
+    ///   [holds](crate::RequestScope::hold) only the scope ends.
+    /// - Handlers that have not responded are not dropped. A [timeout] ends them.
+    ///
+    /// Returns what was still running before that, and the number of streams that were cut off.
+    ///
+    /// [timeout]: crate::middleware::MemoryLayerBuilder::timeout
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`shutdown`](Self::shutdown): nothing is cut off if it is dropped before.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a tokio runtime with its time driver enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    ///
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, StreamBody};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::MemoryLayer;
+    ///
+    /// type Endless = futures_util::stream::Pending<Result<http_body::Frame<Bytes>, Infallible>>;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = MemoryLayer::new();
+    /// let handle = layer.handle();
+    /// let service = layer.layer(service_fn(|_: Request<()>| async {
+    ///     let body: StreamBody<Endless> = StreamBody::new(futures_util::stream::pending());
+    ///     Ok::<_, Infallible>(Response::new(body))
+    /// }));
+    /// let body = service.oneshot(Request::new(())).await?.into_body();
+    /// let reader = tokio::spawn(body.collect());
+    /// tokio::task::yield_now().await;
+    ///
+    /// let report = handle.shutdown_and_cut_off(Duration::from_secs(10)).await;
+    /// assert_eq!(report.cut_off, 1);
+    /// let error = reader.await?.expect_err("cut off");
+    /// assert_eq!(error.to_string(), "the server is shutting down");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn shutdown_and_cut_off(&self, grace: Duration) -> ShutdownReport {
+        let mut report = self.shutdown(grace).await;
+        if !report.is_clean() {
+            report.cut_off = self.layer.shutdown.cut_off_streams();
+        }
+        report
     }
 
     /// Returns whether a [shutdown](Self::shutdown) has begun.

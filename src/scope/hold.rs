@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
 };
 
 use pin_project_lite::pin_project;
@@ -9,6 +9,8 @@ use pin_project_lite::pin_project;
 use super::{
     current::{self, EnteredScope},
     handle::RequestScope,
+    shutdown::OpenRequest,
+    stream::StreamPlace,
 };
 use crate::{
     account::{Enter, Inside, Writer},
@@ -21,10 +23,14 @@ impl RequestScope {
     /// When a connection is upgraded (WebSocket), the HTTP response ends at once. Move the guard into
     /// the task that serves the connection. If the response is not an upgrade, the guard has no effect.
     pub fn hold(&self) -> ScopeHold {
-        ScopeHold {
+        let mut hold = ScopeHold {
             scope: self.clone(),
             holds: self.state().lifecycle.hold(),
-        }
+            stream: StreamPlace::none(),
+        };
+        // So that a shutdown can end the scope. What holds it is not woken, unless it runs a future.
+        hold.stream.register(self, true, Waker::noop());
+        hold
     }
 }
 
@@ -69,6 +75,7 @@ pub struct ScopeHold {
     scope: RequestScope,
     /// `false` if the scope had ended before.
     holds: bool,
+    stream: StreamPlace,
 }
 
 impl ScopeHold {
@@ -86,7 +93,10 @@ impl ScopeHold {
     /// the future panics, the outcome is [`Panicked`](crate::Outcome::Panicked).
     ///
     /// The future itself is not ended. At a shutdown it sees
-    /// [`cancelled`](RequestScope::cancelled), as tasks do.
+    /// [`cancelled`](RequestScope::cancelled), as tasks do. If a shutdown [cuts it off], the future is
+    /// dropped, and this one is never ready.
+    ///
+    /// [cuts it off]: crate::MemoryHandle::shutdown_and_cut_off
     ///
     /// # Examples
     ///
@@ -106,12 +116,26 @@ impl ScopeHold {
     pub const fn run<F>(self, future: F) -> HoldFuture<F> {
         HoldFuture {
             inside: Inside::new(future, Some(self)),
+            is_cut_off: false,
         }
+    }
+}
+
+impl ScopeHold {
+    /// Whether a shutdown has cut off the connection. Otherwise it wakes the caller's task when it does.
+    fn is_cut_off(&mut self, cx: &Context<'_>) -> bool {
+        if !self.stream.register(&self.scope, true, cx.waker()) {
+            return false;
+        }
+        // The response may have ended after the others were cut off.
+        self.scope.state().cut_off(true);
+        self.scope.is_ended()
     }
 }
 
 impl Drop for ScopeHold {
     fn drop(&mut self) {
+        self.stream.remove(&self.scope);
         if self.holds {
             let state = self.scope.state();
             let released = state.lifecycle.release_hold();
@@ -175,6 +199,7 @@ pin_project! {
         // The hold is released as soon as the future is ready.
         #[pin]
         inside: Inside<F, Option<ScopeHold>>,
+        is_cut_off: bool,
     }
 }
 
@@ -190,10 +215,22 @@ impl<F: Future> Future for HoldFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut inside = self.project().inside;
-        let output = ready!(inside.as_mut().poll(cx));
-        *inside.place_mut() = None;
-        Poll::Ready(output)
+        let this = self.project();
+        if *this.is_cut_off {
+            return Poll::Pending;
+        }
+        let mut inside = this.inside;
+        if let Poll::Ready(output) = inside.as_mut().poll(cx) {
+            *inside.place_mut() = None;
+            return Poll::Ready(output);
+        }
+        let hold = inside.as_mut().place_mut();
+        if hold.as_mut().is_some_and(|hold| hold.is_cut_off(cx)) {
+            *this.is_cut_off = true;
+            inside.as_mut().clear();
+            *inside.place_mut() = None;
+        }
+        Poll::Pending
     }
 }
 

@@ -112,10 +112,20 @@ impl Lifecycle {
 
     /// Ends the scope even if it is held.
     pub(super) fn end(&self) -> Transition {
+        self.end_if(|_| true)
+    }
+
+    /// As [`end`](Self::end), if the response is over.
+    pub(super) fn end_held(&self) -> Transition {
+        self.end_if(|word| word & DONE != 0)
+    }
+
+    fn end_if(&self, may_end: impl Fn(u64) -> bool) -> Transition {
         let ended = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & ENDED == 0).then_some((word | ENDED | DONE).wrapping_add(TASK))
+                (word & ENDED == 0 && may_end(word))
+                    .then_some((word | ENDED | DONE).wrapping_add(TASK))
             });
         if ended.is_ok() {
             Transition::End

@@ -18,6 +18,7 @@ pub(crate) mod report;
 mod shutdown;
 mod spawn;
 mod state;
+mod stream;
 mod track;
 
 pub use self::hold::{HoldFuture, ScopeHold};
@@ -32,3 +33,4 @@ pub(crate) use self::layer::{LayerState, ScopeSink};
 pub(crate) use self::open::OpenScope;
 pub(crate) use self::report::{Closed, ScopeReport};
 pub(crate) use self::shutdown::Exempt;
+pub(crate) use self::stream::StreamPlace;

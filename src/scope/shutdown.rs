@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, task::Waker};
 
 use slab::Slab;
 use tokio::{
@@ -8,6 +8,7 @@ use tokio::{
 
 use crate::{
     route::RouteKey,
+    slab::ShardedSlab,
     sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
     task::TaskId,
 };
@@ -18,6 +19,17 @@ pub(crate) trait OpenRequest: Send + Sync {
     fn is_open(&self) -> bool;
 
     fn key(&self) -> RouteKey;
+
+    /// Ends its scope, a held one only if the response is over. Returns whether this call has ended it.
+    fn cut_off(&self, held: bool) -> bool;
+}
+
+/// A response body or a held connection.
+#[derive(Clone)]
+pub(super) struct Stream {
+    pub(super) request: Arc<dyn OpenRequest>,
+    pub(super) held: bool,
+    pub(super) waker: Waker,
 }
 
 /// What a shutdown does not wait for: what waits for it, or is served although it has begun.
@@ -52,6 +64,11 @@ pub(crate) struct Shutdown {
     /// Notified when a scope or a task has ended, or is exempt.
     changed: Notify,
     exempt: Mutex<Slab<Exempt>>,
+    /// Whether streams that have not ended are cut off. As `began`, and ordered with `streams` as that is
+    /// with the tokens.
+    cut_off: AtomicBool,
+    /// Made with the first stream.
+    streams: OnceLock<ShardedSlab<Stream>>,
 }
 
 impl Shutdown {
@@ -110,6 +127,30 @@ impl Shutdown {
         found
     }
 
+    pub(super) fn streams(&self) -> &ShardedSlab<Stream> {
+        self.streams.get_or_init(ShardedSlab::default)
+    }
+
+    /// Whether streams are cut off.
+    #[inline]
+    pub(crate) fn is_cut_off(&self) -> bool {
+        // SeqCst, as `has_begun`.
+        self.cut_off.load(Ordering::SeqCst)
+    }
+
+    /// Ends the scopes of all streams, and wakes those that are waiting, to be dropped. Returns how many
+    /// scopes it has ended.
+    pub(crate) fn cut_off_streams(&self) -> usize {
+        self.cut_off.store(true, Ordering::SeqCst);
+        let streams = self.streams().filter_map(|stream| Some(stream.clone()));
+        let cut_off = |stream: &Stream| stream.request.cut_off(stream.held);
+        let count = streams.iter().filter(|stream| cut_off(stream)).count();
+        for stream in streams {
+            stream.waker.wake();
+        }
+        count
+    }
+
     /// Waits for the next scope or task that ends.
     pub(crate) fn next_change(&self) -> Notified<'_> {
         self.changed.notified()
@@ -140,6 +181,14 @@ impl Exempt {
             Self::Request(_) => None,
             Self::Task(task) => Some(*task),
         }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("held", &self.held)
+            .finish_non_exhaustive()
     }
 }
 

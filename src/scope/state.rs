@@ -336,6 +336,16 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl OpenRequest for ScopeState {
+    fn cut_off(&self, held: bool) -> bool {
+        let transition = if held {
+            self.lifecycle.end_held()
+        } else {
+            self.lifecycle.end()
+        };
+        self.advance(transition, CancelReason::new(Outcome::Shutdown));
+        transition != Transition::Nothing
+    }
+
     fn is_open(&self) -> bool {
         !self.lifecycle.is_closed()
     }

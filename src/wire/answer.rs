@@ -17,7 +17,7 @@ pub(crate) const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
 pub(crate) const CANCELLED: HeaderValue = HeaderValue::from_static("1");
 
 /// `UNAVAILABLE`: the call was not processed and may be retried.
-const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+pub(crate) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
 /// Builds a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` is
 /// inserted into a JSON string unescaped.
