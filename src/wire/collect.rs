@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, future::poll_fn, pin::pin};
+use std::{convert::Infallible, error::Error, fmt, future::poll_fn, pin::pin};
 
 use bytes::{Buf, BufMut};
 use http::StatusCode;
@@ -6,14 +6,18 @@ use http_body::Body;
 
 use crate::arena::{Arena, ArenaBuf, ArenaError};
 
-/// Maximum bytes reserved for an announced length. The buffer grows further as bytes arrive, so that
-/// announcing a large body costs the server nothing.
+/// Bytes of an announced length that are reserved before any has come, at most.
 const MAX_IN_ADVANCE: u64 = 64 * 1024;
+
+/// The whole announced length is reserved once one part in this many has come, so announcing a large
+/// body costs the server at most this many times what was really sent, or [`MAX_IN_ADVANCE`].
+const BELIEVED_AFTER: u64 = 8;
 
 impl Arena {
     /// Reads `body` into a buffer of this arena, up to `limit` bytes.
     ///
-    /// A body that announces more than `limit` bytes is refused without reading it. Trailers are
+    /// A body that announces more than `limit` bytes is refused without reading it. The announced length
+    /// is reserved once an eighth of it has come; before that, at most 64 KiB are. Trailers are
     /// discarded.
     ///
     /// # Errors
@@ -53,33 +57,82 @@ impl Arena {
     ) -> Result<ArenaBuf, CollectError<B::Error>> {
         let mut body = pin!(body);
         let mut read = self.buf();
-        let fits = |asked: u64, received: usize| {
-            let cause = Cause::TooLarge { limit, asked };
-            if asked > limit as u64 {
-                return Err(CollectError::new(cause, received));
-            }
-            Ok(())
-        };
-        let announced = body.size_hint().lower();
-        fits(announced, 0)?;
-        read.try_reserve(announced.min(MAX_IN_ADVANCE) as usize)
-            .map_err(|error| CollectError::new(Cause::Arena(error), 0))?;
+        let mut announced = body.size_hint().lower();
+        let in_advance = announced.min(MAX_IN_ADVANCE) as usize;
+        fits(announced, limit)
+            .and_then(|()| read.try_reserve(in_advance).map_err(Cause::Arena))
+            .map_err(|cause| CollectError::new(cause, 0))?;
         while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             let received = read.len();
             let frame = frame.map_err(|error| CollectError::new(Cause::Body(error), received))?;
             let Ok(mut data) = frame.into_data() else {
                 continue;
             };
-            fits(received.saturating_add(data.remaining()) as u64, received)?;
-            read.try_reserve(data.remaining())
-                .map_err(|error| CollectError::new(Cause::Arena(error), received))?;
+            let after = received.saturating_add(data.remaining()) as u64;
+            let mut needed = data.remaining();
+            if after >= announced / BELIEVED_AFTER {
+                // `fits` has checked that it is a `usize`.
+                let announced = std::mem::take(&mut announced) as usize;
+                needed = needed.max(announced.saturating_sub(received));
+            }
+            fits(after, limit)
+                .and_then(|()| read.try_reserve(needed).map_err(Cause::Arena))
+                .map_err(|cause| CollectError::new(cause, received))?;
             read.put(&mut data);
         }
         Ok(read)
     }
 }
 
-/// The error of [`Arena::collect`].
+impl ArenaBuf {
+    /// Appends a chunk, unless the buffer becomes longer than `limit`.
+    ///
+    /// For what comes in chunks and is no body, such as a field of axum's `Multipart`. Bodies are read by
+    /// [`Arena::collect`].
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the buffer would become longer than `limit`, or if the arena cannot grow. The
+    /// buffer is unchanged. The error is that of [`Arena::collect`], and as such a response.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::Arena;
+    ///
+    /// let mut read = Arena::new().buf();
+    /// // while let Some(chunk) = field.chunk().await? {
+    /// for chunk in ["hel", "lo"] {
+    ///     read.append(chunk.as_bytes(), 5)?;
+    /// }
+    /// assert_eq!(&*read, b"hello");
+    ///
+    /// let error = read.append(&b"!"[..], 5).unwrap_err();
+    /// assert_eq!((error.status().as_u16(), error.limit(), error.received()), (413, Some(5), 5));
+    /// # Ok::<(), tower_memory::CollectError<std::convert::Infallible>>(())
+    /// ```
+    pub fn append(
+        &mut self,
+        mut chunk: impl Buf,
+        limit: usize,
+    ) -> Result<(), CollectError<Infallible>> {
+        fits(self.len().saturating_add(chunk.remaining()) as u64, limit)
+            .and_then(|()| self.try_reserve(chunk.remaining()).map_err(Cause::Arena))
+            .map_err(|cause| CollectError::new(cause, self.len()))?;
+        self.put(&mut chunk);
+        Ok(())
+    }
+}
+
+/// Checks a length that is asked for.
+const fn fits<E>(asked: u64, limit: usize) -> Result<(), Cause<E>> {
+    if asked > limit as u64 {
+        return Err(Cause::TooLarge { limit, asked });
+    }
+    Ok(())
+}
+
+/// The error of [`Arena::collect`] and [`ArenaBuf::append`].
 ///
 /// # Examples
 ///

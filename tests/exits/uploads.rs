@@ -404,3 +404,112 @@ async fn an_upload_that_another_task_reads_is_timed_although_nothing_wakes_the_r
     let report = watch.report().await;
     assert_eq!(report.outcome, Outcome::DeadlineExceeded);
 }
+
+/// A body that announces `announced` bytes and yields `come` of them, in frames of `frame`.
+fn announcing(
+    announced: u64,
+    come: usize,
+    frame: usize,
+) -> impl http_body::Body<Data = Bytes, Error = Infallible> {
+    struct Announcing(SizeHint, usize, usize);
+
+    impl http_body::Body for Announcing {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let part = self.1.min(self.2);
+            self.1 -= part;
+            let frame = Frame::data(Bytes::from(vec![b'x'; part]));
+            Poll::Ready((part > 0).then_some(Ok(frame)))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.0.clone()
+        }
+    }
+
+    Announcing(SizeHint::with_exact(announced), come, frame)
+}
+
+/// The newcomer's A3: a body that came took 2.4 times its size.
+#[tokio::test]
+async fn an_announced_length_is_reserved_once_enough_of_it_has_come() {
+    const MIB: usize = 1 << 20;
+    // What was announced, what came, and the most that the arena may have taken.
+    for (announced, come, most) in [
+        (100 * MIB, 1, 128 * 1024),
+        (100 * MIB, 64 * 1024, 256 * 1024),
+        (8 * MIB, MIB - 1, 4 * MIB),
+        (8 * MIB, 8 * MIB, 8 * MIB * 3 / 2),
+        (MIB, MIB, MIB * 3 / 2),
+        (64 * 1024, 64 * 1024, 128 * 1024),
+        (40_000, 40_000, 80_000),
+    ] {
+        let arena = tower_memory::Arena::new();
+        let body = announcing(announced as u64, come, 16 * 1024);
+        let read = arena.collect(body, 100 * MIB).await.unwrap();
+        assert_eq!(read.len(), come);
+        let took = arena.capacity();
+        assert!(took <= most, "{announced} announced, {come} came: {took}");
+    }
+}
+
+#[tokio::test]
+async fn fields_of_a_multipart_form_are_read_into_the_arena_up_to_a_limit() {
+    use axum::{extract::Multipart, response::IntoResponse};
+
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let app = Router::new()
+        .route(
+            "/",
+            post(async |scope: RequestScope, mut form: Multipart| {
+                let mut sum = 0;
+                while let Some(mut field) = form.next_field().await.unwrap() {
+                    let mut read = scope.arena().buf();
+                    while let Some(chunk) = field.chunk().await.unwrap() {
+                        if let Err(error) = read.append(chunk, 10) {
+                            return error.into_response();
+                        }
+                    }
+                    sum += read.len();
+                }
+                sum.to_string().into_response()
+            }),
+        )
+        .layer(layer);
+    for (fields, status, body) in [
+        (&["01234", "0123456789"][..], 200, "15"),
+        (&["01234", "0123456789a"], 413, ""),
+    ] {
+        let mut form = String::new();
+        for field in fields {
+            form += "--b\r\ncontent-disposition: form-data; name=\"x\"\r\n\r\n";
+            form += field;
+            form += "\r\n";
+        }
+        form += "--b--\r\n";
+        let request = Request::post("/")
+            .header("content-type", "multipart/form-data; boundary=b")
+            .body(Body::from(form))
+            .unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status);
+        let read = response.into_body().collect().await.unwrap().to_bytes();
+        let read = String::from_utf8_lossy(&read);
+        if status == 200 {
+            assert_eq!(read, body);
+        } else {
+            let text = "body of at least 11 bytes exceeds the limit of 10";
+            assert!(read.contains(text), "{read}");
+        }
+    }
+    let reports = watch.reports(2).await;
+    assert_eq!(
+        reports.iter().map(|report| report.status.unwrap()).max(),
+        Some(413)
+    );
+}
