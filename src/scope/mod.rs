@@ -6,6 +6,7 @@
 //! scope *closes*: one [`ScopeReport`] is made and passed to the observers. Each step happens once,
 //! however the request ends.
 
+mod annotations;
 mod current;
 mod deadline;
 pub(crate) mod handle;

@@ -1,5 +1,6 @@
 use std::{fmt, time::Duration};
 
+use super::annotations::Annotations;
 use crate::{
     account::Usage,
     cancel::{CancelReason, DeadlineSource, Outcome},
@@ -164,6 +165,8 @@ pub struct ScopeReport {
     /// Time from the cancellation to the end of the last task; `None` if there was no task to cancel,
     /// or one still runs.
     pub cancel_latency: Option<Duration>,
+    /// What the application added with `RequestScope::annotate`.
+    pub annotations: Vec<(&'static str, String)>,
 }
 
 impl fmt::Display for ScopeReport {
@@ -203,6 +206,9 @@ impl fmt::Display for ScopeReport {
                 write!(f, ", {what} {count}")?;
             }
         }
+        for (key, value) in &self.annotations {
+            write!(f, ", {key}={value:?}")?;
+        }
         Ok(())
     }
 }
@@ -235,6 +241,7 @@ pub(crate) struct Closed<'a> {
     pub(crate) time_to_end: Duration,
     pub(crate) total_time: Duration,
     pub(super) tasks: Option<&'a TaskGroup>,
+    pub(super) annotations: &'a Annotations,
 }
 
 impl Closed<'_> {
@@ -256,6 +263,7 @@ impl Closed<'_> {
             tasks_given_up: given_up,
             overruns: self.tasks.map(TaskGroup::overruns).unwrap_or_default(),
             cancel_latency: self.cancel_latency(),
+            annotations: self.annotations.take(),
         }
     }
 
@@ -291,6 +299,7 @@ mod tests {
             tasks_given_up: 0,
             overruns: Vec::new(),
             cancel_latency: None,
+            annotations: Vec::new(),
         }
     }
 
@@ -315,12 +324,13 @@ mod tests {
             tasks_spawned: 3,
             tasks_aborted: 2,
             tasks_given_up: 1,
+            annotations: vec![("id", "7\n".into())],
             ..report()
         };
         assert_eq!(
             full.to_string(),
             "GET {unmatched}: 504 deadline_exceeded (the layer) after 1.5ms (head after 1.4ms), \
-             closed after 307.8ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool), tasks 3, aborted 2, given up 1"
+             closed after 307.8ms, 412 bytes in 7 allocations, 24576 bytes of arena (pool), tasks 3, aborted 2, given up 1, id=\"7\\n\""
         );
         assert_ne!(full, plain);
         assert_eq!(plain, report());

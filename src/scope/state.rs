@@ -3,6 +3,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
+    annotations::Annotations,
     layer::LayerState,
     lifecycle::{Lifecycle, Transition},
     report::{ArenaSource, ArenaUsage, Closed},
@@ -43,6 +44,7 @@ pub(crate) struct ScopeState {
     route: AtomicUsize,
     pub(super) cancel: CancelState,
     method: KnownMethod,
+    pub(super) annotations: Annotations,
     /// Nanoseconds from the start to the response head, and its status; or [`NEVER`].
     head: AtomicU64,
     /// Nanoseconds from the start to the end, or [`NEVER`] if the scope closed as it ended.
@@ -67,6 +69,7 @@ impl ScopeState {
             route: AtomicUsize::new(UNMATCHED),
             cancel: CancelState::new(),
             method: KnownMethod::Other,
+            annotations: Annotations::new(),
             head: AtomicU64::new(NEVER),
             end: AtomicU64::new(NEVER),
             token: KeySlot::empty(),
@@ -102,6 +105,7 @@ impl ScopeState {
         self.end.store(NEVER, Ordering::Relaxed);
         self.spared.store(NOT_SPARED, Ordering::Relaxed);
         self.tasks.take();
+        drop(self.annotations.take());
     }
 
     /// The state shared by the layer's scopes.
@@ -320,6 +324,7 @@ impl ScopeState {
             time_to_end: end.map_or(total_time, Duration::from_nanos),
             total_time,
             tasks: self.tasks.get().map(|tasks| &**tasks),
+            annotations: &self.annotations,
         });
         // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
         let spared = self.spared.load(Ordering::Relaxed);
