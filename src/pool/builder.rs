@@ -1,9 +1,10 @@
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use super::{handle::ArenaPool, settings::Settings};
+use super::{handle::ArenaPool, settings::Settings, trim::OnTrim};
 use crate::{
     config::ConfigError,
     housekeeping::{Housekeeping, ManualClock},
+    sync::Arc,
 };
 
 /// Settings of an [`ArenaPool`]: how much memory it may keep, and for how long.
@@ -23,11 +24,12 @@ use crate::{
 /// assert_eq!(pool.stats().pooled_bytes, 0);
 /// # Ok::<(), tower_memory::ConfigError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until built"]
 pub struct PoolBuilder {
     settings: Settings,
     housekeeping: Housekeeping,
+    on_trim: Option<OnTrim>,
 }
 
 impl ArenaPool {
@@ -36,6 +38,7 @@ impl ArenaPool {
         PoolBuilder {
             settings: Settings::DEFAULT,
             housekeeping: Housekeeping::Process,
+            on_trim: None,
         }
     }
 }
@@ -108,7 +111,7 @@ impl PoolBuilder {
     /// # Examples
     ///
     /// ```
-    /// use std::time::Duration;
+    /// use std::{fmt, time::Duration};
     /// use tower_memory::ArenaPool;
     ///
     /// let pool = ArenaPool::builder()
@@ -120,6 +123,39 @@ impl PoolBuilder {
     /// ```
     pub fn trim_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.settings.trim_interval = interval.into();
+        self
+    }
+
+    /// Calls `hook` after much was freed, for example to have the allocator give memory back to the
+    /// system.
+    ///
+    /// At the end of a [trim interval](Self::trim_interval), if at least 1 MiB of arenas was freed since
+    /// the hook was called last, it is called on the [housekeeping](crate::housekeeping) thread with
+    /// the number of bytes. Allocators keep freed memory for later; without a hook, the process may
+    /// keep what a burst needed. A panic in it is counted in
+    /// [`Snapshot::housekeeping_panics`](crate::observe::Snapshot::housekeeping_panics). It is not called
+    /// by a pool that is not trimmed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::ArenaPool;
+    ///
+    /// let pool = ArenaPool::builder()
+    ///     .on_trim(|bytes| {
+    ///         println!("{bytes} bytes of arenas were freed");
+    ///         #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    ///         // SAFETY: may be called at any time.
+    ///         unsafe {
+    ///             libc::malloc_trim(0);
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # drop(pool);
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    pub fn on_trim(mut self, hook: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        self.on_trim = Some(Arc::new(hook));
         self
     }
 
@@ -171,6 +207,20 @@ impl PoolBuilder {
         if trim_interval == Some(Duration::ZERO) {
             return Err(ConfigError::TrimIntervalZero);
         }
-        Ok(ArenaPool::with_settings(self.settings, self.housekeeping))
+        Ok(ArenaPool::with_settings(
+            self.settings,
+            self.housekeeping,
+            self.on_trim,
+        ))
+    }
+}
+
+impl fmt::Debug for PoolBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBuilder")
+            .field("settings", &self.settings)
+            .field("housekeeping", &self.housekeeping)
+            .field("on_trim", &self.on_trim.is_some())
+            .finish()
     }
 }

@@ -1,4 +1,4 @@
-use super::{settings::Settings, state::PoolState, stats::PoolStats};
+use super::{settings::Settings, state::PoolState, stats::PoolStats, trim::OnTrim};
 use crate::{arena::Arena, housekeeping::Housekeeping, sync::Arc};
 
 /// A pool of [`Arena`]s.
@@ -56,13 +56,17 @@ impl ArenaPool {
 
     /// A pool with the default settings, trimmed by `housekeeping`.
     pub(crate) fn looked_after(housekeeping: Housekeeping) -> Self {
-        Self::with_settings(Settings::DEFAULT, housekeeping)
+        Self::with_settings(Settings::DEFAULT, housekeeping, None)
     }
 
-    pub(super) fn with_settings(settings: Settings, housekeeping: Housekeeping) -> Self {
+    pub(super) fn with_settings(
+        settings: Settings,
+        housekeeping: Housekeeping,
+        on_trim: Option<OnTrim>,
+    ) -> Self {
         Self {
             handle: Arc::new(Handle {
-                state: Arc::new(PoolState::new(settings, housekeeping)),
+                state: Arc::new(PoolState::new(settings, housekeeping, on_trim)),
             }),
         }
     }

@@ -165,7 +165,7 @@ fn pool(arenas: usize) -> Arc<PoolState> {
         trim_interval: None,
         ..Settings::DEFAULT
     };
-    Arc::new(PoolState::new(settings, Housekeeping::Process))
+    Arc::new(PoolState::new(settings, Housekeeping::Process, None))
 }
 
 fn rent(pool: &Arc<PoolState>, cache: Option<&ThreadCache>) -> IdleArena {
@@ -384,7 +384,11 @@ fn a_thread_cache_that_changes_owners_loses_no_counts() {
 #[test]
 fn trimming_that_ends_is_seen_by_a_rent_or_sees_it() {
     loom::model(|| {
-        let pool = Arc::new(PoolState::new(Settings::DEFAULT, Housekeeping::Process));
+        let pool = Arc::new(PoolState::new(
+            Settings::DEFAULT,
+            Housekeeping::Process,
+            None,
+        ));
         assert!(pool.trimmer.begin());
         let task = thread::spawn({
             let pool = Arc::clone(&pool);

@@ -9,11 +9,12 @@ use super::{
     stats::PoolStats,
     tag::Tag,
     thread_cache::ThreadCache,
+    trim::OnTrim,
 };
 use crate::{
     arena::IdleArena,
     housekeeping::{Housekeeping, Job},
-    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// What the handles of a pool, its threads and its arenas share.
@@ -38,10 +39,17 @@ pub(super) struct PoolState {
     pub(super) closed: AtomicBool,
     pub(super) housekeeping: Housekeeping,
     pub(super) trimmer: Job,
+    pub(super) on_trim: Option<OnTrim>,
+    /// Evicted bytes when the hook was called last.
+    pub(super) reclaimed: AtomicU64,
 }
 
 impl PoolState {
-    pub(super) fn new(settings: Settings, housekeeping: Housekeeping) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        housekeeping: Housekeeping,
+        on_trim: Option<OnTrim>,
+    ) -> Self {
         let caches = if cfg!(tower_memory_loom) {
             2
         } else {
@@ -59,6 +67,8 @@ impl PoolState {
             closed: AtomicBool::new(false),
             housekeeping,
             trimmer: Job::default(),
+            on_trim,
+            reclaimed: AtomicU64::new(0),
             settings,
         }
     }

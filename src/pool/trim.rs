@@ -9,6 +9,15 @@ use crate::{
     sync::{Arc, Ordering},
 };
 
+/// Least bytes for which the hook of [`PoolBuilder::on_trim`](super::PoolBuilder::on_trim) is called.
+const MUCH: u64 = 1 << 20;
+
+// `PoolBuilder::on_trim` says so.
+const _: () = assert!(MUCH == 1_048_576);
+
+/// Called after much was freed, with the bytes.
+pub(super) type OnTrim = Arc<dyn Fn(u64) + Send + Sync>;
+
 impl Chore for PoolState {
     fn job(&self) -> &Job {
         &self.trimmer
@@ -20,6 +29,7 @@ impl Chore for PoolState {
 
     fn run(&self) {
         self.tick();
+        self.reclaim();
     }
 
     fn next(&self, now: Instant) -> Option<Instant> {
@@ -59,6 +69,20 @@ impl PoolState {
         }
     }
 
+    /// Calls the hook if much was freed since it was called last, by trimming or on return.
+    fn reclaim(&self) {
+        let Some(hook) = &self.on_trim else {
+            return;
+        };
+        let evicted = self.stats().evicted_bytes;
+        // Relaxed: only the housekeeping comes here. Stored first: the hook may panic.
+        let freed = evicted.saturating_sub(self.reclaimed.load(Ordering::Relaxed));
+        if freed >= MUCH {
+            self.reclaimed.store(evicted, Ordering::Relaxed);
+            hook(freed);
+        }
+    }
+
     /// Frees all waiting arenas that the calling thread can reach, and returns their bytes.
     pub(super) fn trim(&self) -> usize {
         let pool = std::ptr::from_ref(self).addr();
@@ -88,6 +112,7 @@ mod tests {
         arena::Arena,
         housekeeping::ManualClock,
         pool::{ArenaPool, PoolBuilder},
+        sync::{Arc, Mutex, lock},
     };
 
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -116,6 +141,48 @@ mod tests {
             clock.advance(4 * INTERVAL);
             assert_eq!((clock.scheduled(), pool.stats().pooled), (0, 0));
         }
+    }
+
+    #[test]
+    fn the_hook_is_told_what_was_freed_once_it_is_much_and_may_panic() {
+        let clock = ManualClock::new();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let hook = {
+            let told = Arc::clone(&told);
+            move |bytes| {
+                lock(&told).push(bytes);
+                if lock(&told).len() == 1 {
+                    std::panic::resume_unwind(Box::new("the hook panics"));
+                }
+            }
+        };
+        let pool = pool(&clock).max_total_bytes(4 << 20).on_trim(hook);
+        let pool = pool.build().unwrap();
+        let large = || {
+            let arena = pool.rent_with_capacity(1 << 20);
+            arena.alloc(1_u8);
+            arena
+        };
+        drop([used(&pool), used(&pool)]);
+        clock.advance(3 * INTERVAL);
+        assert!(
+            pool.stats().evicted_bytes > 0 && lock(&told).is_empty(),
+            "little"
+        );
+
+        // Some are freed when they are returned, the others by the second tick from now.
+        drop((0..8).map(|_| large()).collect::<Vec<_>>());
+        let on_return = pool.stats().evicted_bytes;
+        assert!(on_return >= 4 << 20 && pool.stats().pooled > 0);
+        clock.advance(INTERVAL);
+        assert_eq!(*lock(&told), [on_return]);
+        clock.advance(10 * INTERVAL);
+        let all = pool.stats().evicted_bytes;
+        assert_eq!(
+            *lock(&told),
+            [on_return, all - on_return],
+            "trimming went on"
+        );
     }
 
     #[test]

@@ -39,12 +39,22 @@ async fn handle(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallibl
     Ok(Response::new(Full::new(body.freeze())))
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
     if !cfg!(panic = "abort") {
         eprintln!("abort: built without panic = \"abort\"");
         std::process::exit(2);
     }
+    for timers in [true, false] {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        if timers {
+            runtime.enable_time();
+        }
+        print!("{} timers: ", if timers { "with" } else { "without" });
+        runtime.build().expect("a runtime").block_on(run());
+    }
+}
+
+async fn run() {
     let layer = MemoryLayer::with_timeout(Duration::from_secs(1));
     let handle_to = layer.handle();
     let service = layer.layer(service_fn(handle));
