@@ -17,6 +17,8 @@ mod cut_off;
 mod deadline;
 #[path = "exits/disconnect.rs"]
 mod disconnect;
+#[path = "exits/dispatch.rs"]
+mod dispatch;
 #[path = "exits/draining.rs"]
 mod draining;
 #[path = "exits/figures.rs"]

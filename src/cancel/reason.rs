@@ -57,6 +57,21 @@ impl CancelReason {
         }
     }
 
+    /// The reason of a request that another one has sent, after that one was cancelled for this reason.
+    pub(crate) const fn inherited(self) -> Self {
+        match self.outcome {
+            // That the other one has failed, or has not waited, says nothing about this one.
+            Outcome::Completed | Outcome::Panicked | Outcome::ServiceError => {
+                Self::new(Outcome::Cancelled)
+            }
+            Outcome::Abandoned
+            | Outcome::Cancelled
+            | Outcome::ClientGone
+            | Outcome::DeadlineExceeded
+            | Outcome::Shutdown => self,
+        }
+    }
+
     /// Returns the outcome that a request with this reason is counted under.
     #[must_use]
     pub const fn outcome(self) -> Outcome {

@@ -66,13 +66,9 @@ impl CancelState {
         self.state.fetch_or(0, Ordering::AcqRel) & REASON != 0
     }
 
-    /// The token. The first call makes it and passes it to `made`.
-    pub(crate) fn token(&self, made: impl FnOnce(&CancellationToken)) -> &CancellationToken {
-        let token = self.token.get_or_init(|| {
-            let token = CancellationToken::new();
-            made(&token);
-            token
-        });
+    /// The token, which the first call makes.
+    pub(crate) fn token(&self, make: impl FnOnce() -> CancellationToken) -> &CancellationToken {
+        let token = self.token.get_or_init(make);
         // Relaxed: this only saves the locked instruction once the bit is set.
         if self.state.load(Ordering::Relaxed) & HAS_TOKEN == 0 {
             // Release: the token is published with the bit. Acquire: see `cancel`.
@@ -107,7 +103,7 @@ mod loom_models {
                 let signal = Arc::clone(&signal);
                 move || signal.cancel(CancelReason::new(Outcome::ClientGone))
             });
-            let token = signal.token(|_| {}).clone();
+            let token = signal.token(CancellationToken::new).clone();
             assert!(thread.join().expect("no panic"));
             assert!(token.is_cancelled());
         });

@@ -32,6 +32,15 @@ impl Limit {
         self.nanos.store(NONE, Ordering::Relaxed);
     }
 
+    /// The raw value, for [`restore`](Self::restore).
+    pub(super) fn save(&self) -> u64 {
+        self.nanos.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn restore(&self, saved: u64) {
+        self.nanos.store(saved, Ordering::Relaxed);
+    }
+
     pub(super) fn get(&self) -> Option<Duration> {
         let nanos = self.nanos.load(Ordering::Relaxed);
         (nanos != NONE).then(|| Duration::from_nanos(nanos))

@@ -3,7 +3,12 @@ use std::{task::Waker, time::Duration};
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
-use super::{limit::Limit, policy::RoutePolicy, source::DeadlineSource, word::Deadline};
+use super::{
+    limit::Limit,
+    policy::RoutePolicy,
+    source::DeadlineSource,
+    word::{Deadline, Former},
+};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The start of one request and its time limits, which count from there.
@@ -31,6 +36,24 @@ pub(crate) struct RequestTimes {
     pub(crate) queued: Duration,
     /// The earliest deadline, counted from when the request was sent.
     pub(crate) deadline: Option<(Duration, DeadlineSource)>,
+}
+
+/// The limits of a call inside of a request, from its begin to its end.
+#[derive(Debug)]
+pub(crate) struct CallLimits {
+    /// `None` once the call has a response or has ended.
+    time: Option<Former>,
+    /// The request's former limits for bodies, if the call sets some.
+    bodies: Option<[u64; 3]>,
+    /// Whether the call sets a limit for the request's body.
+    limits_request_body: bool,
+}
+
+impl CallLimits {
+    /// Whether limits of bodies are to be put back.
+    pub(crate) const fn has_bodies(&self) -> bool {
+        self.bodies.is_some()
+    }
 }
 
 /// What a response head means for the deadline.
@@ -75,7 +98,21 @@ impl Limits {
         self.start.elapsed()
     }
 
-    /// The deadline in force and its source.
+    /// The deadline in force for code inside of the request, and its source: the request's, or that of a
+    /// call inside.
+    pub(crate) fn visible_deadline(&self) -> Option<(Instant, DeadlineSource)> {
+        earlier(self.deadline.of_call(self.start), self.deadline())
+    }
+
+    /// Bounds the deadline by another request's, for the whole time to the head.
+    pub(crate) fn bound(&self, by: &Self) {
+        if let Some((at, source)) = by.visible_deadline() {
+            let after = at.saturating_duration_since(self.start);
+            self.deadline.bound(after, source);
+        }
+    }
+
+    /// The deadline of the request, and its source.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<(Instant, DeadlineSource)> {
         self.deadline.at(self.start)
@@ -101,7 +138,7 @@ impl Limits {
         let after = self.age().saturating_add(timeout);
         // No wake: the armed timer checks the deadline again when it fires.
         self.deadline.extend(after, DeadlineSource::Handler);
-        self.deadline().is_none_or(|(at, _)| {
+        self.visible_deadline().is_none_or(|(at, _)| {
             let asked = self.start.checked_add(after);
             asked.is_some_and(|asked| asked <= at)
         })
@@ -132,26 +169,76 @@ impl Limits {
         times.or(outer).or(layer)
     }
 
-    /// Applies the limits of a layer inside the one that opened the scope.
-    pub(crate) fn begin_inner(
-        &self,
-        times: Option<RequestTimes>,
-        layer: &RoutePolicy,
-    ) -> Option<DeadlineSource> {
-        let times = times.and_then(|times| self.apply_times(times, Duration::ZERO, self.age()));
-        times.or(self.apply(layer, DeadlineSource::Layer))
+    /// Applies the headers that a layer inside of the scope trusts. They are the request's, and not only
+    /// that call's. Returns the source of a deadline that has passed already.
+    pub(crate) fn begin_inner(&self, times: Option<RequestTimes>) -> Option<DeadlineSource> {
+        let passed = self.apply_times(times?, Duration::ZERO, self.age());
+        self.waker.wake();
+        passed
     }
 
-    /// Applies a policy from now on, and wakes the response future. Returns its source if the request
-    /// had spent the time it allows in a queue.
-    pub(crate) fn apply(
+    /// Begins a call with the limits of `policy`. Returns its source if the request had spent the time it
+    /// allows in a queue.
+    pub(crate) fn begin_call(
         &self,
         policy: &RoutePolicy,
         source: DeadlineSource,
-    ) -> Option<DeadlineSource> {
-        let passed = self.apply_policy(policy, self.age(), source);
+    ) -> (CallLimits, Option<DeadlineSource>) {
+        let bodies = policy
+            .limits_bodies()
+            .then(|| self.bodies().map(Limit::save));
+        self.apply_bodies(policy);
+        let queued = self.queued();
+        let limit = policy.timeout.limit.map(|timeout| {
+            let after = self.age().saturating_add(timeout).saturating_sub(queued);
+            (after, source)
+        });
+        let limits = CallLimits {
+            time: Some(self.deadline.begin_call(policy.timeout.disable, limit)),
+            bodies,
+            limits_request_body: policy.request_body_idle_timeout.limit.is_some(),
+        };
+        (limits, queued_out(policy, queued).then_some(source))
+    }
+
+    /// The deadline of a call, if its own limits are in force.
+    pub(crate) fn call_deadline(&self, call: &CallLimits) -> Option<(Instant, DeadlineSource)> {
+        let is_limited = call.time.is_some_and(|time| time.is_limited);
+        let time = is_limited.then(|| self.deadline.of_call(self.start));
+        let body = call
+            .limits_request_body
+            .then(|| self.request_body_deadline());
+        earlier(time.flatten(), body.flatten())
+    }
+
+    /// The deadline of a call that also ends with the request.
+    pub(crate) fn inner_deadline(&self) -> Option<(Instant, DeadlineSource)> {
+        earlier(self.visible_deadline(), self.request_body_deadline())
+    }
+
+    /// The call has a response, or has ended. Unless the request has a response head, the deadline that
+    /// the call had lifted is back, and wakes the response future.
+    pub(crate) fn end_call_time(&self, call: &mut CallLimits, has_head: bool) {
+        if let Some(time) = call.time.take() {
+            if self.deadline.end_call(time, !has_head) {
+                self.waker.wake();
+            }
+        }
+    }
+
+    /// The body of the call's response has ended, or the call has without one.
+    pub(crate) fn end_call_bodies(&self, call: &mut CallLimits) {
+        if let Some(saved) = call.bodies.take() {
+            for (limit, saved) in self.bodies().into_iter().zip(saved) {
+                limit.restore(saved);
+            }
+        }
+    }
+
+    /// Applies a policy to the whole request from now on, and wakes the response future.
+    pub(crate) fn apply(&self, policy: &RoutePolicy, source: DeadlineSource) {
+        self.apply_policy(policy, self.age(), source);
         self.waker.wake();
-        passed
     }
 
     /// Applies the trusted headers, `elapsed` after the start. Their times count from `queued` before
@@ -181,18 +268,7 @@ impl Limits {
         elapsed: Duration,
         source: DeadlineSource,
     ) -> Option<DeadlineSource> {
-        for (rule, limit) in [
-            (policy.body_timeout, &self.body),
-            (policy.body_idle_timeout, &self.body_idle),
-            (policy.request_body_idle_timeout, &self.request_body_idle),
-        ] {
-            if rule.disable {
-                limit.lift();
-            }
-            if let Some(shorter) = rule.limit {
-                limit.tighten(shorter);
-            }
-        }
+        self.apply_bodies(policy);
         if policy.timeout.disable {
             self.deadline.lift();
         }
@@ -200,8 +276,22 @@ impl Limits {
         let queued = self.queued();
         let after = elapsed.saturating_add(timeout).saturating_sub(queued);
         self.deadline.tighten(after, source);
-        // A timeout of zero ends only requests that have to wait.
-        (!queued.is_zero() && timeout <= queued).then_some(source)
+        queued_out(policy, queued).then_some(source)
+    }
+
+    const fn bodies(&self) -> [&Limit; 3] {
+        [&self.body, &self.body_idle, &self.request_body_idle]
+    }
+
+    fn apply_bodies(&self, policy: &RoutePolicy) {
+        for (rule, limit) in policy.bodies().into_iter().zip(self.bodies()) {
+            if rule.disable {
+                limit.lift();
+            }
+            if let Some(shorter) = rule.limit {
+                limit.tighten(shorter);
+            }
+        }
     }
 
     /// Replaces the deadline by the body's, at a response head `elapsed` after the start.
@@ -271,6 +361,16 @@ impl Limits {
     pub(crate) fn next_deadline(&self) -> Option<(Instant, DeadlineSource)> {
         earlier(self.deadline(), self.request_body_deadline())
     }
+}
+
+/// Whether the request had spent the time that `policy` allows in a queue. A timeout of zero ends only
+/// requests that have to wait.
+fn queued_out(policy: &RoutePolicy, queued: Duration) -> bool {
+    !queued.is_zero()
+        && policy
+            .timeout
+            .limit
+            .is_some_and(|timeout| timeout <= queued)
 }
 
 /// The earlier of two deadlines; the first one of two at the same time.

@@ -11,5 +11,5 @@ mod word;
 pub use self::policy::RoutePolicy;
 pub use self::source::DeadlineSource;
 
-pub(crate) use self::limits::{BodyKind, Limits, RequestTimes};
+pub(crate) use self::limits::{BodyKind, CallLimits, Limits, RequestTimes};
 pub(crate) use self::timer::DeadlineTimer;

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// change them. An inner limit can only be shorter than an outer one, unless the policy disables the
 /// outer one first. Deadlines from trusted request headers always stay.
 ///
-/// A policy is a [`Layer`](tower_layer::Layer), around a route, a method, or any service inside a
+/// The limits are those of the call inside of the policy, and end with it. A policy is a [`Layer`](tower_layer::Layer), around a route, a method, or any service inside a
 /// `MemoryLayer`. Around a `MemoryLayer` it counts as an outer limit. Services that choose a policy
 /// by other means use [`RequestScope::apply_policy`](crate::RequestScope::apply_policy).
 ///
@@ -147,6 +147,20 @@ impl RoutePolicy {
 }
 
 impl RoutePolicy {
+    /// The rules for bodies: the response's, its parts, and the request's.
+    pub(crate) const fn bodies(&self) -> [Rule; 3] {
+        [
+            self.body_timeout,
+            self.body_idle_timeout,
+            self.request_body_idle_timeout,
+        ]
+    }
+
+    /// Whether a rule for bodies changes something.
+    pub(crate) fn limits_bodies(&self) -> bool {
+        self.bodies().iter().any(|rule| *rule != Rule::default())
+    }
+
     /// This policy and an outer one combined.
     pub(crate) fn inside(self, outer: Self) -> Self {
         Self {

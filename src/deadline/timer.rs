@@ -31,6 +31,15 @@ impl DeadlineTimer {
         self.poll_until(cx, limits.next_deadline())
     }
 
+    /// As [`poll`](Self::poll), with a call's deadline.
+    pub(crate) fn poll_call(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<(Instant, DeadlineSource)>,
+    ) -> Option<DeadlineSource> {
+        self.poll_until(cx, deadline)
+    }
+
     /// As [`poll`](Self::poll), with the limit on idle bodies. Makes the timer if there is a limit.
     pub(crate) fn poll_body(
         slot: &mut Option<Box<Self>>,

@@ -15,8 +15,9 @@ const NONE: u64 = u64::MAX;
 /// Time and source are packed into one word, so that they always belong together: the time since the
 /// start in units of 16 ns, and the source's code in the lowest bits. Comparing words compares times.
 ///
-/// There are two such words. The request's own deadline only gets earlier; the server's can also be
-/// extended and lifted.
+/// There are three such words. The request's own deadline only gets earlier; the server's can also be
+/// extended and lifted. Both end the request. The third is that of the calls inside, each of which ends
+/// at its own limit and puts the former word back.
 ///
 /// All orderings are `Relaxed`, since each word is complete in itself. A thread that moves a deadline
 /// wakes the sleeping future afterwards, and the waker orders the word with its next poll.
@@ -24,6 +25,17 @@ const NONE: u64 = u64::MAX;
 pub(super) struct Deadline {
     ours: AtomicU64,
     request: AtomicU64,
+    call: AtomicU64,
+}
+
+/// What a call has changed, to be put back at its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Former {
+    call: u64,
+    /// What the call has lifted; [`NONE`] if nothing.
+    ours: u64,
+    /// Whether the call's own limit is in force, and not an outer call's.
+    pub(super) is_limited: bool,
 }
 
 /// `None` for a time that does not fit (beyond 500 years), which is no deadline.
@@ -40,6 +52,7 @@ impl Deadline {
         Self {
             ours: AtomicU64::new(NONE),
             request: AtomicU64::new(NONE),
+            call: AtomicU64::new(NONE),
         }
     }
 
@@ -56,16 +69,61 @@ impl Deadline {
         word.fetch_min(packed, Ordering::Relaxed);
     }
 
-    /// Makes the server's deadline `after` the start, unless there is none or a later one.
+    /// Makes the deadline `after` the start, unless an earlier one is in force. The server cannot extend
+    /// it, whatever its source.
+    pub(super) fn bound(&self, after: Duration, source: DeadlineSource) {
+        if let Some(packed) = pack(after, source) {
+            self.request.fetch_min(packed, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the server's deadline, and that of the call, `after` the start, unless there is none or a
+    /// later one.
     pub(super) fn extend(&self, after: Duration, source: DeadlineSource) {
         let packed = pack(after, source).unwrap_or(NONE);
         // The greatest word is no deadline, which is the latest of all.
         self.ours.fetch_max(packed, Ordering::Relaxed);
+        self.call.fetch_max(packed, Ordering::Relaxed);
     }
 
-    /// Removes the server's deadline.
+    /// Removes the server's deadline, and that of the call.
     pub(super) fn lift(&self) {
         self.ours.store(NONE, Ordering::Relaxed);
+        self.call.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Begins a call inside, with a limit of its own. `lift` removes the server's limits until it ends.
+    /// Calls of one request are nested, so they end in the reverse order.
+    pub(super) fn begin_call(
+        &self,
+        lift: bool,
+        limit: Option<(Duration, DeadlineSource)>,
+    ) -> Former {
+        let call = self.call.load(Ordering::Relaxed);
+        let mut ours = NONE;
+        if lift {
+            ours = self.ours.swap(NONE, Ordering::Relaxed);
+            self.call.store(NONE, Ordering::Relaxed);
+        }
+        let limit = limit.and_then(|(after, source)| pack(after, source));
+        let is_limited =
+            limit.is_some_and(|limit| limit < self.call.fetch_min(limit, Ordering::Relaxed));
+        Former {
+            call,
+            ours,
+            is_limited,
+        }
+    }
+
+    /// Ends a call. With `restore` the server's deadline that it had lifted is in force again, unless the
+    /// application has set an earlier one. Returns whether it had lifted one.
+    pub(super) fn end_call(&self, former: Former, restore: bool) -> bool {
+        self.call.store(former.call, Ordering::Relaxed);
+        let lifted = restore && former.ours != NONE;
+        if lifted {
+            self.ours.fetch_min(former.ours, Ordering::Relaxed);
+        }
+        lifted
     }
 
     /// Replaces the server's deadline by `next`, and removes the request's unless `keep_request`.
@@ -81,6 +139,12 @@ impl Deadline {
     pub(super) fn clear(&mut self) {
         self.ours.store(NONE, Ordering::Relaxed);
         self.request.store(NONE, Ordering::Relaxed);
+        self.call.store(NONE, Ordering::Relaxed);
+    }
+
+    /// The limit of the calls inside.
+    pub(super) fn of_call(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
+        unpack(self.call.load(Ordering::Relaxed), start)
     }
 
     /// The deadline of a request that started at `start`, and its source.
@@ -166,6 +230,63 @@ mod tests {
         assert_eq!(deadline.at(start), extended);
         deadline.extend(Duration::MAX, DeadlineSource::Handler);
         assert_eq!(deadline.at(start), None);
+    }
+
+    #[test]
+    fn a_call_ends_by_its_own_limit_and_puts_the_former_ones_back() {
+        let start = Instant::now();
+        let deadline = Deadline::none();
+        deadline.tighten(2 * TWO, DeadlineSource::Layer);
+        let whole = deadline.at(start);
+        let outer = deadline.begin_call(false, Some((TWO, DeadlineSource::Policy)));
+        assert!(outer.is_limited);
+        let of_outer = Some((start + TWO, DeadlineSource::Policy));
+        // One that allows more, one that allows less, and one that lifts all others.
+        for (lift, limit, is_limited, of_call) in [
+            (false, 2 * TWO, false, of_outer),
+            (
+                false,
+                ONE,
+                true,
+                Some((start + ONE, DeadlineSource::Policy)),
+            ),
+            (
+                true,
+                4 * TWO,
+                true,
+                Some((start + 4 * TWO, DeadlineSource::Policy)),
+            ),
+        ] {
+            let inner = deadline.begin_call(lift, Some((limit, DeadlineSource::Policy)));
+            assert_eq!(inner.is_limited, is_limited);
+            assert_eq!(deadline.of_call(start), of_call);
+            assert_eq!(deadline.at(start), whole.filter(|_| !lift));
+            assert_eq!(deadline.end_call(inner, true), lift);
+            assert_eq!(deadline.of_call(start), of_outer);
+            assert_eq!(deadline.at(start), whole);
+        }
+        assert!(!deadline.end_call(outer, true));
+        assert_eq!(deadline.of_call(start), None);
+        // What the application set meanwhile stays if it is earlier, and nothing comes back after a head.
+        let lifted = deadline.begin_call(true, None);
+        deadline.tighten(ONE, DeadlineSource::Handler);
+        assert!(deadline.end_call(lifted, true));
+        let handler = Some((start + ONE, DeadlineSource::Handler));
+        assert_eq!(deadline.at(start), handler);
+        let lifted = deadline.begin_call(true, None);
+        assert!(!deadline.end_call(lifted, false));
+        assert_eq!(deadline.at(start), None);
+    }
+
+    #[test]
+    fn a_bound_is_neither_extended_nor_lifted() {
+        let start = Instant::now();
+        let deadline = Deadline::none();
+        deadline.bound(ONE, DeadlineSource::Layer);
+        deadline.extend(TWO, DeadlineSource::Handler);
+        deadline.lift();
+        let bound = Some((start + ONE, DeadlineSource::Layer));
+        assert_eq!(deadline.at(start), bound);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{scope::RequestScope, wire::matched_path};
 ///
 /// A layer around a router runs before the route is known. The extractors [`RequestScope`] and
 /// [`Arena`](crate::Arena) set the label later. For handlers that use neither, add this layer with
-/// `Router::route_layer`.
+/// `Router::route_layer`. Routers in `nest_service` and `fallback_service` need it too.
 ///
 /// # Examples
 ///
@@ -77,7 +77,7 @@ where
         if let (Some(scope), Some(path)) =
             (extensions.get::<RequestScope>(), matched_path(extensions))
         {
-            scope.set_route(path);
+            scope.set_matched_path(path);
         }
         self.inner.call(request)
     }

@@ -10,7 +10,7 @@ use crate::{arena::Arena, scope::RequestScope, wire::matched_path};
 fn scope(parts: &Parts) -> Option<RequestScope> {
     let scope = parts.extensions.get::<RequestScope>()?;
     if let Some(path) = matched_path(&parts.extensions) {
-        scope.set_route(path);
+        scope.set_matched_path(path);
     }
     Some(scope.clone())
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::body_error::BodyTimeoutError;
+use super::{body_error::BodyTimeoutError, call::Call, place::Place};
 use crate::{
     account::Inside,
     cancel::{CancelReason, Outcome},
@@ -109,7 +109,12 @@ pin_project! {
             stream: StreamPlace,
         },
         // The inner service's body, of a scope that an outer layer ends.
-        Nested { #[pin] body: B },
+        Nested {
+            #[pin]
+            body: B,
+            // The call that the body belongs to, if it limits bodies.
+            call: Option<Call>,
+        },
         // The layer's own response.
         Answer { bytes: Bytes, open: Option<OpenScope>, length: BodyLength },
         Done,
@@ -184,40 +189,46 @@ impl<B> State<B> {
 }
 
 impl<B> ResponseBody<B> {
-    /// The inner service's body. Without an open scope an outer layer ends it.
+    /// The inner service's body.
     pub(super) fn inner(
         body: B,
-        open: Option<OpenScope>,
+        place: Option<Place>,
         length: BodyLength,
         protocol: Protocol,
     ) -> Self {
-        let state = match open {
-            Some(open) => State::Open {
-                inside: Inside::new(body, Some(open)),
-                length,
-                timer: None,
-                protocol,
-                stream: StreamPlace::none(),
-            },
-            None => return Self::nested(body),
+        let open = match place {
+            Some(Place::Outermost(open)) => open,
+            Some(Place::Nested(call)) => return Self::nested(body, call.responded()),
+            None => return Self::nested(body, None),
+        };
+        let state = State::Open {
+            inside: Inside::new(body, Some(open)),
+            length,
+            timer: None,
+            protocol,
+            stream: StreamPlace::none(),
         };
         Self { state }
     }
 
     /// The inner service's body, of a scope that an outer layer ends.
-    pub(super) const fn nested(body: B) -> Self {
+    pub(super) const fn nested(body: B, call: Option<Call>) -> Self {
         Self {
-            state: State::Nested { body },
+            state: State::Nested { body, call },
         }
     }
 
     /// A body made by the middleware.
     pub(super) fn answer(
         bytes: Bytes,
-        open: Option<OpenScope>,
+        place: Option<Place>,
         length: BodyLength,
         _protocol: Protocol,
     ) -> Self {
+        let open = match place {
+            Some(Place::Outermost(open)) => Some(open),
+            Some(Place::Nested(_)) | None => None,
+        };
         let state = State::Answer {
             bytes,
             open,
@@ -280,7 +291,7 @@ where
                 stream,
                 ..
             } => (inside, length, timer, stream),
-            StateProjection::Nested { body } => return body.poll_frame(cx).map_err(Into::into),
+            StateProjection::Nested { body, .. } => return body.poll_frame(cx).map_err(Into::into),
             StateProjection::Answer { bytes, .. } => {
                 let bytes = std::mem::take(bytes);
                 state.finish(Some(CancelReason::new(Outcome::Completed)));
@@ -355,7 +366,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Open { inside, .. } => inside.get().is_none_or(Body::is_end_stream),
-            State::Nested { body } => body.is_end_stream(),
+            State::Nested { body, .. } => body.is_end_stream(),
             State::Answer { bytes, .. } => bytes.is_empty(),
             State::Done => true,
         }
@@ -366,7 +377,7 @@ where
             State::Open { inside, .. } => inside
                 .get()
                 .map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
-            State::Nested { body } => body.size_hint(),
+            State::Nested { body, .. } => body.size_hint(),
             State::Answer { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             State::Done => SizeHint::with_exact(0),
         }
@@ -377,7 +388,10 @@ where
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
-            state: State::Nested { body: B::default() },
+            state: State::Nested {
+                body: B::default(),
+                call: None,
+            },
         }
     }
 }

@@ -184,9 +184,13 @@ impl fmt::Display for DeadlineContext<'_> {
     }
 }
 
-/// An extension of the response that a policy makes for a request that had expired on arrival. The
-/// layer replaces that response by its own.
+/// An extension of the response of a call whose limit has passed, for the layers around it: if the
+/// response is the request's, the request has exceeded its deadline.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExpiredInside {
     pub(super) source: DeadlineSource,
+    pub(super) on_arrival: bool,
+    pub(super) wants_body: bool,
+    /// Whether a layer has made the response. The nearest layer replaces a policy's by its own.
+    pub(super) answered: bool,
 }

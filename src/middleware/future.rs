@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
@@ -21,6 +21,7 @@ use crate::{
     account::{Enter, Inside},
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
+    scope::RequestScope,
     sync::Arc,
     wire::{self, Protocol},
 };
@@ -140,17 +141,7 @@ impl<F> ResponseFuture<F> {
         }
     }
 
-    /// The request's deadline had passed before it reached a policy. The layer that opened the scope
-    /// replaces the response by its own.
-    #[cold]
-    pub(super) fn expired_inside(source: DeadlineSource) -> Self {
-        let mut answer = Response::new(Bytes::new());
-        *answer.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        answer.extensions_mut().insert(ExpiredInside { source });
-        Self::ready(answer)
-    }
-
-    /// The request's deadline had passed before the inner service was called.
+    /// The request's deadline, or the limit of a call, had passed before the inner service was called.
     #[cold]
     pub(super) fn expired(
         mut place: Place,
@@ -160,44 +151,107 @@ impl<F> ResponseFuture<F> {
     ) -> Self {
         let reason = CancelReason::deadline(source);
         let scope = place.scope().clone();
-        scope.cancel_for(reason);
+        if matches!(place, Place::Outermost(_)) {
+            scope.cancel_for(reason);
+        }
+        let expired = ExpiredInside {
+            source,
+            on_arrival: true,
+            wants_body: false,
+            answered: !place.is_policy(),
+        };
         let guard = place.enter();
-        let context = DeadlineContext::on_arrival(&scope, source, info);
-        let answer = deadline_response(context, info.protocol, responses);
+        let answer = answer(&scope, expired, info, responses);
         Place::returned(guard);
         drop(scope);
-        Self::answered(answer, place, reason, info)
+        match place {
+            Place::Outermost(_) => Self::answered(answer, place, reason, info),
+            Place::Nested(_) => Self::ready(marked(answer, expired)),
+        }
     }
 }
 
-/// Drops the handler of a request whose deadline has passed, and answers instead.
+/// The response to a request, or a call, whose deadline has passed.
+fn answer(
+    scope: &RequestScope,
+    expired: ExpiredInside,
+    info: RequestInfo,
+    responses: Option<&DeadlineResponses>,
+) -> Response<Bytes> {
+    let mut context = DeadlineContext::on_arrival(scope, expired.source, info);
+    (context.on_arrival, context.wants_body) = (expired.on_arrival, expired.wants_body);
+    deadline_response(context, info.protocol, responses)
+}
+
+/// Tells the layers around a call that its limit has passed.
+fn marked<B>(mut response: Response<B>, expired: ExpiredInside) -> Response<B> {
+    response.extensions_mut().insert(expired);
+    response
+}
+
+/// Drops the handler of a request, or of a call, whose deadline has passed, and answers instead.
+///
+/// Only the layer that has opened the scope cancels it. A call cannot know whether its response becomes
+/// the request's: if it does, that layer finds the mark.
 #[cold]
 #[inline(never)]
 fn expire<F, R>(
     mut inside: Pin<&mut Inside<F, Option<Place>>>,
-    source: DeadlineSource,
-    on_arrival: bool,
+    mut expired: ExpiredInside,
     info: RequestInfo,
     responses: Option<&DeadlineResponses>,
 ) -> Response<ResponseBody<R>> {
-    let place = inside.place().as_ref();
-    let Some(scope) = place.map(|place| place.scope().clone()) else {
+    let Some(place) = inside.place().as_ref() else {
         unreachable!("a running future has a place");
     };
+    let scope = place.scope().clone();
+    let is_outermost = matches!(place, Place::Outermost(_));
+    expired.answered = !place.is_policy();
     // Read before the handler is dropped, which then waits for nothing.
-    let wants_body =
-        source == DeadlineSource::RequestBodyIdleTimeout || scope.limits().wants_body();
-    scope.cancel_for(CancelReason::deadline(source));
-    let answer = inside.as_mut().run(|mut handler| {
+    expired.wants_body |=
+        expired.source == DeadlineSource::RequestBodyIdleTimeout || scope.limits().wants_body();
+    if is_outermost {
+        scope.cancel_for(CancelReason::deadline(expired.source));
+    }
+    let mut answer = inside.as_mut().run(|mut handler| {
         handler.set(None);
-        let mut context = DeadlineContext::on_arrival(&scope, source, info);
-        (context.on_arrival, context.wants_body) = (on_arrival, wants_body);
-        deadline_response(context, info.protocol, responses)
+        answer(&scope, expired, info, responses)
     });
     drop(scope);
+    if !is_outermost {
+        answer = marked(answer, expired);
+    }
     let length = BodyLength::of_bytes(answer.body());
     let place = inside.place_mut().take();
     respond(place, answer, length, info, ResponseBody::answer)
+}
+
+/// The response of a call inside of `place` whose limit has passed: that of the nearest layer. If it is
+/// the request's, the request has exceeded its deadline.
+#[cold]
+#[inline(never)]
+fn expired_inside<F, R: Body>(
+    inside: Pin<&mut Inside<F, Option<Place>>>,
+    mut response: Response<R>,
+    length: BodyLength,
+    expired: ExpiredInside,
+    info: RequestInfo,
+    responses: Option<&DeadlineResponses>,
+) -> Response<ResponseBody<R>> {
+    match inside.place() {
+        Some(Place::Outermost(open)) if expired.answered => {
+            let reason = CancelReason::deadline(expired.source);
+            open.scope().cancel_for(reason);
+            // Another request may have sent this one, and its response is another one.
+            response.extensions_mut().remove::<ExpiredInside>();
+        }
+        Some(place) if !expired.answered && !place.is_policy() => {
+            return expire(inside, expired, info, responses);
+        }
+        _ => {}
+    }
+    let place = inside.place_mut().take();
+    respond(place, response, length, info, ResponseBody::inner)
 }
 
 impl<F, R, E> Future for ResponseFuture<F>
@@ -226,10 +280,11 @@ where
                 });
                 match polled {
                     Poll::Ready(Ok((length, response))) => {
-                        if let Some(expired) = response.extensions().get::<ExpiredInside>() {
-                            let (source, info) = (expired.source, *info);
-                            let responses = responses.as_deref();
-                            Ok(expire(inside, source, true, info, responses))
+                        if let Some(&expired) = response.extensions().get::<ExpiredInside>() {
+                            let (info, responses) = (*info, responses.as_deref());
+                            let response =
+                                expired_inside(inside, response, length, expired, info, responses);
+                            Ok(response)
                         } else {
                             let place = inside.place_mut().take();
                             Ok(respond(place, response, length, *info, ResponseBody::inner))
@@ -249,13 +304,18 @@ where
                         let Some(source) = passed else {
                             return Poll::Pending;
                         };
-                        Ok(expire(inside, source, false, *info, responses.as_deref()))
+                        let expired = ExpiredInside {
+                            source,
+                            on_arrival: false,
+                            wants_body: false,
+                            answered: true,
+                        };
+                        Ok(expire(inside, expired, *info, responses.as_deref()))
                     }
                 }
             }
-            StateProjection::Passing { inner } => {
-                ready!(inner.poll(cx)).map(|response| response.map(ResponseBody::nested))
-            }
+            StateProjection::Passing { inner } => ready!(inner.poll(cx))
+                .map(|response| response.map(|body| ResponseBody::nested(body, None))),
             StateProjection::Answered { answer } => {
                 let answer = std::mem::take(&mut **answer);
                 Ok(answer.map(|bytes| {

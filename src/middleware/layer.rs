@@ -14,8 +14,12 @@ use crate::{
 /// the figures (see [`Expose`]), and the [handle](Self::handle) shows them per route.
 ///
 /// A layer is fixed once it is made. All services made by it and its clones share its pool and
-/// statistics. A layer inside another one shares the outer scope; it can shorten the deadline and
-/// sets the route label.
+/// statistics. A layer inside another one shares the outer scope; its timeout is the limit of its call,
+/// and it sets the route label.
+///
+/// A request that a handler sends through the same layer, or through another one with a clone of its own
+/// extensions, gets a scope of its own. The deadline of the handler's request bounds it, and the end of
+/// that request cancels it.
 ///
 /// # Examples
 ///

@@ -4,9 +4,11 @@
 mod body;
 mod body_error;
 mod builder;
+mod call;
 mod config;
 mod deadline_context;
 mod deadline_response;
+mod dispatch;
 mod draining;
 pub(crate) mod expose;
 mod future;

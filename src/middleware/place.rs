@@ -1,5 +1,6 @@
 use std::task::Context;
 
+use super::call::Call;
 use crate::{
     account::Enter,
     deadline::{DeadlineSource, DeadlineTimer},
@@ -12,15 +13,20 @@ pub(super) enum Place {
     /// This layer has opened the scope and ends it.
     Outermost(OpenScope),
     /// An outer layer has opened the scope. Another task than that layer's may poll this future.
-    Nested(RequestScope),
+    Nested(Call),
 }
 
 impl Place {
     pub(super) const fn scope(&self) -> &RequestScope {
         match self {
             Self::Outermost(open) => open.scope(),
-            Self::Nested(scope) => scope,
+            Self::Nested(call) => &call.scope,
         }
+    }
+
+    /// Whether a policy has made it, which leaves the answer to the layer around it.
+    pub(super) const fn is_policy(&self) -> bool {
+        matches!(self, Self::Nested(call) if !call.by_layer)
     }
 
     pub(super) fn poll_deadline(
@@ -30,7 +36,7 @@ impl Place {
     ) -> Option<DeadlineSource> {
         match self {
             Self::Outermost(open) => open.poll_deadline(timer, cx),
-            Self::Nested(scope) => timer.poll(scope.limits(), cx),
+            Self::Nested(call) => call.poll_deadline(timer, cx),
         }
     }
 }
@@ -41,7 +47,7 @@ impl Enter for Place {
     fn enter(&mut self) -> EnteredScope<'_> {
         match self {
             Self::Outermost(open) => open.enter(),
-            Self::Nested(scope) => scope.enter(),
+            Self::Nested(call) => call.scope.enter(),
         }
     }
 

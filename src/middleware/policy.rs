@@ -1,23 +1,38 @@
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{body::ResponseBody, future::ResponseFuture};
+use super::{
+    body::ResponseBody,
+    call::Call,
+    dispatch::{Dispatch, Origin},
+    future::ResponseFuture,
+    place::Place,
+    request_info::RequestInfo,
+};
 use crate::{
-    cancel::CancelReason,
-    deadline::{DeadlineSource, RoutePolicy},
-    scope::RequestScope,
+    account::Enter,
+    deadline::RoutePolicy,
+    route::{RouteKey, UNMATCHED},
+    scope::{OpenScope, RequestScope, own_path},
+    wire::{known_method, matched_path},
 };
 
 /// The service made by a [`RoutePolicy`] as a layer.
 ///
-/// It applies the policy to the scope of each request. If the time that the policy allows had passed
-/// before the request arrived, the inner service is not called, and the layer responds as it does when
-/// a deadline passes. Outside any `MemoryLayer` it leaves the policy in the request's extensions for an
-/// inner one.
+/// The limits are those of the call: they end with the inner service's response and its body. A call
+/// that exceeds its timeout is dropped and answered with `504`. If that becomes the request's response,
+/// the request has exceeded its deadline, and the nearest layer replaces the response by its own. If the
+/// time had passed in a queue, the inner service is not called.
+///
+/// A request that a handler made of its own extensions gets a scope of its own here. Outside any
+/// `MemoryLayer` the policy is left in the request's extensions for an inner one.
 ///
 /// # Examples
 ///
@@ -59,6 +74,15 @@ impl<S> Layer<S> for RoutePolicy {
     }
 }
 
+/// What the figures of a request that `parent` has sent are kept by.
+fn key<B>(parent: &RequestScope, copied_path: Option<&str>, request: &Request<B>) -> RouteKey {
+    let path = matched_path(request.extensions()).and_then(|path| own_path(copied_path, path));
+    RouteKey {
+        route: path.map_or(UNMATCHED, |path| parent.route_number(path)),
+        method: known_method(request.method()),
+    }
+}
+
 impl<S, B, R> Service<Request<B>> for PolicyService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -73,21 +97,41 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let scope = request.extensions().get::<RequestScope>();
-        // A scope that has ended belongs to a request whose extensions were used again.
-        match scope.filter(|scope| !scope.is_ended()) {
-            Some(scope) => {
-                if let Some(source) = scope.limits().apply(&self.policy, DeadlineSource::Policy) {
-                    scope.cancel_for(CancelReason::deadline(source));
-                    return ResponseFuture::expired_inside(source);
-                }
+        let (mut place, expired) = match Dispatch::at_policy(request.extensions()) {
+            Dispatch::Inside(scope) => {
+                let (call, expired) = Call::begin(scope, &self.policy, false);
+                (Place::Nested(call), expired)
             }
-            None => {
+            Dispatch::New(Origin {
+                parent: Some(parent),
+                path,
+            }) => {
+                // No layer has seen this request, and none may follow.
+                let key = key(&parent, path.as_deref(), &request);
+                let mut open = OpenScope::by_policy(&parent, key);
+                open.copied_from(path);
+                let scope = open.scope();
+                let (outer, none) = (Some(&self.policy), RoutePolicy::new());
+                let expired = scope.limits().begin(None, outer, &none, Duration::ZERO);
+                request.extensions_mut().insert(scope.to_carried());
+                (Place::Outermost(open), expired)
+            }
+            Dispatch::New(_) => {
                 let outer = request.extensions().get::<RoutePolicy>().copied();
                 let policy = self.policy.inside(outer.unwrap_or_default());
                 request.extensions_mut().insert(policy);
+                return ResponseFuture::passing(self.inner.call(request));
             }
+        };
+        let info = RequestInfo::of(&request, false);
+        match expired {
+            None => {
+                let entered = place.enter();
+                let inner = self.inner.call(request);
+                Place::returned(entered);
+                ResponseFuture::running(inner, place, info, None)
+            }
+            Some(source) => ResponseFuture::expired(place, source, info, None),
         }
-        ResponseFuture::passing(self.inner.call(request))
     }
 }

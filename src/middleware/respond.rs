@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     deadline::BodyKind,
-    scope::OpenScope,
     wire::{self, Protocol},
 };
 
@@ -18,11 +17,12 @@ pub(super) fn respond<T, R>(
     response: Response<T>,
     length: BodyLength,
     info: RequestInfo,
-    wrap: impl FnOnce(T, Option<OpenScope>, BodyLength, Protocol) -> ResponseBody<R>,
+    wrap: impl FnOnce(T, Option<Place>, BodyLength, Protocol) -> ResponseBody<R>,
 ) -> Response<ResponseBody<R>> {
     let (mut parts, body) = response.into_parts();
-    let Some(Place::Outermost(mut open)) = place else {
-        return Response::from_parts(parts, wrap(body, None, length, Protocol::Plain));
+    let mut open = match place {
+        Some(Place::Outermost(open)) => open,
+        place => return Response::from_parts(parts, wrap(body, place, length, Protocol::Plain)),
     };
     let tunnel = info.connect && parts.status.is_success();
     // By the rules of HTTP these have no body. Servers drop one unread.
@@ -54,5 +54,6 @@ pub(super) fn respond<T, R>(
     if info.exposed {
         wire::header::write(open.scope(), &mut parts.headers);
     }
-    Response::from_parts(parts, wrap(body, Some(open), length, protocol))
+    let place = Some(Place::Outermost(open));
+    Response::from_parts(parts, wrap(body, place, length, protocol))
 }

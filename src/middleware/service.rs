@@ -5,15 +5,22 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody, config::Config, expose::Expose, future::ResponseFuture, place::Place,
-    readiness::Readiness, request_info::RequestInfo,
+    body::ResponseBody,
+    call::Call,
+    config::Config,
+    dispatch::{Dispatch, Origin},
+    expose::Expose,
+    future::ResponseFuture,
+    place::Place,
+    readiness::Readiness,
+    request_info::RequestInfo,
 };
 use crate::{
     account::Enter,
     cancel::{CancelReason, Outcome},
     deadline::{DeadlineSource, RequestTimes, RoutePolicy},
     route::{RouteKey, UNMATCHED},
-    scope::{OpenScope, RequestScope},
+    scope::{OpenScope, RequestScope, own_path},
     sync::Arc,
     wire::{known_method, matched_path, shutting_down},
 };
@@ -71,8 +78,9 @@ impl<S> MemoryService<S> {
 
 impl Config {
     /// What the request's figures are kept by.
-    fn key<B>(&self, request: &Request<B>) -> RouteKey {
-        let path = matched_path(request.extensions());
+    fn key<B>(&self, request: &Request<B>, origin: &Origin) -> RouteKey {
+        let path = matched_path(request.extensions())
+            .and_then(|path| own_path(origin.path.as_deref(), path));
         RouteKey {
             route: path.map_or(self.route, |path| self.handle.layer.routes.number(path)),
             method: known_method(request.method()),
@@ -85,17 +93,23 @@ impl Config {
         Some(trust.times(request.headers(), &self.handle.layer))
     }
 
-    /// Applies this layer to a scope that an outer one has opened. Returns the source of a deadline that
-    /// has passed already.
-    fn begin_inner<B>(&self, scope: &RequestScope, request: &Request<B>) -> Option<DeadlineSource> {
-        let times = self.times(request);
-        let expired = scope.limits().begin_inner(times, &self.limits);
+    /// Begins a call in a scope that an outer layer has opened. Also returns the source of a deadline
+    /// that has passed already.
+    fn begin_call<B>(
+        &self,
+        scope: RequestScope,
+        request: &Request<B>,
+    ) -> (Call, Option<DeadlineSource>) {
         if let Some(path) = matched_path(request.extensions()) {
-            scope.set_route(path);
+            if let Some(carried) = request.extensions().get::<RequestScope>() {
+                carried.set_matched_path(path);
+            }
         } else if self.route != UNMATCHED {
             scope.set_route(self.handle.layer.routes.route(self.route).label.as_str());
         }
-        expired
+        let expired = scope.limits().begin_inner(self.times(request));
+        let (call, passed) = Call::begin(scope, &self.limits, true);
+        (call, expired.or(passed))
     }
 }
 
@@ -110,8 +124,8 @@ impl<S> MemoryService<S> {
         S: Service<Request<B>>,
     {
         let info = RequestInfo::of(&request, false);
-        let expired = self.config.begin_inner(&scope, &request);
-        let place = Place::Nested(scope);
+        let (call, expired) = self.config.begin_call(scope, &request);
+        let place = Place::Nested(call);
         match expired {
             None => {
                 let responses = self.config.responses.clone();
@@ -142,12 +156,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let waited = self.readiness.take();
-        let outer = request.extensions().get::<RequestScope>();
-        // A scope that has ended belongs to a request whose extensions were used again.
-        if let Some(scope) = outer.filter(|scope| !scope.is_ended()) {
-            let scope = scope.clone();
-            return self.call_nested(scope, request);
-        }
+        let origin = match Dispatch::at_layer(request.extensions(), &self.config.handle.layer) {
+            Dispatch::Inside(scope) => return self.call_nested(scope, request),
+            Dispatch::New(origin) => origin,
+        };
 
         let config = &self.config;
         let exposed = match &config.expose {
@@ -163,23 +175,38 @@ where
             }
         };
         let info = RequestInfo::of(&request, exposed);
-        let mut open = OpenScope::new(&config.handle.layer, config.key(&request), waited);
+        let key = config.key(&request, &origin);
+        let mut open = OpenScope::new(&config.handle.layer, key, waited, origin.parent.as_ref());
+        open.copied_from(origin.path);
+        // A request that one of the layer's open requests has sent is part of what a shutdown waits for.
+        let part_of = origin
+            .parent
+            .filter(|parent| parent.is_of(&config.handle.layer));
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.handle.layer.shutdown.has_begun() {
-            let served;
-            (request, served) = config.draining.serves(request);
-            if !served {
-                let retry_after = config.draining.retry_after;
-                let answer = shutting_down(info.protocol, info.http1, retry_after);
-                let reason = CancelReason::new(Outcome::Shutdown);
-                return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
+            if let Some(parent) = part_of {
+                if parent.is_spared() {
+                    open.spare();
+                }
+            } else {
+                let served;
+                (request, served) = config.draining.serves(request);
+                if !served {
+                    let retry_after = config.draining.retry_after;
+                    let answer = shutting_down(info.protocol, info.http1, retry_after);
+                    let reason = CancelReason::new(Outcome::Shutdown);
+                    return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
+                }
+                open.spare();
             }
-            open.spare();
         }
-        let outer = request.extensions().get::<RoutePolicy>();
+        // It is this request's, and not that of a request made of the same extensions.
+        let outer = request.extensions_mut().remove::<RoutePolicy>();
         let scope = open.scope();
         let times = config.times(&request);
-        let expired = scope.limits().begin(times, outer, &config.limits, waited);
+        let expired = scope
+            .limits()
+            .begin(times, outer.as_ref(), &config.limits, waited);
         if let Some(source) = expired {
             let entered = open.enter();
             drop(request);
@@ -187,7 +214,7 @@ where
             let responses = config.responses.as_deref();
             return ResponseFuture::expired(Place::Outermost(open), source, info, responses);
         }
-        request.extensions_mut().insert(scope.clone());
+        request.extensions_mut().insert(scope.to_carried());
         let entered = open.enter();
         let inner = self.inner.call(request);
         entered.done();

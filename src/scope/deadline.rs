@@ -6,17 +6,17 @@ use super::handle::RequestScope;
 use crate::deadline::{DeadlineSource, Limits, RoutePolicy};
 
 impl RequestScope {
-    /// Returns when the response head is due or, once there is one, the end of its body. `None` if
+    /// Returns when the response head, or the response of a call with a shorter limit, is due or, once there is one, the end of its body. `None` if
     /// there is no limit.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.limits().deadline().map(|(at, _)| at)
+        self.limits().visible_deadline().map(|(at, _)| at)
     }
 
     /// Returns the source of the [`deadline`](Self::deadline).
     #[must_use]
     pub fn deadline_source(&self) -> Option<DeadlineSource> {
-        self.limits().deadline().map(|(_, source)| source)
+        self.limits().visible_deadline().map(|(_, source)| source)
     }
 
     /// Returns the time left until the [`deadline`](Self::deadline), zero if it has passed.

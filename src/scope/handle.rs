@@ -46,21 +46,43 @@ use crate::{
 /// # let response = runtime.block_on(service.oneshot(Request::new(()))).unwrap();
 /// # assert_eq!(response.status(), 200);
 /// ```
-#[derive(Clone)]
 pub struct RequestScope {
     /// `None` only while the handle is entered (see `current`) or dropped.
-    state: Option<Arc<ScopeState>>,
+    pub(super) state: Option<Arc<ScopeState>>,
+    /// Whether this is the handle in the extensions of the request that the layer has passed on.
+    pub(super) carried: bool,
+}
+
+/// A clone is not the handle that the request carries. So a request that is made of a clone of another
+/// one's extensions can be told from that one.
+impl Clone for RequestScope {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            carried: false,
+        }
+    }
 }
 
 impl RequestScope {
     /// Opens the scope of a new request.
-    pub(super) fn open(layer: &Arc<LayerState>, key: RouteKey, start: Instant) -> Self {
+    pub(super) fn open(
+        layer: &Arc<LayerState>,
+        key: RouteKey,
+        start: Instant,
+        parent: Option<&Self>,
+    ) -> Self {
         let mut state = recycle::take();
         let Some(unique) = Arc::get_mut(&mut state) else {
             unreachable!("a recycled scope has no handle");
         };
-        unique.open(Arc::clone(layer), key, start);
-        Self { state: Some(state) }
+        let parent = parent.map(Self::state);
+        unique.open(Arc::clone(layer), key, start, parent);
+        Self {
+            state: Some(state),
+            carried: false,
+        }
     }
 
     #[inline]
@@ -88,7 +110,10 @@ impl RequestScope {
     /// not started with [`spawn`](Self::spawn).
     #[must_use]
     pub fn current() -> Option<Self> {
-        current::get().map(|state| Self { state: Some(state) })
+        current::get().map(|state| Self {
+            state: Some(state),
+            carried: false,
+        })
     }
 
     /// Returns the request's arena, taken from the pool at the first call.
@@ -154,17 +179,7 @@ impl RequestScope {
 
     /// The request's own token, made at the first call.
     pub(crate) fn own_token(&self) -> &CancellationToken {
-        let state = self.state();
-        let token = state.cancel.token(|token| {
-            // A shutdown cancels the tokens that are listed.
-            if !state.is_spared() {
-                let key = state.layer().tokens.insert(token.clone());
-                state.token.set(key);
-            }
-        });
-        // Cancels a token that was made too late for a shutdown to find it.
-        let _ = state.reason();
-        token
+        self.state().own_token()
     }
 
     /// Waits until the request is cancelled, and returns the reason.

@@ -29,12 +29,34 @@ pub(crate) struct OpenScope {
 }
 
 impl OpenScope {
-    /// Opens the scope of a request that has `waited` for the service to be ready.
-    pub(crate) fn new(layer: &Arc<LayerState>, key: RouteKey, waited: Duration) -> Self {
+    /// Opens the scope of a request that has `waited` for the service to be ready, and that the request
+    /// of `parent` has sent.
+    pub(crate) fn new(
+        layer: &Arc<LayerState>,
+        key: RouteKey,
+        waited: Duration,
+        parent: Option<&RequestScope>,
+    ) -> Self {
         let now = Instant::now();
         let start = now.checked_sub(waited).unwrap_or(now);
+        Self::owning(RequestScope::open(layer, key, start, parent))
+    }
+
+    /// Opens the scope of a request that the request of `parent` has sent to a policy.
+    pub(crate) fn by_policy(parent: &RequestScope, key: RouteKey) -> Self {
+        Self::owning(parent.open_by_policy(key, Instant::now()))
+    }
+
+    /// Records the path of the parent, if the request was made of the parent's extensions.
+    pub(crate) fn copied_from(&mut self, path: Option<String>) {
+        if path.is_some() {
+            self.scope.unshared().copied_from(path);
+        }
+    }
+
+    const fn owning(scope: RequestScope) -> Self {
         Self {
-            scope: RequestScope::open(layer, key, start),
+            scope,
             reason: CancelReason::new(Outcome::Abandoned),
             registered: false,
         }

@@ -37,6 +37,12 @@ const NOT_SPARED: usize = usize::MAX;
 pub(crate) struct ScopeState {
     /// `None` only while the scope is recycled, without a handle.
     layer: Option<Arc<LayerState>>,
+    /// The scope of the request that has sent this one.
+    pub(super) parent: Option<Arc<Self>>,
+    /// The path of the parent, if the request was made of the parent's extensions.
+    pub(super) parent_path: Option<String>,
+    /// Whether a layer has opened the scope, or else a policy.
+    pub(super) by_layer: bool,
     pub(super) account: Account,
     pub(super) arena: OnceLock<Arena>,
     pub(super) lifecycle: Lifecycle,
@@ -62,6 +68,9 @@ impl ScopeState {
     pub(super) fn new() -> Self {
         Self {
             layer: None,
+            parent: None,
+            parent_path: None,
+            by_layer: true,
             account: Account::new(),
             arena: OnceLock::new(),
             lifecycle: Lifecycle::new(),
@@ -79,13 +88,28 @@ impl ScopeState {
     }
 
     /// Makes this the scope of a new request.
-    pub(super) fn open(&mut self, layer: Arc<LayerState>, key: RouteKey, start: Instant) {
+    pub(super) fn open(
+        &mut self,
+        layer: Arc<LayerState>,
+        key: RouteKey,
+        start: Instant,
+        parent: Option<&Arc<Self>>,
+    ) {
         layer.sink.opened(key);
         self.layer = Some(layer);
         self.method = key.method;
         // Relaxed: `&mut` excludes other threads.
         self.route.store(key.route, Ordering::Relaxed);
         self.limits.start = start;
+        if let Some(parent) = parent {
+            self.limits.bound(&parent.limits);
+            self.parent = Some(Arc::clone(parent));
+        }
+    }
+
+    /// Whether there is a response head.
+    pub(super) fn has_head(&self) -> bool {
+        self.head.load(Ordering::Relaxed) != NEVER
     }
 
     /// Releases everything the request held, so that the scope can be recycled.
@@ -106,6 +130,9 @@ impl ScopeState {
         self.spared.store(NOT_SPARED, Ordering::Relaxed);
         self.tasks.take();
         drop(self.annotations.take());
+        self.by_layer = true;
+        self.parent_path.take();
+        self.parent.take();
     }
 
     /// The state shared by the layer's scopes.
@@ -200,20 +227,26 @@ impl ScopeState {
         if let Some(reason) = self.cancel.reason() {
             return Some(reason);
         }
-        let began = self.layer().shutdown.began()?;
-        if self.is_spared() {
-            return None;
-        }
-        self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
+        self.cancel_from_outside();
         self.cancel.reason()
     }
 
-    /// Cancels for `reason`, unless there is one. A shutdown that has begun comes first.
+    /// Cancels for `reason`, unless there is one. A shutdown that has begun comes first, and then the
+    /// reason of the parent.
     pub(super) fn cancel(&self, reason: CancelReason) {
+        self.cancel_from_outside();
+        self.set_reason(reason, None);
+    }
+
+    /// Cancels if a shutdown has begun, or the parent is cancelled.
+    #[inline]
+    fn cancel_from_outside(&self) {
         if let Some(began) = self.layer().shutdown.began().filter(|_| !self.is_spared()) {
             self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
         }
-        self.set_reason(reason, None);
+        if let Some(reason) = self.parent.as_ref().and_then(|parent| parent.reason()) {
+            self.set_reason(reason.inherited(), None);
+        }
     }
 
     /// Sets the reason if there is none, as of `at` or now.

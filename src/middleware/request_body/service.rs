@@ -25,7 +25,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let scope = request.extensions().get::<RequestScope>().cloned();
+        let scope = request.extensions().get::<RequestScope>();
+        // The body of a request that a handler has sent is not what the scope's client sends.
+        let scope = scope.filter(|scope| scope.is_carried()).cloned();
         self.inner
             .call(request.map(|body| RequestBody::new(body, scope)))
     }

@@ -1,0 +1,139 @@
+//! Requests that a request's handler sends: how they are told from it, and their own paths.
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{handle::RequestScope, layer::LayerState, state::ScopeState};
+use crate::{deadline::CallLimits, route::RouteKey, sync::Arc};
+
+/// The part of a matched path that does not come from the parent's.
+pub(crate) fn own_path<'a>(parent: Option<&str>, matched: &'a str) -> Option<&'a str> {
+    let own = parent.and_then(|parent| matched.strip_prefix(parent));
+    Some(own.unwrap_or(matched)).filter(|own| !own.is_empty())
+}
+
+impl ScopeState {
+    /// The request's own token, made at the first call.
+    pub(super) fn own_token(&self) -> &CancellationToken {
+        let token = self.cancel.token(|| {
+            let token = self
+                .parent
+                .as_ref()
+                .map_or_else(CancellationToken::new, |parent| {
+                    parent.own_token().child_token()
+                });
+            // A shutdown cancels the tokens that are listed.
+            if !self.is_spared() {
+                self.token.set(self.layer().tokens.insert(token.clone()));
+            }
+            token
+        });
+        // Cancels a token that was made too late for a shutdown to find it.
+        let _ = self.reason();
+        token
+    }
+
+    /// Records the path of the parent, which a router has put in front of this request's.
+    pub(super) fn copied_from(&mut self, path: Option<String>) {
+        self.parent_path = path;
+    }
+
+    /// The request's own part of the path that a router has matched; `None` if no router has matched it
+    /// since it was made of the parent's extensions.
+    pub(super) fn own_path<'a>(&self, matched: &'a str) -> Option<&'a str> {
+        own_path(self.parent_path.as_deref(), matched)
+    }
+
+    /// The path in the request's extensions, if its label is its own part of that.
+    pub(super) fn full_path(&self) -> String {
+        let parent = self.parent_path.as_deref().unwrap_or_default();
+        format!("{parent}{}", self.route().label)
+    }
+
+    /// Records that a policy, and no layer, has opened the scope.
+    pub(super) fn opened_by_policy(&mut self) {
+        self.by_layer = false;
+    }
+
+    /// Whether a service of `layer` has opened the scope.
+    pub(super) fn is_opened_by(&self, layer: &Arc<LayerState>) -> bool {
+        self.by_layer && Arc::ptr_eq(self.layer(), layer)
+    }
+}
+
+impl RequestScope {
+    /// Opens the scope of a request that this one has sent to a policy, without any layer so far.
+    pub(super) fn open_by_policy(&self, key: RouteKey, start: Instant) -> Self {
+        let mut scope = Self::open(self.state().layer(), key, start, Some(self));
+        scope.unshared().opened_by_policy();
+        scope
+    }
+
+    /// The state of a scope that has just been opened.
+    pub(super) fn unshared(&mut self) -> &mut ScopeState {
+        let Some(unique) = self.state.as_mut().and_then(Arc::get_mut) else {
+            unreachable!("an open scope has one handle at first");
+        };
+        unique
+    }
+
+    /// Sets the label of the request by the path that a router has matched. A clone of the handle may be
+    /// another request's, whose path is not this one's.
+    pub(crate) fn set_matched_path(&self, matched: &str) {
+        if self.carried {
+            if let Some(path) = self.state().own_path(matched) {
+                self.set_route(path);
+            }
+        }
+    }
+
+    /// The path in the request's extensions, if its label is its own part of that.
+    pub(crate) fn full_path(&self) -> String {
+        self.state().full_path()
+    }
+
+    /// The number of a label in the layer's table.
+    pub(crate) fn route_number(&self, label: &str) -> usize {
+        self.state().layer().routes.number(label)
+    }
+
+    /// The handle for the extensions of the request that is passed on.
+    #[inline]
+    pub(crate) fn to_carried(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            carried: true,
+        }
+    }
+
+    /// Whether the request whose extensions hold this handle is the one that the layer has passed on.
+    /// Other requests hold a clone.
+    #[inline]
+    pub(crate) const fn is_carried(&self) -> bool {
+        self.carried
+    }
+
+    /// Whether a service of `layer` has opened the scope.
+    pub(crate) fn is_opened_by(&self, layer: &Arc<LayerState>) -> bool {
+        self.state().is_opened_by(layer)
+    }
+
+    /// Whether the scope belongs to `layer`.
+    pub(crate) fn is_of(&self, layer: &Arc<LayerState>) -> bool {
+        Arc::ptr_eq(self.state().layer(), layer)
+    }
+
+    /// Whether a shutdown does not cancel the request.
+    pub(crate) fn is_spared(&self) -> bool {
+        self.state().is_spared()
+    }
+
+    /// Ends a call inside of the scope: its time, or all of its limits.
+    pub(crate) fn end_call(&self, call: &mut CallLimits, has_body: bool) {
+        let state = self.state();
+        state.limits.end_call_time(call, state.has_head());
+        if !has_body {
+            state.limits.end_call_bodies(call);
+        }
+    }
+}
