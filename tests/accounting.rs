@@ -125,7 +125,7 @@ impl Oracle {
         assert_eq!(usage.reallocations, self.reallocations, "reallocations");
         assert_eq!(usage.deallocations, self.deallocations, "deallocations");
         assert_eq!(usage.bytes_deallocated, self.freed, "bytes freed");
-        assert_eq!(usage.peak_bytes, self.peak, "peak");
+        assert_eq!(usage.peak_bytes, Some(self.peak), "peak");
     }
 }
 
@@ -580,7 +580,10 @@ async fn usage_inside_the_handler_includes_the_current_poll() {
         assert_eq!(RequestScope::current().unwrap().usage(), scope.usage());
         drop((first, second));
         let usage = scope.usage().unwrap();
-        assert_eq!((usage.bytes_deallocated, usage.peak_bytes), (111, 111));
+        assert_eq!(
+            (usage.bytes_deallocated, usage.peak_bytes),
+            (111, Some(111))
+        );
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
     let response = service.oneshot(Request::new(())).await.unwrap();
@@ -597,7 +600,7 @@ fn bytes(account: &Account) -> u64 {
 }
 
 fn peak(account: &Account) -> u64 {
-    account.usage().unwrap().peak_bytes
+    account.usage().unwrap().peak_bytes.unwrap()
 }
 
 #[test]
@@ -739,7 +742,7 @@ fn a_tracked_future_counts_polls_and_drop_on_whatever_thread() {
     thread::spawn(move || drop(future)).join().unwrap();
     let usage = account.usage().unwrap();
     assert_eq!((usage.allocations, usage.bytes_allocated), (4, 1003));
-    assert_eq!(usage.peak_bytes, 1000);
+    assert_eq!(usage.peak_bytes, Some(1000));
 }
 
 #[test]
@@ -938,7 +941,7 @@ fn freeing_what_others_allocated_does_not_lower_later_peaks() {
     let kept = account.in_scope(|| Vec::<u8>::with_capacity(500));
     let usage = account.usage().expect("installed");
     assert_eq!(usage.bytes_deallocated, 10_000);
-    assert_eq!(usage.peak_bytes, 500);
+    assert_eq!(usage.peak_bytes, Some(500));
     drop(kept);
 }
 

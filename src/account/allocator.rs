@@ -3,10 +3,11 @@
 //! # Invariants
 //!
 //! 1. Every `GlobalAlloc` call is forwarded unchanged to the same method of the inner allocator,
-//!    and its result is returned unchanged. Counting happens after the call and only if it
-//!    succeeded.
+//!    and its result is returned unchanged. What is counted has happened, or is a free and cannot
+//!    fail.
 //! 2. Nothing here allocates through the global allocator, locks, panics or calls user code. A
-//!    thread's block of counters comes straight from [`System`], once, and is never freed.
+//!    thread's block of counters comes straight from [`System`], once, and is never freed. So do the
+//!    records and the table of `raw`.
 //! 3. The list of blocks only grows at its head and blocks are never freed, so a pointer read
 //!    from the list is valid for the rest of the process.
 //! 4. A block's `claimed` flag is true while a thread owns it. It goes from false to true by
@@ -25,7 +26,9 @@ use std::{
 };
 
 use super::{
-    counters::{self, Block, SHARED, Writer},
+    counters::{self, Block, LARGE, SHARED, Writer},
+    frames,
+    raw::{self, RecordRef},
     usage::HeapUsage,
 };
 use crate::sync::{AtomicBool, AtomicPtr, Ordering};
@@ -91,16 +94,17 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         let ptr = unsafe { self.inner.alloc(layout) };
         if !ptr.is_null() {
-            count(|block, writer| block.allocated(layout.size(), writer));
+            count_allocation(ptr, layout.size());
         }
         ptr
     }
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // Before the call: another thread may get the same address as soon as it has returned.
+        count_deallocation(ptr, layout.size());
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         unsafe { self.inner.dealloc(ptr, layout) };
-        count(|block, writer| block.deallocated(layout.size(), writer));
     }
 
     #[inline]
@@ -108,29 +112,125 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         let ptr = unsafe { self.inner.alloc_zeroed(layout) };
         if !ptr.is_null() {
-            count(|block, writer| block.allocated(layout.size(), writer));
+            count_allocation(ptr, layout.size());
         }
         ptr
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if layout.size() >= LARGE || new_size >= LARGE {
+            // SAFETY: the caller's promises are passed on unchanged (invariant 1).
+            let call = || unsafe { self.inner.realloc(ptr, layout, new_size) };
+            return count_large_reallocation(ptr, layout.size(), new_size, call);
+        }
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         let new_ptr = unsafe { self.inner.realloc(ptr, layout, new_size) };
         if !new_ptr.is_null() {
-            count(|block, writer| block.reallocated(layout.size(), new_size, writer));
+            count_reallocation(new_ptr, layout.size(), new_size);
         }
         new_ptr
     }
 }
 
-/// Counts in the calling thread's block, or in the shared one if the thread cannot have a block.
+// Counted in the calling thread's block, or in the shared one if the thread cannot have a block. A
+// thread without a block has entered no account.
+
 #[inline]
-fn count(add: impl Fn(&Block, Writer)) {
+fn count_allocation(ptr: *mut u8, size: usize) {
     match own_block() {
-        Some(block) => add(block, Writer::Exclusive),
-        None => add(&SHARED, Writer::Shared),
+        Some(block) => {
+            if block.allocated(size, Writer::Exclusive) {
+                frames::allocated(block, ptr.addr(), size);
+            }
+        }
+        None => {
+            SHARED.allocated(size, Writer::Shared);
+        }
     }
+}
+
+#[inline]
+fn count_deallocation(ptr: *mut u8, size: usize) {
+    match own_block() {
+        Some(block) => {
+            if block.deallocated(size, Writer::Exclusive) {
+                frames::deallocated(block, ptr.addr(), size);
+            }
+        }
+        None => {
+            SHARED.deallocated(size, Writer::Shared);
+            if size >= LARGE {
+                raw::disown(ptr.addr(), |record| record.lost(size));
+            }
+        }
+    }
+}
+
+/// Both sizes are below [`LARGE`].
+#[inline]
+fn count_reallocation(ptr: *mut u8, from: usize, to: usize) {
+    match own_block() {
+        Some(block) => {
+            if block.reallocated(from, to, Writer::Exclusive) {
+                let size = from.abs_diff(to);
+                if to >= from {
+                    frames::allocated(block, ptr.addr(), size);
+                } else {
+                    frames::deallocated(block, ptr.addr(), size);
+                }
+            }
+        }
+        None => {
+            SHARED.reallocated(from, to, Writer::Shared);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn count_large_reallocation(
+    ptr: *mut u8,
+    from: usize,
+    to: usize,
+    call: impl FnOnce() -> *mut u8,
+) -> *mut u8 {
+    // Before the call: another thread may get the same address as soon as it has returned.
+    let mut owners: [Option<RecordRef>; frames::MAX_DEPTH] = [const { None }; frames::MAX_DEPTH];
+    if from >= LARGE {
+        let mut places = owners.iter_mut();
+        raw::disown(ptr.addr(), |record| {
+            if let Some(place) = places.next() {
+                *place = Some(record);
+            }
+        });
+    }
+    let owners = owners.into_iter().flatten();
+    let new_ptr = call();
+    if new_ptr.is_null() {
+        for record in owners {
+            let again = record.clone();
+            if !raw::own(ptr.addr(), again) {
+                record.missed();
+            }
+        }
+        return new_ptr;
+    }
+    let block = own_block();
+    if let Some(block) = block {
+        frames::resizes(block);
+    }
+    owners.for_each(|record| record.lost(from));
+    match block {
+        Some(block) => {
+            block.reallocated(from, to, Writer::Exclusive);
+            frames::resized(block, new_ptr.addr(), from, to);
+        }
+        None => {
+            SHARED.reallocated(from, to, Writer::Shared);
+        }
+    }
+    new_ptr
 }
 
 /// A node of the registry, with one block of counters.
@@ -280,6 +380,8 @@ fn attached() -> Option<&'static Block> {
         .try_with(|hand_back| {
             let node = REGISTRY.claim()?;
             hand_back.0.set(Some(node));
+            // The former owner may have ended inside an account.
+            node.block.unwatch();
             counters::set_own(Some(&node.block));
             let _ = PHASE.try_with(|phase| phase.set(Phase::Attached));
             Some(&node.block)

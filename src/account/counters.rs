@@ -4,8 +4,8 @@
 //!
 //! 1. A block that a thread *owns* (its `OWN` cell points to the block) is written by that thread
 //!    only. Its counters are therefore advanced by load, add and store, without a locked instruction.
-//! 2. A block is never freed and its counters, except `peak`, never decrease, so a sum over all blocks
-//!    stays complete when threads start and end.
+//! 2. A block is never freed and its counters of calls and bytes never decrease, so a sum over all
+//!    blocks stays complete when threads start and end.
 //! 3. No thread owns the [`SHARED`] block. It counts, by `fetch_add`, what a thread allocates before
 //!    it has a block or after it released it.
 
@@ -18,6 +18,10 @@ use std::{
 
 use super::usage::HeapUsage;
 
+/// Blocks of this many bytes and more have an owner, the account that allocated them. It is also the
+/// distance between two visits to the slow path ([`Block::next_allocation`]).
+pub(super) const LARGE: usize = 64 << 10;
+
 /// Counters of one thread. Aligned to two cache lines, which processors prefetch in pairs, so that
 /// two threads never share one.
 #[repr(align(128))]
@@ -28,8 +32,17 @@ pub(super) struct Block {
     reallocations: AtomicU64,
     bytes_allocated: AtomicU64,
     bytes_deallocated: AtomicU64,
-    /// Highest number of live bytes since the last [`set_peak`](Self::set_peak), as an `i64`.
+    /// Live bytes below which an entered account has freed memory of others, as an `i64`.
+    base: AtomicU64,
+    /// Highest number of live bytes since the last [`watch`](Self::watch), as an `i64`.
     peak: AtomicU64,
+    /// The value of `bytes_allocated` that is brought to the slow path. All that needs looking at now and
+    /// then shares this one comparison.
+    next_allocation: AtomicU64,
+    /// The same for `bytes_deallocated`.
+    next_deallocation: AtomicU64,
+    /// The part of the live bytes that is in large blocks, as an `i64`. Written in the slow path only.
+    large: AtomicU64,
 }
 
 /// Counts allocations of threads without a block.
@@ -86,43 +99,70 @@ impl Block {
             reallocations: AtomicU64::new(0),
             bytes_allocated: AtomicU64::new(0),
             bytes_deallocated: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
+            base: AtomicU64::new(i64::MIN as u64),
+            peak: AtomicU64::new(i64::MAX as u64),
+            next_allocation: AtomicU64::new(LARGE as u64),
+            next_deallocation: AtomicU64::new(LARGE as u64),
+            large: AtomicU64::new(0),
         }
     }
 
-    /// Counts a new block of `size` bytes.
+    /// Counts a new block of `size` bytes. Returns whether it has to be looked at.
     #[inline]
-    pub(super) fn allocated(&self, size: usize, writer: Writer) {
+    pub(super) fn allocated(&self, size: usize, writer: Writer) -> bool {
         bump(&self.allocations, 1, writer);
-        self.grew(size, writer);
+        self.grew(size, writer)
     }
 
-    /// Counts a freed block of `size` bytes.
+    /// Counts a freed block of `size` bytes. Returns whether it has to be looked at.
     #[inline]
-    pub(super) fn deallocated(&self, size: usize, writer: Writer) {
+    pub(super) fn deallocated(&self, size: usize, writer: Writer) -> bool {
         bump(&self.deallocations, 1, writer);
-        bump(&self.bytes_deallocated, size as u64, writer);
+        self.shrank(size, writer)
     }
 
-    /// Counts a block resized from `old` to `new` bytes.
+    /// Counts a block resized from `old` to `new` bytes. Returns whether it has to be looked at, if both
+    /// are below [`LARGE`].
     #[inline]
-    pub(super) fn reallocated(&self, old: usize, new: usize, writer: Writer) {
+    pub(super) fn reallocated(&self, old: usize, new: usize, writer: Writer) -> bool {
         bump(&self.reallocations, 1, writer);
         if new >= old {
-            self.grew(new - old, writer);
+            self.grew(new - old, writer)
         } else {
-            bump(&self.bytes_deallocated, (old - new) as u64, writer);
+            self.shrank(old - new, writer)
         }
     }
 
+    /// A block of [`LARGE`] bytes always crosses the mark, which is never further away.
     #[inline]
-    fn grew(&self, by: usize, writer: Writer) {
-        // Relaxed: the owner reads its own writes (invariant 1). Nothing reads the peak of `SHARED`.
+    fn grew(&self, by: usize, writer: Writer) -> bool {
+        // Relaxed: the owner reads its own writes (invariant 1). Nothing watches `SHARED`.
         let allocated = bump(&self.bytes_allocated, by as u64, writer);
-        let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed));
-        if live as i64 > self.peak.load(Relaxed) as i64 {
-            self.peak.store(live, Relaxed);
+        let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed)) as i64;
+        if allocated >= self.next_allocation.load(Relaxed)
+            || live.wrapping_sub(by as i64) < self.base.load(Relaxed) as i64
+        {
+            return true;
         }
+        self.raise_peak(live);
+        false
+    }
+
+    #[inline]
+    fn shrank(&self, by: usize, writer: Writer) -> bool {
+        bump(&self.bytes_deallocated, by as u64, writer) >= self.next_deallocation.load(Relaxed)
+    }
+
+    #[inline]
+    fn raise_peak(&self, live: i64) {
+        if live > self.peak.load(Relaxed) as i64 {
+            self.peak.store(live as u64, Relaxed);
+        }
+    }
+
+    /// The live bytes rose to the present ones. Owner only.
+    pub(super) fn rose(&self) {
+        self.raise_peak(self.live_bytes());
     }
 
     /// Reads the counters. Exact for the owner; other threads may see each counter at another moment.
@@ -158,15 +198,54 @@ impl Block {
         self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64
     }
 
-    /// Resets the peak to `live`. Owner only.
+    /// Returns the live bytes that are in small blocks. Exact for the owner.
     #[inline]
-    pub(super) fn set_peak(&self, live: i64) {
-        self.peak.store(live as u64, Relaxed);
+    pub(super) fn small_bytes(&self) -> i64 {
+        self.live_bytes()
+            .wrapping_sub(self.large.load(Relaxed) as i64)
     }
 
-    /// Returns the highest number of live bytes since the last [`set_peak`](Self::set_peak).
+    /// Returns the highest number of live bytes in small blocks since the last [`watch`](Self::watch).
     #[inline]
-    pub(super) fn peak(&self) -> i64 {
-        self.peak.load(Relaxed) as i64
+    pub(super) fn small_peak(&self) -> i64 {
+        let peak = self.peak.load(Relaxed) as i64;
+        peak.wrapping_sub(self.large.load(Relaxed) as i64)
+    }
+
+    /// Watches for small bytes above `small`, the present ones, and below `base`. Owner only.
+    #[inline]
+    pub(super) fn watch(&self, small: i64, base: i64) {
+        let large = self.large.load(Relaxed) as i64;
+        self.base.store(base.wrapping_add(large) as u64, Relaxed);
+        self.peak.store(small.wrapping_add(large) as u64, Relaxed);
+    }
+
+    /// No account is entered. Owner only.
+    #[inline]
+    pub(super) fn unwatch(&self) {
+        self.base.store(i64::MIN as u64, Relaxed);
+        self.peak.store(i64::MAX as u64, Relaxed);
+    }
+
+    fn is_watched(&self) -> bool {
+        self.base.load(Relaxed) != i64::MIN as u64
+    }
+
+    /// Sets the marks at which the slow path is visited next. Owner only.
+    pub(super) fn set_marks(&self) {
+        let next = |counter: &AtomicU64| counter.load(Relaxed).wrapping_add(LARGE as u64);
+        self.next_allocation
+            .store(next(&self.bytes_allocated), Relaxed);
+        self.next_deallocation
+            .store(next(&self.bytes_deallocated), Relaxed);
+    }
+
+    /// Live bytes moved by `by` in a large block, which is no change of the small ones. Owner only.
+    pub(super) fn move_large(&self, by: i64) {
+        bump(&self.large, by as u64, Writer::Exclusive);
+        if self.is_watched() {
+            bump(&self.base, by as u64, Writer::Exclusive);
+            bump(&self.peak, by as u64, Writer::Exclusive);
+        }
     }
 }

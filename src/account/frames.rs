@@ -1,14 +1,20 @@
 //! The stack of accounts that are entered on the calling thread.
+//!
+//! An account is entered for a *section*. Its record learns what it holds when the section ends, and at
+//! *visits* in between: at every [`LARGE`] bytes that the thread allocates or frees, at every block of
+//! that size, and when small blocks of others were freed. Every visit tells all accounts of the
+//! stack, so the thread's peak since the last visit is a peak for each of them.
 
 use std::cell::Cell;
 
 use super::{
-    counters::Block,
+    counters::{Block, LARGE, Writer},
+    raw::{self, Pinned, Record},
     usage::{Counts, HeapUsage},
 };
 
 /// Maximum number of different accounts that can be nested on one thread.
-const MAX_DEPTH: usize = 16;
+pub(super) const MAX_DEPTH: usize = 16;
 
 // `Account::usage` states this bound.
 const _: () = assert!(MAX_DEPTH == 16);
@@ -16,32 +22,43 @@ const _: () = assert!(MAX_DEPTH == 16);
 /// An account that is entered on this thread, and the thread's counters at that time.
 #[repr(align(64))]
 pub(super) struct Frame {
-    /// The address of the account.
-    account: Cell<usize>,
+    record: Cell<Option<Pinned>>,
     start: Counts<Cell<u64>>,
-    /// The thread's peak before, which an outer account may still need.
-    pub(super) former_peak: Cell<i64>,
+    /// How far the section has moved the account's small bytes.
+    moved: Cell<i64>,
+    /// The number of guards, which is how often the account is entered.
+    guards: Cell<u32>,
+    writer: Cell<Writer>,
 }
 
 /// The accounts entered on this thread, outermost first.
 pub(super) struct Stack {
     depth: Cell<usize>,
+    /// The thread's small bytes at the last visit.
+    visited: Cell<i64>,
     frames: [Frame; MAX_DEPTH],
 }
 
 thread_local! {
-    pub(super) static ENTERED: Stack = const {
+    static ENTERED: Stack = const {
         Stack {
             depth: Cell::new(0),
+            visited: Cell::new(0),
             frames: [const { Frame::new() }; MAX_DEPTH],
         }
     };
 }
 
+/// Calls `f` with the thread's stack. Returns `None` if the thread is ending.
+#[inline]
+pub(super) fn with<R>(f: impl FnOnce(&Stack) -> R) -> Option<R> {
+    ENTERED.try_with(f).ok()
+}
+
 impl Frame {
     const fn new() -> Self {
         Self {
-            account: Cell::new(0),
+            record: Cell::new(None),
             start: Counts {
                 allocations: Cell::new(0),
                 deallocations: Cell::new(0),
@@ -49,40 +66,61 @@ impl Frame {
                 bytes_allocated: Cell::new(0),
                 bytes_deallocated: Cell::new(0),
             },
-            former_peak: Cell::new(0),
+            moved: Cell::new(0),
+            guards: Cell::new(0),
+            writer: Cell::new(Writer::Shared),
         }
     }
 
-    /// Records the thread's counters.
     #[inline]
-    fn begin(&self, account: usize, block: &Block) {
-        self.account.set(account);
+    fn begin(&self, record: Pinned, writer: Writer, block: &Block) {
+        self.record.set(Some(record));
         self.start.write(&block.read(), Cell::set);
-        self.former_peak.set(block.peak());
+        self.moved.set(0);
+        self.guards.set(1);
+        self.writer.set(writer);
     }
 
-    /// Swaps two frames.
+    fn is_of(&self, record: Pinned) -> bool {
+        self.record.get() == Some(record)
+    }
+
     fn swap(&self, other: &Self) {
-        self.account.swap(&other.account);
         let (mine, others) = (self.start(), other.start());
         self.start.write(&others, Cell::set);
         other.start.write(&mine, Cell::set);
-        self.former_peak.swap(&other.former_peak);
+        self.record.swap(&other.record);
+        self.moved.swap(&other.moved);
+        self.guards.swap(&other.guards);
+        self.writer.swap(&other.writer);
     }
 
-    /// Returns the recorded [`Block::counts`]. Bytes never change without a count.
+    /// Whether the thread's counters have moved. Bytes never change without a count.
     #[inline]
-    pub(super) fn counts(&self) -> (u64, u64, u64) {
-        (
+    fn has_moved(&self, block: &Block) -> bool {
+        let counts = (
             self.start.allocations.get(),
             self.start.deallocations.get(),
             self.start.reallocations.get(),
-        )
+        );
+        counts != block.counts()
     }
 
     #[inline]
-    pub(super) fn start(&self) -> HeapUsage {
+    fn start(&self) -> HeapUsage {
         self.start.read(Cell::get)
+    }
+
+    /// The small bytes of the thread rose by up to `rise`, and then were `net` more than before.
+    fn tell(&self, record: &Record, rise: i64, net: i64) {
+        let by = record.moved(rise, net, self.writer.get());
+        self.moved.set(self.moved.get().saturating_add(by));
+    }
+
+    /// Credits the section, which ends.
+    fn end(&self, record: &Record, block: &Block) {
+        record.credit(&(block.read() - self.start()), self.writer.get());
+        record.left(self.moved.get());
     }
 }
 
@@ -92,71 +130,213 @@ impl Stack {
         self.frames.get(..self.depth.get()).unwrap_or(&[])
     }
 
-    #[inline]
-    pub(super) fn find(&self, account: usize) -> Option<&Frame> {
-        self.entered()
-            .iter()
-            .rev()
-            .find(|frame| frame.account.get() == account)
+    fn position(&self, record: Pinned) -> Option<usize> {
+        self.entered().iter().rposition(|frame| frame.is_of(record))
     }
 
-    /// Returns `false` if the stack is full.
+    /// Enters an account. Returns `false` if the stack is full.
     #[inline]
-    pub(super) fn push(&self, account: usize, block: &Block) -> bool {
-        let depth = self.depth.get();
-        let Some(place) = self.frames.get(depth) else {
-            return false;
-        };
-        place.begin(account, block);
-        self.depth.set(depth.wrapping_add(1));
+    pub(super) fn enter(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
+        if self.depth.get() != 0 {
+            return self.enter_inside(record, writer, block);
+        }
+        let [frame, ..] = &self.frames;
+        frame.begin(record, writer, block);
+        self.depth.set(1);
+        let small = block.small_bytes();
+        let held = record.with(Record::small).max(0);
+        self.visited.set(small);
+        block.watch(small, small.wrapping_sub(held));
         true
     }
 
-    /// Removes the account's frame if it is the top one. The returned frame is valid until the next
-    /// [`push`](Self::push).
-    #[inline]
-    pub(super) fn pop(&self, account: usize) -> Option<&Frame> {
-        let top = self.depth.get().checked_sub(1)?;
-        let frame = self.frames.get(top)?;
-        if frame.account.get() != account {
-            return None;
-        }
-        self.depth.set(top);
-        Some(frame)
-    }
-
-    /// Returns the index of the account's frame.
-    pub(super) fn position(&self, account: usize) -> Option<usize> {
-        self.entered()
+    #[inline(never)]
+    fn enter_inside(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
+        if let Some(frame) = self
+            .entered()
             .iter()
-            .rposition(|frame| frame.account.get() == account)
-    }
-
-    /// Returns the counters at the time the account was entered, and the peak since then.
-    pub(super) fn current(&self, account: usize, block: &Block) -> Option<(HeapUsage, i64)> {
-        let at = self.position(account)?;
-        let start = self.entered().get(at)?.start();
-        Some((start, self.peak_since(at, block.peak())))
-    }
-
-    /// Returns the peak since the frame at `at` was pushed, given the thread's current `peak`. Each
-    /// frame above it has reset the thread's peak.
-    pub(super) fn peak_since(&self, at: usize, peak: i64) -> i64 {
-        let above = self.entered().get(at..).unwrap_or(&[]).iter().skip(1);
-        above.fold(peak, |peak, frame| peak.max(frame.former_peak.get()))
-    }
-
-    /// Moves the frame at `at` to the top, for guards that are not dropped in reverse order. The next
-    /// frame keeps the former peak for the accounts further out.
-    pub(super) fn raise(&self, at: usize) {
-        let moved = self.entered().get(at..).unwrap_or(&[]);
-        if let [frame, next, ..] = moved {
-            let former = next.former_peak.get().max(frame.former_peak.get());
-            next.former_peak.set(former);
+            .rev()
+            .find(|frame| frame.is_of(record))
+        {
+            frame.guards.set(frame.guards.get().saturating_add(1));
+            return true;
         }
-        for pair in moved.windows(2) {
+        let depth = self.depth.get();
+        let Some(frame) = self.frames.get(depth) else {
+            return false;
+        };
+        self.visit(block, block.small_bytes());
+        frame.begin(record, writer, block);
+        self.depth.set(depth.saturating_add(1));
+        self.watch_from(block, block.small_bytes());
+        true
+    }
+
+    /// Drops one guard of an account, and leaves the account if it was the last one. Returns `false` if
+    /// it was not entered.
+    #[inline]
+    pub(super) fn leave(&self, account: Pinned, block: &Block) -> bool {
+        let [frame, ..] = &self.frames;
+        if self.depth.get() != 1 || frame.guards.get() != 1 || !frame.is_of(account) {
+            return self.leave_inside(account, block);
+        }
+        // Most polls allocate nothing.
+        if frame.has_moved(block) {
+            self.end_outermost(frame, account, block);
+        }
+        self.depth.set(0);
+        block.unwatch();
+        true
+    }
+
+    #[inline(never)]
+    fn end_outermost(&self, frame: &Frame, account: Pinned, block: &Block) {
+        let small = block.small_bytes();
+        let rise = block.small_peak().wrapping_sub(self.visited.get());
+        let net = small.wrapping_sub(self.visited.get());
+        account.with(|record| {
+            frame.tell(record, rise, net);
+            frame.end(record, block);
+        });
+    }
+
+    /// Guards may be dropped in any order.
+    #[inline(never)]
+    fn leave_inside(&self, account: Pinned, block: &Block) -> bool {
+        let Some(at) = self.position(account) else {
+            return false;
+        };
+        let left = self.entered().get(at..).unwrap_or(&[]);
+        let Some(frame) = left.first() else {
+            return false;
+        };
+        let guards = frame.guards.get().saturating_sub(1);
+        if guards != 0 {
+            frame.guards.set(guards);
+            return true;
+        }
+        self.visit(block, block.small_bytes());
+        if frame.has_moved(block) {
+            account.with(|record| frame.end(record, block));
+        }
+        // To the top, where it is taken off.
+        for pair in left.windows(2) {
             if let [lower, upper] = pair {
                 lower.swap(upper);
+            }
+        }
+        self.depth.set(self.depth.get().saturating_sub(1));
+        self.watch_from(block, block.small_bytes());
+        true
+    }
+
+    /// Returns what the thread has counted since the account was entered, after a visit.
+    pub(super) fn current(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
+        let at = self.position(account)?;
+        self.visit(block, block.small_bytes());
+        let start = self.entered().get(at)?.start();
+        Some(block.read() - start)
+    }
+
+    /// Tells the accounts what the thread has moved since the last visit, when its small bytes are
+    /// `small`.
+    fn visit(&self, block: &Block, small: i64) {
+        let frames = self.entered();
+        let before = self.visited.get();
+        let rise = block.small_peak().wrapping_sub(before);
+        let net = small.wrapping_sub(before);
+        if frames.is_empty() || (rise <= 0 && net == 0) {
+            return;
+        }
+        for frame in frames {
+            if let Some(record) = frame.record.get() {
+                record.with(|record| frame.tell(record, rise, net));
+            }
+        }
+        self.watch_from(block, small);
+    }
+
+    /// Watches the thread's small bytes from `small` on.
+    #[inline]
+    fn watch_from(&self, block: &Block, small: i64) {
+        self.visited.set(small);
+        let frames = self.entered();
+        if frames.is_empty() {
+            block.unwatch();
+            return;
+        }
+        let mut base = i64::MIN;
+        for frame in frames {
+            if let Some(record) = frame.record.get() {
+                let held = record.with(Record::small).max(0);
+                base = base.max(small.wrapping_sub(held));
+            }
+        }
+        block.watch(small, base);
+    }
+}
+
+/// Looks at an allocation of `size` bytes that the thread's counters include.
+#[cold]
+#[inline(never)]
+pub(super) fn allocated(block: &Block, address: usize, size: usize) {
+    block.set_marks();
+    if size >= LARGE {
+        block.move_large(size as i64);
+        with(|stack| {
+            stack.visit(block, block.small_bytes());
+            stack.own(address, size);
+        });
+        return;
+    }
+    with(|stack| stack.visit(block, block.small_bytes().wrapping_sub(size as i64)));
+    block.rose();
+}
+
+/// Looks at a block of `size` bytes that is about to be freed. The thread's counters include it.
+#[cold]
+#[inline(never)]
+pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
+    block.set_marks();
+    if size >= LARGE {
+        block.move_large((size as i64).wrapping_neg());
+    }
+    // Before the block is taken away from its owner, whose peak may be in what has passed.
+    with(|stack| stack.visit(block, block.small_bytes()));
+    if size >= LARGE {
+        raw::disown(address, |record| record.lost(size));
+    }
+}
+
+/// A block that is large, or was, is being resized. The thread's counters do not include that yet.
+pub(super) fn resizes(block: &Block) {
+    // Before the block is taken away from its owner, whose peak may be in what has passed.
+    with(|stack| stack.visit(block, block.small_bytes()));
+}
+
+/// The block was resized, and the thread's counters include it. It belongs to the account that resized
+/// it.
+pub(super) fn resized(block: &Block, address: usize, from: usize, to: usize) {
+    let large = |size: usize| if size >= LARGE { size as i64 } else { 0 };
+    block.move_large(large(to).wrapping_sub(large(from)));
+    block.set_marks();
+    block.rose();
+    with(|stack| {
+        stack.visit(block, block.small_bytes());
+        if to >= LARGE {
+            stack.own(address, to);
+        }
+    });
+}
+
+impl Stack {
+    /// Makes all entered accounts owners of a large block.
+    fn own(&self, address: usize, size: usize) {
+        for record in self.entered().iter().filter_map(|frame| frame.record.get()) {
+            record.with(|record| record.owns(size));
+            if !raw::own(address, record.to_ref()) {
+                // Who frees it is not seen.
+                record.with(Record::missed);
             }
         }
     }

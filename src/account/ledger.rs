@@ -2,11 +2,11 @@ use std::{fmt, marker::PhantomData};
 
 use super::{
     allocator::{self, is_installed},
-    counters::{self, Block, Writer},
-    frames::{ENTERED, Frame, Stack},
-    usage::{Counts, HeapUsage, Usage},
+    counters::{self, Writer},
+    frames,
+    raw::RecordRef,
+    usage::Usage,
 };
-use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Counts what a piece of code allocates and frees.
 ///
@@ -15,8 +15,8 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// future.
 ///
 /// Accounts nest inclusively: an outer account is also credited with the allocations of an inner one.
-/// Entering an account that is already entered on this thread has no effect. Any number of threads
-/// may enter an account at the same time.
+/// An account that is entered several times on one thread counts once, until it was left as often.
+/// Any number of threads may enter an account at the same time.
 ///
 /// # Examples
 ///
@@ -37,20 +37,14 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// ```
 #[derive(Default)]
 pub struct Account {
-    /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
-    exclusive: Counts<AtomicU64>,
-    /// Written by any thread ([`Writer::Shared`]), with atomic additions.
-    shared: Counts<AtomicU64>,
-    peak: AtomicU64,
-    /// Some allocations of this account could not be counted.
-    inexact: AtomicBool,
+    record: RecordRef,
 }
 
 /// The result of [`Account::begin`], to be passed to [`Account::leave`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Entry {
-    /// Already entered further out, or not countable: leaving does nothing.
+    /// Not countable: leaving does nothing.
     Inert,
     /// The account's frame is on this thread's stack.
     Counting,
@@ -93,15 +87,15 @@ impl Account {
     #[inline]
     pub fn enter(&self) -> Entered<'_> {
         Entered {
-            entry: self.begin(),
-            account: self,
-            _not_send: PhantomData,
+            // If the guard is forgotten, the record stays for this thread's stack.
+            _pin: self.record.clone(),
+            _section: self.section(),
         }
     }
 
     /// Calls `f` inside this account.
     pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _entered = self.enter();
+        let _section = self.section();
         f()
     }
 
@@ -115,156 +109,93 @@ impl Account {
     /// different accounts were nested. An unknown count is absent, never too low.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        // Relaxed throughout: counts of the calling task are ordered by the program itself, and those
-        // of other threads publish no other memory.
-        if !is_installed() || self.inexact.load(Relaxed) {
+        if !is_installed() {
             return None;
         }
-        let mut heap = self.credited();
-        let mut peak_bytes = self.peak.load(Relaxed);
-        let current = ENTERED.try_with(|stack| {
+        let current = frames::with(|stack| {
             let block = allocator::own_block()?;
-            let (start, peak) = stack.current(self.address(), block)?;
-            Some((start, block.read(), peak))
+            stack.current(self.record.pin(), block)
         });
-        if let Ok(Some((start, now, peak))) = current {
-            heap = heap.plus(&(now - start));
-            peak_bytes = peak_bytes.max(self.peak_with(&start, &now, peak));
+        if self.record.is_inexact() {
+            return None;
         }
-        Some(Usage { heap, peak_bytes })
+        let mut heap = self.record.credited();
+        if let Some(moved) = current.flatten() {
+            heap = heap.plus(&moved);
+        }
+        Some(Usage {
+            heap,
+            held_bytes: self.record.held(),
+            peak_bytes: self.record.peak(),
+        })
     }
 
-    fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
-    /// Enters the account. Pass the result to [`leave`](Self::leave) on the same thread.
+    /// Enters the account for a guard that no user gets hold of, so it is not forgotten.
     #[inline]
-    pub(crate) fn begin(&self) -> Entry {
+    pub(super) fn section(&self) -> Section<'_> {
+        Section {
+            entry: self.begin(Writer::Shared),
+            account: self,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// Enters the account. Pass the result to [`leave`](Self::leave) on the same thread, while the
+    /// account is borrowed.
+    #[inline]
+    pub(crate) fn begin(&self, writer: Writer) -> Entry {
         if !is_installed() {
             return Entry::Inert;
         }
-        let account = self.address();
-        let entry = ENTERED.try_with(|stack| {
-            if stack.find(account).is_some() {
-                return Some(Entry::Inert);
-            }
-            let block = allocator::own_block()?;
-            stack.push(account, block).then(|| {
-                block.set_peak(block.live_bytes());
-                Entry::Counting
-            })
+        let entered = frames::with(|stack| {
+            let Some(block) = allocator::own_block() else {
+                return false;
+            };
+            stack.enter(self.record.pin(), writer, block)
         });
-        entry.ok().flatten().unwrap_or_else(|| {
-            self.missed();
-            Entry::Inert
-        })
+        if entered == Some(true) {
+            return Entry::Counting;
+        }
+        self.record.missed();
+        Entry::Inert
     }
 
     /// Leaves the account and credits the difference since it was entered.
     #[inline]
-    pub(crate) fn leave(&self, entry: Entry, writer: Writer) {
+    pub(crate) fn leave(&self, entry: Entry) {
         if entry == Entry::Inert {
             return;
         }
-        let left = ENTERED.try_with(|stack| match stack.pop(self.address()) {
-            Some(frame) => self.leave_frame(frame, writer),
-            None => self.leave_below(stack, writer),
+        let left = frames::with(|stack| {
+            // No block is claimed here: a thread that has released its block has lost its counts.
+            counters::own().is_some_and(|block| stack.leave(self.record.pin(), block))
         });
-        if left.is_err() {
-            self.missed();
+        if left != Some(true) {
+            self.record.missed();
         }
     }
 
+    /// Sets the bytes of earlier allocations that are lent to this account, and held by it.
+    pub(crate) fn lend(&self, bytes: usize) {
+        self.record.lend(bytes);
+    }
+
+    /// What is handed on from here on is a body's.
     #[inline]
-    fn leave_frame(&self, frame: &Frame, writer: Writer) {
-        // No block is claimed here: a thread that has released its block has lost its counts.
-        let Some(block) = counters::own() else {
-            return self.missed();
-        };
-        let peak = block.peak();
-        if peak < frame.former_peak.get() {
-            block.set_peak(frame.former_peak.get());
-        }
-        // Most polls allocate nothing.
-        if block.counts() != frame.counts() {
-            self.credit(frame, block, peak, writer);
-        }
+    pub(crate) fn body_began(&self) {
+        self.record.body_began();
     }
 
-    /// Like [`leave`](Self::leave), for guards that are not dropped in reverse order.
-    #[cold]
-    #[inline(never)]
-    fn leave_below(&self, stack: &Stack, writer: Writer) {
-        let account = self.address();
-        let (Some(block), Some(at)) = (counters::own(), stack.position(account)) else {
-            return self.missed();
-        };
-        // The accounts that are still entered keep the thread's peak.
-        let peak = stack.peak_since(at, block.peak());
-        stack.raise(at);
-        match stack.pop(account) {
-            Some(frame) if block.counts() != frame.counts() => {
-                self.credit(frame, block, peak, writer);
-            }
-            Some(_) => {}
-            None => self.missed(),
-        }
-    }
-
-    /// Marks the account as inexact.
-    #[cold]
-    #[inline(never)]
-    fn missed(&self) {
-        // Relaxed: like the counts it belongs to.
-        self.inexact.store(true, Relaxed);
-    }
-
-    /// Adds a section in which the thread's counters changed.
-    #[inline(never)]
-    fn credit(&self, frame: &Frame, block: &Block, peak: i64, writer: Writer) {
-        let (start, now) = (&frame.start(), &block.read());
-        let peak = self.peak_with(start, now, peak);
-        // Relaxed, here and below: counts, which publish no other memory. An exclusive owner sees the
-        // writes of the former one, since its use happens after (see `Writer`).
-        if peak > self.peak.load(Relaxed) {
-            self.peak.fetch_max(peak, Relaxed);
-        }
-        let moved = *now - *start;
-        // Unchanged counters are not written.
-        match writer {
-            Writer::Exclusive => self.exclusive.write(&moved, |counter, by| {
-                if by != 0 {
-                    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
-                }
-            }),
-            Writer::Shared => self.shared.write(&moved, |counter, by| {
-                if by != 0 {
-                    counter.fetch_add(by, Relaxed);
-                }
-            }),
-        }
-    }
-
-    /// Returns the account's peak for a section from `start` to `now` in which the thread's live bytes
-    /// reached `peak`.
+    /// A body's frame of `bytes` was handed on. For the owner with [`Writer::Exclusive`], outside of
+    /// its sections.
     #[inline]
-    fn peak_with(&self, start: &HeapUsage, now: &HeapUsage, peak: i64) -> u64 {
-        if now.bytes_allocated == start.bytes_allocated {
-            // Nothing was allocated, so there is no new peak.
-            return 0;
-        }
-        let rise = peak.saturating_sub(start.live_bytes());
-        // A negative net means that the account freed memory of others, which offsets no peak.
-        let held = self.credited().live_bytes().max(0);
-        u64::try_from(held.saturating_add(rise)).unwrap_or(0)
+    pub(crate) fn gave(&self, bytes: usize, is_unique: bool) {
+        self.record.gave(bytes, is_unique);
     }
 
-    /// Returns what was credited so far.
-    #[inline]
-    fn credited(&self) -> HeapUsage {
-        let read = |counts: &Counts<AtomicU64>| counts.read(|count| count.load(Relaxed));
-        read(&self.exclusive).plus(&read(&self.shared))
+    /// Begins anew, with all counts at zero.
+    pub(crate) fn reset(&mut self) {
+        self.record.reset();
     }
 }
 
@@ -301,15 +232,23 @@ impl fmt::Debug for Account {
 #[derive(Debug)]
 #[must_use = "the account is left when the guard is dropped"]
 pub struct Entered<'a> {
+    // Dropped before the reference.
+    _section: Section<'a>,
+    _pin: RecordRef,
+}
+
+/// An account that is entered until the drop.
+#[derive(Debug)]
+pub(crate) struct Section<'a> {
     entry: Entry,
     account: &'a Account,
     /// The counters belong to this thread, so the guard must not move to another one.
     _not_send: PhantomData<*const ()>,
 }
 
-impl Drop for Entered<'_> {
+impl Drop for Section<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.account.leave(self.entry, Writer::Shared);
+        self.account.leave(self.entry);
     }
 }

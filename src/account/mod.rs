@@ -10,6 +10,7 @@ mod counters;
 mod frames;
 mod inside;
 mod ledger;
+mod raw;
 mod track;
 mod usage;
 

@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 
 use super::{
     inside::{Enter, Inside},
-    ledger::{Account, Entered},
+    ledger::{Account, Section},
 };
 use crate::sync::Arc;
 
@@ -45,10 +45,10 @@ pin_project! {
 }
 
 impl Enter for Arc<Account> {
-    type Guard<'a> = Entered<'a>;
+    type Guard<'a> = Section<'a>;
 
-    fn enter(&mut self) -> Entered<'_> {
-        Account::enter(self)
+    fn enter(&mut self) -> Section<'_> {
+        self.section()
     }
 }
 

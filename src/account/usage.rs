@@ -22,15 +22,32 @@ use std::ops::{Deref, Sub};
 /// assert_eq!(usage.allocations, 1);
 /// assert_eq!(usage.bytes_allocated, 100);
 /// assert_eq!(usage.bytes_deallocated, 100);
-/// assert_eq!(usage.peak_bytes, 100);
+/// assert_eq!((usage.held_bytes, usage.peak_bytes), (Some(0), Some(100)));
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
     /// What was allocated and freed. `Usage` dereferences to it.
     pub heap: HeapUsage,
-    /// The most bytes held at once while the account was entered.
-    pub peak_bytes: u64,
+    /// The bytes that the account holds now; `None` if that is not known.
+    ///
+    /// - **A block of 64 KiB or more** is held by the account that allocated or last resized it, until
+    ///   it is freed, on whatever thread.
+    /// - **Smaller blocks** have no owner. What is held of them is what was allocated minus what was
+    ///   freed while the account was entered, and never below zero: the rest was memory of others.
+    /// - **A frame of a response body** is no longer held once the server has it, unless it is a block
+    ///   with an owner.
+    /// - **The request's arena** is held with its whole capacity.
+    ///
+    /// If others free small blocks of this account again and again, the figure is `None` from then on:
+    /// after more than 128 polls that each left some behind, and 64 KiB in sum. A task or a
+    /// WebSocket that sends its small messages to others does that.
+    ///
+    /// Other threads that are inside the account at the same time are included up to the last 64 KiB of
+    /// small blocks that each of them has allocated or freed.
+    pub held_bytes: Option<u64>,
+    /// The highest value of `held_bytes` so far, within polls too; `None` if it is not known.
+    pub peak_bytes: Option<u64>,
 }
 
 impl Deref for Usage {

@@ -312,7 +312,7 @@ where
         if let Some(reason) = cut {
             return Poll::Ready(Some(cut_off(state, reason)));
         }
-        let mut over = None;
+        let (mut over, mut given) = (None, None);
         let polled = inside.as_mut().run(|mut slot| {
             let Some(mut body) = slot.as_mut().as_pin_mut() else {
                 unreachable!("an open body is not over");
@@ -324,6 +324,7 @@ where
                 Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
+                        given = Some((data.len(), data.is_unique()));
                         length.record(data.len());
                     }
                     // A server may stop polling after either, without seeing the end itself.
@@ -339,6 +340,9 @@ where
         let mut cut = None;
         if over.is_none() {
             if let Some(open) = inside.place_mut() {
+                if let Some((bytes, is_unique)) = given {
+                    open.gave(bytes, is_unique);
+                }
                 if stream.register(open.scope(), false, cx.waker()) {
                     cut = Some(CancelReason::new(Outcome::Shutdown));
                 }

@@ -41,12 +41,11 @@ fn swap(slot: &mut Option<Arc<ScopeState>>) {
 pub(super) fn enter(slot: &mut Option<Arc<ScopeState>>, writer: Writer) -> EnteredScope<'_> {
     let entry = slot
         .as_ref()
-        .map_or(Entry::Inert, |scope| scope.account.begin());
+        .map_or(Entry::Inert, |scope| scope.account.begin(writer));
     swap(slot);
     EnteredScope {
         slot,
         entry,
-        writer,
         guards_panics: false,
     }
 }
@@ -56,7 +55,6 @@ pub(super) fn enter(slot: &mut Option<Arc<ScopeState>>, writer: Writer) -> Enter
 pub(crate) struct EnteredScope<'a> {
     slot: &'a mut Option<Arc<ScopeState>>,
     entry: Entry,
-    writer: Writer,
     guards_panics: bool,
 }
 
@@ -82,7 +80,7 @@ impl Drop for EnteredScope<'_> {
     fn drop(&mut self) {
         swap(self.slot);
         if let Some(scope) = self.slot.as_ref() {
-            scope.account.leave(self.entry, self.writer);
+            scope.account.leave(self.entry);
             if self.guards_panics {
                 scope.cancel(CancelReason::new(Outcome::Panicked));
             }

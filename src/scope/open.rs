@@ -119,6 +119,13 @@ impl OpenScope {
         }
     }
 
+    /// A frame of `bytes` of the response body was given to the server. `is_unique` says that no other
+    /// handle refers to its memory.
+    #[inline]
+    pub(crate) fn gave(&self, bytes: usize, is_unique: bool) {
+        self.scope.state().account.gave(bytes, is_unique);
+    }
+
     /// Ends the scope's part of the response, for `reason` unless the scope has one.
     #[inline]
     pub(crate) fn finish(mut self, reason: CancelReason) {

@@ -120,7 +120,7 @@ impl ScopeState {
         if let Some(key) = self.token.take() {
             drop(layer.tokens.remove(key));
         }
-        self.account = Account::new();
+        self.account.reset();
         self.arena.take();
         self.lifecycle.reset();
         self.limits.clear();
@@ -184,10 +184,12 @@ impl ScopeState {
     /// Takes an arena of the size that requests of this route and method need.
     pub(super) fn rent_arena(&self) -> Arena {
         let pool = &self.layer().pool;
-        match self.route().sizes.bytes(self.method.index()) {
+        let arena = match self.route().sizes.bytes(self.method.index()) {
             Some(bytes) => pool.rent_with_capacity(bytes),
             None => pool.rent(),
-        }
+        };
+        self.account.lend(lent_bytes(&arena));
+        arena
     }
 
     pub(super) fn arena_usage(&self) -> ArenaUsage {
@@ -282,6 +284,7 @@ impl ScopeState {
         let head = nanos(elapsed).min(NEVER >> STATUS_BITS) << STATUS_BITS | u64::from(status);
         // Relaxed: read in `close`, which the lifecycle's word orders after this.
         self.head.store(head, Ordering::Relaxed);
+        self.account.body_began();
     }
 
     /// The owner of the open scope is gone, for `reason`.
@@ -393,6 +396,16 @@ impl OpenRequest for ScopeState {
             route: self.route_number(),
             method: self.method,
         }
+    }
+}
+
+/// What the pool lends with an arena: memory that no allocation of this request has counted. Chunks
+/// that the request makes are in its account, as other blocks are.
+fn lent_bytes(arena: &Arena) -> usize {
+    if arena.is_reused() {
+        arena.capacity()
+    } else {
+        0
     }
 }
 

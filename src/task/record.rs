@@ -112,7 +112,8 @@ impl TaskRecord {
         self.polls.fetch_add(1, Ordering::Release);
         EnteredTask {
             record: self,
-            entry: self.account.begin(),
+            // Exclusive: a task is in one poll at a time, and each happens after the one before.
+            entry: self.account.begin(Writer::Exclusive),
             outer: CURRENT.try_with(|task| task.replace(Some(self.id()))).ok(),
         }
     }
@@ -242,8 +243,7 @@ impl Drop for EnteredTask<'_> {
         if let Some(outer) = self.outer {
             let _ = CURRENT.try_with(|task| task.set(outer));
         }
-        // Exclusive: a task is in one poll at a time, and each happens after the one before.
-        self.record.account.leave(self.entry, Writer::Exclusive);
+        self.record.account.leave(self.entry);
         // Release: see `TaskRecord::enter`.
         self.record.polls.fetch_add(1, Ordering::Release);
     }

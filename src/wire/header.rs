@@ -65,7 +65,9 @@ pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap) {
         if let Some(usage) = usage {
             insert(X_ALLOC_BYTES, usage.bytes_allocated);
             insert(X_ALLOC_COUNT, usage.allocations);
-            insert(X_ALLOC_PEAK, usage.peak_bytes);
+            if let Some(peak) = usage.peak_bytes {
+                insert(X_ALLOC_PEAK, peak);
+            }
         }
         insert(X_ARENA_BYTES, arena.bytes as u64);
     };
