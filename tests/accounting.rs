@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, LockResult, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
@@ -31,7 +31,7 @@ use http_body_util::{BodyExt, Empty};
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
-    Account, MemoryLayer, Outcome, RequestScope, ScopeReport, TrackingAllocator,
+    Account, MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, TrackingAllocator,
     account::{HeapUsage, Usage, is_installed, process_usage, thread_usage},
 };
 
@@ -319,16 +319,28 @@ impl Body for PlanBody {
     }
 }
 
-type Reports = Arc<Mutex<HashMap<String, ScopeReport>>>;
+/// The reports of a layer by route.
+struct Reports {
+    handle: MemoryHandle,
+    by_route: Arc<Mutex<HashMap<String, ScopeReport>>>,
+}
+
+impl Reports {
+    /// All reports so far.
+    fn lock(&self) -> LockResult<MutexGuard<'_, HashMap<String, ScopeReport>>> {
+        self.handle.flush_observers();
+        self.by_route.lock()
+    }
+}
 
 /// A layer that collects its reports by route.
 fn layer_with_reports() -> (MemoryLayer, Reports) {
-    let reports = Reports::default();
+    let by_route = Arc::new(Mutex::new(HashMap::new()));
     let layer = MemoryLayer::builder()
         .observe({
-            let reports = Arc::clone(&reports);
+            let by_route = Arc::clone(&by_route);
             move |report: &ScopeReport| {
-                let former = reports
+                let former = by_route
                     .lock()
                     .unwrap()
                     .insert(report.route.as_str().to_owned(), report.clone());
@@ -337,7 +349,8 @@ fn layer_with_reports() -> (MemoryLayer, Reports) {
         })
         .build()
         .unwrap();
-    (layer, reports)
+    let handle = layer.handle();
+    (layer, Reports { handle, by_route })
 }
 
 fn runtime() -> Runtime {

@@ -31,6 +31,8 @@ mod future;
 mod headers;
 #[path = "exits/moved.rs"]
 mod moved;
+#[path = "exits/observers.rs"]
+mod observers;
 #[path = "exits/outliving.rs"]
 mod outliving;
 #[path = "exits/policy.rs"]

@@ -90,6 +90,7 @@ async fn a_request_has_no_heap_figures_and_all_others() {
         [7; 100].as_slice()
     );
 
+    handle.flush_observers();
     let reports = reports.lock().unwrap();
     assert_eq!(reports.len(), 1);
     assert_eq!(reports[0].usage, None);

@@ -229,13 +229,20 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Adds an observer: a function that is called once for each request, when its scope has closed.
-    /// It must not block.
+    /// Adds an observer: a function that is called once for each request, after its scope has closed.
+    ///
+    /// Observers do not delay requests. Reports wait in a queue, and within about 10 ms the
+    /// [housekeeping](crate::housekeeping) thread calls the observers with them, in the order in which
+    /// the scopes of the layer closed. At most 4096 reports wait; further ones are dropped and counted in
+    /// [`Snapshot::dropped_reports`](crate::observe::Snapshot::dropped_reports). An observer may take some
+    /// time, but the same thread trims pools and ends tasks: it must not wait for long. A
+    /// [shutdown](crate::MemoryHandle::shutdown) and
+    /// [`flush_observers`](crate::MemoryHandle::flush_observers) call observers with what waits; a
+    /// program that ends without either loses that.
     ///
     /// # Panics
     ///
-    /// An observer runs where the request ends, which is often inside a `Drop`. A panic in it is caught
-    /// and counted in [`Snapshot::observer_panics`](crate::observe::Snapshot::observer_panics). It
+    /// A panic in an observer is caught and counted in [`Snapshot::observer_panics`](crate::observe::Snapshot::observer_panics). It
     /// affects neither the request nor other observers. With `panic = "abort"` it ends the process.
     ///
     /// # Examples
@@ -259,8 +266,10 @@ impl MemoryLayerBuilder {
     ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
     /// }));
     /// let response = service.oneshot(Request::new(())).await?;
+    /// layer.handle().flush_observers();
     /// assert!(log.lock().unwrap().is_empty(), "the body has not ended");
     /// drop(response);
+    /// layer.handle().flush_observers();
     /// assert!(log.lock().unwrap()[0].starts_with("GET {unmatched}: 200 completed after "));
     /// # Ok(())
     /// # }
@@ -456,7 +465,11 @@ impl MemoryLayerBuilder {
     fn into_layer(self) -> MemoryLayer {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
-        let recorder = Arc::new(Recorder::new(routes.capacity(), self.observers));
+        let recorder = Arc::new(Recorder::new(
+            routes.capacity(),
+            self.observers,
+            self.housekeeping.clone(),
+        ));
         let pool = self
             .pool
             .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));

@@ -83,7 +83,8 @@ impl MemoryHandle {
             // Relaxed: counters, which publish no other memory.
             unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
             implausible_request_starts: layer.implausible_starts.load(Ordering::Relaxed),
-            observer_panics: self.recorder.observer_panics.load(Ordering::Relaxed),
+            observer_panics: self.recorder.observers.panics.load(Ordering::Relaxed),
+            dropped_reports: self.recorder.observers.dropped.load(Ordering::Relaxed),
             housekeeping_panics: layer.housekeeping.panics(),
         }
     }
@@ -122,6 +123,21 @@ impl MemoryHandle {
     #[must_use]
     pub fn outliving(&self) -> Vec<TaskReport> {
         self.layer.tasks.reports(true, &[])
+    }
+
+    /// Calls the layer's observers with all reports that wait, on this thread, and returns when they have
+    /// seen them.
+    ///
+    /// Observers are called a moment after a request has closed (see
+    /// [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe)). For tests, and for
+    /// the end of a program that calls no [`shutdown`](Self::shutdown). Does nothing if an observer calls
+    /// it.
+    ///
+    /// # Examples
+    ///
+    /// See [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
+    pub fn flush_observers(&self) {
+        self.recorder.observers.flush();
     }
 
     /// Returns the pool that the layer rents its arenas from.

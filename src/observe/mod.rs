@@ -5,6 +5,7 @@
 
 pub(crate) mod handle;
 mod histogram;
+mod observers;
 mod overruns;
 mod recorder;
 mod shutdown;
@@ -22,5 +23,6 @@ pub use self::tasks::CancelLatency;
 pub use crate::task::DetachedTasks;
 
 pub(crate) use self::handle::MemoryHandle;
-pub(crate) use self::recorder::{Observer, Recorder};
+pub(crate) use self::observers::Observer;
+pub(crate) use self::recorder::Recorder;
 pub(crate) use self::warn::{warn_implausible_start, warn_not_installed};

@@ -1,6 +1,12 @@
-use std::{fmt, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::handle::MemoryHandle;
 use crate::{
@@ -125,6 +131,7 @@ impl MemoryHandle {
     /// - New requests are refused with `503` (gRPC: `UNAVAILABLE`). Their handler does not run, so a
     ///   client may retry them elsewhere.
     /// - Detached tasks are waited for, but not cancelled.
+    /// - Observers are called with the reports that wait.
     /// - A request or task that itself awaits this, such as a handler of `/drain`, is not waited for. Other
     ///   tasks of such a request are. Tasks started with `tokio::spawn` are not known to belong to it.
     /// - Requests that the layer [serves while draining] are neither cancelled nor waited for.
@@ -195,6 +202,7 @@ impl MemoryHandle {
         })
         .await;
         let elapsed = start.elapsed();
+        self.observed(end).await;
         let exempt = layer.shutdown.exempted();
         let (mut requests, mut tasks) = (Vec::new(), Vec::new());
         // Not read again after a clean stop, since requests that are being refused would show up.
@@ -278,6 +286,25 @@ impl MemoryHandle {
             report.cut_off = self.layer.shutdown.cut_off_streams();
         }
         report
+    }
+
+    /// Waits until the observers have seen all reports, until `end` at most.
+    async fn observed(&self, end: Option<Instant>) {
+        let observers = Arc::clone(&self.recorder.observers);
+        if observers.is_idle() {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            observers.flush();
+            return;
+        };
+        let mut flushed = runtime.spawn_blocking(move || observers.flush());
+        let mut timer = Timer::new();
+        poll_fn(|cx| match Pin::new(&mut flushed).poll(cx) {
+            Poll::Pending if !end.is_some_and(|end| timer.poll(end, cx)) => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
     }
 
     /// Returns whether a [shutdown](Self::shutdown) has begun.

@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub implausible_request_starts: u64,
     /// Panics of observers that were caught.
     pub observer_panics: u64,
+    /// Reports that observers did not see, because 4096 others waited.
+    pub dropped_reports: u64,
     /// Panics that the [housekeeping](crate::housekeeping) has caught, of all pools and layers.
     pub housekeeping_panics: u64,
 }

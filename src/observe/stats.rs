@@ -39,6 +39,15 @@ struct Shard {
     totals: Mutex<Totals>,
 }
 
+impl Shard {
+    /// Adds to the requests opened, and wraps.
+    fn add(&self, requests: u64) {
+        // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
+        // An addition costs no more for it on most processors.
+        self.opened.fetch_add(requests, Ordering::SeqCst);
+    }
+}
+
 /// Sums over closed requests.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Totals {
@@ -139,6 +148,17 @@ impl RouteStats {
         }
     }
 
+    /// The thread's shard or, if it has none, that of another thread.
+    fn any_shard(&self, method: KnownMethod) -> &Shard {
+        let shards = &self.shards[method.index()];
+        let own = shards[thread_shard()].get();
+        let mut others = shards.iter().filter_map(OnceLock::get);
+        match own.or_else(|| others.next()) {
+            Some(shard) => shard,
+            None => self.shard(method),
+        }
+    }
+
     /// Returns the number of requests of a method opened so far, and the sums of those that have closed.
     fn totals(&self, method: KnownMethod) -> (u64, Totals) {
         let shards = self.shards[method.index()].iter();
@@ -149,7 +169,7 @@ impl RouteStats {
         }
         // Read after the closed ones, so that no request appears closed but not opened.
         let opened = shards.fold(0_u64, |sum, shard| {
-            // SeqCst: see `open`.
+            // SeqCst: see `Shard::add`.
             sum.wrapping_add(shard.opened.load(Ordering::SeqCst))
         });
         (opened, sum)
@@ -180,20 +200,18 @@ impl Stats {
         }
     }
 
-    /// Adds `by` to the requests opened. Wraps, so that `u64::MAX` subtracts one.
-    pub(super) fn open(&self, key: RouteKey, by: u64) {
-        // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
-        // An addition costs no more for it on most processors.
-        self.route(key.route)
-            .shard(key.method)
-            .opened
-            .fetch_add(by, Ordering::SeqCst);
+    /// Counts a request.
+    pub(super) fn open(&self, key: RouteKey) {
+        self.route(key.route).shard(key.method).add(1);
     }
 
     pub(super) fn relabelled(&self, from: RouteKey, to: usize) {
+        // Within the request's account, so it makes no shard if there is another.
         // In this order a request is briefly on both routes, and never on neither.
-        self.open(RouteKey { route: to, ..from }, 1);
-        self.open(from, u64::MAX);
+        self.route(to).any_shard(from.method).add(1);
+        self.route(from.route)
+            .any_shard(from.method)
+            .add(1_u64.wrapping_neg());
     }
 
     /// A scope has closed.

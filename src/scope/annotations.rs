@@ -1,6 +1,5 @@
 use std::fmt::{self, Write};
 
-use super::handle::RequestScope;
 use crate::sync::{Mutex, lock};
 
 /// Maximum number of annotations of a request.
@@ -25,7 +24,11 @@ impl Annotations {
         }
     }
 
-    fn add(&self, key: &'static str, value: String) {
+    pub(super) fn add(&self, key: &'static str, value: impl fmt::Display) {
+        let mut text = Truncated::default();
+        // An error is a value that is longer, or one that cannot be displayed: what came is kept.
+        let _ = write!(text, "{value}");
+        let value = text.text;
         let mut values = lock(&self.values);
         if let Some(old) = values.iter_mut().find(|old| old.0 == key) {
             old.1 = value;
@@ -61,53 +64,6 @@ impl Write for Truncated {
     }
 }
 
-impl RequestScope {
-    /// Adds a value to the request's [report](crate::ScopeReport::annotations), such as the id of the
-    /// request or of the user.
-    ///
-    /// A second value of the same key replaces the first. A request has at most 16 keys; further ones are
-    /// ignored. Values longer than 256 bytes are truncated. After the scope has closed this has no effect.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{convert::Infallible, sync::mpsc};
-    ///
-    /// use http::{Request, Response};
-    /// use http_body_util::Empty;
-    /// use tower::{Layer, ServiceExt, service_fn};
-    /// use tower_memory::{MemoryLayer, RequestScope, ScopeReport};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (sender, reports) = mpsc::channel();
-    /// let layer = MemoryLayer::builder().observe(move |report: &ScopeReport| {
-    ///     let _ = sender.send(report.clone());
-    /// }).build()?;
-    /// let service = layer.layer(service_fn(|request: Request<()>| async move {
-    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
-    ///     if let Some(id) = request.headers().get("x-request-id") {
-    ///         scope.annotate("request_id", String::from_utf8_lossy(id.as_bytes()));
-    ///     }
-    ///     scope.annotate("rows", 7);
-    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
-    /// }));
-    /// drop(service.oneshot(Request::get("/").header("x-request-id", "c0ffee").body(())?).await?);
-    ///
-    /// let report = reports.recv()?;
-    /// assert_eq!(report.annotations, [("request_id", "c0ffee".into()), ("rows", "7".into())]);
-    /// assert!(report.to_string().ends_with("request_id=\"c0ffee\", rows=\"7\""));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn annotate(&self, key: &'static str, value: impl fmt::Display) {
-        let mut text = Truncated::default();
-        // An error is a value that is longer, or one that cannot be displayed: what came is kept.
-        let _ = write!(text, "{value}");
-        self.state().annotations.add(key, text.text);
-    }
-}
-
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
@@ -120,9 +76,9 @@ mod tests {
             .filter(|key| !key.is_empty())
             .collect();
         for key in &keys {
-            annotations.add(key, "first".into());
+            annotations.add(key, "first");
         }
-        annotations.add(keys[3], "second".into());
+        annotations.add(keys[3], "second");
         let kept = annotations.take();
         assert_eq!(kept.len(), MAX_ANNOTATIONS);
         assert_eq!(kept[3], ("d", "second".into()));

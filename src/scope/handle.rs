@@ -161,6 +161,48 @@ impl RequestScope {
         self.state().set_route(label);
     }
 
+    /// Adds a value to the request's [report](crate::ScopeReport::annotations), such as the id of the
+    /// request or of the user.
+    ///
+    /// A second value of the same key replaces the first. A request has at most 16 keys; further ones are
+    /// ignored. Values longer than 256 bytes are truncated. After the scope has closed this has no effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::mpsc};
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{MemoryLayer, RequestScope, ScopeReport};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, reports) = mpsc::channel();
+    /// let layer = MemoryLayer::builder().observe(move |report: &ScopeReport| {
+    ///     let _ = sender.send(report.clone());
+    /// }).build()?;
+    /// let service = layer.layer(service_fn(|request: Request<()>| async move {
+    ///     let scope = request.extensions().get::<RequestScope>().expect("the layer is there");
+    ///     if let Some(id) = request.headers().get("x-request-id") {
+    ///         scope.annotate("request_id", String::from_utf8_lossy(id.as_bytes()));
+    ///     }
+    ///     scope.annotate("rows", 7);
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// drop(service.oneshot(Request::get("/").header("x-request-id", "c0ffee").body(())?).await?);
+    ///
+    /// let report = reports.recv()?;
+    /// assert_eq!(report.annotations, [("request_id", "c0ffee".into()), ("rows", "7".into())]);
+    /// assert!(report.to_string().ends_with("request_id=\"c0ffee\", rows=\"7\""));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn annotate(&self, key: &'static str, value: impl fmt::Display) {
+        self.state().annotations.add(key, value);
+    }
+
     /// Returns a token that is cancelled when the request ends, is [cancelled](Self::cancel), or
     /// exceeds its deadline.
     ///

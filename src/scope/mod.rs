@@ -34,6 +34,8 @@ pub(crate) use self::handle::RequestScope;
 pub(crate) use self::layer::{LayerState, ScopeSink};
 pub(crate) use self::open::OpenScope;
 pub(crate) use self::parent::own_path;
+#[cfg(test)]
+pub(crate) use self::report::report_for_tests;
 pub(crate) use self::report::{Closed, ScopeReport};
 pub(crate) use self::shutdown::Exempt;
 pub(crate) use self::stream::StreamPlace;

@@ -274,11 +274,14 @@ impl Closed<'_> {
 }
 
 #[cfg(test)]
+pub(crate) use self::tests::report as report_for_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::route::RouteRegistry;
 
-    fn report() -> ScopeReport {
+    pub(crate) fn report() -> ScopeReport {
         ScopeReport {
             method: "GET",
             route: RouteRegistry::new(0).route(0).label.clone(),

@@ -327,6 +327,7 @@ fn a_handle_and_a_clone_are_of_the_layer_that_was_built() {
         }));
         drop(at_once(&service, get("/")));
     }
+    handle.flush_observers();
     let snapshot = handle.snapshot();
     assert_eq!(snapshot.routes[0].requests, 2);
     assert_eq!(seen.load(Ordering::Relaxed), 2);

@@ -84,6 +84,7 @@ pub(crate) async fn settled(handle: &MemoryHandle) {
 
 impl Watch {
     fn told(&self) -> usize {
+        self.handle.flush_observers();
         self.reports.lock().unwrap().len()
     }
 
@@ -130,6 +131,7 @@ impl Watch {
 
     #[track_caller]
     fn checked(&self, expected: usize) -> Vec<ScopeReport> {
+        self.handle.flush_observers();
         let reports = self.reports.lock().unwrap().clone();
         assert_eq!(reports.len(), expected, "reports: {reports:#?}");
         let routes = self.handle.snapshot().routes;

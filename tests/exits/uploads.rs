@@ -428,7 +428,7 @@ fn announcing(
         }
 
         fn size_hint(&self) -> SizeHint {
-            self.0.clone()
+            self.0
         }
     }
 
