@@ -99,21 +99,21 @@ impl PoolState {
             let mut others = self.thread_caches.iter();
             others.find_map(|other| other.take_if(|tag| wanted.includes(tag.class())))
         });
-        let arena = match found {
+        // Trimming is ensured after counting: see `Job::needs_start`.
+        match found {
             Some(mut arena) => {
                 counters.add(&counters.hits, 1);
                 self.budget.release(cache, arena.capacity());
                 arena.mark_reused();
+                self.ensure_trimming();
                 arena
             }
             None => {
                 counters.add(&counters.misses, 1);
+                self.ensure_trimming_here();
                 self.new_arena(wanted)
             }
-        };
-        // After counting: see `Job::needs_start`.
-        self.ensure_trimming();
-        arena
+        }
     }
 
     /// Takes an arena from the shared cache, and moves some more to the thread cache.

@@ -36,6 +36,10 @@ pub(crate) enum Origin {
     },
 }
 
+/// Looks after which a task that is not polled is given up: a second. A busy runtime may need some
+/// time to poll a task that was woken.
+const UNPOLLED: usize = 20;
+
 /// The closure waits for a thread.
 const WAITING: usize = 0;
 /// The closure runs, or has run.
@@ -72,6 +76,8 @@ pub(crate) struct TaskRecord {
     polls: AtomicUsize,
     /// The value of `polls` at the last look.
     seen: AtomicUsize,
+    /// Looks in a row between which a task that waits was not polled.
+    unpolled: AtomicUsize,
     /// The scope no longer waits for this task.
     released: AtomicBool,
     /// The task was reported as an overrun.
@@ -96,6 +102,7 @@ impl TaskRecord {
             origin,
             polls: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
+            unpolled: AtomicUsize::new(0),
             released: AtomicBool::new(false),
             reported: AtomicBool::new(false),
             closure: AtomicUsize::new(WAITING),
@@ -210,12 +217,16 @@ impl Supervised for TaskRecord {
         let running = polls % 2 == 1;
         let (overran, given_up) = match self.kind {
             TaskKind::Async | TaskKind::Tracked => {
-                // In the same poll as last time; otherwise the task drops itself. Relaxed: each look
-                // happens after the one before.
-                let before = self.seen.swap(polls, Ordering::Relaxed);
-                // What polls a tracked future may have forgotten it.
-                let stuck = running || self.kind == TaskKind::Tracked;
-                (stuck && before == polls, true)
+                // Relaxed, as below: each look happens after the one before.
+                let polled = self.seen.swap(polls, Ordering::Relaxed) != polls;
+                let unpolled = match polled || running {
+                    true => 0,
+                    false => self.unpolled.load(Ordering::Relaxed) + 1,
+                };
+                self.unpolled.store(unpolled, Ordering::Relaxed);
+                // In the same poll as last time. Otherwise the task drops itself when it is polled,
+                // unless its runtime is not driven, or what should poll it has forgotten it.
+                (!polled && running || unpolled >= UNPOLLED, true)
             }
             // The runtime keeps a withdrawn closure until a thread is free to drop it.
             TaskKind::Blocking => (running || self.leave_waiting(WITHDRAWN), running),

@@ -42,35 +42,42 @@ pub(crate) struct Supervision {
 #[derive(Default)]
 struct Alive {
     /// Most requests have few tasks: these need no allocation.
-    few: [Option<Arc<dyn Supervised>>; 2],
-    more: Slab<Arc<dyn Supervised>>,
+    few: [Option<Entry>; 2],
+    more: Slab<Entry>,
     /// The request has ended, so tasks that are added from now on are looked after as well.
     ended: bool,
     /// The next look.
     scheduled: Option<Key>,
 }
 
+struct Entry {
+    task: Arc<dyn Supervised>,
+    /// When to look at the task, if at all.
+    due: Option<Instant>,
+}
+
 impl Alive {
-    fn iter(&self) -> impl Iterator<Item = &Arc<dyn Supervised>> {
-        let more = self.more.iter().map(|(_, task)| task);
-        self.few.iter().flatten().chain(more)
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        let more = self.more.iter_mut().map(|(_, entry)| entry);
+        self.few.iter_mut().flatten().chain(more)
     }
 
-    fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+    /// When to look next.
+    fn due(&mut self) -> Option<Instant> {
+        self.iter_mut().filter_map(|entry| entry.due).min()
     }
 
-    fn add(&mut self, task: Arc<dyn Supervised>) -> usize {
+    fn add(&mut self, entry: Entry) -> usize {
         match self.few.iter().position(Option::is_none) {
             Some(index) => {
-                self.few[index] = Some(task);
+                self.few[index] = Some(entry);
                 index
             }
-            None => self.few.len() + self.more.insert(task),
+            None => self.few.len() + self.more.insert(entry),
         }
     }
 
-    fn remove(&mut self, index: usize) -> Option<Arc<dyn Supervised>> {
+    fn remove(&mut self, index: usize) -> Option<Entry> {
         match self.few.get_mut(index) {
             Some(slot) => slot.take(),
             None => self.more.try_remove(index - self.few.len()),
@@ -91,24 +98,26 @@ impl Supervision {
     /// Adds a task, and returns its number. See [`ended`](Self::ended) for `waker`.
     pub(super) fn add(&self, task: Arc<dyn Supervised>, waker: impl FnOnce() -> Waker) -> usize {
         let alive = &mut *lock(&self.alive);
-        let index = alive.add(task);
-        if alive.ended {
-            self.look_after(alive, self.grace, waker);
+        if !alive.ended {
+            return alive.add(Entry { task, due: None });
         }
+        let now = self.housekeeping.now();
+        let due = now.checked_add(self.grace);
+        let index = alive.add(Entry { task, due });
+        self.schedule(alive, now, waker);
         index
     }
 
     /// Removes a task that has ended.
     pub(super) fn remove(&self, index: usize) {
         let mut alive = lock(&self.alive);
-        let task = alive.remove(index);
-        let key = if alive.is_empty() {
-            alive.scheduled.take()
-        } else {
-            None
+        let entry = alive.remove(index);
+        let key = match alive.due() {
+            Some(_) => None,
+            None => alive.scheduled.take(),
         };
         drop(alive);
-        drop(task);
+        drop(entry);
         if let Some(key) = key {
             self.housekeeping.cancel(key);
         }
@@ -119,37 +128,55 @@ impl Supervision {
     /// `waker` makes a waker that calls [`look`](Self::look).
     pub(super) fn ended(&self, waker: impl FnOnce() -> Waker) {
         let alive = &mut *lock(&self.alive);
-        alive.ended = true;
-        self.look_after(alive, self.grace, waker);
-    }
-
-    fn look_after(&self, alive: &mut Alive, time: Duration, waker: impl FnOnce() -> Waker) {
-        if alive.scheduled.is_some() || alive.is_empty() {
+        if std::mem::replace(&mut alive.ended, true) {
             return;
         }
         let now = self.housekeeping.now();
-        alive.scheduled = now
-            .checked_add(time)
-            .map(|at: Instant| self.housekeeping.schedule(now, at, &waker()));
+        let due = now.checked_add(self.grace);
+        alive.iter_mut().for_each(|entry| entry.due = due);
+        self.schedule(alive, now, waker);
+    }
+
+    /// Schedules the next look, unless one is scheduled.
+    fn schedule(&self, alive: &mut Alive, now: Instant, waker: impl FnOnce() -> Waker) {
+        if alive.scheduled.is_none() {
+            let at = alive.due();
+            alive.scheduled = at.map(|at| self.housekeeping.schedule(now, at, &waker()));
+        }
     }
 
     /// Looks at the tasks whose grace period is over.
     pub(super) fn look(&self, waker: &Waker) {
-        let due: Vec<_> = {
+        let now = self.housekeeping.now();
+        let mut looked_at = Vec::new();
+        {
             let mut alive = lock(&self.alive);
             alive.scheduled = None;
-            // Before looking: observers run in there, and may panic.
-            self.look_after(&mut alive, RECHECK, || waker.clone());
-            let waiting = alive.iter().filter(|task| !task.is_released());
-            waiting.map(Arc::clone).collect()
-        };
+            for entry in alive.iter_mut() {
+                if entry.task.is_released() {
+                    entry.due = None;
+                } else if entry.due.is_some_and(|due| due <= now) {
+                    // Set before the look: observers run in there, and may panic.
+                    entry.due = now.checked_add(RECHECK);
+                    looked_at.push(Arc::clone(&entry.task));
+                }
+            }
+            self.schedule(&mut alive, now, || waker.clone());
+        }
         // Relaxed: a figure.
-        self.looks.fetch_add(due.len(), Ordering::Relaxed);
-        let again = due.iter().filter(|task| task.overdue()).count() > 0;
-        drop(due);
-        let key = match again {
-            true => None,
-            false => lock(&self.alive).scheduled.take(),
+        self.looks.fetch_add(looked_at.len(), Ordering::Relaxed);
+        looked_at.retain(|task| !task.overdue());
+        let key = {
+            let mut alive = lock(&self.alive);
+            for entry in alive.iter_mut() {
+                if looked_at.iter().any(|task| Arc::ptr_eq(task, &entry.task)) {
+                    entry.due = None;
+                }
+            }
+            match alive.due() {
+                Some(_) => None,
+                None => alive.scheduled.take(),
+            }
         };
         if let Some(key) = key {
             self.housekeeping.cancel(key);
@@ -296,6 +323,41 @@ mod tests {
         assert_eq!(Housekeeping::Manual(clock.clone()).panics(), 1);
         clock.advance(RECHECK);
         assert_eq!(task.0.load(Ordering::Relaxed), 2);
+        assert_eq!(clock.scheduled(), 0);
+    }
+
+    #[test]
+    fn a_task_added_during_the_last_look_is_looked_at_after_a_grace_period_of_its_own() {
+        struct Adds(Mutex<Option<Arc<Request>>>, Arc<Blocking>);
+
+        impl Supervised for Adds {
+            fn is_released(&self) -> bool {
+                lock(&self.0).is_none()
+            }
+
+            fn overdue(&self) -> bool {
+                if let Some(request) = lock(&self.0).take() {
+                    add(&request, Arc::clone(&self.1) as _);
+                }
+                false
+            }
+        }
+
+        let clock = ManualClock::new();
+        let request = request(&clock);
+        let added = Arc::new(Blocking::default());
+        let first = Arc::new(Adds(
+            Mutex::new(Some(Arc::clone(&request))),
+            Arc::clone(&added),
+        ));
+        add(&request, first as _);
+        end(&request);
+        clock.advance(2 * GRACE - Duration::from_millis(1));
+        assert_eq!(added.looks.load(Ordering::Relaxed), 0, "too soon");
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(added.looks.load(Ordering::Relaxed), 1);
+        clock.advance(GRACE);
+        assert_eq!(added.looks.load(Ordering::Relaxed), 2, "given up");
         assert_eq!(clock.scheduled(), 0);
     }
 }
