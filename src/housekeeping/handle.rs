@@ -36,6 +36,13 @@ impl Housekeeping {
         }
     }
 
+    /// In a forked child, uses its own thread from now on. Asks for the process's id.
+    pub(super) fn follow_fork(&self) {
+        if let Self::Process = self {
+            thread::follow_fork();
+        }
+    }
+
     fn keeper(&self) -> &Keeper {
         match self {
             Self::Process => thread::keeper(),

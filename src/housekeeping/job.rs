@@ -98,6 +98,8 @@ pub(crate) trait Chore: Send + Sync + 'static {
 /// Schedules a chore for `at`, if it is not scheduled.
 pub(crate) fn start<C: Chore>(chore: &Arc<C>, at: Instant) {
     if chore.job().begin() {
+        // A job is not started a second time: its schedule must not be the parent's.
+        chore.housekeeping().follow_fork();
         schedule(chore, at);
     }
 }

@@ -80,6 +80,10 @@ pub(super) fn keeper() -> &'static Keeper {
     &Process::known().keeper
 }
 
+pub(super) fn follow_fork() {
+    Process::own();
+}
+
 pub(super) fn schedule(now: Instant, at: Instant, waker: &Waker) -> Key {
     let mut process = Process::known();
     if !process.keeper.is_certain(now) {

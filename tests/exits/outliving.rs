@@ -96,7 +96,9 @@ fn stuck_poll(scope: &RequestScope) -> Stuck {
 }
 
 async fn is_given_up(kind: TaskKind, stuck: fn(&RequestScope) -> Stuck) {
-    let layer = MemoryLayer::builder().grace_period(Duration::from_millis(20));
+    // In real time. A busy machine has to start the task within it.
+    let grace = Duration::from_millis(500);
+    let layer = MemoryLayer::builder().grace_period(grace);
     let (stuck, watch) = over(layer, stuck).await;
     let start = Instant::now();
     let handle = &watch.handle;
@@ -109,8 +111,8 @@ async fn is_given_up(kind: TaskKind, stuck: fn(&RequestScope) -> Stuck) {
     assert_eq!(task.location.file(), file!());
     assert_eq!(task.location.line(), stuck.place.line());
     assert_eq!(task.route.as_str(), "/items/{n}");
-    assert!(task.since_end >= Some(Duration::from_millis(20)));
-    assert!(task.age >= Duration::from_millis(20));
+    assert!(task.since_end >= Some(grace));
+    assert!(task.age >= grace);
     let place = format!("{kind} task started at {}", task.location);
     assert!(task.to_string().starts_with(&place), "{task}");
     let expected = TaskOverruns::clone(&handle.task_overruns()[0]);
