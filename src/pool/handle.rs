@@ -10,7 +10,8 @@ use crate::{arena::Arena, housekeeping::Housekeeping, sync::Arc};
 ///
 /// Each thread caches a few arenas; the others wait in a cache that all threads share. Arenas that
 /// are not used for a while are freed: see [`PoolBuilder::trim_interval`]. Each thread also keeps
-/// one arena of at most 64 KiB, until it rents that arena again or ends.
+/// one arena of at most 64 KiB, until it rents that arena again or ends. Once the pool has gone, the
+/// thread frees that arena when it uses another pool. An idle thread keeps at most five of them.
 ///
 /// [`PoolBuilder::trim_interval`]: super::PoolBuilder::trim_interval
 ///
@@ -183,5 +184,72 @@ mod tests {
         assert!(shared.upgrade().is_some(), "kept by the rented arena");
         drop(arena);
         assert!(shared.upgrade().is_none());
+    }
+
+    /// Makes the calling thread keep a hot arena.
+    fn warm(pool: &ArenaPool) {
+        (0..200).for_each(|_| drop(used(pool)));
+        assert_eq!(pool.stats().pooled, 1);
+    }
+
+    /// `breaker/pools`: what a thread keeps of pools that others close.
+    #[test]
+    fn a_thread_that_uses_another_pool_keeps_nothing_of_closed_ones() {
+        let live = ArenaPool::new();
+        let first = ArenaPool::new();
+        let others: Vec<ArenaPool> = (0..3).map(|_| ArenaPool::new()).collect();
+        let state = Arc::clone(&first.handle.state);
+        let weak: Vec<_> = others
+            .iter()
+            .map(|pool| Arc::downgrade(&pool.handle.state))
+            .collect();
+        let (close, closed) = std::sync::mpsc::channel::<()>();
+        let (ready, warmed) = std::sync::mpsc::channel();
+        let thread = thread::spawn({
+            let (live, first, others) = (live.clone(), first.clone(), others.clone());
+            move || {
+                [&first].into_iter().chain(&others).for_each(warm);
+                drop((first, others));
+                ready.send(()).unwrap();
+                closed.recv().unwrap();
+                drop(used(&live));
+                ready.send(()).unwrap();
+                closed.recv().unwrap_err();
+            }
+        });
+        warmed.recv().unwrap();
+        drop((first, others));
+        assert_eq!(state.stats().pooled, 1, "hot, out of reach");
+        close.send(()).unwrap();
+        warmed.recv().unwrap();
+        assert_eq!(state.stats().pooled, 0);
+        assert!(weak.iter().all(|pool| pool.upgrade().is_none()));
+        drop(close);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_only_uses_its_first_pool_leaves_closed_ones_within_256_hits() {
+        let [first, other] = [(); 2].map(|()| ArenaPool::new());
+        let weak = Arc::downgrade(&other.handle.state);
+        let (done, closed) = std::sync::mpsc::channel::<()>();
+        let (ready, warmed) = std::sync::mpsc::channel();
+        let thread = thread::spawn({
+            let (first, other, weak) = (first.clone(), other.clone(), weak.clone());
+            move || {
+                warm(&first);
+                warm(&other);
+                drop(other);
+                ready.send(()).unwrap();
+                closed.recv().unwrap();
+                assert!(weak.upgrade().is_some());
+                (0..256).for_each(|_| drop(used(&first)));
+                assert!(weak.upgrade().is_none());
+            }
+        });
+        warmed.recv().unwrap();
+        drop(other);
+        done.send(()).unwrap();
+        thread.join().unwrap();
     }
 }

@@ -48,6 +48,10 @@ impl Local {
         })
     }
 
+    fn has_closed(&self) -> bool {
+        self.pool.seems_closed()
+    }
+
     #[inline]
     fn is_of(&self, pool: usize) -> bool {
         Arc::as_ptr(&self.pool).addr() == pool
@@ -96,6 +100,7 @@ pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Local) -> Option<R>) ->
 /// `None` if all caches are owned, or if the thread's locals are already destroyed.
 pub(super) fn with_any<R>(pool: &Arc<PoolState>, f: impl FnOnce(&Local) -> R) -> Option<R> {
     let at = Arc::as_ptr(pool).addr();
+    leave_closed();
     let mut f = Some(f);
     let mut call = |local: &Local| f.take().map(|f| f(local));
     if let Some(done) = with(at, &mut call) {
@@ -121,30 +126,42 @@ pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Local) -> R) -> Option<R> {
         .flatten()
 }
 
-/// Gives the calling thread a cache of `pool`, and makes it leave pools that have closed.
+/// Gives the calling thread a cache of `pool`.
 #[cold]
 #[inline(never)]
 fn enter(pool: &Arc<PoolState>) {
     // Dropped at the end, outside of the borrow: that may free a pool.
-    let mut left: [Option<Local>; POOLS + 1] = [const { None }; POOLS + 1];
+    let mut left = None;
     let _ = LOCALS.try_with(|locals| {
         if locals.first.get().is_none() {
             return locals.first.set(Local::new(pool)?).ok();
         }
         let others = &mut *locals.others.try_borrow_mut().ok()?;
-        for (other, left) in others.iter_mut().zip(&mut left) {
-            if other
-                .as_ref()
-                .is_some_and(|local| local.pool.seems_closed())
-            {
-                *left = other.take();
-            }
-        }
         let new = Local::new(pool)?;
         let empty = others.iter().position(Option::is_none);
         let index = empty.unwrap_or(POOLS - 1);
-        left[POOLS] = others[index].replace(new);
+        left = others[index].replace(new);
         others[..=index].rotate_right(1);
+        Some(())
+    });
+}
+
+/// Makes the calling thread leave pools that have closed. It stays in its first pool, and frees the
+/// hot arena of that.
+pub(super) fn leave_closed() {
+    // Dropped at the end, outside of the borrow: that may free a pool.
+    let mut left: [Option<Local>; POOLS] = [const { None }; POOLS];
+    let _ = LOCALS.try_with(|locals| {
+        if let Some(first) = locals.first.get().filter(|local| local.has_closed()) {
+            let hot = first.hot.take();
+            drop(hot.map(|hot| first.pool.evict(None, hot)));
+        }
+        let others = &mut *locals.others.try_borrow_mut().ok()?;
+        for (other, left) in others.iter_mut().zip(&mut left) {
+            if other.as_ref().is_some_and(Local::has_closed) {
+                *left = other.take();
+            }
+        }
         Some(())
     });
 }

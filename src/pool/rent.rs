@@ -19,7 +19,8 @@ use crate::{
     sync::Arc,
 };
 
-/// Hits of a thread between two checks that the pool is trimmed; each miss checks as well.
+/// Hits of a thread between two checks that the pool is trimmed, and that no other one of the thread
+/// has closed. Each miss checks the first as well.
 const TRIM_CHECK_EVERY: u64 = 256;
 
 impl PoolState {
@@ -89,6 +90,7 @@ impl PoolState {
     fn count_hit(self: &Arc<Self>, cache: &ThreadCache) {
         if cache.counters.count_hit() % TRIM_CHECK_EVERY == 0 {
             self.ensure_trimming_here();
+            local::leave_closed();
         }
     }
 
