@@ -1,6 +1,9 @@
 use std::{fmt, time::Duration};
 
-use super::{handle::ArenaPool, settings::Settings, trim::OnTrim};
+use super::{
+    handle::ArenaPool,
+    settings::{OnTrim, Settings},
+};
 use crate::{
     config::ConfigError,
     housekeeping::{Housekeeping, ManualClock},

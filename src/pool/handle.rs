@@ -1,4 +1,8 @@
-use super::{settings::Settings, state::PoolState, stats::PoolStats, trim::OnTrim};
+use super::{
+    settings::{OnTrim, Settings},
+    state::PoolState,
+    stats::PoolStats,
+};
 use crate::{arena::Arena, housekeeping::Housekeeping, sync::Arc};
 
 /// A pool of [`Arena`]s.

@@ -1,5 +1,10 @@
 use std::time::Duration;
 
+use crate::sync::Arc;
+
+/// Called after much was freed, with the bytes.
+pub(super) type OnTrim = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// What a pool keeps of the arenas that are returned. Set by [`PoolBuilder`](super::PoolBuilder).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {

@@ -4,12 +4,11 @@ use super::{
     budget::ByteBudget,
     class::Classes,
     counters::{Counters, Writer},
-    settings::Settings,
+    settings::{OnTrim, Settings},
     shared_cache::SharedCache,
     stats::PoolStats,
     tag::Tag,
     thread_cache::ThreadCache,
-    trim::OnTrim,
 };
 use crate::{
     arena::IdleArena,

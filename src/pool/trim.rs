@@ -15,9 +15,6 @@ const MUCH: u64 = 1 << 20;
 // `PoolBuilder::on_trim` says so.
 const _: () = assert!(MUCH == 1_048_576);
 
-/// Called after much was freed, with the bytes.
-pub(super) type OnTrim = Arc<dyn Fn(u64) + Send + Sync>;
-
 impl Chore for PoolState {
     fn job(&self) -> &Job {
         &self.trimmer
