@@ -4,7 +4,10 @@
 use std::{hint::black_box, time::Duration};
 
 use axum::{body::Body, http::Response};
-use tower_memory::{Expose, MemoryLayer, RequestScope, TrackingAllocator, account};
+use tower_memory::{
+    Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator, account,
+    middleware::MemoryLayerBuilder,
+};
 
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
@@ -17,14 +20,23 @@ pub(crate) fn allocations() -> u64 {
 
 /// The layer with a timeout that never passes.
 pub(crate) fn layer(headers: bool) -> MemoryLayer {
+    builder(headers).build().expect("valid settings")
+}
+
+/// The same without headers, and with an observer. Callgrind also counts the thread that calls it.
+pub(crate) fn observed() -> MemoryLayer {
+    let layer = builder(false).observe(|report: &ScopeReport| _ = black_box(report.status));
+    layer.build().expect("valid settings")
+}
+
+fn builder(headers: bool) -> MemoryLayerBuilder {
     let expose = if headers {
         Expose::Always
     } else {
         Expose::Never
     };
     let timeout = Duration::from_secs(5);
-    let layer = MemoryLayer::builder().timeout(timeout).expose(expose);
-    layer.build().expect("valid settings")
+    MemoryLayer::builder().timeout(timeout).expose(expose)
 }
 
 pub(crate) async fn spawn(scope: RequestScope) -> &'static str {

@@ -22,7 +22,7 @@ use tower::{ServiceExt, layer::util::Identity};
 /// Requests before the counted ones: sizes are learned, memory is in its pools.
 const WARM_UP: u64 = 1000;
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 16] = [
     "identity/ready",
     "identity/pending",
     "identity/stream_4",
@@ -38,6 +38,7 @@ const CASES: [&str; 15] = [
     "headers_on/spawn_1",
     "headers_on/arena_10x40B",
     "headers_on/json_100",
+    "observed/ready",
 ];
 
 /// Pending once. Not `yield_now`, which also makes the runtime look for input.
@@ -82,6 +83,7 @@ fn app(layer: &str) -> Router {
     let app = match layer {
         "headers_off" => scoped().layer(api::layer(false)),
         "headers_on" => scoped().layer(api::layer(true)),
+        "observed" => scoped().layer(api::observed()),
         _ => plain.layer(Identity::new()),
     };
     // As a server calls it. Without this, axum applies the layer anew to each request.
