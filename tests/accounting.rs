@@ -1005,3 +1005,66 @@ fn futures_of_a_join_set_are_counted_if_they_are_tracked() {
     drop(runtime.block_on(service.oneshot(Request::new(()))).unwrap());
     drop(reports);
 }
+
+/// The newcomer's A6: a socket showed nothing for as long as it was open.
+#[test]
+fn an_open_stream_and_a_socket_show_what_they_have_allocated_so_far() {
+    const BYTES: u64 = 100_000;
+    let layer = MemoryLayer::new();
+    let handle = layer.handle();
+    let service = layer.layer(service_fn(|request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+        black_box(vec![0_u8; BYTES as usize]);
+        let mut response = Response::new(Stalled);
+        if request.uri().path() == "/socket" {
+            tokio::spawn(scope.hold().run(std::future::pending::<()>()));
+            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        }
+        scope.set_route(request.uri().path());
+        Ok::<_, Infallible>(response)
+    }));
+    let runtime = runtime();
+    runtime.block_on(async {
+        let get = |path: &str| {
+            service
+                .clone()
+                .oneshot(Request::get(path).body(()).unwrap())
+        };
+        drop(get("/socket").await.unwrap());
+        let mut bodies = Vec::new();
+        for _ in 0..2 {
+            let mut body = Box::pin(get("/stream").await.unwrap().into_body());
+            assert!(body.frame().now_or_never().is_none());
+            bodies.push(body);
+        }
+        let rows = handle.snapshot().routes;
+        for (path, count) in [("/socket", 1), ("/stream", 2)] {
+            let row = rows.iter().find(|row| row.route == path).unwrap();
+            assert_eq!((row.in_flight, row.bytes), (count, None), "{path}");
+            let open = row.open_bytes.unwrap();
+            assert_eq!(open.count, count as u64, "{path}");
+            assert!((BYTES..2 * BYTES).contains(&open.max), "{path}: {open:?}");
+            assert!(open.total <= open.count * open.max);
+        }
+        bodies.pop();
+        let rows = handle.snapshot().routes;
+        let row = rows.iter().find(|row| row.route == "/stream").unwrap();
+        assert_eq!(row.open_bytes.unwrap().count, 1);
+        assert_eq!(row.bytes.unwrap().count, 1);
+    });
+}
+
+/// A body without an end.
+struct Stalled;
+
+impl Body for Stalled {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}

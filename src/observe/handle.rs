@@ -1,6 +1,7 @@
 use super::{
     recorder::Recorder,
     snapshot::{RouteSnapshot, Snapshot},
+    stats::Sum,
 };
 use crate::{
     pool::ArenaPool,
@@ -48,18 +49,24 @@ impl MemoryHandle {
     /// The values are read one after the other. While requests run, each is exact when it is read.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let open = self.layer.shutdown.open_usages();
         let routes: Vec<_> = self
             .recorder
             .stats
             .totals()
             .map(|(key, opened, totals)| {
                 let route = self.layer.routes.route(key.route);
+                let mut open_bytes = Sum::default();
+                for (_, usage) in open.iter().filter(|open| open.0 == key) {
+                    open_bytes.add(usage.bytes_allocated);
+                }
                 RouteSnapshot {
                     method: key.method.as_str(),
                     route: route.label.clone(),
                     requests: opened,
                     in_flight: usize::try_from(opened.saturating_sub(totals.outcomes.total()))
                         .unwrap_or(usize::MAX),
+                    open_bytes: open_bytes.figures(),
                     outcomes: totals.outcomes,
                     statuses: totals.statuses,
                     bytes: totals.bytes.figures(),

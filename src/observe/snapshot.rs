@@ -86,6 +86,10 @@ pub struct RouteSnapshot {
     pub requests: u64,
     /// Requests whose scope is open.
     pub in_flight: usize,
+    /// Heap bytes allocated so far by requests in flight that wait for more of their response body or
+    /// hold an upgraded connection; `None` if there is none, or none was measured. Handlers that have not
+    /// answered are not among them.
+    pub open_bytes: Option<Summary>,
     /// Closed requests by outcome.
     pub outcomes: OutcomeCounts,
     /// Closed requests by the first digit of their response's status: `statuses[2]` counts 200 to 299.
@@ -188,11 +192,12 @@ impl fmt::Debug for OutcomeCounts {
 }
 
 /// The head of the table that [`Snapshot`] is displayed as.
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 12] = [
     "method",
     "route",
     "requests",
     "in flight",
+    "open bytes",
     "mean bytes",
     "max bytes",
     "mean count",
@@ -203,7 +208,7 @@ const HEAD: [&str; 11] = [
 ];
 
 /// The columns of [`HEAD`] that hold numbers.
-const NUMBERS: std::ops::Range<usize> = 2..9;
+const NUMBERS: std::ops::Range<usize> = 2..10;
 
 impl RouteSnapshot {
     /// The cells below [`HEAD`]; `-` where nothing is known.
@@ -227,6 +232,7 @@ impl RouteSnapshot {
             self.route.to_string(),
             self.requests.to_string(),
             self.in_flight.to_string(),
+            known(self.open_bytes.map(|bytes| bytes.total.to_string())),
             mean(self.bytes),
             known(self.bytes.map(|bytes| bytes.max.to_string())),
             mean(self.allocations),

@@ -70,7 +70,7 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, value: u64) {
+    pub(super) fn add(&mut self, value: u64) {
         self.count = self.count.saturating_add(1);
         self.total = self.total.saturating_add(value);
         self.max = self.max.max(value);

@@ -7,6 +7,7 @@ use tokio::{
 };
 
 use crate::{
+    account::Usage,
     route::RouteKey,
     slab::ShardedSlab,
     sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
@@ -19,6 +20,9 @@ pub(crate) trait OpenRequest: Send + Sync {
     fn is_open(&self) -> bool;
 
     fn key(&self) -> RouteKey;
+
+    /// What it has allocated so far, if known.
+    fn usage(&self) -> Option<Usage>;
 
     /// Ends its scope, a held one only if the response is over. Returns whether this call has ended it.
     fn cut_off(&self, held: bool) -> bool;
@@ -129,6 +133,25 @@ impl Shutdown {
 
     pub(super) fn streams(&self) -> &ShardedSlab<Stream> {
         self.streams.get_or_init(ShardedSlab::default)
+    }
+
+    /// What the open requests with a stream have allocated so far.
+    pub(crate) fn open_usages(&self) -> Vec<(RouteKey, Usage)> {
+        let Some(streams) = self.streams.get() else {
+            return Vec::new();
+        };
+        let mut found = streams.filter_map(|stream| {
+            let request = &stream.request;
+            let usage = request.is_open().then(|| request.usage()).flatten()?;
+            Some((Arc::as_ptr(request).addr(), request.key(), usage))
+        });
+        // A request may have several streams.
+        found.sort_unstable_by_key(|request| request.0);
+        found.dedup_by_key(|request| request.0);
+        found
+            .into_iter()
+            .map(|(_, key, usage)| (key, usage))
+            .collect()
     }
 
     /// Whether streams are cut off.

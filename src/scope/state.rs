@@ -10,7 +10,7 @@ use super::{
     shutdown::{Exempt, OpenRequest},
 };
 use crate::{
-    account::Account,
+    account::{Account, Usage},
     arena::Arena,
     cancel::{CancelReason, CancelState, Outcome},
     deadline::{BodyKind, Limits},
@@ -389,6 +389,10 @@ impl OpenRequest for ScopeState {
 
     fn is_open(&self) -> bool {
         !self.lifecycle.is_closed()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.account.usage()
     }
 
     fn key(&self) -> RouteKey {

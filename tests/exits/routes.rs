@@ -350,8 +350,9 @@ fn a_snapshot_is_displayed_as_a_table() {
     for path in ["/a", "/a", "/a-longer-route"] {
         drop(at_once(&service, get(path)));
     }
-    let head = "requests  in flight  mean bytes  max bytes  mean count  mean arena  learned arena";
-    let cells = "        0           -          -           -         0.0              -";
+    let head = "requests  in flight  open bytes  mean bytes  max bytes  mean count  mean arena  learned arena";
+    let cells =
+        "        0           -           -          -           -         0.0              -";
     assert_eq!(
         watch.handle.snapshot().to_string(),
         format!(
