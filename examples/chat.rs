@@ -235,8 +235,12 @@ async fn run(args: &args::Args, ping: Duration) -> Result<ExitCode, Box<dyn Erro
         .map_err(|error| format!("cannot listen on {}: {error}; try --port", args.addr))?;
     let addr = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async { _ = stopped.await });
-    let server = tokio::spawn(server.into_future());
+    let handle = chat.handle.clone();
+    // axum does not wait for upgraded connections. This does, and tells them to end.
+    let server = tokio::spawn(async move {
+        let server = |stop| axum::serve(listener, app).with_graceful_shutdown(stop);
+        handle.serve_until(stopped, SHUTDOWN, server).await
+    });
     if args.check {
         return check::run(addr, &chat, stop, server).await;
     }
@@ -245,8 +249,7 @@ async fn run(args: &args::Args, ping: Duration) -> Result<ExitCode, Box<dyn Erro
          Press Ctrl-C to stop."
     );
     tokio::signal::ctrl_c().await?;
-    let _ = stop.send(()); // no further connections
-    // axum does not wait for upgraded connections, so cancel their scopes and wait for them here.
-    println!("\n{}", chat.handle.shutdown(SHUTDOWN).await);
+    let _ = stop.send(());
+    println!("\n{}", server.await??);
     Ok(ExitCode::SUCCESS)
 }

@@ -27,6 +27,9 @@ use tower_memory::{Arena, MemoryHandle, MemoryLayer, RequestScope, TrackingAlloc
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
+/// Time for requests and their tasks to end after Ctrl-C.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
 const TIMEOUT: Duration = Duration::from_millis(300);
 const MAX_ITEMS: usize = 100_000;
 const CHUNKS: usize = 5;
@@ -147,10 +150,12 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn std::error::Error + 
         return check::run(addr, &handle).await;
     }
     print_what_to_try(addr);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async { _ = tokio::signal::ctrl_c().await })
+    let report = handle
+        .serve_until(tokio::signal::ctrl_c(), SHUTDOWN, |stop| {
+            axum::serve(listener, app).with_graceful_shutdown(stop)
+        })
         .await?;
-    println!("\n{}", handle.snapshot());
+    println!("\n{}\n{report}", handle.snapshot());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -85,8 +85,12 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>
          grpcurl -v -plaintext -proto health.proto -d '{{\"service\":\"{SERVED}\"}}' {addr} \
          grpc.health.v1.Health/Check\n"
     );
-    let stop = async { _ = tokio::signal::ctrl_c().await };
-    serve(listener, layer, stop).await?;
-    println!("\n{}", handle.snapshot());
+    let grace = Duration::from_secs(10);
+    let report = handle
+        .serve_until(tokio::signal::ctrl_c(), grace, |stop| {
+            serve(listener, layer, stop)
+        })
+        .await?;
+    println!("\n{}\n{report}", handle.snapshot());
     Ok(ExitCode::SUCCESS)
 }

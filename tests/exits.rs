@@ -41,6 +41,8 @@ mod policy;
 mod router;
 #[path = "exits/routes.rs"]
 mod routes;
+#[path = "exits/serving.rs"]
+mod serving;
 #[path = "exits/shutdown.rs"]
 mod shutdown;
 #[path = "exits/support.rs"]

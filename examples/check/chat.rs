@@ -24,13 +24,13 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
-use tower_memory::Outcome;
+use tower_memory::{Outcome, observe::ShutdownReport};
 
 use self::{
     client::Client,
     report::{Report, settled},
 };
-use super::{Chat, MAX_MESSAGE, SHUTDOWN};
+use super::{Chat, MAX_MESSAGE};
 
 /// Short, so that the check is fast.
 pub(crate) const PING: Duration = Duration::from_millis(1500);
@@ -166,7 +166,7 @@ pub(crate) async fn run(
     addr: SocketAddr,
     chat: &Chat,
     stop: oneshot::Sender<()>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<std::io::Result<ShutdownReport>>,
 ) -> Result<ExitCode, BoxError> {
     let mut report = Report::default();
     let handle = &chat.handle;
@@ -282,7 +282,7 @@ pub(crate) async fn run(
     );
 
     let _ = stop.send(());
-    let down = handle.shutdown(SHUTDOWN).await;
+    let down = timeout(BOUND, server).await???;
     report.expect(down.is_clean(), format!("shutdown: {down}"));
     let mut told = 0;
     for peer in staying {
@@ -293,7 +293,6 @@ pub(crate) async fn run(
         told == stayed,
         format!("{told} peers received a close message"),
     );
-    timeout(BOUND, server).await???;
     report.expect(chat.rooms.count() == (0, 0), "no room is left");
     report.expect_nothing_left(handle).await;
     report.expect(

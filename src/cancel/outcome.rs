@@ -33,6 +33,9 @@ pub enum Outcome {
     Completed,
     /// The deadline passed before there was a response, or a limit for its body.
     DeadlineExceeded,
+    /// The response was an upgrade, but no [hold](crate::RequestScope::hold) was taken up in time: an outer
+    /// layer replaced the response, or the connection failed.
+    NotUpgraded,
     /// The handler, or the response body, panicked.
     Panicked,
     /// The inner service, or the response body, returned an error.
@@ -49,6 +52,7 @@ impl Outcome {
         Self::ClientGone,
         Self::Completed,
         Self::DeadlineExceeded,
+        Self::NotUpgraded,
         Self::Panicked,
         Self::ServiceError,
         Self::Shutdown,
@@ -63,6 +67,7 @@ impl Outcome {
             Self::ClientGone => "client_gone",
             Self::Completed => "completed",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::NotUpgraded => "not_upgraded",
             Self::Panicked => "panicked",
             Self::ServiceError => "service_error",
             Self::Shutdown => "shutdown",

@@ -120,6 +120,7 @@ impl fmt::Display for CancelReason {
             Outcome::ClientGone => "the client went away",
             Outcome::Completed => "the response is complete",
             Outcome::DeadlineExceeded => "a deadline passed",
+            Outcome::NotUpgraded => "the connection was not upgraded",
             Outcome::Panicked => "the handler panicked",
             Outcome::ServiceError => "the service failed",
             Outcome::Shutdown => "the server is shutting down",

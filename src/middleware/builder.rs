@@ -24,6 +24,11 @@ const GRACE: Duration = Duration::from_secs(5);
 // `MemoryLayerBuilder::grace_period` and `RequestScope::spawn` state this default.
 const _: () = assert!(GRACE.as_millis() == 5000);
 
+const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
+
+// `MemoryLayerBuilder::hold_timeout` and `RequestScope::hold` state this default.
+const _: () = assert!(HOLD_TIMEOUT.as_secs() == 10);
+
 /// The largest `max_routes`: every route has a slot in several tables from the start.
 const LARGEST_MAX_ROUTES: usize = 1 << 16;
 
@@ -68,6 +73,7 @@ pub struct MemoryLayerBuilder {
     responses: DeadlineResponses,
     expose: Expose,
     pub(super) draining: Draining,
+    pub(super) hold_timeout: Duration,
 }
 
 impl MemoryLayer {
@@ -122,6 +128,7 @@ impl MemoryLayerBuilder {
             responses: DeadlineResponses::new(),
             expose: Expose::DebugBuilds,
             draining: Draining::new(),
+            hold_timeout: HOLD_TIMEOUT,
         }
     }
 
@@ -474,7 +481,14 @@ impl MemoryLayerBuilder {
             .pool
             .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));
         let sink = Arc::clone(&recorder) as _;
-        let layer = LayerState::new(pool, routes, sink, self.grace, self.housekeeping);
+        let layer = LayerState::new(
+            pool,
+            routes,
+            sink,
+            self.grace,
+            self.hold_timeout,
+            self.housekeeping,
+        );
         MemoryLayer::built(Config {
             handle: MemoryHandle::new(Arc::new(layer), recorder),
             limits: self.limits,
@@ -501,6 +515,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("responses", &self.responses)
             .field("expose", &self.expose)
             .field("draining", &self.draining)
+            .field("hold_timeout", &self.hold_timeout)
             .finish()
     }
 }

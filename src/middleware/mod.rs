@@ -10,6 +10,7 @@ mod deadline_context;
 mod deadline_response;
 mod dispatch;
 mod draining;
+mod end_settings;
 pub(crate) mod expose;
 mod future;
 pub(crate) mod layer;
@@ -20,7 +21,6 @@ mod request_body;
 mod request_info;
 mod respond;
 pub(crate) mod service;
-mod shutdown_settings;
 mod trust;
 
 pub use self::body::ResponseBody;

@@ -8,6 +8,7 @@ mod histogram;
 mod observers;
 mod overruns;
 mod recorder;
+mod serve;
 mod shutdown;
 mod snapshot;
 mod stats;

@@ -22,6 +22,12 @@ impl RequestScope {
     ///
     /// When a connection is upgraded (WebSocket), the HTTP response ends at once. Move the guard into
     /// the task that serves the connection. If the response is not an upgrade, the guard has no effect.
+    ///
+    /// An upgrade may fail after the handler: an outer layer replaces the response, or the connection ends. So a
+    /// hold must be taken up within 10 s of the response
+    /// ([`hold_timeout`](crate::middleware::MemoryLayerBuilder::hold_timeout)), by a poll of
+    /// [`run`](ScopeHold::run) or by [`upgraded`](ScopeHold::upgraded). Otherwise the scope ends with
+    /// [`Outcome::NotUpgraded`](crate::Outcome::NotUpgraded).
     pub fn hold(&self) -> ScopeHold {
         let mut hold = ScopeHold {
             scope: self.clone(),
@@ -62,6 +68,7 @@ impl RequestScope {
 /// drop(service.oneshot(Request::new(())).await?);
 ///
 /// let hold = held.recv()?; // kept by the code that serves the connection
+/// hold.upgraded();
 /// assert!(!hold.scope().is_ended());
 /// assert_eq!(layer.handle().snapshot().in_flight, 1);
 /// drop(hold);
@@ -85,12 +92,23 @@ impl ScopeHold {
         &self.scope
     }
 
+    /// Takes the hold up: the connection is upgraded, and the code that serves it owns the guard.
+    ///
+    /// Call it once the upgrade has succeeded. [`run`](Self::run) does that by itself.
+    pub fn upgraded(&self) {
+        let state = self.scope.state();
+        state.lifecycle.take_up();
+        state.cancel_untaken();
+    }
+
     /// Runs the future that serves the connection inside the scope, which it holds until it is ready.
     ///
     /// Allocations in its polls and its drop are accounted to the request, and
     /// [`RequestScope::current`] returns the scope in them. When the future is ready the scope ends,
     /// unless there are other holds: its token is cancelled and its tasks get their grace period. If
     /// the future panics, the outcome is [`Panicked`](crate::Outcome::Panicked).
+    ///
+    /// A poll after the response is over takes the hold up.
     ///
     /// The future itself is not ended. At a shutdown it sees
     /// [`cancelled`](RequestScope::cancelled), as tasks do. If a shutdown [cuts it off], the future is
@@ -117,11 +135,22 @@ impl ScopeHold {
         HoldFuture {
             inside: Inside::new(future, Some(self)),
             is_cut_off: false,
+            is_taken_up: false,
         }
     }
 }
 
 impl ScopeHold {
+    /// As [`upgraded`](Self::upgraded), if the response is over.
+    fn take_up_if_done(&self) -> bool {
+        let state = self.scope.state();
+        let taken_up = state.lifecycle.take_up_if_done();
+        if taken_up {
+            state.cancel_untaken();
+        }
+        taken_up
+    }
+
     /// Whether a shutdown has cut off the connection. Otherwise it wakes the caller's task when it does.
     fn is_cut_off(&mut self, cx: &Context<'_>) -> bool {
         if !self.stream.register(&self.scope, true, cx.waker()) {
@@ -200,6 +229,7 @@ pin_project! {
         #[pin]
         inside: Inside<F, Option<ScopeHold>>,
         is_cut_off: bool,
+        is_taken_up: bool,
     }
 }
 
@@ -220,6 +250,10 @@ impl<F: Future> Future for HoldFuture<F> {
             return Poll::Pending;
         }
         let mut inside = this.inside;
+        if !*this.is_taken_up {
+            let hold = inside.place().as_ref();
+            *this.is_taken_up = hold.is_some_and(ScopeHold::take_up_if_done);
+        }
         if let Poll::Ready(output) = inside.as_mut().poll(cx) {
             *inside.place_mut() = None;
             return Poll::Ready(output);

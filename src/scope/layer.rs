@@ -33,6 +33,8 @@ pub(crate) struct LayerState {
     pub(crate) routes: RouteRegistry,
     pub(crate) sink: Arc<dyn ScopeSink>,
     pub(crate) grace: Duration,
+    /// How long a hold may wait to be taken up after the response.
+    pub(crate) hold_timeout: Duration,
     pub(crate) housekeeping: Housekeeping,
     pub(crate) shutdown: Shutdown,
     pub(crate) tokens: ShardedSlab<CancellationToken>,
@@ -49,6 +51,7 @@ impl LayerState {
         routes: RouteRegistry,
         sink: Arc<dyn ScopeSink>,
         grace: Duration,
+        hold_timeout: Duration,
         housekeeping: Housekeeping,
     ) -> Self {
         Self {
@@ -56,6 +59,7 @@ impl LayerState {
             routes,
             sink,
             grace,
+            hold_timeout,
             housekeeping,
             shutdown: Shutdown::default(),
             tokens: ShardedSlab::default(),

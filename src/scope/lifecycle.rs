@@ -21,6 +21,8 @@ const DONE: u64 = 1;
 const UPGRADED: u64 = 1 << 1;
 const ENDED: u64 = 1 << 2;
 const CLOSED: u64 = 1 << 3;
+/// A hold was taken up: the connection is served.
+const TAKEN_UP: u64 = 1 << 4;
 
 const HOLD: u64 = 1 << 8;
 const HOLDS: u64 = 0xff_ffff << 8;
@@ -120,6 +122,30 @@ impl Lifecycle {
         self.end_if(|word| word & DONE != 0)
     }
 
+    /// As [`end`](Self::end), if no hold was taken up.
+    pub(super) fn end_untaken(&self) -> Transition {
+        self.end_if(|word| word & TAKEN_UP == 0)
+    }
+
+    /// A hold is taken up.
+    pub(super) fn take_up(&self) {
+        self.word.fetch_or(TAKEN_UP, Ordering::AcqRel);
+    }
+
+    /// A hold is taken up if the response is over. Returns whether one has been.
+    pub(super) fn take_up_if_done(&self) -> bool {
+        let take = |word| (word & DONE != 0).then_some(word | TAKEN_UP);
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
+            .is_ok()
+    }
+
+    /// Whether the scope is held and no hold was taken up.
+    pub(super) fn is_untaken(&self) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & (ENDED | TAKEN_UP) == 0 && word & UPGRADED != 0 && word & HOLDS != 0
+    }
+
     fn end_if(&self, may_end: impl Fn(u64) -> bool) -> Transition {
         let ended = self
             .word
@@ -183,6 +209,27 @@ mod tests {
         assert_eq!(life.response_done(), Transition::EndAndClose);
         assert!(life.task_started());
         assert_eq!(life.task_ended(), Transition::Nothing);
+    }
+
+    #[test]
+    fn a_hold_that_is_not_taken_up_ends_with_the_response_only() {
+        let life = Lifecycle::new();
+        assert!(life.hold());
+        life.upgraded();
+        assert!(!life.take_up_if_done());
+        assert_eq!(life.response_done(), Transition::Nothing);
+        assert!(life.is_untaken());
+        assert_eq!(life.end_untaken(), Transition::End);
+        assert_eq!(life.end_untaken(), Transition::Nothing);
+        assert!(!life.is_untaken());
+
+        let life = Lifecycle::new();
+        assert!(life.hold());
+        life.upgraded();
+        assert_eq!(life.response_done(), Transition::Nothing);
+        assert!(life.take_up_if_done());
+        assert_eq!(life.end_untaken(), Transition::Nothing);
+        assert_eq!(life.release_hold(), Transition::End);
     }
 
     #[test]
@@ -303,6 +350,31 @@ mod loom_models {
             });
             scope.step(scope.life.response_done());
             task.join().expect("no panic");
+            scope.assert_once();
+        });
+    }
+
+    #[test]
+    fn a_hold_is_either_taken_up_or_given_up() {
+        loom::model(|| {
+            let scope = Scope::new();
+            assert!(scope.life.hold());
+            scope.life.upgraded();
+            scope.step(scope.life.response_done());
+            let given_up = thread::spawn({
+                let scope = Arc::clone(&scope);
+                move || {
+                    let step = scope.life.end_untaken();
+                    scope.step(step);
+                    step != Transition::Nothing
+                }
+            });
+            scope.life.take_up();
+            let ended = scope.life.is_ended();
+            let given_up = given_up.join().expect("no panic");
+            assert_eq!(given_up, scope.life.is_ended());
+            assert!(!given_up || ended, "given up after it was taken up");
+            scope.step(scope.life.release_hold());
             scope.assert_once();
         });
     }

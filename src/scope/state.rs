@@ -1,4 +1,7 @@
-use std::time::Duration;
+use std::{
+    task::{Wake, Waker},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -14,6 +17,7 @@ use crate::{
     arena::Arena,
     cancel::{CancelReason, CancelState, Outcome},
     deadline::{BodyKind, Limits},
+    housekeeping::Key,
     route::{KnownMethod, Route, RouteKey, RouteLabel, UNMATCHED},
     slab::KeySlot,
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
@@ -60,6 +64,8 @@ pub(crate) struct ScopeState {
     /// The place in the list of what a shutdown does not wait for, if the request came during the shutdown
     /// and is served nevertheless. Then the shutdown does not cancel it.
     spared: AtomicUsize,
+    /// The scheduled end of a scope whose holds are not taken up.
+    untaken: OnceLock<Key>,
     /// Made when the first task is started.
     tasks: OnceLock<Arc<TaskGroup>>,
 }
@@ -83,6 +89,7 @@ impl ScopeState {
             end: AtomicU64::new(NEVER),
             token: KeySlot::empty(),
             spared: AtomicUsize::new(NOT_SPARED),
+            untaken: OnceLock::new(),
             tasks: OnceLock::new(),
         }
     }
@@ -128,6 +135,7 @@ impl ScopeState {
         self.head.store(NEVER, Ordering::Relaxed);
         self.end.store(NEVER, Ordering::Relaxed);
         self.spared.store(NOT_SPARED, Ordering::Relaxed);
+        self.untaken.take();
         self.tasks.take();
         drop(self.annotations.take());
         self.by_layer = true;
@@ -288,13 +296,43 @@ impl ScopeState {
     }
 
     /// The owner of the open scope is gone, for `reason`.
-    pub(super) fn response_over(&self, reason: CancelReason) {
+    pub(super) fn response_over(self: &Arc<Self>, reason: CancelReason) {
         let transition = if reason == Outcome::Completed {
             self.lifecycle.response_done()
         } else {
             self.lifecycle.end()
         };
+        if transition == Transition::Nothing {
+            self.await_upgrade();
+        }
         self.advance(transition, reason);
+    }
+
+    /// Schedules the end of a scope whose holds may never be taken up.
+    #[cold]
+    fn await_upgrade(self: &Arc<Self>) {
+        let layer = self.layer();
+        let now = layer.housekeeping.now();
+        let Some(at) = now.checked_add(layer.hold_timeout) else {
+            return;
+        };
+        if !self.lifecycle.is_untaken() {
+            return;
+        }
+        let end = Waker::from(Arc::new(EndUntaken(Arc::clone(self))));
+        let key = layer.housekeeping.schedule(now, at, &end);
+        self.untaken.get_or_init(|| key);
+        // It may have been taken up, or released, meanwhile.
+        if !self.lifecycle.is_untaken() {
+            self.cancel_untaken();
+        }
+    }
+
+    /// Cancels the scheduled end of a scope that is held: a hold was taken up, or all have been released.
+    pub(super) fn cancel_untaken(&self) {
+        if let Some(key) = self.untaken.get() {
+            self.layer().housekeeping.cancel(*key);
+        }
     }
 
     /// Does what a transition of the lifecycle asks for.
@@ -362,6 +400,7 @@ impl ScopeState {
             tasks: self.tasks.get().map(|tasks| &**tasks),
             annotations: &self.annotations,
         });
+        self.cancel_untaken();
         // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
         let spared = self.spared.load(Ordering::Relaxed);
         if spared != NOT_SPARED {
@@ -374,6 +413,17 @@ impl ScopeState {
 /// Nanoseconds below [`NEVER`].
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).map_or(NEVER - 1, |nanos| nanos.min(NEVER - 1))
+}
+
+/// Ends a scope if none of its holds was taken up.
+struct EndUntaken(Arc<ScopeState>);
+
+impl Wake for EndUntaken {
+    fn wake(self: Arc<Self>) {
+        let transition = self.0.lifecycle.end_untaken();
+        let reason = CancelReason::new(Outcome::NotUpgraded);
+        self.0.advance(transition, reason);
+    }
 }
 
 impl OpenRequest for ScopeState {

@@ -1,15 +1,18 @@
 //! What the tests share: reports collected, a body made of steps, a server and its clients.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     convert::Infallible,
     error::Error,
     fmt,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, Once,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -33,13 +36,84 @@ use tower_memory::{
 };
 
 /// How long to wait for what must come. Only a failing test waits that long.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(5);
+
+/// As [`BOUND`], after three waits were in vain. A fault that keeps requests open would make every test wait.
+const SHORT_BOUND: Duration = Duration::from_millis(300);
+
+static IN_VAIN: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until `done` returns `true`, or for long enough. Returns whether it did.
+async fn wait_until(done: impl Fn() -> bool) -> bool {
+    let waiting = async {
+        while !done() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let bound = if IN_VAIN.load(Ordering::Relaxed) < 3 {
+        BOUND
+    } else {
+        SHORT_BOUND
+    };
+    let in_time = timeout(bound, waiting).await.is_ok();
+    IN_VAIN.fetch_add(usize::from(!in_time), Ordering::Relaxed);
+    in_time
+}
+
+/// The longest that a test may run.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Ends the process if a test with a watched layer hangs, and says which.
+struct Watchdog {
+    number: usize,
+}
+
+/// The tests that run, by number: since when, and their name.
+static RUNNING: Mutex<BTreeMap<usize, (Instant, String)>> = Mutex::new(BTreeMap::new());
+
+impl Watchdog {
+    fn start() -> Arc<Self> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        static DOG: Once = Once::new();
+        DOG.call_once(|| {
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::sleep(Duration::from_millis(500));
+                    let running = RUNNING.lock().unwrap();
+                    let hang: Vec<_> = running
+                        .values()
+                        .filter(|(since, _)| since.elapsed() > LONGEST)
+                        .map(|(_, name)| name)
+                        .collect();
+                    if !hang.is_empty() {
+                        eprintln!("watchdog: still running after {LONGEST:?}: {hang:#?}");
+                        std::process::exit(101);
+                    }
+                }
+            });
+        });
+        let name = std::thread::current().name().unwrap_or("?").to_owned();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        RUNNING
+            .lock()
+            .unwrap()
+            .insert(number, (Instant::now(), name));
+        Arc::new(Self { number })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        RUNNING.lock().unwrap().remove(&self.number);
+    }
+}
 
 /// The reports and the handle of a layer.
 #[derive(Clone)]
 pub(crate) struct Watch {
     pub(crate) handle: MemoryHandle,
     reports: Arc<Mutex<Vec<ScopeReport>>>,
+    _watchdog: Arc<Watchdog>,
 }
 
 /// Collects the reports of `layer`.
@@ -51,7 +125,12 @@ pub(crate) fn watched(layer: MemoryLayerBuilder) -> (MemoryLayer, Watch) {
     });
     let layer = layer.build().unwrap();
     let handle = layer.handle();
-    (layer, Watch { handle, reports })
+    let watch = Watch {
+        handle,
+        reports,
+        _watchdog: Watchdog::start(),
+    };
+    (layer, watch)
 }
 
 /// In flight, tasks, tokens and arenas out.
@@ -72,13 +151,8 @@ fn assert_nothing_is_out(handle: &MemoryHandle) {
 
 /// Waits until nothing is out any more.
 pub(crate) async fn settled(handle: &MemoryHandle) {
-    let all_back = async {
-        while out(handle) != [0; 4] {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
     // What is wrong after the bound is told below.
-    let _ = timeout(BOUND, all_back).await;
+    wait_until(|| out(handle) == [0; 4]).await;
     assert_nothing_is_out(handle);
 }
 
@@ -90,12 +164,13 @@ impl Watch {
 
     /// Waits until `expected` requests are over and nothing is out; there must be no more reports.
     pub(crate) async fn reports(&self, expected: usize) -> Vec<ScopeReport> {
-        let all_told = async {
-            while self.told() < expected {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let _ = timeout(BOUND, all_told).await;
+        let in_time = wait_until(|| self.told() >= expected).await;
+        assert!(
+            in_time,
+            "{} of {expected} requests have closed:\n{}",
+            self.told(),
+            self.handle.snapshot()
+        );
         settled(&self.handle).await;
         self.checked(expected)
     }

@@ -13,7 +13,10 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_memory::{MemoryLayer, Outcome, RequestScope, scope::ScopeHold};
+use tower_memory::{
+    MemoryLayer, Outcome, RequestScope, housekeeping::ManualClock, middleware::MemoryLayerBuilder,
+    scope::ScopeHold,
+};
 
 use super::support::{
     Client, Http, Refused, Steps, Watch, scope_of, serve, use_everything, watched,
@@ -21,8 +24,17 @@ use super::support::{
 
 /// A response with this status whose handler holds its scope `holds` times; its body is dropped.
 fn held(method: Method, status: StatusCode, holds: usize) -> (Vec<ScopeHold>, Watch) {
+    held_by(MemoryLayer::builder(), method, status, holds)
+}
+
+fn held_by(
+    layer: MemoryLayerBuilder,
+    method: Method,
+    status: StatusCode,
+    holds: usize,
+) -> (Vec<ScopeHold>, Watch) {
     let kept = Arc::new(Mutex::new(Vec::new()));
-    let (layer, watch) = watched(MemoryLayer::builder());
+    let (layer, watch) = watched(layer);
     let service = layer.layer(service_fn({
         let kept = Arc::clone(&kept);
         move |request: Request<Empty<Bytes>>| {
@@ -233,4 +245,161 @@ async fn a_held_future_waits_for_other_holds() {
     watch.assert_open();
     drop(holds);
     assert_eq!(watch.outcome_now(), Outcome::Completed);
+}
+
+/// What an upgraded connection waits for, by a clock that the test moves.
+fn waiting(holds: usize, timeout: Option<Duration>) -> (Vec<ScopeHold>, Watch, ManualClock) {
+    let clock = ManualClock::new();
+    let mut layer = MemoryLayer::builder().clock(&clock);
+    if let Some(timeout) = timeout {
+        layer = layer.hold_timeout(timeout);
+    }
+    let (holds, watch) = held_by(layer, Method::GET, StatusCode::SWITCHING_PROTOCOLS, holds);
+    (holds, watch, clock)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_hold_that_is_not_taken_up_is_given_up() {
+    for (timeout, seconds) in [(None, 10), (Some(3 * SECOND), 3)] {
+        let (holds, watch, clock) = waiting(2, timeout);
+        let token = holds[0].scope().child_token();
+        clock.advance(seconds * SECOND - Duration::from_nanos(1));
+        watch.assert_open();
+        clock.advance(Duration::from_nanos(1));
+        assert!(token.is_cancelled() && holds[0].scope().is_ended());
+        let reason = holds[0].scope().reason().unwrap();
+        assert_eq!(reason.to_string(), "the connection was not upgraded");
+        assert_eq!(watch.handle.snapshot().in_flight, 0);
+        drop(holds);
+        assert_eq!(watch.outcome_now(), Outcome::NotUpgraded);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_is_taken_up_is_kept() {
+    for run in [true, false] {
+        let (mut holds, watch, clock) = waiting(2, None);
+        let hold = holds.pop().unwrap();
+        clock.advance(9 * SECOND);
+        let held: Box<dyn std::any::Any> = if run {
+            let mut held = Box::pin(hold.run(std::future::pending::<()>()));
+            assert!(super::support::poll_once(&mut held).is_pending());
+            Box::new(held)
+        } else {
+            hold.upgraded();
+            Box::new(hold)
+        };
+        // The other hold is kept as well.
+        clock.advance(1000 * SECOND);
+        watch.assert_open();
+        drop(held);
+        clock.advance(1000 * SECOND);
+        watch.assert_open();
+        drop(holds);
+        assert_eq!(watch.outcome_now(), Outcome::Completed);
+    }
+}
+
+#[test]
+fn a_hold_without_a_timeout_waits_for_ever() {
+    let (holds, watch, clock) = waiting(1, Some(Duration::MAX));
+    clock.advance(100_000 * SECOND);
+    watch.assert_open();
+    drop(holds);
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
+}
+
+#[test]
+fn a_future_that_is_polled_before_the_response_has_not_taken_its_hold_up() {
+    let clock = ManualClock::new();
+    let (layer, watch) = watched(MemoryLayer::builder().clock(&clock));
+    let kept = Arc::new(Mutex::new(None));
+    let service = layer.layer(service_fn({
+        let kept = Arc::clone(&kept);
+        move |request: Request<Empty<Bytes>>| {
+            // As a task that awaits the upgrade itself.
+            let upgrade = std::future::pending::<()>();
+            let mut held = Box::pin(scope_of(&request).hold().run(upgrade));
+            assert!(super::support::poll_once(&mut held).is_pending());
+            *kept.lock().unwrap() = Some(held);
+            let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+            std::future::ready(Ok::<_, Refused>(
+                response.body(Steps::data([]).telling_its_end()).unwrap(),
+            ))
+        }
+    }));
+    let response = service.oneshot(Request::new(Empty::new()));
+    drop(response.now_or_never().unwrap().unwrap());
+    watch.assert_open();
+    clock.advance(10 * SECOND);
+    assert_eq!(watch.handle.snapshot().in_flight, 0);
+    drop(kept.lock().unwrap().take());
+    assert_eq!(watch.outcome_now(), Outcome::NotUpgraded);
+}
+
+#[test]
+fn a_released_hold_leaves_nothing_to_be_done_later() {
+    let (holds, watch, clock) = waiting(1, None);
+    drop(holds);
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
+    clock.advance(100 * SECOND);
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_an_outer_layer_refuses_ends_its_scope_while_its_connection_goes_on() {
+    let (layer, watch) = watched(MemoryLayer::builder().hold_timeout(Duration::from_millis(50)));
+    let router = Router::new()
+        .route(
+            "/socket",
+            on_get(
+                |scope: RequestScope, upgrade: axum::extract::WebSocketUpgrade| async move {
+                    use_everything(&scope);
+                    let hold = scope.hold();
+                    upgrade.on_upgrade(|socket| hold.run(async { drop(socket) }))
+                },
+            ),
+        )
+        .route("/other", on_get(async || "other"))
+        .layer(layer)
+        .layer(axum::middleware::map_response(
+            |mut response: Response<Body>| async {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    *response.status_mut() = StatusCode::FORBIDDEN;
+                    response.headers_mut().clear();
+                }
+                response
+            },
+        ));
+    let address = serve(router).await;
+    let mut client = Client::connect(Http::One, address).await;
+    let request = Request::get("http://localhost/socket")
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+        .body(Empty::new())
+        .unwrap();
+    assert_eq!(client.send(request).await.unwrap().status(), 403);
+    let other = client.get("/other").await.unwrap();
+    assert_eq!(other.status(), 200);
+    drop(other);
+    let closed = async {
+        while watch.handle.snapshot().in_flight > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(5 * SECOND, closed)
+        .await
+        .expect("the scope closes");
+    // The connection is still there, and a shutdown waits for nothing.
+    assert_eq!(client.get("/other").await.unwrap().status(), 200);
+    assert!(watch.handle.shutdown(10 * SECOND).await.is_clean());
+    // hyper keeps the callback, and with it the hold's arena, until the connection ends.
+    client.hang_up().await;
+    let reports = watch.reports(3).await;
+    let socket = reports.iter().find(|r| r.route.as_str() == "/socket");
+    assert_eq!(socket.unwrap().outcome, Outcome::NotUpgraded);
 }

@@ -7,6 +7,7 @@ fn is_success(outcome: Outcome) -> bool {
         | Outcome::Abandoned
         | Outcome::ClientGone
         | Outcome::DeadlineExceeded
+        | Outcome::NotUpgraded
         | Outcome::Panicked
         | Outcome::ServiceError
         | Outcome::Shutdown => false,

@@ -5,7 +5,7 @@ use http::request::Parts;
 use super::builder::MemoryLayerBuilder;
 use crate::sync::Arc;
 
-/// Settings about shutdowns.
+/// Settings about the ends of requests.
 impl MemoryLayerBuilder {
     /// Serves requests that arrive during a [shutdown](crate::MemoryHandle::shutdown) if `f` returns
     /// `true` for them, such as liveness probes and the scrapes of metrics (none by default).
@@ -53,6 +53,16 @@ impl MemoryLayerBuilder {
     /// default). gRPC has no such header.
     pub const fn shutdown_retry_after(mut self, delay: Duration) -> Self {
         self.draining.retry_after = delay;
+        self
+    }
+
+    /// Sets how long a [hold](crate::RequestScope::hold) may wait to be taken up after the response of an upgrade
+    /// (10 s by default; `Duration::MAX` is no limit).
+    ///
+    /// An outer layer may replace that response, or the connection may fail before it is upgraded. Then the
+    /// scope ends with [`Outcome::NotUpgraded`](crate::Outcome::NotUpgraded).
+    pub const fn hold_timeout(mut self, timeout: Duration) -> Self {
+        self.hold_timeout = timeout;
         self
     }
 }
