@@ -297,6 +297,6 @@ mod tests {
         for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             assert_eq!(counts.get(outcome), at as u64 + 1);
         }
-        assert_eq!(counts.total(), 36);
+        assert_eq!(counts.total(), 45);
     }
 }
