@@ -61,9 +61,10 @@ impl CancelReason {
     pub(crate) const fn inherited(self) -> Self {
         match self.outcome {
             // That the other one has failed, or has not waited, says nothing about this one.
-            Outcome::Completed | Outcome::Panicked | Outcome::ServiceError => {
-                Self::new(Outcome::Cancelled)
-            }
+            Outcome::Completed
+            | Outcome::NotUpgraded
+            | Outcome::Panicked
+            | Outcome::ServiceError => Self::new(Outcome::Cancelled),
             Outcome::Abandoned
             | Outcome::Cancelled
             | Outcome::ClientGone

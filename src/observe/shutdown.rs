@@ -351,26 +351,26 @@ impl MemoryHandle {
 /// Lists the request and the task that await a shutdown, which does not wait for them meanwhile.
 struct Waiting<'a> {
     layer: &'a LayerState,
-    places: [Option<usize>; 2],
+    places: Vec<usize>,
 }
 
 impl<'a> Waiting<'a> {
     fn new(layer: &'a Arc<LayerState>) -> Self {
-        let request = RequestScope::current_in(layer).map(Exempt::Request);
+        let requests = RequestScope::current_in(layer).into_iter();
         // Not a task of another layer.
         let task = TaskId::current().filter(|task| layer.tasks.contains(*task));
-        let exempt = [request, task.map(Exempt::Task)];
+        let exempt = requests.map(Exempt::Request).chain(task.map(Exempt::Task));
         Self {
             layer,
-            places: exempt.map(|exempt| exempt.map(|exempt| layer.shutdown.exempt(exempt))),
+            places: exempt.map(|exempt| layer.shutdown.exempt(exempt)).collect(),
         }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        for place in self.places.into_iter().flatten() {
-            drop(self.layer.shutdown.remove_exempt(place));
+        for place in &self.places {
+            drop(self.layer.shutdown.remove_exempt(*place));
         }
     }
 }

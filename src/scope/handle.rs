@@ -213,10 +213,13 @@ impl RequestScope {
         self.own_token().child_token()
     }
 
-    /// The current request, if it is one of this layer.
-    pub(crate) fn current_in(layer: &Arc<LayerState>) -> Option<Arc<dyn OpenRequest>> {
-        let state = current::get()?;
-        Arc::ptr_eq(state.layer(), layer).then_some(state as _)
+    /// The current request, and those that have sent it, as far as they are of this layer.
+    pub(crate) fn current_in(layer: &Arc<LayerState>) -> Vec<Arc<dyn OpenRequest>> {
+        let chain = std::iter::successors(current::get(), |state| state.parent.clone());
+        chain
+            .filter(|state| Arc::ptr_eq(state.layer(), layer))
+            .map(|state| state as _)
+            .collect()
     }
 
     /// The request's own token, made at the first call.

@@ -86,6 +86,24 @@ async fn a_request_that_awaits_the_shutdown_does_not_wait_for_itself() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_another_one_has_sent_may_await_the_shutdown() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let inner: Router = Router::new()
+        .route("/drain/{place}", on_get(drain))
+        .with_state(watch.handle.clone())
+        .layer(layer.clone());
+    let outer = Router::new().route(
+        "/batch",
+        on_get(async move || text(&inner, "/drain/handler").await),
+    );
+    assert_eq!(
+        text(&outer.layer(layer), "/batch").await,
+        "2 exempt: all stopped within 0.0ns, not counting 2 exempt"
+    );
+    assert_eq!(watch.reports(2).await.len(), 2);
+}
+
 #[tokio::test]
 async fn a_closure_that_awaits_the_shutdown_does_not_wait_for_itself() {
     let (app, watch) = app(MemoryLayer::builder());
