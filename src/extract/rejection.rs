@@ -6,6 +6,7 @@ use axum::{
 };
 use http::StatusCode;
 
+use crate::observe::warn_missing_layer;
 use crate::wire::{CollectError, problem};
 
 /// The rejection of [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) as extractors.
@@ -36,8 +37,11 @@ pub struct MissingMemoryLayer {
 }
 
 impl MissingMemoryLayer {
-    pub(super) const fn new(extractor: &'static str) -> Self {
-        Self { extractor }
+    /// Also says it in the log, once.
+    pub(super) fn new(extractor: &'static str) -> Self {
+        let missing = Self { extractor };
+        warn_missing_layer(&missing);
+        missing
     }
 
     /// Returns the status of the response, which is `500`.

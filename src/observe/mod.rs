@@ -26,4 +26,6 @@ pub use crate::task::DetachedTasks;
 pub(crate) use self::handle::MemoryHandle;
 pub(crate) use self::observers::Observer;
 pub(crate) use self::recorder::Recorder;
+#[cfg(feature = "axum")]
+pub(crate) use self::warn::warn_missing_layer;
 pub(crate) use self::warn::{warn_implausible_start, warn_not_installed};

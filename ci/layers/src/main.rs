@@ -47,7 +47,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Http, "wire",       "sync account arena deadline cancel route scope"),
     (Http, "middleware", "sync config housekeeping account arena deadline cancel pool route scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
-    (Http, "extract",    "sync arena scope wire middleware"),
+    (Http, "extract",    "sync arena scope observe wire middleware"),
 ];
 
 const HTTP_CRATES: &[&str] = &["http", "http_body", "tower_service", "tower_layer", "axum"];

@@ -8,6 +8,10 @@ use crate::scope::TaskReport;
 pub(crate) const fn warn_overrun(_task: &TaskReport, _given_up: bool) {}
 
 /// Does nothing.
+#[cfg(feature = "axum")]
+pub(crate) const fn warn_missing_layer(_text: &dyn std::fmt::Display) {}
+
+/// Does nothing.
 pub(crate) const fn warn_not_installed() {}
 
 /// Does nothing.

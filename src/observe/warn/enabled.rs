@@ -20,6 +20,13 @@ pub(crate) fn warn_overrun(task: &TaskReport, given_up: bool) {
     );
 }
 
+/// Warns once per process that an extractor found no scope, in the words of its response.
+#[cfg(feature = "axum")]
+pub(crate) fn warn_missing_layer(text: &dyn std::fmt::Display) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing::warn!("{text}"));
+}
+
 /// Warns once per process that the `x-alloc-*` headers are absent, and how to add them.
 pub(crate) fn warn_not_installed() {
     static ONCE: Once = Once::new();
