@@ -605,8 +605,12 @@ fn the_arena_is_held_with_its_capacity() {
         drop(runtime.block_on(service.oneshot(Request::new(()))).unwrap());
         let report = reports.recv().unwrap();
         let held = report.usage.unwrap().held_bytes.unwrap() as usize;
-        assert!(held >= report.arena.capacity, "{report:?}");
-        extra.push((report.arena.source, held - report.arena.capacity));
+        // The request frees a little that the server allocated.
+        assert!(held + OWN as usize >= report.arena.capacity, "{report:?}");
+        extra.push((
+            report.arena.source,
+            held.saturating_sub(report.arena.capacity),
+        ));
     }
     // A list of the crate that happens to grow is paid for by the request that makes it.
     for source in [ArenaSource::Fresh, ArenaSource::Pool] {
@@ -716,7 +720,8 @@ fn what_one_poll_hands_on_is_not_added_up_for_ever() {
 
 #[test]
 fn a_forgotten_guard_credits_no_later_account() {
-    thread::spawn(|| {
+    let (sender, done) = mpsc::channel();
+    thread::spawn(move || {
         let forgotten = Box::new(Account::new());
         #[expect(clippy::mem_forget, reason = "a guard that is never dropped")]
         std::mem::forget(forgotten.enter());
@@ -732,9 +737,13 @@ fn a_forgotten_guard_credits_no_later_account() {
             drop(kept);
         }
         drop(others);
-    })
-    .join()
-    .unwrap();
+        sender.send(()).unwrap();
+        // What was forgotten can be reached from this thread, so it is no leak.
+        loop {
+            thread::park();
+        }
+    });
+    done.recv().expect("no panic");
 }
 
 #[test]

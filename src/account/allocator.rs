@@ -173,12 +173,7 @@ fn count_reallocation(ptr: *mut u8, from: usize, to: usize) {
     match own_block() {
         Some(block) => {
             if block.reallocated(from, to, Writer::Exclusive) {
-                let size = from.abs_diff(to);
-                if to >= from {
-                    frames::allocated(block, ptr.addr(), size);
-                } else {
-                    frames::deallocated(block, ptr.addr(), size);
-                }
+                frames::allocated(block, ptr.addr(), to.wrapping_sub(from));
             }
         }
         None => {

@@ -32,6 +32,8 @@ pub(super) struct Block {
     reallocations: AtomicU64,
     bytes_allocated: AtomicU64,
     bytes_deallocated: AtomicU64,
+    /// Whether an account is entered. Nothing below matters otherwise.
+    watched: AtomicU64,
     /// Live bytes below which an entered account has freed memory of others, as an `i64`.
     base: AtomicU64,
     /// Highest number of live bytes since the last [`watch`](Self::watch), as an `i64`.
@@ -39,8 +41,6 @@ pub(super) struct Block {
     /// The value of `bytes_allocated` that is brought to the slow path. All that needs looking at now and
     /// then shares this one comparison.
     next_allocation: AtomicU64,
-    /// The same for `bytes_deallocated`.
-    next_deallocation: AtomicU64,
     /// The part of the live bytes that is in large blocks, as an `i64`. Written in the slow path only.
     large: AtomicU64,
 }
@@ -99,10 +99,10 @@ impl Block {
             reallocations: AtomicU64::new(0),
             bytes_allocated: AtomicU64::new(0),
             bytes_deallocated: AtomicU64::new(0),
-            base: AtomicU64::new(i64::MIN as u64),
-            peak: AtomicU64::new(i64::MAX as u64),
-            next_allocation: AtomicU64::new(LARGE as u64),
-            next_deallocation: AtomicU64::new(LARGE as u64),
+            watched: AtomicU64::new(0),
+            base: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            next_allocation: AtomicU64::new(0),
             large: AtomicU64::new(0),
         }
     }
@@ -118,7 +118,8 @@ impl Block {
     #[inline]
     pub(super) fn deallocated(&self, size: usize, writer: Writer) -> bool {
         bump(&self.deallocations, 1, writer);
-        self.shrank(size, writer)
+        bump(&self.bytes_deallocated, size as u64, writer);
+        size >= LARGE
     }
 
     /// Counts a block resized from `old` to `new` bytes. Returns whether it has to be looked at, if both
@@ -129,15 +130,20 @@ impl Block {
         if new >= old {
             self.grew(new - old, writer)
         } else {
-            self.shrank(old - new, writer)
+            bump(&self.bytes_deallocated, (old - new) as u64, writer);
+            false
         }
     }
 
-    /// A block of [`LARGE`] bytes always crosses the mark, which is never further away.
+    /// While an account is entered, a block of [`LARGE`] bytes always crosses the mark, which is never
+    /// further away.
     #[inline]
     fn grew(&self, by: usize, writer: Writer) -> bool {
         // Relaxed: the owner reads its own writes (invariant 1). Nothing watches `SHARED`.
         let allocated = bump(&self.bytes_allocated, by as u64, writer);
+        if self.watched.load(Relaxed) == 0 {
+            return false;
+        }
         let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed)) as i64;
         if allocated >= self.next_allocation.load(Relaxed)
             || live.wrapping_sub(by as i64) < self.base.load(Relaxed) as i64
@@ -146,11 +152,6 @@ impl Block {
         }
         self.raise_peak(live);
         false
-    }
-
-    #[inline]
-    fn shrank(&self, by: usize, writer: Writer) -> bool {
-        bump(&self.bytes_deallocated, by as u64, writer) >= self.next_deallocation.load(Relaxed)
     }
 
     #[inline]
@@ -216,6 +217,11 @@ impl Block {
     #[inline]
     pub(super) fn watch(&self, small: i64, base: i64) {
         let large = self.large.load(Relaxed) as i64;
+        if self.watched.load(Relaxed) == 0 {
+            self.watched.store(1, Relaxed);
+            // Not the present one, which may be further away than a large block is long.
+            self.set_mark();
+        }
         self.base.store(base.wrapping_add(large) as u64, Relaxed);
         self.peak.store(small.wrapping_add(large) as u64, Relaxed);
     }
@@ -223,29 +229,20 @@ impl Block {
     /// No account is entered. Owner only.
     #[inline]
     pub(super) fn unwatch(&self) {
-        self.base.store(i64::MIN as u64, Relaxed);
-        self.peak.store(i64::MAX as u64, Relaxed);
+        self.watched.store(0, Relaxed);
     }
 
-    fn is_watched(&self) -> bool {
-        self.base.load(Relaxed) != i64::MIN as u64
-    }
-
-    /// Sets the marks at which the slow path is visited next. Owner only.
-    pub(super) fn set_marks(&self) {
-        let next = |counter: &AtomicU64| counter.load(Relaxed).wrapping_add(LARGE as u64);
+    /// Sets the mark at which the slow path is visited next. Owner only.
+    pub(super) fn set_mark(&self) {
+        let allocated = self.bytes_allocated.load(Relaxed);
         self.next_allocation
-            .store(next(&self.bytes_allocated), Relaxed);
-        self.next_deallocation
-            .store(next(&self.bytes_deallocated), Relaxed);
+            .store(allocated.wrapping_add(LARGE as u64), Relaxed);
     }
 
     /// Live bytes moved by `by` in a large block, which is no change of the small ones. Owner only.
     pub(super) fn move_large(&self, by: i64) {
         bump(&self.large, by as u64, Writer::Exclusive);
-        if self.is_watched() {
-            bump(&self.base, by as u64, Writer::Exclusive);
-            bump(&self.peak, by as u64, Writer::Exclusive);
-        }
+        bump(&self.base, by as u64, Writer::Exclusive);
+        bump(&self.peak, by as u64, Writer::Exclusive);
     }
 }

@@ -1,8 +1,8 @@
 //! The stack of accounts that are entered on the calling thread.
 //!
 //! An account is entered for a *section*. Its record learns what it holds when the section ends, and at
-//! *visits* in between: at every [`LARGE`] bytes that the thread allocates or frees, at every block of
-//! that size, and when small blocks of others were freed. Every visit tells all accounts of the
+//! *visits* in between: at every [`LARGE`] bytes that the thread allocates, at every block of that
+//! size, and when small blocks of others were freed. Every visit tells all accounts of the
 //! stack, so the thread's peak since the last visit is a peak for each of them.
 
 use std::cell::Cell;
@@ -112,12 +112,14 @@ impl Frame {
     }
 
     /// The small bytes of the thread rose by up to `rise`, and then were `net` more than before.
+    #[inline]
     fn tell(&self, record: &Record, rise: i64, net: i64) {
         let by = record.moved(rise, net, self.writer.get());
         self.moved.set(self.moved.get().saturating_add(by));
     }
 
     /// Credits the section, which ends.
+    #[inline]
     fn end(&self, record: &Record, block: &Block) {
         record.credit(&(block.read() - self.start()), self.writer.get());
         record.left(self.moved.get());
@@ -280,7 +282,7 @@ impl Stack {
 #[cold]
 #[inline(never)]
 pub(super) fn allocated(block: &Block, address: usize, size: usize) {
-    block.set_marks();
+    block.set_mark();
     if size >= LARGE {
         block.move_large(size as i64);
         with(|stack| {
@@ -293,19 +295,14 @@ pub(super) fn allocated(block: &Block, address: usize, size: usize) {
     block.rose();
 }
 
-/// Looks at a block of `size` bytes that is about to be freed. The thread's counters include it.
+/// Looks at a large block that is about to be freed. The thread's counters include it.
 #[cold]
 #[inline(never)]
 pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
-    block.set_marks();
-    if size >= LARGE {
-        block.move_large((size as i64).wrapping_neg());
-    }
+    block.move_large((size as i64).wrapping_neg());
     // Before the block is taken away from its owner, whose peak may be in what has passed.
     with(|stack| stack.visit(block, block.small_bytes()));
-    if size >= LARGE {
-        raw::disown(address, |record| record.lost(size));
-    }
+    raw::disown(address, |record| record.lost(size));
 }
 
 /// A block that is large, or was, is being resized. The thread's counters do not include that yet.
@@ -319,7 +316,7 @@ pub(super) fn resizes(block: &Block) {
 pub(super) fn resized(block: &Block, address: usize, from: usize, to: usize) {
     let large = |size: usize| if size >= LARGE { size as i64 } else { 0 };
     block.move_large(large(to).wrapping_sub(large(from)));
-    block.set_marks();
+    block.set_mark();
     block.rose();
     with(|stack| {
         stack.visit(block, block.small_bytes());

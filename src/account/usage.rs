@@ -44,7 +44,7 @@ pub struct Usage {
     /// WebSocket that sends its small messages to others does that.
     ///
     /// Other threads that are inside the account at the same time are included up to the last 64 KiB of
-    /// small blocks that each of them has allocated or freed.
+    /// small blocks that each of them has allocated.
     pub held_bytes: Option<u64>,
     /// The highest value of `held_bytes` so far, within polls too; `None` if it is not known.
     pub peak_bytes: Option<u64>,
