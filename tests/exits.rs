@@ -51,6 +51,8 @@ mod support;
 mod tasks;
 #[path = "exits/tracked.rs"]
 mod tracked;
+#[path = "exits/unread.rs"]
+mod unread;
 #[path = "exits/upgrade.rs"]
 mod upgrade;
 #[path = "exits/uploads.rs"]

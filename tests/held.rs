@@ -288,7 +288,7 @@ impl Seen {
 fn request<F, B>(handler: impl FnOnce(RequestScope, Arc<Other>) -> F) -> Seen
 where
     F: Future<Output = B>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Debug,
 {
     let owner = new_owner();

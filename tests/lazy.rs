@@ -1,4 +1,5 @@
-//! What a request does not use costs it nothing: no allocation, no timer, no token.
+//! What a request does not use costs it nothing: no allocation, no timer, no token. A body with limits costs
+//! two allocations, since it lies where the housekeeping can reach it.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -23,6 +24,9 @@ use tower_memory::{
 
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+/// The box of a body with limits, and what its owner and the housekeeping share.
+const LIMITED_BODY: u64 = 2;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -107,7 +111,7 @@ fn everything() -> MemoryLayerBuilder {
 }
 
 #[test]
-fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_and_make_no_timer() {
+fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_but_for_the_body() {
     let extension = settled(tower::util::MapRequest::new(
         ready(|_: &Request<()>| {}),
         |mut request: Request<()>| {
@@ -126,6 +130,8 @@ fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_and_make_no_tim
     assert_eq!(settled(layer.layer(ready(|_: &Request<()>| {}))), least);
 
     let bare = || ready(|_: &Request<()>| {});
+    // The deadline of a gRPC call limits its body.
+    let least = least + LIMITED_BODY;
     assert_eq!(
         settled(everything().build().unwrap().layer(bare())),
         least,
@@ -151,6 +157,25 @@ fn deadlines_of_a_handler_that_is_ready_at_once_allocate_nothing_and_make_no_tim
         least,
         "observed body"
     );
+}
+
+#[test]
+fn a_body_without_limits_has_no_box() {
+    let plain = |layer: MemoryLayerBuilder| {
+        let layer = layer.expose(Expose::Never).build().unwrap();
+        let service = layer.layer(ready(|_: &Request<()>| {}));
+        settled(tower::util::MapRequest::new(service, |_| Request::new(())))
+    };
+    let new = || MemoryLayer::builder().timeout(5 * SECOND);
+    let unlimited = plain(new());
+    assert_eq!(unlimited, plain(MemoryLayer::builder()));
+    for limited in [
+        new().body_timeout(5 * SECOND),
+        new().body_idle_timeout(5 * SECOND),
+        new().body_timeout(5 * SECOND).body_idle_timeout(5 * SECOND),
+    ] {
+        assert_eq!(plain(limited), unlimited + LIMITED_BODY);
+    }
 }
 
 #[test]

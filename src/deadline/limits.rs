@@ -311,7 +311,7 @@ impl Limits {
         Duration::from_nanos(self.queued.load(Ordering::Relaxed))
     }
 
-    /// Maximum time that the server waits for the next frame of the body.
+    /// Maximum time between two frames of the body.
     pub(crate) fn body_idle(&self) -> Option<Duration> {
         self.body_idle.get()
     }
@@ -361,6 +361,18 @@ impl Limits {
     pub(crate) fn next_deadline(&self) -> Option<(Instant, DeadlineSource)> {
         earlier(self.deadline(), self.request_body_deadline())
     }
+
+    /// The earlier of that and the one of a body that has been silent since `since`.
+    pub(crate) fn body_deadline(
+        &self,
+        since: Option<Instant>,
+    ) -> Option<(Instant, DeadlineSource)> {
+        let idle = since.and_then(|since| {
+            let at = since.checked_add(self.body_idle()?)?;
+            Some((at, DeadlineSource::BodyIdleTimeout))
+        });
+        earlier(self.next_deadline(), idle)
+    }
 }
 
 /// Whether the request had spent the time that `policy` allows in a queue. A timeout of zero ends only
@@ -374,7 +386,7 @@ fn queued_out(policy: &RoutePolicy, queued: Duration) -> bool {
 }
 
 /// The earlier of two deadlines; the first one of two at the same time.
-pub(super) fn earlier(
+fn earlier(
     first: Option<(Instant, DeadlineSource)>,
     second: Option<(Instant, DeadlineSource)>,
 ) -> Option<(Instant, DeadlineSource)> {

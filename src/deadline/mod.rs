@@ -6,6 +6,7 @@ mod limits;
 mod policy;
 mod source;
 mod timer;
+mod watched;
 mod word;
 
 pub use self::policy::RoutePolicy;
@@ -13,3 +14,4 @@ pub use self::source::DeadlineSource;
 
 pub(crate) use self::limits::{BodyKind, CallLimits, Limits, RequestTimes};
 pub(crate) use self::timer::DeadlineTimer;
+pub(crate) use self::watched::{Limited, Watched};

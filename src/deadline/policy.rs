@@ -120,7 +120,7 @@ impl RoutePolicy {
         self
     }
 
-    /// Ends responses for whose next frame the server has waited `timeout`.
+    /// Ends responses of whose body the server has taken no frame for `timeout`.
     pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
         self.body_idle_timeout.limit = Some(timeout);
         self

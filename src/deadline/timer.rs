@@ -1,11 +1,8 @@
-use std::{task::Context, time::Duration};
+use std::task::Context;
 
 use tokio::time::Instant;
 
-use super::{
-    limits::{Limits, earlier},
-    source::DeadlineSource,
-};
+use super::{limits::Limits, source::DeadlineSource};
 use crate::housekeeping::Timer;
 
 /// The timer of a response future, and later of its body.
@@ -13,15 +10,12 @@ use crate::housekeeping::Timer;
 /// It is polled after the inner future or body was pending. It is scheduled at the first such poll
 /// that has a deadline.
 pub(crate) struct DeadlineTimer {
-    /// When the server began to wait for the next frame, if that is limited.
-    waiting: Option<Instant>,
     timer: Timer,
 }
 
 impl DeadlineTimer {
     pub(crate) const fn new() -> Self {
         Self {
-            waiting: None,
             timer: Timer::new(),
         }
     }
@@ -40,29 +34,20 @@ impl DeadlineTimer {
         self.poll_until(cx, deadline)
     }
 
-    /// As [`poll`](Self::poll), with the limit on idle bodies. Makes the timer if there is a limit.
+    /// As [`poll`](Self::poll), for a body that has been silent since `since`, or since now. Makes the timer
+    /// if there is a limit.
     pub(crate) fn poll_body(
         slot: &mut Option<Box<Self>>,
         limits: &Limits,
+        since: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
-        let idle = limits.body_idle();
-        if idle.is_none() && limits.next_deadline().is_none() {
-            return None;
+        if limits.body_idle().is_some() {
+            since.get_or_insert_with(Instant::now);
         }
+        let deadline = limits.body_deadline(*since)?;
         let timer = slot.get_or_insert_with(|| Box::new(Self::new()));
-        let idle = idle.and_then(|idle| timer.idle_deadline(idle));
-        timer.poll_until(cx, earlier(limits.next_deadline(), idle))
-    }
-
-    /// The body has yielded a frame.
-    pub(crate) fn yielded(&mut self) {
-        self.waiting = None;
-    }
-
-    fn idle_deadline(&mut self, idle: Duration) -> Option<(Instant, DeadlineSource)> {
-        let waiting = *self.waiting.get_or_insert_with(Instant::now);
-        Some((waiting.checked_add(idle)?, DeadlineSource::BodyIdleTimeout))
+        timer.poll_until(cx, Some(deadline))
     }
 
     fn poll_until(

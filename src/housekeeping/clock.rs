@@ -79,7 +79,7 @@ impl ManualClock {
     }
 
     /// Entries that wait.
-    #[cfg(all(test, not(tower_memory_loom)))]
+    #[cfg(test)]
     pub(crate) fn scheduled(&self) -> usize {
         self.inner.keeper.len()
     }

@@ -231,7 +231,7 @@ impl Keeper {
     }
 
     /// Entries that wait.
-    #[cfg(all(test, not(tower_memory_loom)))]
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         (0..SHARDS)
             .filter_map(|shard| Some(self.shard(shard).ok()?.len()))

@@ -7,9 +7,13 @@
 //! of its own. If the thread cannot be started, that is logged once (feature `tracing`), requests
 //! are served, and it is tried again.
 //!
+//! It has a stack of 256 KiB. Drops of an application's types run there too: those of response bodies that
+//! exceed their limit while the server does not poll them.
+//!
 //! Tests of trimming use a [`ManualClock`] instead. Tests of deadlines and grace periods use tokio's
 //! paused clock.
 
+mod alarm;
 mod clock;
 mod handle;
 mod job;
@@ -20,6 +24,7 @@ mod timer;
 
 pub use self::clock::ManualClock;
 
+pub(crate) use self::alarm::Alarm;
 pub(crate) use self::handle::{Housekeeping, Key};
 pub(crate) use self::job::{Chore, Job, start};
 pub(crate) use self::timer::Timer;

@@ -104,7 +104,7 @@ impl<T> DueQueue<T> {
         }
     }
 
-    #[cfg(all(test, not(tower_memory_loom)))]
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -41,10 +41,7 @@ impl Timer {
         match self.key {
             Some(key) if clock.renew(key, due, cx.waker()) => return false,
             Some(_) => self.cancel(),
-            // Any other clock is between two looks at std's.
-            None if now.into_std() < before || clock.now() < now.into_std() => {
-                return self.poll_paused(at, cx);
-            }
+            None if is_other_clock(before, now) => return self.poll_paused(at, cx),
             None => {}
         }
         self.key = Some(clock.schedule(now.into_std(), due, cx.waker()));
@@ -67,6 +64,13 @@ impl Timer {
             Housekeeping::Process.cancel(key);
         }
     }
+}
+
+/// Whether tokio's clock, which showed `now` after std's showed `before`, is another one: a test has paused
+/// or moved it.
+pub(super) fn is_other_clock(before: std::time::Instant, now: Instant) -> bool {
+    // Any other clock is between two looks at std's.
+    now.into_std() < before || std::time::Instant::now() < now.into_std()
 }
 
 impl Drop for Timer {

@@ -1,5 +1,4 @@
 use std::{
-    error::Error,
     fmt,
     pin::Pin,
     task::{Context, Poll},
@@ -9,16 +8,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{body_error::BodyTimeoutError, call::Call, place::Place};
-use crate::{
-    account::Inside,
-    cancel::{CancelReason, Outcome},
-    deadline::DeadlineTimer,
-    scope::{OpenScope, StreamPlace},
-    wire::{self, Protocol},
+use super::{
+    call::Call,
+    open_body::{BodyLength, BoxError, LastFrame, OpenBody},
+    place::Place,
 };
-
-type BoxError = Box<dyn Error + Send + Sync>;
+use crate::{deadline::Watched, housekeeping::Housekeeping, scope::OpenScope, wire::Protocol};
 
 pin_project! {
     /// The response body of [`MemoryService`](crate::MemoryService).
@@ -47,8 +42,10 @@ pin_project! {
     /// A body that a shutdown [cuts off](crate::MemoryHandle::shutdown_and_cut_off) ends in the same way, with
     /// an error that says so or, in gRPC, the status `UNAVAILABLE`.
     ///
-    /// The limits are checked when the server polls the body. They do not end a response while the
-    /// server waits for a client that reads nothing.
+    /// A server that waits for a client which reads nothing does not poll the body. Then the
+    /// [housekeeping](crate::housekeeping) ends the response, within 0.1 s after its limit: it drops the inner
+    /// body, on its own thread, which has a stack of 256 KiB, and closes the scope. The server gets the error when it polls again. Frames
+    /// that it has taken before stay with it. So a body has to be `Send`.
     ///
     /// # Examples
     ///
@@ -84,30 +81,15 @@ pin_project! {
         #[pin]
         state: State<B>,
     }
-
-    impl<B> PinnedDrop for ResponseBody<B> {
-        fn drop(this: Pin<&mut Self>) {
-            this.project().state.finish(None);
-        }
-    }
 }
 
 pin_project! {
     #[project = StateProjection]
     enum State<B> {
         // The inner service's body, which ends the scope.
-        Open {
-            // The scope is taken when the body is over.
-            #[pin]
-            inside: Inside<B, Option<OpenScope>>,
-            length: BodyLength,
-            // Made when a body with limits was pending for the first time.
-            timer: Option<Box<DeadlineTimer>>,
-            // How a timeout is reported.
-            protocol: Protocol,
-            // Taken when the body was not over at its first poll.
-            stream: StreamPlace,
-        },
+        Open { #[pin] body: OpenBody<B> },
+        // The same, with a limit at which it ends although it is not polled.
+        Limited { body: Watched<Pin<Box<OpenBody<B>>>, LastFrame> },
         // The inner service's body, of a scope that an outer layer ends.
         Nested {
             #[pin]
@@ -116,74 +98,22 @@ pin_project! {
             call: Option<Call>,
         },
         // The layer's own response.
-        Answer { bytes: Bytes, open: Option<OpenScope>, length: BodyLength },
+        Answer { answer: Answer },
         Done,
     }
 }
 
-/// The bytes of a body that are still to be yielded; `None` if its length is not known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BodyLength(Option<u64>);
-
-impl BodyLength {
-    /// No body.
-    pub(super) const NONE: Self = Self(Some(0));
-
-    pub(super) fn of<B: Body>(body: &B) -> Self {
-        if body.is_end_stream() {
-            return Self::NONE;
-        }
-        Self(body.size_hint().exact())
-    }
-
-    pub(super) const fn of_bytes(bytes: &Bytes) -> Self {
-        Self(Some(bytes.len() as u64))
-    }
-
-    /// The same, or the length in the response's header if the body does not know its own.
-    pub(super) fn or_exact(self, length: impl FnOnce() -> Option<u64>) -> Self {
-        Self(self.0.or_else(length))
-    }
-
-    /// Whether nothing is left, so that a drop from here on is no failure.
-    pub(super) const fn is_none(self) -> bool {
-        matches!(self.0, Some(0))
-    }
-
-    fn record(&mut self, bytes: usize) {
-        if let Some(left) = &mut self.0 {
-            *left = left.saturating_sub(bytes as u64);
-        }
-    }
+/// A body made by the middleware. Its drop ends the scope.
+struct Answer {
+    bytes: Bytes,
+    open: Option<OpenScope>,
+    length: BodyLength,
 }
 
-impl<B> State<B> {
-    /// The one end of every body: drops the inner body, then ends the scope. Without a `reason` the body
-    /// was dropped.
-    fn finish(mut self: Pin<&mut Self>, reason: Option<CancelReason>) {
-        let (open, length) = match self.as_mut().project() {
-            StateProjection::Open {
-                mut inside,
-                length,
-                stream,
-                ..
-            } => {
-                if let Some(open) = inside.place() {
-                    stream.remove(open.scope());
-                }
-                inside.as_mut().clear();
-                (inside.place_mut().take(), *length)
-            }
-            StateProjection::Answer { open, length, .. } => (open.take(), *length),
-            StateProjection::Nested { .. } | StateProjection::Done => (None, BodyLength::NONE),
-        };
-        self.set(Self::Done);
-        if let Some(open) = open {
-            open.finish(reason.unwrap_or(CancelReason::new(if length.is_none() {
-                Outcome::Completed
-            } else {
-                Outcome::Abandoned
-            })));
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.finish(self.length.reason_of_drop());
         }
     }
 }
@@ -195,18 +125,22 @@ impl<B> ResponseBody<B> {
         place: Option<Place>,
         length: BodyLength,
         protocol: Protocol,
-    ) -> Self {
+    ) -> Self
+    where
+        B: Send + 'static,
+    {
         let open = match place {
             Some(Place::Outermost(open)) => open,
             Some(Place::Nested(call)) => return Self::nested(body, call.responded()),
             None => return Self::nested(body, None),
         };
-        let state = State::Open {
-            inside: Inside::new(body, Some(open)),
-            length,
-            timer: None,
-            protocol,
-            stream: StreamPlace::none(),
+        let mut body = OpenBody::new(body, open, length, protocol);
+        let state = if body.is_limited() {
+            State::Limited {
+                body: Watched::new(Box::pin(body), Housekeeping::Process),
+            }
+        } else {
+            State::Open { body }
         };
         Self { state }
     }
@@ -229,45 +163,15 @@ impl<B> ResponseBody<B> {
             Some(Place::Outermost(open)) => Some(open),
             Some(Place::Nested(_)) | None => None,
         };
-        let state = State::Answer {
+        let answer = Answer {
             bytes,
             open,
             length,
         };
-        Self { state }
-    }
-}
-
-/// Ends a body that exceeded its limit, or is cut off by a shutdown. Returns its last frame.
-#[cold]
-fn cut_off<B>(
-    mut state: Pin<&mut State<B>>,
-    reason: CancelReason,
-) -> Result<Frame<Bytes>, BoxError> {
-    let StateProjection::Open {
-        inside, protocol, ..
-    } = state.as_mut().project()
-    else {
-        unreachable!("only an open body has limits");
-    };
-    let protocol = *protocol;
-    let Some(scope) = inside.place().as_ref().map(OpenScope::scope) else {
-        unreachable!("an open body has a scope");
-    };
-    // Before the body is dropped, so that what it drops can see why.
-    scope.cancel_for(reason);
-    let (error, status): (BoxError, _) = match reason.deadline_source() {
-        Some(source) => {
-            let after = scope.limits().age();
-            (
-                Box::new(BodyTimeoutError { source, after }),
-                wire::DEADLINE_EXCEEDED,
-            )
+        Self {
+            state: State::Answer { answer },
         }
-        None => (reason.to_string().into(), wire::UNAVAILABLE),
-    };
-    state.finish(Some(reason));
-    wire::last_frame(protocol, status, &error.to_string()).ok_or(error)
+    }
 }
 
 impl<B> Body for ResponseBody<B>
@@ -283,106 +187,51 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.project().state;
-        let (mut inside, length, timer, stream) = match state.as_mut().project() {
-            StateProjection::Open {
-                inside,
-                length,
-                timer,
-                stream,
-                ..
-            } => (inside, length, timer, stream),
+        let (polled, over) = match state.as_mut().project() {
+            StateProjection::Open { mut body } => {
+                let polled = body.as_mut().poll_frame(cx);
+                (polled, body.open().is_none())
+            }
+            StateProjection::Limited { body } => {
+                let polled = body.with(|body| {
+                    let polled = body.as_mut().poll_frame(cx);
+                    (polled, body.open().is_none())
+                });
+                // Ended by the housekeeping: its last frame.
+                polled.unwrap_or_else(|last| (Poll::Ready(last), true))
+            }
             StateProjection::Nested { body, .. } => return body.poll_frame(cx).map_err(Into::into),
-            StateProjection::Answer { bytes, .. } => {
-                let bytes = std::mem::take(bytes);
-                state.finish(Some(CancelReason::new(Outcome::Completed)));
+            StateProjection::Answer { answer } => {
+                let bytes = std::mem::take(&mut answer.bytes);
+                answer.length = BodyLength::NONE;
                 let frame = Some(bytes).filter(|bytes| !bytes.is_empty());
-                return Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes))));
+                (Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes)))), true)
             }
-            StateProjection::Done => return Poll::Ready(None),
+            StateProjection::Done => (Poll::Ready(None), false),
         };
-        // A body that always has a frame is never pending, so the deadline is checked before each.
-        let cut = inside.place().as_ref().and_then(|open| {
-            let expired = open.scope().limits().expired();
-            expired.map(CancelReason::deadline).or_else(|| {
-                stream
-                    .is_cut_off(open.scope())
-                    .then(|| CancelReason::new(Outcome::Shutdown))
-            })
-        });
-        if let Some(reason) = cut {
-            return Poll::Ready(Some(cut_off(state, reason)));
+        if over {
+            state.set(State::Done);
         }
-        let (mut over, mut given) = (None, None);
-        let polled = inside.as_mut().run(|mut slot| {
-            let Some(mut body) = slot.as_mut().as_pin_mut() else {
-                unreachable!("an open body is not over");
-            };
-            let polled = body.as_mut().poll_frame(cx);
-            over = match &polled {
-                Poll::Pending => None,
-                Poll::Ready(None) => Some(Outcome::Completed),
-                Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        given = Some((data.len(), data.is_unique()));
-                        length.record(data.len());
-                    }
-                    // A server may stop polling after either, without seeing the end itself.
-                    let last = frame.is_trailers() || body.is_end_stream();
-                    last.then_some(Outcome::Completed)
-                }
-            };
-            if over.is_some() {
-                slot.set(None);
-            }
-            polled
-        });
-        let mut cut = None;
-        if over.is_none() {
-            if let Some(open) = inside.place_mut() {
-                if let Some((bytes, is_unique)) = given {
-                    open.gave(bytes, is_unique);
-                }
-                if stream.register(open.scope(), false, cx.waker()) {
-                    cut = Some(CancelReason::new(Outcome::Shutdown));
-                }
-                if polled.is_pending() {
-                    let expired = open.poll_body_deadline(timer, cx);
-                    cut = expired.map(CancelReason::deadline).or(cut);
-                }
-            }
-        }
-        if polled.is_pending() {
-            return match cut {
-                Some(reason) => Poll::Ready(Some(cut_off(state, reason))),
-                None => Poll::Pending,
-            };
-        }
-        if let Some(timer) = timer {
-            timer.yielded();
-        }
-        if let Some(outcome) = over {
-            state.finish(Some(CancelReason::new(outcome)));
-        }
-        polled.map_err(Into::into)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Open { inside, .. } => inside.get().is_none_or(Body::is_end_stream),
+            State::Open { body } => body.is_end_stream(),
+            // One that was ended still has its last frame.
+            State::Limited { body } => body.look(|body| body.is_end_stream()).unwrap_or(false),
             State::Nested { body, .. } => body.is_end_stream(),
-            State::Answer { bytes, .. } => bytes.is_empty(),
+            State::Answer { answer } => answer.bytes.is_empty(),
             State::Done => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
-            State::Open { inside, .. } => inside
-                .get()
-                .map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
+            State::Open { body } => body.size_hint(),
+            State::Limited { body } => body.look(|body| body.size_hint()).unwrap_or_default(),
             State::Nested { body, .. } => body.size_hint(),
-            State::Answer { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            State::Answer { answer } => SizeHint::with_exact(answer.bytes.len() as u64),
             State::Done => SizeHint::with_exact(0),
         }
     }
@@ -402,13 +251,21 @@ impl<B: Default> Default for ResponseBody<B> {
 
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (open, length) = match &self.state {
-            State::Open { inside, length, .. } => (inside.place().as_ref(), Some(length)),
-            State::Answer { open, length, .. } => (open.as_ref(), Some(length)),
+        let of = |body: &OpenBody<B>| {
+            let scope = body.open().map(|open| open.scope().clone());
+            (scope, Some(body.length()))
+        };
+        let (scope, length) = match &self.state {
+            State::Open { body } => of(body),
+            State::Limited { body } => body.look(|body| of(body)).unwrap_or_default(),
+            State::Answer { answer } => {
+                let scope = answer.open.as_ref().map(|open| open.scope().clone());
+                (scope, Some(answer.length))
+            }
             State::Nested { .. } | State::Done => (None, None),
         };
         f.debug_struct("ResponseBody")
-            .field("scope", &open.map(OpenScope::scope))
+            .field("scope", &scope)
             .field("length", &length)
             .finish_non_exhaustive()
     }

@@ -150,8 +150,9 @@ impl MemoryLayerBuilder {
     /// Ends responses whose body is not complete `timeout` after their head.
     ///
     /// The body is dropped, and the server aborts the response. A gRPC client gets the status
-    /// `DEADLINE_EXCEEDED`. See [`ResponseBody`](super::ResponseBody) for when limits are checked.
-    /// Upgraded connections and the layer's own responses have no limit.
+    /// `DEADLINE_EXCEEDED`. This needs no poll by the server: a client that reads nothing keeps no body, see
+    /// [`ResponseBody`](super::ResponseBody). Upgraded connections and the layer's own responses have no
+    /// limit. A body with limits takes two allocations.
     ///
     /// # Examples
     ///
@@ -172,10 +173,11 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Ends responses for whose next part the server has waited for `timeout`.
+    /// Ends responses of whose body the server has taken no part for `timeout`.
     ///
-    /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body. Time in which
-    /// the server does not poll the body does not count.
+    /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body. The time counts from
+    /// the head or the last part, whether the body is silent or the server asks for nothing because the client
+    /// does not read. So a client must be able to receive a part within that time.
     pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits = self.limits.body_idle_timeout(timeout);
         self

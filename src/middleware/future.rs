@@ -10,9 +10,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
-    body::{BodyLength, ResponseBody},
+    body::ResponseBody,
     deadline_context::{DeadlineContext, ExpiredInside},
     deadline_response::{DeadlineResponses, deadline_response},
+    open_body::BodyLength,
     place::Place,
     request_info::RequestInfo,
     respond::respond,
@@ -230,7 +231,7 @@ fn expire<F, R>(
 /// the request's, the request has exceeded its deadline.
 #[cold]
 #[inline(never)]
-fn expired_inside<F, R: Body>(
+fn expired_inside<F, R: Body + Send + 'static>(
     inside: Pin<&mut Inside<F, Option<Place>>>,
     mut response: Response<R>,
     length: BodyLength,
@@ -257,8 +258,9 @@ fn expired_inside<F, R: Body>(
 impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
-    // For the body's length, which is asked for once, when there is a response.
-    R: Body,
+    // For the body's length, which is asked for once, when there is a response. The rest because the
+    // housekeeping drops a body at its limit.
+    R: Body + Send + 'static,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 

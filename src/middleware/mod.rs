@@ -14,6 +14,7 @@ mod end_settings;
 pub(crate) mod expose;
 mod future;
 pub(crate) mod layer;
+mod open_body;
 mod place;
 mod policy;
 mod readiness;

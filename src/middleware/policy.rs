@@ -86,7 +86,7 @@ fn key<B>(parent: &RequestScope, copied_path: Option<&str>, request: &Request<B>
 impl<S, B, R> Service<Request<B>> for PolicyService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: Body,
+    R: Body + Send + 'static,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

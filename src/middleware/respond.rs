@@ -1,10 +1,6 @@
 use http::{Response, StatusCode, header};
 
-use super::{
-    body::{BodyLength, ResponseBody},
-    place::Place,
-    request_info::RequestInfo,
-};
+use super::{body::ResponseBody, open_body::BodyLength, place::Place, request_info::RequestInfo};
 use crate::{
     deadline::BodyKind,
     wire::{self, Protocol},

@@ -142,7 +142,7 @@ impl<S> MemoryService<S> {
 impl<S, B, R> Service<Request<B>> for MemoryService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: Body,
+    R: Body + Send + 'static,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

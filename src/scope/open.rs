@@ -77,14 +77,16 @@ impl OpenScope {
         timer.poll(self.scope.limits(), cx)
     }
 
-    /// As [`poll_deadline`](Self::poll_deadline), with the limits of a body.
+    /// As [`poll_deadline`](Self::poll_deadline), with the limits of a body that has been silent since
+    /// `since`, or since now.
     pub(crate) fn poll_body_deadline(
         &mut self,
         timer: &mut Option<Box<DeadlineTimer>>,
+        since: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
         self.register(cx);
-        DeadlineTimer::poll_body(timer, self.scope.limits(), cx)
+        DeadlineTimer::poll_body(timer, self.scope.limits(), since, cx)
     }
 
     /// Registers the waker before the deadline is read, so that a change in between wakes the task.

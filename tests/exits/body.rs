@@ -21,7 +21,7 @@ use super::support::{
 /// A response's body whose scope is open.
 fn open<B>(body: B) -> (ResponseBody<B>, Watch)
 where
-    B: Body + Clone,
+    B: Body + Clone + Send + 'static,
 {
     let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(answering(body));

@@ -1,0 +1,287 @@
+use std::{
+    error::Error,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use super::body_error::BodyTimeoutError;
+use crate::{
+    account::Inside,
+    cancel::{CancelReason, DeadlineSource, Outcome},
+    deadline::{DeadlineTimer, Limited},
+    scope::{OpenScope, StreamPlace},
+    wire::{self, Protocol},
+};
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The last frame of a body that was cut off.
+pub(super) type LastFrame = Result<Frame<Bytes>, BoxError>;
+
+pin_project! {
+    /// The inner service's body, which ends the scope when it is over or dropped.
+    pub(super) struct OpenBody<B> {
+        // The scope is taken when the body is over.
+        #[pin]
+        inside: Inside<B, Option<OpenScope>>,
+        length: BodyLength,
+        // Made when a body with limits was pending for the first time.
+        timer: Option<Box<DeadlineTimer>>,
+        // The last frame, or the head before the first one, if the time between frames is limited.
+        since: Option<Instant>,
+        // How a timeout is reported.
+        protocol: Protocol,
+        // Taken when the body was not over at its first poll.
+        stream: StreamPlace,
+    }
+
+    impl<B> PinnedDrop for OpenBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            this.finish(None);
+        }
+    }
+}
+
+/// The bytes of a body that are still to be yielded; `None` if its length is not known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyLength(Option<u64>);
+
+impl BodyLength {
+    /// No body.
+    pub(super) const NONE: Self = Self(Some(0));
+
+    pub(super) fn of<B: Body>(body: &B) -> Self {
+        if body.is_end_stream() {
+            return Self::NONE;
+        }
+        Self(body.size_hint().exact())
+    }
+
+    pub(super) const fn of_bytes(bytes: &Bytes) -> Self {
+        Self(Some(bytes.len() as u64))
+    }
+
+    /// The same, or the length in the response's header if the body does not know its own.
+    pub(super) fn or_exact(self, length: impl FnOnce() -> Option<u64>) -> Self {
+        Self(self.0.or_else(length))
+    }
+
+    /// Whether nothing is left, so that a drop from here on is no failure.
+    pub(super) const fn is_none(self) -> bool {
+        matches!(self.0, Some(0))
+    }
+
+    /// Why the scope of a body that is dropped with this much left ends.
+    pub(super) const fn reason_of_drop(self) -> CancelReason {
+        CancelReason::new(if self.is_none() {
+            Outcome::Completed
+        } else {
+            Outcome::Abandoned
+        })
+    }
+
+    fn record(&mut self, bytes: usize) {
+        if let Some(left) = &mut self.0 {
+            *left = left.saturating_sub(bytes as u64);
+        }
+    }
+}
+
+impl<B> OpenBody<B> {
+    pub(super) const fn new(
+        body: B,
+        open: OpenScope,
+        length: BodyLength,
+        protocol: Protocol,
+    ) -> Self {
+        Self {
+            inside: Inside::new(body, Some(open)),
+            length,
+            timer: None,
+            since: None,
+            protocol,
+            stream: StreamPlace::none(),
+        }
+    }
+
+    /// Whether it has a limit from its head on. The silence of a body with a limit for that begins here.
+    pub(super) fn is_limited(&mut self) -> bool {
+        let Some(open) = self.inside.place() else {
+            return false;
+        };
+        let limits = open.scope().limits();
+        if self.length.is_none() {
+            return false;
+        }
+        if limits.body_idle().is_some() {
+            self.since = Some(Instant::now());
+        }
+        limits.body_deadline(self.since).is_some()
+    }
+
+    /// The scope, until the body is over.
+    pub(super) const fn open(&self) -> Option<&OpenScope> {
+        self.inside.place().as_ref()
+    }
+
+    pub(super) const fn length(&self) -> BodyLength {
+        self.length
+    }
+
+    /// The one end of every body: drops the inner body, then ends the scope. Without a `reason` the body
+    /// was dropped.
+    fn finish(self: Pin<&mut Self>, reason: Option<CancelReason>) {
+        let mut this = self.project();
+        if let Some(open) = this.inside.place() {
+            this.stream.remove(open.scope());
+        }
+        this.inside.as_mut().clear();
+        *this.timer = None;
+        if let Some(open) = this.inside.place_mut().take() {
+            open.finish(reason.unwrap_or(this.length.reason_of_drop()));
+        }
+    }
+
+    /// The last frame of a body that is cut off now.
+    fn last_frame(&self, reason: CancelReason) -> LastFrame {
+        let (error, status): (BoxError, _) = match (reason.deadline_source(), self.open()) {
+            (Some(source), Some(open)) => {
+                let after = open.scope().limits().age();
+                (
+                    Box::new(BodyTimeoutError { source, after }),
+                    wire::DEADLINE_EXCEEDED,
+                )
+            }
+            _ => (reason.to_string().into(), wire::UNAVAILABLE),
+        };
+        wire::last_frame(self.protocol, status, &error.to_string()).ok_or(error)
+    }
+
+    /// Ends a body that exceeded its limit, or is cut off by a shutdown. Returns its last frame.
+    #[cold]
+    fn cut_off(self: Pin<&mut Self>, reason: CancelReason) -> LastFrame {
+        let last = self.last_frame(reason);
+        self.end(reason);
+        last
+    }
+
+    #[cold]
+    fn end(self: Pin<&mut Self>, reason: CancelReason) {
+        // Before the body is dropped, so that what it drops can see why.
+        if let Some(open) = self.open() {
+            open.scope().cancel_for(reason);
+        }
+        self.finish(Some(reason));
+    }
+}
+
+impl<B> Limited<LastFrame> for Pin<Box<OpenBody<B>>> {
+    fn due(&self) -> Option<(Instant, DeadlineSource)> {
+        self.open()?.scope().limits().body_deadline(self.since)
+    }
+
+    fn left(&self, source: DeadlineSource) -> LastFrame {
+        self.last_frame(CancelReason::deadline(source))
+    }
+
+    fn end(mut self, source: DeadlineSource) {
+        self.as_mut().end(CancelReason::deadline(source));
+    }
+}
+
+impl<B> OpenBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// Polls for a frame. The body may be over afterwards: then it has no scope any more.
+    pub(super) fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<LastFrame>> {
+        // A body that always has a frame is never pending, so the deadline is checked before each.
+        let this = self.as_mut().project();
+        let (mut inside, length, stream) = (this.inside, this.length, this.stream);
+        let cut = inside.place().as_ref().and_then(|open| {
+            let expired = open.scope().limits().expired();
+            expired.map(CancelReason::deadline).or_else(|| {
+                stream
+                    .is_cut_off(open.scope())
+                    .then(|| CancelReason::new(Outcome::Shutdown))
+            })
+        });
+        if let Some(reason) = cut {
+            return Poll::Ready(Some(self.cut_off(reason)));
+        }
+        let (mut over, mut given) = (None, None);
+        let polled = inside.as_mut().run(|mut slot| {
+            let Some(mut body) = slot.as_mut().as_pin_mut() else {
+                unreachable!("an open body is not over");
+            };
+            let polled = body.as_mut().poll_frame(cx);
+            over = match &polled {
+                Poll::Pending => None,
+                Poll::Ready(None) => Some(Outcome::Completed),
+                Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        given = Some((data.len(), data.is_unique()));
+                        length.record(data.len());
+                    }
+                    // A server may stop polling after either, without seeing the end itself.
+                    let last = frame.is_trailers() || body.is_end_stream();
+                    last.then_some(Outcome::Completed)
+                }
+            };
+            if over.is_some() {
+                slot.set(None);
+            }
+            polled
+        });
+        let mut cut = None;
+        if over.is_none() {
+            if let Some(open) = inside.place_mut() {
+                if let Some((bytes, is_unique)) = given {
+                    open.gave(bytes, is_unique);
+                }
+                if stream.register(open.scope(), false, cx.waker()) {
+                    cut = Some(CancelReason::new(Outcome::Shutdown));
+                }
+                if polled.is_pending() {
+                    let expired = open.poll_body_deadline(this.timer, this.since, cx);
+                    cut = expired.map(CancelReason::deadline).or(cut);
+                }
+            }
+        }
+        if polled.is_pending() {
+            return match cut {
+                Some(reason) => Poll::Ready(Some(self.cut_off(reason))),
+                None => Poll::Pending,
+            };
+        }
+        if let Some(since) = this.since {
+            *since = Instant::now();
+        }
+        if let Some(outcome) = over {
+            self.finish(Some(CancelReason::new(outcome)));
+        }
+        polled.map_err(Into::into)
+    }
+}
+
+impl<B: Body> OpenBody<B> {
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.inside.get().is_none_or(Body::is_end_stream)
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.inside
+            .get()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
