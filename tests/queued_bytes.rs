@@ -139,22 +139,24 @@ impl Server {
         closed.await.expect("it closes").expect("the server runs")
     }
 
-    fn rented(&self) -> usize {
-        self.handle.pool().stats().rented
+    /// Blocks of bodies that are not sent yet, among others.
+    fn buffers(&self) -> usize {
+        self.handle.pool().stats().buffers
     }
 
     /// Stops accepting, and waits until all connections are gone.
     async fn finish(self) {
         self.stop.send(()).unwrap();
         let gone = async {
-            while self.connections.load(Relaxed) > 0 || self.rented() > 0 {
+            while self.connections.load(Relaxed) > 0 || self.buffers() > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let all_gone = tokio::time::timeout(Duration::from_secs(60), gone).await;
         let snapshot = self.handle.snapshot();
         assert!(all_gone.is_ok(), "something stays: {snapshot}");
-        assert_eq!((snapshot.in_flight, snapshot.pool.rented_bytes), (0, 0));
+        assert_eq!((snapshot.in_flight, snapshot.pool.rented), (0, 0));
+        assert_eq!(snapshot.pool.buffer_bytes, 0);
         assert!(snapshot.pool.pooled_bytes <= 2 * (BODY + 1024));
         assert_eq!(snapshot.observer_panics, 0);
     }
@@ -280,11 +282,14 @@ async fn bytes_queued_for_a_slow_http1_reader_stay_as_they_are() {
         assert_eq!(server.slow_closed().await, Outcome::Completed);
     }
     assert_eq!(server.handle.snapshot().in_flight, 0, "the bodies are gone");
-    assert_eq!(server.rented(), 4, "their bytes are not");
+    assert_eq!(server.buffers(), 4, "their bytes are not");
 
     load(server.address).await;
-    assert!(server.handle.pool().stats().hits > 0, "arenas were reused");
-    assert!(server.rented() >= 4);
+    assert!(
+        server.handle.pool().stats().buffer_hits > 0,
+        "blocks were reused"
+    );
+    assert!(server.buffers() >= 4);
     // Half read, half under way while others go on.
     let others = tokio::spawn(load(server.address));
     for reader in &mut readers {
@@ -318,13 +323,13 @@ async fn bytes_queued_for_a_slow_http2_reader_stay_as_they_are() {
         assert_eq!(server.slow_closed().await, Outcome::Completed);
     }
     assert_eq!(
-        server.rented(),
+        server.buffers(),
         4,
         "the bodies are gone, their bytes are not"
     );
 
     load(server.address).await;
-    assert!(server.rented() >= 4);
+    assert!(server.buffers() >= 4);
     let others = tokio::spawn(load(server.address));
     for (id, mut body) in bodies {
         let mut read = 0;
@@ -343,7 +348,7 @@ async fn bytes_queued_for_a_slow_http2_reader_stay_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_vanishes_midway_gives_the_arena_back() {
+async fn a_reader_that_vanishes_midway_gives_the_block_back() {
     let mut server = Server::start();
     for (id, bytes) in [(1, 0), (2, 1), (3, BODY / 2), (4, BODY - 1)] {
         let mut reader = SlowReader::start(server.address, id).await;
@@ -358,7 +363,7 @@ async fn a_reader_that_vanishes_midway_gives_the_arena_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_are_reset_midway_give_their_arenas_back() {
+async fn streams_that_are_reset_midway_give_their_blocks_back() {
     let mut server = Server::start();
     let stream = TokioIo::new(connect(server.address).await);
     let (mut sender, connection) = conn::http2::Builder::new(TokioExecutor::new())

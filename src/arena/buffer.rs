@@ -112,7 +112,7 @@ impl fmt::Debug for ArenaBuf {
         f.debug_struct("ArenaBuf")
             .field("len", &self.len())
             .field("capacity", &self.capacity())
-            .field("arena", &self.arena)
+            .field("arena", &self.arena())
             .finish()
     }
 }

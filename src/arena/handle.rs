@@ -203,33 +203,32 @@ impl Arena {
         ArenaString::in_place_of(self.vec_with_capacity(capacity))
     }
 
-    /// An empty byte buffer, which takes memory with its first byte and keeps the arena alive.
+    /// An empty byte buffer, which takes a block of memory with its first byte.
+    ///
+    /// In a request whose route is known, the block has the size that its largest buffers needed before
+    /// ([`RouteSnapshot::learned_buffer_bytes`](crate::observe::RouteSnapshot::learned_buffer_bytes)).
     #[must_use]
     pub fn buf(&self) -> ArenaBuf {
         self.buf_with_capacity(0)
     }
 
-    /// An empty byte buffer with room for `capacity` bytes, which keeps the arena alive.
+    /// An empty byte buffer with room for `capacity` bytes.
     #[must_use]
+    #[inline]
     pub fn buf_with_capacity(&self, capacity: usize) -> ArenaBuf {
         self.clone().into_buf(capacity)
     }
 
     /// Turns this handle into an empty byte buffer with room for `capacity` bytes.
     ///
-    /// For an arena that is rented for one buffer: if this is the arena's only handle, the buffer grows
-    /// without atomic operations.
+    /// For one buffer without a request, [`ArenaPool::buf`](crate::ArenaPool::buf) needs no arena.
     ///
     /// # Examples
     ///
     /// ```
-    /// let pool = tower_memory::ArenaPool::new();
-    /// let mut body = pool.rent().into_buf(16 * 1024);
-    /// write!(body, "{:>1000}", "hello")?;
-    /// let bytes = body.freeze();
-    /// assert_eq!((bytes.len(), pool.stats().rented), (1000, 1));
-    /// drop(bytes);
-    /// assert_eq!(pool.stats().rented, 0);
+    /// let mut body = tower_memory::Arena::new().into_buf(16 * 1024);
+    /// write!(body, "hello")?;
+    /// assert_eq!(body.freeze(), "hello");
     /// # Ok::<(), tower_memory::arena::ArenaError>(())
     /// ```
     #[must_use]

@@ -26,6 +26,7 @@ mod handle;
 #[cfg(feature = "json")]
 mod json;
 mod raw;
+pub(crate) mod steps;
 mod string;
 mod vec;
 
@@ -38,4 +39,6 @@ pub use self::raw::{
 #[doc(hidden)]
 pub use self::raw::{Drain, IntoIter, OwnedRegion, Segment, Storage};
 
-pub(crate) use self::raw::{ArenaSlot, IdleArena, PoolHint, Recycler, Retain};
+pub(crate) use self::raw::{
+    BlockPool, Buffers, IdleArena, IdleBlock, PoolHint, Pooled, Recycler, RentedFor, Retain, Slot,
+};

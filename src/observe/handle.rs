@@ -60,6 +60,9 @@ impl MemoryHandle {
                 for (_, usage) in open.iter().filter(|open| open.0 == key) {
                     open_bytes.add(usage.bytes_allocated);
                 }
+                let sizes = &route.sizes;
+                let origin = sizes.origin(key.method.index());
+                let out = origin.map(|origin| self.layer.pool.handed_out(origin));
                 RouteSnapshot {
                     method: key.method.as_str(),
                     route: route.label.clone(),
@@ -72,7 +75,11 @@ impl MemoryHandle {
                     bytes: totals.bytes.figures(),
                     allocations: totals.allocations.figures(),
                     arena_bytes: totals.arena_bytes.figures(),
-                    learned_arena_bytes: route.sizes.bytes(key.method.index()),
+                    learned_arena_bytes: route.sizes.arena_bytes(key.method.index()),
+                    learned_buffer_bytes: route.sizes.buffer_bytes(key.method.index()),
+                    unreleased_buffers: out.map(|out| out.blocks),
+                    unreleased_bytes: out.map(|out| out.bytes),
+                    arenas_left: out.map(|out| out.arenas),
                     time_to_end: totals.time_to_end,
                     total_time: totals.total_time,
                     max_time: totals.max_time,

@@ -101,10 +101,22 @@ pub struct RouteSnapshot {
     pub allocations: Option<Summary>,
     /// Bytes taken from the arena per closed request; `None` if none has closed.
     pub arena_bytes: Option<Summary>,
-    /// Initial capacity in bytes of the arena for the route's next request: the 95th percentile of
-    /// recent requests, rounded up by at most 1/8. `None` if no request has used an arena. It is a
-    /// good capacity for a buffer that holds the whole response.
+    /// Initial capacity in bytes of the arena for the route's next request, without its buffers: the 95th
+    /// percentile of recent requests that needed at most four times the median, rounded up by at most
+    /// 1/8. `None` if no request has allocated in its arena.
     pub learned_arena_bytes: Option<usize>,
+    /// Initial capacity in bytes of the next buffer: the same for the largest buffer of each request,
+    /// rounded up to the size of a block. `None` if no request had a buffer.
+    pub learned_buffer_bytes: Option<usize>,
+    /// Frozen buffers that were handed out and are not released, because a server still has to send
+    /// them, or somebody keeps a slice; by the route at the time the request took its arena. Without
+    /// those of up to 256 bytes, which are copied. `None` if no request has used an arena.
+    pub unreleased_buffers: Option<usize>,
+    /// Bytes of the blocks that these buffers keep.
+    pub unreleased_bytes: Option<usize>,
+    /// Arenas that are still in use although nothing refers to their request any more. `None` if no
+    /// request has used an arena.
+    pub arenas_left: Option<usize>,
     /// Sum of the times from the call of the service to the end of the response.
     pub time_to_end: Duration,
     /// Sum of the times from the call of the service to the close of the scope, tasks included.
@@ -239,8 +251,21 @@ impl RouteSnapshot {
             mean(self.arena_bytes),
             known(self.learned_arena_bytes.map(|bytes| bytes.to_string())),
             statuses.join(", "),
-            outcomes.join(", "),
+            outcomes.join(", ") + &self.held(),
         ]
+    }
+
+    /// What requests of the past keep, if anything.
+    fn held(&self) -> String {
+        let mut text = String::new();
+        if let (Some(buffers @ 1..), Some(bytes)) = (self.unreleased_buffers, self.unreleased_bytes)
+        {
+            text += &format!(", unreleased buffers {buffers} ({bytes} bytes)");
+        }
+        if let Some(arenas @ 1..) = self.arenas_left {
+            text += &format!(", arenas left {arenas}");
+        }
+        text
     }
 }
 
@@ -270,13 +295,16 @@ impl fmt::Display for Snapshot {
         }
         write!(
             f,
-            "in flight {}, tasks {}, tokens {}, arenas rented {} ({} bytes), pooled {} ({} bytes)",
+            "in flight {}, tasks {}, tokens {}, arenas rented {} ({} bytes), buffers {} ({} bytes), \
+             pooled {} ({} bytes)",
             self.in_flight,
             self.tasks,
             self.tokens,
             self.pool.rented,
             self.pool.rented_bytes,
-            self.pool.pooled,
+            self.pool.buffers,
+            self.pool.buffer_bytes,
+            self.pool.pooled + self.pool.pooled_buffers,
             self.pool.pooled_bytes,
         )
     }

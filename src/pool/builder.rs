@@ -54,7 +54,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets how many bytes one arena may keep while it waits in the pool (1 MiB by default).
+    /// Sets how many bytes one arena, or one block of a buffer, may keep while it waits in the pool (1
+    /// MiB by default).
     ///
     /// A request may use more. The rest is freed when the arena is returned.
     pub const fn max_arena_bytes(mut self, bytes: usize) -> Self {
@@ -62,10 +63,10 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets how many bytes all waiting arenas may keep together (64 MiB by default).
+    /// Sets how many bytes all waiting arenas and blocks may keep together (64 MiB by default).
     ///
     /// The number of waiting arenas is limited as well: 1024 in the cache that threads share, and
-    /// nine per thread. Arenas above either limit are freed when they are returned.
+    /// nine per thread. So is that of blocks. What is above either limit is freed when it is returned.
     pub const fn max_total_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_total_bytes = bytes;
         self
@@ -106,8 +107,8 @@ impl PoolBuilder {
     ///
     /// At the end of each interval, the pool frees the arenas that have waited since the end of the
     /// interval before. So an arena is freed after one to two intervals without use, as in Go's
-    /// `sync.Pool`. The small arena that each thread keeps for itself, of at most 64 KiB, is not
-    /// freed.
+    /// `sync.Pool`. The small arena and the small block that each thread keeps for itself, of at most
+    /// 64 KiB each, are not freed.
     ///
     /// The [housekeeping](crate::housekeeping) does this, with or without traffic and runtimes.
     ///

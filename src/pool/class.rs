@@ -1,3 +1,5 @@
+use crate::arena::steps;
+
 /// How many size classes there are; a class fits into five bits.
 pub(super) const CLASSES: usize = if cfg!(tower_memory_loom) { 10 } else { 32 };
 
@@ -9,6 +11,9 @@ const SMALLEST: usize = 1024;
 
 /// A request takes arenas of up to this many classes above its own.
 const LARGER: usize = 2;
+
+/// A buffer takes blocks of up to this many classes above its own.
+const LARGER_BLOCKS: usize = 3;
 
 /// The size classes of waiting arenas. With them, a small request does not pin the memory of a
 /// large one.
@@ -86,6 +91,52 @@ impl Classes {
     }
 }
 
+/// The size classes of waiting blocks, by step (see [`steps`]). The highest one has the largest
+/// blocks that the pool keeps, which need not be those of a step.
+#[derive(Debug)]
+pub(super) struct BlockClasses {
+    top: usize,
+    max: usize,
+}
+
+impl BlockClasses {
+    /// The classes of a pool that keeps no block above `max` bytes.
+    pub(super) const fn new(max: usize) -> Self {
+        let top = steps::holding(max);
+        if top < CLASSES {
+            return Self { top, max };
+        }
+        let top = CLASSES - 1;
+        Self {
+            top,
+            max: steps::size(top),
+        }
+    }
+
+    /// The classes for a buffer of `bytes` bytes; `None` if the pool keeps no block that large.
+    ///
+    /// A buffer that grows by four has less than four times what it needs, so its next one is content
+    /// with three classes more.
+    #[inline]
+    pub(super) fn holding(&self, bytes: usize) -> Option<Wanted> {
+        let class = steps::holding(bytes).min(self.top);
+        (bytes <= self.size(class)).then(|| Wanted {
+            class,
+            last: (class + LARGER_BLOCKS).min(self.top),
+        })
+    }
+
+    /// The size of a new block of `class`.
+    #[inline]
+    pub(super) fn size(&self, class: usize) -> usize {
+        if class < self.top {
+            steps::size(class)
+        } else {
+            self.max
+        }
+    }
+}
+
 /// The classes that suit a request. A new arena is of the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -119,6 +170,23 @@ mod tests {
                 assert!(classes.size(class) >= bytes.min(max), "{bytes} of {max}");
                 assert!(classes.size(class) <= max);
                 assert_eq!(classes.of(classes.size(class)), class, "{bytes} of {max}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_of_a_class_holds_what_the_class_was_chosen_for() {
+        for max in [1, 1000, 1024, 10_000, 1 << 20, 263_168, usize::MAX / 2] {
+            let classes = BlockClasses::new(max);
+            for bytes in [1, 1000, 1024, 1025, 9000, 10_000, 65_536, 1 << 20] {
+                match classes.holding(bytes) {
+                    Some(wanted) => {
+                        let size = classes.size(wanted.class);
+                        assert!(bytes <= size && size <= max && wanted.last < CLASSES);
+                        assert_eq!(classes.holding(size), Some(wanted));
+                    }
+                    None => assert!(bytes > max),
+                }
             }
         }
     }

@@ -7,17 +7,19 @@ pub(super) enum Writer {
     Shared,
 }
 
-/// A thread's share of the pool's statistics. Counters only grow, so their sums miss nothing.
+/// A thread's share of the pool's statistics about one kind of items. Counters only grow, so their sums miss nothing.
 #[derive(Debug)]
 pub(super) struct Counters {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) returned: AtomicU64,
-    /// Arenas that were freed, on return or while they waited.
+    /// Items that were freed, on return or while they waited.
     pub(super) freed: AtomicU64,
     pub(super) evicted_bytes: AtomicU64,
-    /// Bytes that arenas took from the system.
+    /// Bytes that items took from the system.
     pub(super) grown_bytes: AtomicU64,
+    /// Bytes of blocks taken minus bytes of blocks returned; wraps. Unused for arenas.
+    pub(super) out_bytes: AtomicU64,
     writer: Writer,
 }
 
@@ -30,6 +32,7 @@ impl Counters {
             freed: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
             grown_bytes: AtomicU64::new(0),
+            out_bytes: AtomicU64::new(0),
             writer,
         }
     }
@@ -49,7 +52,7 @@ impl Counters {
         }
     }
 
-    /// Counts a returned arena; `returned` is the count so far. For an exclusive writer.
+    /// Counts a returned item; `returned` is the count so far. For an exclusive writer.
     #[inline]
     pub(super) fn count_return(&self, returned: u64) {
         // Release: a reader that sees the return sees the rent (`PoolStats::sum`).
@@ -57,7 +60,7 @@ impl Counters {
             .store(returned.wrapping_add(1), Ordering::Release);
     }
 
-    /// Counts a returned arena.
+    /// Counts a returned item.
     pub(super) fn add_return(&self) {
         match self.writer {
             Writer::Exclusive => self.count_return(self.returned.load(Ordering::Relaxed)),

@@ -1,9 +1,14 @@
 use super::{
+    origins::HandedOut,
     settings::{OnTrim, Settings},
     state::PoolState,
     stats::PoolStats,
 };
-use crate::{arena::Arena, housekeeping::Housekeeping, sync::Arc};
+use crate::{
+    arena::{Arena, ArenaBuf, ArenaError, BlockPool, RentedFor},
+    housekeeping::Housekeeping,
+    sync::Arc,
+};
 
 /// A pool of [`Arena`]s.
 ///
@@ -16,6 +21,9 @@ use crate::{arena::Arena, housekeeping::Housekeeping, sync::Arc};
 /// are not used for a while are freed: see [`PoolBuilder::trim_interval`]. Each thread also keeps
 /// one arena of at most 64 KiB, until it rents that arena again or ends. Once the pool has gone, the
 /// thread frees that arena when it uses another pool. An idle thread keeps at most five of them.
+///
+/// The memory of buffers ([`ArenaBuf`]) is pooled beside the arenas in the same way, in blocks of 1,
+/// 1.5, 2, 3, 4, ... KiB.
 ///
 /// [`PoolBuilder::trim_interval`]: super::PoolBuilder::trim_interval
 ///
@@ -81,7 +89,9 @@ impl ArenaPool {
     #[inline]
     pub fn rent(&self) -> Arena {
         let state = &self.handle.state;
-        state.rent(state.classes.any()).activate()
+        let mut arena = state.rent(state.classes.any());
+        arena.rent_for(RentedFor::default());
+        arena.activate()
     }
 
     /// Rents an arena with room for `bytes` bytes, or for as many as the pool's arenas may keep.
@@ -105,7 +115,64 @@ impl ArenaPool {
     #[must_use]
     pub fn rent_with_capacity(&self, bytes: usize) -> Arena {
         let state = &self.handle.state;
-        state.rent(state.classes.holding(bytes)).activate()
+        let mut arena = state.rent(state.classes.holding(bytes));
+        arena.rent_for(RentedFor::default());
+        arena.activate()
+    }
+
+    /// Takes an empty buffer with room for `capacity` bytes, for bytes that belong to no request.
+    ///
+    /// It needs no arena, and no request's figures count it. [`Arena::buf`] makes one for a request.
+    ///
+    /// # Panics
+    ///
+    /// If the global allocator has no memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = tower_memory::ArenaPool::new();
+    /// let mut body = pool.buf(16 * 1024);
+    /// body.extend_from_slice(&[7; 1000]);
+    /// let bytes = body.freeze();
+    /// assert_eq!((bytes.len(), pool.stats().buffer_bytes), (1000, 16 * 1024));
+    /// drop(bytes);
+    /// assert_eq!((pool.stats().buffers, pool.stats().pooled_buffers), (0, 1));
+    /// ```
+    #[must_use]
+    #[inline]
+    pub fn buf(&self, capacity: usize) -> ArenaBuf {
+        let state = &self.handle.state;
+        let pool = Arc::as_ptr(state).addr();
+        let block = <PoolState as BlockPool>::take_block(capacity, pool)
+            .or_else(|| Arc::clone(state).take_block_owned(capacity));
+        match block {
+            Some(block) => ArenaBuf::in_block(block),
+            None => ArenaError::out_of_memory(capacity, 0).panic(),
+        }
+    }
+
+    /// A new number under which blocks are counted that requests hand out, and arenas that they leave
+    /// behind.
+    pub(crate) fn new_origin(&self) -> u32 {
+        self.handle.state.origins.create()
+    }
+
+    /// What was handed out on behalf of `origin` and has not come back.
+    pub(crate) fn handed_out(&self, origin: u32) -> HandedOut {
+        self.handle.state.origins.out(origin)
+    }
+
+    /// Rents an arena for a request: of that many bytes, if that is known.
+    #[inline]
+    pub(crate) fn rent_for(&self, whom: RentedFor, bytes: Option<usize>) -> Arena {
+        let state = &self.handle.state;
+        let mut arena = state.rent(match bytes {
+            Some(bytes) => state.classes.holding(bytes),
+            None => state.classes.any(),
+        });
+        arena.rent_for(whom);
+        arena.activate()
     }
 
     /// Returns what is rented, what waits, and what was freed so far.
@@ -118,10 +185,27 @@ impl ArenaPool {
         self.handle.state.stats()
     }
 
-    /// Frees all waiting arenas, including those in other threads' caches, and returns their bytes.
+    /// Returns [`PoolStats::buffer_bytes`] alone, which is cheap enough to be read for each request.
     ///
-    /// Rented arenas are not affected, nor is the small arena (at most 64 KiB) that each other
-    /// thread keeps for itself.
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = tower_memory::ArenaPool::new();
+    /// let body = pool.buf(3000);
+    /// assert_eq!(pool.buffer_bytes(), 3072);
+    /// drop(body);
+    /// assert_eq!(pool.buffer_bytes(), 0);
+    /// ```
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.handle.state.buffer_bytes()
+    }
+
+    /// Frees all waiting arenas and blocks, including those in other threads' caches, and returns their
+    /// bytes.
+    ///
+    /// What is in use is not affected, nor are the small arena and block (at most 64 KiB each) that
+    /// each other thread keeps for itself.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn trim(&self) -> usize {
         self.handle.state.trim()

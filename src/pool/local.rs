@@ -1,9 +1,13 @@
 //! The calling thread's part of each pool it uses.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 
-use super::{state::PoolState, thread_cache::ThreadCache};
-use crate::{arena::IdleArena, sync::Arc};
+use super::{
+    kind::Kind,
+    state::PoolState,
+    thread_cache::{Hot, ThreadCache},
+};
+use crate::sync::Arc;
 
 /// Pools that a thread has caches of beside its first. One more, and it leaves the oldest.
 const POOLS: usize = 4;
@@ -29,9 +33,7 @@ struct Locals {
 pub(super) struct Local {
     pub(super) pool: Arc<PoolState>,
     pub(super) cache: Arc<ThreadCache>,
-    /// The arena returned last, if it is small. No other thread can reach it, so taking it needs no
-    /// atomic operation.
-    pub(super) hot: Cell<Option<IdleArena>>,
+    pub(super) hot: Hot,
 }
 
 impl Local {
@@ -44,7 +46,7 @@ impl Local {
         Some(Self {
             pool: Arc::clone(pool),
             cache: Arc::clone(cache),
-            hot: Cell::new(None),
+            hot: Hot::default(),
         })
     }
 
@@ -60,19 +62,25 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        leave(&self.pool, &self.cache, self.hot.take());
+        park_all(&self.pool, &self.cache, self.hot.arena.take());
+        park_all(&self.pool, &self.cache, self.hot.block.take());
+        leave(&self.pool, &self.cache);
     }
 }
 
-/// Ends a thread's use of a pool: its arenas move to the shared cache, its credit is released.
-pub(super) fn leave(pool: &PoolState, cache: &ThreadCache, hot: Option<IdleArena>) {
+/// Moves a thread's items of one kind to the shared cache.
+pub(super) fn park_all<T: Kind>(pool: &PoolState, cache: &ThreadCache, hot: Option<T>) {
     if let Some(hot) = hot {
         let tag = pool.tag(hot.hint().class.into());
         pool.put_shared(Some(cache), hot, tag);
     }
-    while let Some((arena, tag)) = cache.take_with_tag() {
-        pool.put_shared(Some(cache), arena, tag);
+    while let Some((item, tag)) = T::share(cache).take_with_tag() {
+        pool.put_shared(Some(cache), item, tag);
     }
+}
+
+/// Ends a thread's use of a pool, after [`park_all`]: its credit is released.
+pub(super) fn leave(pool: &PoolState, cache: &ThreadCache) {
     pool.budget.release_credit(cache);
     cache.disown();
     if pool.has_closed() {
@@ -147,14 +155,15 @@ fn enter(pool: &Arc<PoolState>) {
 }
 
 /// Makes the calling thread leave pools that have closed. It stays in its first pool, and frees the
-/// hot arena of that.
+/// hot arena and block of that.
 pub(super) fn leave_closed() {
     // Dropped at the end, outside of the borrow: that may free a pool.
     let mut left: [Option<Local>; POOLS] = [const { None }; POOLS];
     let _ = LOCALS.try_with(|locals| {
         if let Some(first) = locals.first.get().filter(|local| local.has_closed()) {
-            let hot = first.hot.take();
-            drop(hot.map(|hot| first.pool.evict(None, hot)));
+            let (arena, block) = (first.hot.arena.take(), first.hot.block.take());
+            drop(arena.map(|arena| first.pool.evict(None, arena)));
+            drop(block.map(|block| first.pool.evict(None, block)));
         }
         let others = &mut *locals.others.try_borrow_mut().ok()?;
         for (other, left) in others.iter_mut().zip(&mut left) {

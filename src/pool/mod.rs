@@ -9,10 +9,12 @@ mod builder;
 mod class;
 mod counters;
 mod handle;
+mod kind;
 mod learned_sizes;
 mod local;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
+mod origins;
 mod rent;
 mod returns;
 mod settings;

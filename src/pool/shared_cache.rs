@@ -1,11 +1,11 @@
-//! Waiting arenas that belong to no thread.
+//! Waiting arenas, or blocks, that belong to no thread.
 //!
 //! # Invariants
 //!
 //! 1. Each slot is free, full, or claimed by one thread. A thread claims a slot by clearing its
 //!    bit, in `free` or in the `full` of one class. It sets a bit again when it is done.
 //! 2. A bit is set with release and cleared with acquire. So a claim sees the slot as the thread
-//!    before left it: empty if the bit was in `free`, with an arena if it was in `full`.
+//!    before left it: empty if the bit was in `free`, with an item if it was in `full`.
 //!
 //! No thread waits for another: a thread that stops in the middle of a claim blocks its claimed
 //! slots only.
@@ -15,7 +15,7 @@ use super::{
     tag::Tag,
 };
 use crate::{
-    arena::{ArenaSlot, IdleArena},
+    arena::{IdleArena, IdleBlock, Pooled, Slot},
     sync::{AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -106,24 +106,40 @@ fn each(mut word: u64) -> impl Iterator<Item = u64> {
     })
 }
 
+/// The waiting items of a pool that belong to no thread.
 #[derive(Debug)]
-pub(super) struct SharedCache {
-    slots: Box<[ArenaSlot]>,
+pub(super) struct SharedCaches {
+    pub(super) arenas: SharedCache<IdleArena>,
+    pub(super) blocks: SharedCache<IdleBlock>,
+}
+
+impl SharedCaches {
+    pub(super) fn new() -> Self {
+        Self {
+            arenas: SharedCache::new(),
+            blocks: SharedCache::new(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SharedCache<T: Pooled> {
+    slots: Box<[Slot<T>]>,
     free: Bits,
     full: Box<[Bits]>,
-    /// A bit for each class that ever had an arena here. Most pools use few, and a search through
-    /// all of them costs more than a new arena. A hint only: a sweep searches all classes.
+    /// A bit for each class that ever had an item here. Most pools use few, and a search through
+    /// all of them costs more than a new item. A hint only: a sweep searches all classes.
     known: AtomicUsize,
 }
 
-/// Arenas that move together: their slots are claimed in one step.
-pub(super) type Batch = [Option<(IdleArena, Tag)>; BATCH];
+/// Items that move together: their slots are claimed in one step.
+pub(super) type Batch<T> = [Option<(T, Tag)>; BATCH];
 
-/// Arenas that move between a thread cache and the shared cache at once. So a thread that only
+/// Items that move between a thread cache and the shared cache at once. So a thread that only
 /// rents and a thread that only returns meet once in as many requests.
 pub(super) const BATCH: usize = 8;
 
-impl SharedCache {
+impl<T: Pooled> SharedCache<T> {
     pub(super) fn new() -> Self {
         let all = if BITS == 64 {
             u64::MAX
@@ -131,7 +147,7 @@ impl SharedCache {
             (1 << BITS) - 1
         };
         Self {
-            slots: std::iter::repeat_with(ArenaSlot::new)
+            slots: std::iter::repeat_with(Slot::new)
                 .take(WORDS * BITS)
                 .collect(),
             free: Bits::new(all),
@@ -142,32 +158,32 @@ impl SharedCache {
         }
     }
 
-    fn slot(&self, index: usize, bit: u64) -> &ArenaSlot {
+    fn slot(&self, index: usize, bit: u64) -> &Slot<T> {
         &self.slots[index * BITS + bit.trailing_zeros() as usize]
     }
 
-    /// Keeps `arena`, or returns it if the cache is full.
-    pub(super) fn put(&self, arena: IdleArena, tag: Tag) -> Option<IdleArena> {
+    /// Keeps `item`, or returns it if the cache is full.
+    pub(super) fn put(&self, item: T, tag: Tag) -> Option<T> {
         let mut batch = [const { None }; BATCH];
-        batch[0] = Some((arena, tag));
+        batch[0] = Some((item, tag));
         self.put_all(&mut batch);
-        batch.into_iter().flatten().next().map(|(arena, _)| arena)
+        batch.into_iter().flatten().next().map(|(item, _)| item)
     }
 
-    /// Takes the arenas out of `batch`, except those without room.
-    pub(super) fn put_all(&self, batch: &mut Batch) {
+    /// Takes the items out of `batch`, except those without room.
+    pub(super) fn put_all(&self, batch: &mut Batch<T>) {
         while let Ok(count @ 1..) = u32::try_from(batch.iter().flatten().count()) {
             let Some((index, bits)) = self.free.claim(count) else {
                 return;
             };
             // Bits of one class are set in one step; most batches have one class.
             let (mut class, mut filled) = (0, 0);
-            for (arena, bit) in batch
+            for (item, bit) in batch
                 .iter_mut()
-                .filter(|arena| arena.is_some())
+                .filter(|item| item.is_some())
                 .zip(each(bits))
             {
-                let Some((given, tag)) = arena.take() else {
+                let Some((given, tag)) = item.take() else {
                     continue;
                 };
                 if tag.class() != class && filled != 0 {
@@ -175,7 +191,7 @@ impl SharedCache {
                     filled = 0;
                 }
                 class = tag.class();
-                *arena = self
+                *item = self
                     .slot(index, bit)
                     .put(given, tag.bits())
                     .map(|refused| (refused, tag));
@@ -194,8 +210,8 @@ impl SharedCache {
         }
     }
 
-    /// Takes up to `most` arenas of one wanted class, and at most [`BATCH`].
-    pub(super) fn take(&self, wanted: Wanted, most: u32) -> Batch {
+    /// Takes up to `most` items of one wanted class, and at most [`BATCH`].
+    pub(super) fn take(&self, wanted: Wanted, most: u32) -> Batch<T> {
         let mut batch = [const { None }; BATCH];
         let known = self.known.load(Ordering::Relaxed);
         let Some(((index, bits), class)) = self
@@ -212,14 +228,14 @@ impl SharedCache {
         for (taken, bit) in batch.iter_mut().zip(each(bits)) {
             let slot = self.slot(index, bit);
             let tag = slot.tag().map_or(Tag::new(class, 0), Tag::from_bits);
-            *taken = slot.take().map(|arena| (arena, tag));
+            *taken = slot.take().map(|item| (item, tag));
         }
         self.free.set(index, bits);
         batch
     }
 
-    /// Takes all arenas with a stale tag, one by one.
-    pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool, mut taken: impl FnMut(IdleArena)) {
+    /// Takes all items with a stale tag, one by one.
+    pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool, mut taken: impl FnMut(T)) {
         for full in &self.full {
             for (index, word) in full.words.iter().enumerate() {
                 for bit in each(word.load(Ordering::Relaxed)) {
@@ -230,13 +246,13 @@ impl SharedCache {
                     {
                         continue;
                     }
-                    // Claimed. The slot may hold another arena by now.
+                    // Claimed. The slot may hold another item by now.
                     let tag = slot.tag().map(Tag::from_bits);
                     if tag.is_some_and(&stale) {
-                        let arena = slot.take();
+                        let item = slot.take();
                         self.free.set(index, bit);
-                        if let Some(arena) = arena {
-                            taken(arena);
+                        if let Some(item) = item {
+                            taken(item);
                         }
                     } else {
                         full.set(index, bit);
@@ -246,7 +262,7 @@ impl SharedCache {
         }
     }
 
-    /// The number of waiting arenas.
+    /// The number of waiting items.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.full.iter().map(Bits::count).sum()

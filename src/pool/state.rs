@@ -2,16 +2,18 @@ use std::{fmt, iter};
 
 use super::{
     budget::ByteBudget,
-    class::Classes,
+    class::{BlockClasses, Classes},
     counters::{Counters, Writer},
+    kind::Kind,
+    origins::Origins,
     settings::{OnTrim, Settings},
-    shared_cache::SharedCache,
+    shared_cache::SharedCaches,
     stats::PoolStats,
     tag::Tag,
     thread_cache::ThreadCache,
 };
 use crate::{
-    arena::IdleArena,
+    arena::{IdleArena, IdleBlock},
     housekeeping::{Housekeeping, Job},
     sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
@@ -20,18 +22,20 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// 1. The bytes of each waiting arena are reserved in the [`ByteBudget`].
-/// 2. An arena references its pool for as long as it exists, waiting or rented. Closing the pool
+/// 1. The bytes of each waiting arena and block are reserved in the [`ByteBudget`].
+/// 2. An arena or block references its pool for as long as it exists, waiting or rented. Closing the pool
 ///    breaks the cycle; the last handle does so when it is dropped.
 pub(super) struct PoolState {
     pub(super) settings: Settings,
     pub(super) classes: Classes,
+    pub(super) block_classes: BlockClasses,
     /// Each is owned by one thread, or free.
     pub(super) thread_caches: Box<[Arc<ThreadCache>]>,
-    /// Counts for threads without a cache; keeps no arenas.
+    /// Counts for threads without a cache; keeps nothing.
     common: ThreadCache,
-    pub(super) shared_cache: SharedCache,
+    pub(super) shared: SharedCaches,
     pub(super) budget: ByteBudget,
+    pub(super) origins: Origins,
     /// Incremented by [`tick`](Self::tick). See [`Tag::is_stale`].
     epoch: AtomicUsize,
     /// Set by [`close`](Self::close).
@@ -56,12 +60,14 @@ impl PoolState {
         };
         Self {
             classes: Classes::new(settings.initial_bytes, settings.max_arena_bytes),
+            block_classes: BlockClasses::new(settings.max_arena_bytes),
             thread_caches: iter::repeat_with(|| Arc::new(ThreadCache::new(Writer::Exclusive)))
                 .take(caches)
                 .collect(),
             common: ThreadCache::new(Writer::Shared),
-            shared_cache: SharedCache::new(),
+            shared: SharedCaches::new(),
             budget: ByteBudget::new(settings.max_total_bytes, caches),
+            origins: Origins::new(),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             housekeeping,
@@ -72,52 +78,58 @@ impl PoolState {
         }
     }
 
-    /// The counters of a thread, by its cache if it has one.
-    pub(super) fn counters<'a>(&'a self, cache: Option<&'a ThreadCache>) -> &'a Counters {
-        &cache.unwrap_or(&self.common).counters
+    /// The counters of a thread for one kind of items, by its cache if it has one.
+    pub(super) fn counters<'a, T: Kind + 'a>(
+        &'a self,
+        cache: Option<&'a ThreadCache>,
+    ) -> &'a Counters {
+        &T::share(cache.unwrap_or(&self.common)).counters
     }
 
-    /// The tag of an arena of `class` that is returned now.
+    /// The tag of an item of `class` that is returned now.
     pub(super) fn tag(&self, class: usize) -> Tag {
-        // Relaxed: an arena that gets the former epoch is trimmed one interval early.
+        // Relaxed: an item that gets the former epoch is trimmed one interval early.
         Tag::new(class, self.epoch.load(Ordering::Relaxed))
     }
 
-    /// Accounts for a waiting arena that is going to be freed.
-    pub(super) fn evict(&self, cache: Option<&ThreadCache>, arena: IdleArena) -> IdleArena {
-        let counters = self.counters(cache);
-        counters.add(&counters.evicted_bytes, arena.capacity() as u64);
+    /// Accounts for a waiting item that is going to be freed.
+    pub(super) fn evict<T: Kind>(&self, cache: Option<&ThreadCache>, item: T) -> T {
+        let counters = self.counters::<T>(cache);
+        counters.add(&counters.evicted_bytes, item.capacity() as u64);
         counters.add(&counters.freed, 1);
-        self.budget.release(cache, arena.capacity());
-        arena
+        self.budget.release(cache, item.capacity());
+        item
     }
 
-    /// Moves a waiting arena to the shared cache, or frees it if that is full.
-    pub(super) fn put_shared(&self, cache: Option<&ThreadCache>, arena: IdleArena, tag: Tag) {
-        let refused = self.shared_cache.put(arena, tag);
-        drop(refused.map(|arena| self.evict(cache, arena)));
+    /// Moves a waiting item to the shared cache, or frees it if that is full.
+    pub(super) fn put_shared<T: Kind>(&self, cache: Option<&ThreadCache>, item: T, tag: Tag) {
+        let refused = T::shared(&self.shared).put(item, tag);
+        drop(refused.map(|item| self.evict(cache, item)));
     }
 
-    /// Frees all waiting arenas with a stale tag, and returns their bytes. Hot arenas are out of
-    /// reach.
+    /// Frees all waiting arenas and blocks with a stale tag, and returns their bytes. Hot ones are
+    /// out of reach.
     pub(super) fn sweep(&self, stale: impl Fn(Tag) -> bool + Copy) -> usize {
+        self.sweep_kind::<IdleArena>(stale) + self.sweep_kind::<IdleBlock>(stale)
+    }
+
+    fn sweep_kind<T: Kind>(&self, stale: impl Fn(Tag) -> bool + Copy) -> usize {
         let mut bytes = 0;
-        let mut free = |arena: IdleArena| {
-            bytes += arena.capacity();
-            // The bytes are not credited to the calling thread: other threads returned these
-            // arenas.
-            drop(self.evict(None, arena));
+        let mut free = |item: T| {
+            bytes += item.capacity();
+            // The bytes are not credited to the calling thread: other threads returned these items.
+            drop(self.evict(None, item));
         };
         for cache in &self.thread_caches {
-            while let Some(arena) = cache.take_if(stale) {
-                free(arena);
+            while let Some(item) = T::share(cache).take_if(stale) {
+                free(item);
             }
         }
-        self.shared_cache.sweep(stale, free);
+        T::shared(&self.shared).sweep(stale, free);
         bytes
     }
 
-    /// Begins a new epoch, and frees the arenas that waited for the whole former one.
+    /// Begins a new epoch, and frees the items that waited for the whole former one.
     pub(super) fn tick(&self) {
         // Relaxed: see `tag`.
         let now = self.epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -128,12 +140,12 @@ impl PoolState {
         }
     }
 
-    /// Whether no arena waits and none is rented.
+    /// Whether nothing waits and nothing is in use.
     ///
     /// A hot arena counts as waiting. It cannot be trimmed, but it can once a request has grown it.
     pub(super) fn is_idle(&self) -> bool {
         let now = self.stats();
-        now.rented == 0 && now.pooled == 0
+        [now.rented, now.buffers, now.pooled, now.pooled_buffers] == [0; 4]
     }
 
     /// Whether the pool has closed; a thread may still read `false` for a moment after it has.
@@ -149,6 +161,16 @@ impl PoolState {
         // A read-modify-write, as in `close`, so the two are ordered. AcqRel: the later one sees
         // everything done before the earlier one.
         self.closed.fetch_or(false, Ordering::AcqRel)
+    }
+
+    /// [`PoolStats::buffer_bytes`] alone.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        let caches = self.thread_caches.iter().map(AsRef::as_ref);
+        let out = caches.chain([&self.common]).fold(0_u64, |sum, cache| {
+            // Relaxed: as in `PoolStats::sum`.
+            sum.wrapping_add(cache.blocks.counters.out_bytes.load(Ordering::Relaxed))
+        });
+        (out as i64).max(0) as usize
     }
 
     pub(super) fn stats(&self) -> PoolStats {

@@ -1,13 +1,16 @@
 use super::class::CLASSES;
-use crate::{arena::ArenaSlot, pack::Field};
+use crate::{
+    arena::{IdleArena, Slot},
+    pack::Field,
+};
 
 const CLASS: Field = Field::first(5);
 const EPOCH: Field = CLASS.then(2);
 
 const _: () = assert!(CLASSES as u64 - 1 <= CLASS.max());
-const _: () = assert!(1 << EPOCH.end() <= ArenaSlot::TAGS as u32);
+const _: () = assert!(1 << EPOCH.end() <= Slot::<IdleArena>::TAGS as u32);
 
-/// What any thread may read of a waiting arena without owning it: its size class, and the epoch in
+/// What any thread may read of a waiting item without owning it: its size class, and the epoch in
 /// which it was returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
@@ -35,7 +38,7 @@ impl Tag {
         CLASS.get(self.bits as u64) as usize
     }
 
-    /// Whether the arena has waited for at least one whole epoch when `now` begins.
+    /// Whether the item has waited for at least one whole epoch when `now` begins.
     pub(super) const fn is_stale(self, now: usize) -> bool {
         let age = (now as u64).wrapping_sub(EPOCH.get(self.bits as u64)) & EPOCH.max();
         age >= 2

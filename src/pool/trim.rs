@@ -3,8 +3,9 @@
 
 use std::time::Instant;
 
-use super::{local, state::PoolState};
+use super::{kind::Kind, local, state::PoolState};
 use crate::{
+    arena::{IdleArena, IdleBlock},
     housekeeping::{self, Chore, Housekeeping, Job},
     sync::{Arc, Ordering},
 };
@@ -80,16 +81,15 @@ impl PoolState {
         }
     }
 
-    /// Frees all waiting arenas that the calling thread can reach, and returns their bytes.
+    /// Frees all waiting arenas and blocks that the calling thread can reach, and returns their bytes.
     pub(super) fn trim(&self) -> usize {
+        self.trim_hot::<IdleArena>() + self.trim_hot::<IdleBlock>() + self.sweep(|_| true)
+    }
+
+    fn trim_hot<T: Kind>(&self) -> usize {
         let pool = std::ptr::from_ref(self).addr();
-        let hot = local::with(pool, |local| local.hot.take()).flatten();
-        let bytes = hot.map_or(0, |hot| {
-            let bytes = hot.capacity();
-            drop(self.evict(None, hot));
-            bytes
-        });
-        bytes + self.sweep(|_| true)
+        let hot = local::with(pool, |local| T::hot(&local.hot).take()).flatten();
+        hot.map_or(0, |hot| self.evict(None, hot).capacity())
     }
 
     /// Closes the pool: trimming ends, and no arena is kept from now on.

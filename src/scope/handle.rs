@@ -120,7 +120,7 @@ impl RequestScope {
     ///
     /// It has room for what 95 % of the route's recent requests used, so most requests take no memory
     /// from the system. It goes back to the pool when its last handle is dropped: this scope's, and
-    /// those of buffers and bytes frozen from it.
+    /// those of buffers that are not frozen.
     #[must_use]
     pub fn arena(&self) -> &Arena {
         let state = self.state();

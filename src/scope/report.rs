@@ -79,9 +79,11 @@ impl fmt::Display for ArenaSource {
 pub struct ArenaUsage {
     /// Where the arena came from.
     pub source: ArenaSource,
-    /// The most bytes that were in use so far, padding included: what was given back still counts.
+    /// The most bytes that were in use so far, padding included: those of the arena, and those that its
+    /// buffers held at the same time. What was given back, frozen or sent still counts.
     pub bytes: usize,
-    /// Bytes the arena has taken from the global allocator, for this request or an earlier one.
+    /// Bytes the arena has now, for this request or from an earlier one, with the buffers that are
+    /// neither frozen nor dropped.
     pub capacity: usize,
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     account::{Account, Usage},
-    arena::Arena,
+    arena::{Arena, Buffers},
     cancel::{CancelReason, CancelState, Outcome},
     deadline::{BodyKind, Limits},
     housekeeping::Key,
@@ -128,7 +128,9 @@ impl ScopeState {
             drop(layer.tokens.remove(key));
         }
         self.account.reset();
-        self.arena.take();
+        if let Some(arena) = self.arena.take() {
+            arena.leave();
+        }
         self.lifecycle.reset();
         self.limits.clear();
         self.cancel.reset();
@@ -191,11 +193,10 @@ impl ScopeState {
 
     /// Takes an arena of the size that requests of this route and method need.
     pub(super) fn rent_arena(&self) -> Arena {
-        let pool = &self.layer().pool;
-        let arena = match self.route().sizes.bytes(self.method.index()) {
-            Some(bytes) => pool.rent_with_capacity(bytes),
-            None => pool.rent(),
-        };
+        let layer = self.layer();
+        let (method, sizes) = (self.method.index(), &self.route().sizes);
+        let whom = sizes.rented_for(method, || layer.pool.new_origin());
+        let arena = layer.pool.rent_for(whom, sizes.arena_bytes(method));
         self.account.lend(lent_bytes(&arena));
         arena
     }
@@ -213,7 +214,7 @@ impl ScopeState {
                 } else {
                     ArenaSource::Fresh
                 },
-                bytes: arena.high_water(),
+                bytes: arena.high_water() + arena.buffers().map_or(0, Buffers::peak),
                 capacity: arena.capacity(),
             },
         )
@@ -377,12 +378,14 @@ impl ScopeState {
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
         let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
         let total_time = self.limits.age();
-        if let Some(used) = self.arena.get().map(|arena| arena.high_water()) {
-            if used > 0 {
-                // The last digits of a duration serve as a random number that costs nothing.
-                let random = total_time.as_nanos() as u64;
-                entry.sizes.record(self.method.index(), used, random);
-            }
+        if let Some(arena) = self.arena.get() {
+            let buffer = arena.buffers().map_or(0, Buffers::largest);
+            // The last digits of a duration serve as a random number that costs nothing.
+            let random = total_time.as_nanos() as u64;
+            let method = self.method.index();
+            entry
+                .sizes
+                .record(method, arena.high_water(), buffer, random);
         }
         layer.sink.closed(&Closed {
             key: RouteKey {

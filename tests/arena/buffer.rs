@@ -85,7 +85,7 @@ fn the_write_traits_of_std_append() {
 }
 
 #[test]
-fn frozen_bytes_keep_the_arena_alive_and_give_it_back_last() {
+fn frozen_bytes_keep_their_block_and_give_it_back_last() {
     let pool = ArenaPool::new();
     let arena = pool.rent();
     let mut buf = arena.buf();
@@ -95,10 +95,11 @@ fn frozen_bytes_keep_the_arena_alive_and_give_it_back_last() {
     let slice = bytes.slice(100..200);
     drop(arena);
     drop(bytes);
-    // Another arena is not this one.
-    let other = pool.rent();
-    other.alloc_slice_fill_iter((0..4000).map(|_| 1_u8));
-    assert_eq!(pool.stats().rented, 2);
+    assert_eq!(pool.stats().rented, 0, "the bytes do not keep the arena");
+    // Another block is not this one.
+    let mut other = pool.buf(1000);
+    other.put_slice(&[1; 1000]);
+    assert_eq!((pool.stats().buffers, pool.stats().buffer_bytes), (2, 2048));
     thread::spawn(move || {
         assert_eq!(clone, [7; 1000].as_slice());
         drop(clone);
@@ -107,13 +108,13 @@ fn frozen_bytes_keep_the_arena_alive_and_give_it_back_last() {
     .join()
     .map(|slice| {
         assert_eq!(slice, [7; 100].as_slice());
-        assert_eq!(pool.stats().rented, 2, "a slice is enough");
+        assert_eq!(pool.stats().buffers, 2, "a slice is enough");
         drop(slice);
     })
     .unwrap();
-    assert_eq!(pool.stats().rented, 1);
+    assert_eq!(pool.stats().buffers, 1);
     drop(other);
-    assert_eq!((pool.stats().rented, pool.stats().pooled), (0, 2));
+    assert_eq!((pool.stats().buffers, pool.stats().pooled_buffers), (0, 2));
 }
 
 #[test]
@@ -134,20 +135,137 @@ fn a_stream_of_bodies_takes_the_memory_of_one() {
         buf.put_bytes(round, 1000);
         assert_eq!(buf.freeze(), [round; 1000].as_slice());
     }
+    assert_eq!((arena.allocated_bytes(), arena.capacity()), (0, 0));
+}
+
+/// The most that the blocks of `stream` and what is held of it take, with `held` parts not sent yet.
+fn most_held(held: usize, parts: usize, mut next: impl FnMut(usize, &Arena) -> Bytes) -> usize {
+    let pool = ArenaPool::new();
+    let arena = pool.rent();
+    let mut queue = std::collections::VecDeque::new();
+    let mut most = 0;
+    for n in 0..parts {
+        queue.push_back((n, next(n, &arena)));
+        most = most.max(pool.buffer_bytes());
+        if queue.len() > held {
+            let (n, part) = queue.pop_front().unwrap();
+            let ends = part[..32].iter().chain(&part[part.len() - 32..]);
+            assert!(ends.copied().all(|byte| byte == n as u8), "overwritten");
+        }
+    }
+    drop(queue);
+    assert_eq!(arena.capacity(), 0, "no buffer takes memory of the arena");
+    let stats = pool.stats();
+    assert!(stats.pooled_bytes <= most + 64 * 1024, "{stats:?}");
+    assert!(stats.buffer_misses <= 8 + held as u64, "{stats:?}");
+    most
+}
+
+#[test]
+fn a_stream_holds_the_parts_that_are_not_sent_and_one_more() {
+    const PART: usize = 16 * 1024;
+    // 256 MiB, and less; of one buffer, and each of a buffer of its own.
+    for (held, parts) in [(1, 16 * 1024), (0, 500), (3, 500)] {
+        let mut body = None;
+        let most = most_held(held, parts, |n, arena| {
+            let body = body.get_or_insert_with(|| arena.buf());
+            body.extend_from_slice(&[n as u8; PART]);
+            body.split().freeze()
+        });
+        assert!(most <= (held + 1) * PART, "{most} with {held} parts held");
+        let most = most_held(held, parts, |n, arena| {
+            let mut buf = arena.buf_with_capacity(PART);
+            buf.put_bytes(n as u8, PART);
+            buf.freeze()
+        });
+        assert!(most <= (held + 1) * PART, "{most} with {held} parts held");
+    }
+}
+
+#[test]
+fn a_stream_of_parts_of_all_sizes_keeps_what_is_kept_of_it() {
+    for pool_buf in [false, true] {
+        let pool = ArenaPool::new();
+        let arena = pool.rent();
+        let mut body = if pool_buf { pool.buf(0) } else { arena.buf() };
+        let (mut kept, mut sent) = (Vec::new(), Bytes::new());
+        for n in 0..1024_usize {
+            let len = 100 + n.wrapping_mul(7919) % 20_000;
+            // Written piece by piece.
+            for piece in vec![n as u8; len].chunks(700) {
+                body.put_slice(piece);
+            }
+            let part = body.split().freeze();
+            assert!(part.len() == len && part.iter().all(|&byte| byte == n as u8));
+            if n % 32 == 0 {
+                kept.push(part.clone());
+            }
+            assert!(sent.iter().all(|&byte| byte == (n as u8).wrapping_sub(1)));
+            sent = part;
+        }
+        drop((body, sent));
+        let bytes: usize = kept.iter().map(Bytes::len).sum();
+        let held = pool.buffer_bytes();
+        assert!(held < 4 * bytes, "{held} for {bytes}");
+    }
+}
+
+#[test]
+fn a_slice_that_is_kept_keeps_the_block_of_its_bytes_only() {
+    let pool = ArenaPool::new();
+    let arena = pool.rent();
+    arena.alloc_slice_copy(&[1_u8; 100_000]);
+    let mut body = arena.buf();
+    body.put_bytes(7, 8000);
+    let cached = body.freeze().slice(100..200);
+    drop(arena);
+    let stats = pool.stats();
     assert_eq!(
-        arena.allocated_bytes(),
-        0,
-        "each was the last one when it went"
+        (stats.rented, stats.buffers, stats.buffer_bytes),
+        (0, 1, 8192)
     );
-    assert!(arena.capacity() < 10_000);
+    assert_eq!(cached, [7; 100].as_slice());
+    drop(cached);
+    assert_eq!(pool.buffer_bytes(), 0);
+}
+
+#[test]
+fn a_small_body_in_a_large_block_moves_to_a_small_one() {
+    let pool = ArenaPool::new();
+    let mut body = pool.buf(64 * 1024);
+    body.put_bytes(3, 1000);
+    let frozen = body.freeze();
+    assert_eq!(frozen, [3; 1000].as_slice());
+    assert_eq!(pool.buffer_bytes(), 1024);
+    let mut body = pool.buf(16 * 1024);
+    body.put_bytes(3, 1000);
+    assert_eq!(body.freeze(), frozen, "where little is saved it stays");
+    assert_eq!(pool.stats().buffer_misses, 3);
+}
+
+#[test]
+fn a_buffer_grows_by_four_and_then_by_two() {
+    let arena = ArenaPool::new().rent();
+    let mut buf = arena.buf();
+    let mut capacities = vec![];
+    for _ in 0..1 << 20 {
+        buf.put_u8(1);
+        if capacities.last() != Some(&buf.capacity()) {
+            capacities.push(buf.capacity());
+        }
+    }
+    let kib = |n: usize| n << 10;
+    assert_eq!(capacities, [1, 4, 16, 64, 128, 256, 512, 1024].map(kib));
+    drop(buf);
+    assert_eq!(arena.allocated_bytes(), 0);
 }
 
 #[test]
 fn a_short_message_pins_nothing_but_itself() {
     let arena = Arena::new();
     let mut queued = Bytes::new();
-    for round in 0..10_000_u32 {
-        let message = [round as u8; 256];
+    for round in 0..200_000_u32 {
+        let message = [round as u8; 160];
         let mut buf = arena.buf();
         buf.put_slice(&message);
         let next = buf.freeze();
@@ -160,10 +278,9 @@ fn a_short_message_pins_nothing_but_itself() {
         queued = next;
     }
     assert_eq!((arena.handle_count(), arena.allocated_bytes()), (1, 0));
-    assert!(arena.capacity() <= 4096, "{}", arena.capacity());
     let mut own = queued.try_into_mut().expect("no other owner");
     own[0] = 1;
-    assert_eq!(own.len(), 256);
+    assert_eq!(own.len(), 160);
 }
 
 #[cfg(debug_assertions)]

@@ -275,9 +275,8 @@ impl<'a> World<'a> {
             }
             Op::Split(i) => {
                 let (buf, twin) = &mut self.bufs[i];
-                let capacity = buf.capacity();
                 let part = buf.split();
-                assert_eq!(part.len() + buf.capacity(), capacity);
+                assert_eq!(part.len(), twin.len());
                 assert!(buf.is_empty());
                 self.frozen.push((part.freeze(), std::mem::take(twin)));
             }

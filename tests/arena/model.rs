@@ -336,16 +336,15 @@ impl<'a> World<'a> {
         spans.extend(texts.map(|(t, _)| capacity(t.as_ptr().addr(), t.capacity())));
         let bufs = self.bufs.iter();
         spans.extend(bufs.map(|(b, _)| capacity(b.as_ptr().addr(), b.capacity())));
-        // Of the two views of each frozen buffer only the whole one; up to 256 bytes were copied.
+        let given: usize = spans.iter().map(|span| span.end - span.start).sum();
+        // Of the two views of each frozen buffer only the whole one.
         let frozen = self.frozen.iter().skip(1).step_by(2);
-        let frozen = frozen.filter(|(b, _)| b.len() > 256);
         spans.extend(frozen.map(|(b, _)| span_of(b)));
         spans.retain(|span| span.start < span.end);
         spans.sort_unstable();
         for pair in spans.windows(2) {
             assert!(pair[0].end <= pair[1].start, "{pair:?} overlap");
         }
-        let given: usize = spans.iter().map(|span| span.end - span.start).sum();
         assert!(self.arena.allocated_bytes() >= given);
         assert!(self.arena.capacity() >= self.arena.allocated_bytes());
     }

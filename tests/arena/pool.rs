@@ -43,12 +43,14 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A rented arena: its handles, and its frozen buffers.
+/// A rented arena: its handles.
 struct Rented {
     handles: Vec<Arena>,
-    /// Frozen buffers that are alive.
-    bytes: usize,
-    number: usize,
+}
+
+/// Taken from the system by a rented arena, without its buffers.
+fn arena_bytes(rented: &Rented) -> usize {
+    rented.handles.first().map_or(0, Arena::capacity)
 }
 
 proptest! {
@@ -58,8 +60,8 @@ proptest! {
     fn the_statistics_are_those_of_a_model(ops in prop::collection::vec(op(), 1..120)) {
         let pool = small_pool();
         let mut out: Vec<Rented> = Vec::new();
-        let mut frozen: VecDeque<(usize, Bytes, u8)> = VecDeque::new();
-        let (mut rents, mut taken) = (0_u64, 0_usize);
+        let mut frozen: VecDeque<(Bytes, u8)> = VecDeque::new();
+        let mut rents = 0_u64;
         for (number, op) in ops.into_iter().enumerate() {
             let before = pool.stats();
             match op {
@@ -69,14 +71,12 @@ proptest! {
                     prop_assert_eq!(arena.capacity() > 0, before.pooled > 0);
                     prop_assert_eq!(pool.stats().hits - before.hits, u64::from(before.pooled > 0));
                     rents += 1;
-                    out.push(Rented { handles: vec![arena], bytes: 0, number });
+                    out.push(Rented { handles: vec![arena] });
                 }
                 Op::Alloc(i, n) if !out.is_empty() => {
                     let i = i % out.len();
                     if let Some(arena) = out[i].handles.first() {
-                        let capacity = arena.capacity();
                         arena.alloc_slice_fill_iter((0..n).map(|_| 1_u8));
-                        taken += arena.capacity() - capacity;
                     }
                 }
                 Op::Clone(i) if !out.is_empty() => {
@@ -87,16 +87,9 @@ proptest! {
                 Op::Freeze(i, n) if !out.is_empty() => {
                     let i = i % out.len();
                     if let Some(arena) = out[i].handles.first() {
-                        let capacity = arena.capacity();
                         let mut buf = arena.buf();
                         buf.put_bytes(number as u8, n);
-                        let bytes = buf.freeze();
-                        taken += arena.capacity() - capacity;
-                        // Fewer bytes are copied.
-                        if n > 256 {
-                            frozen.push_back((out[i].number, bytes, number as u8));
-                            out[i].bytes += 1;
-                        }
+                        frozen.push_back((buf.freeze(), number as u8));
                     }
                 }
                 Op::Return(i) if !out.is_empty() => {
@@ -104,9 +97,8 @@ proptest! {
                     out[i].handles.clear();
                 }
                 Op::DropBytes => {
-                    if let Some((number, bytes, mark)) = frozen.pop_front() {
+                    if let Some((bytes, mark)) = frozen.pop_front() {
                         prop_assert!(bytes.iter().all(|&byte| byte == mark), "overwritten");
-                        out.iter_mut().filter(|r| r.number == number).for_each(|r| r.bytes -= 1);
                     }
                 }
                 Op::Trim => {
@@ -115,23 +107,26 @@ proptest! {
                 }
                 _ => {}
             }
-            out.retain(|rented| !rented.handles.is_empty() || rented.bytes > 0);
+            out.retain(|rented| !rented.handles.is_empty());
             let stats = pool.stats();
             prop_assert_eq!(stats.rented, out.len());
+            // Shorter bytes were copied, longer ones are in a block each.
+            let blocks = frozen.iter().map(|(bytes, _)| bytes.len()).filter(|&len| len > 256);
+            prop_assert_eq!(stats.buffers, blocks.clone().count());
+            prop_assert!(stats.buffer_bytes >= blocks.sum());
+            prop_assert_eq!(stats.buffers > 0, stats.buffer_bytes > 0);
             prop_assert_eq!(stats.hits + stats.misses, rents);
             prop_assert!(stats.pooled_bytes <= MAX_TOTAL);
-            prop_assert!(stats.pooled_bytes <= stats.pooled * MAX_ARENA);
-            prop_assert_eq!(stats.pooled > 0, stats.pooled_bytes > 0);
+            prop_assert!(stats.pooled_bytes <= (stats.pooled + stats.pooled_buffers) * MAX_ARENA);
+            prop_assert_eq!(stats.pooled + stats.pooled_buffers > 0, stats.pooled_bytes > 0);
             prop_assert!(stats.evicted_bytes >= before.evicted_bytes);
-            // No byte is lost: it is rented, waits, or was freed.
-            prop_assert_eq!(
-                (stats.pooled_bytes + stats.rented_bytes) as u64 + stats.evicted_bytes,
-                taken as u64
-            );
+            prop_assert_eq!(stats.rented_bytes, out.iter().map(arena_bytes).sum::<usize>());
         }
         out.clear();
         frozen.clear();
-        prop_assert_eq!((pool.stats().rented, pool.stats().rented_bytes), (0, 0));
+        let stats = pool.stats();
+        prop_assert_eq!((stats.rented, stats.rented_bytes), (0, 0));
+        prop_assert_eq!((stats.buffers, stats.buffer_bytes), (0, 0));
     }
 }
 
@@ -139,17 +134,19 @@ proptest! {
 fn the_last_handle_returns_the_arena_whichever_it_is() {
     let pool = small_pool();
     let arena = pool.rent();
+    arena.alloc(1_u8);
     let clone = arena.clone();
     let mut buf = arena.buf();
     buf.put_slice(&[7; 500]);
     let bytes = buf.freeze();
     drop(arena);
     drop(clone);
-    assert_eq!((pool.stats().rented, pool.stats().pooled), (1, 0));
+    assert_eq!((pool.stats().rented, pool.stats().pooled), (0, 1));
+    assert_eq!((pool.stats().buffers, pool.stats().pooled_buffers), (1, 0));
     assert_eq!(bytes, [7; 500].as_slice());
     drop(bytes);
-    assert_eq!((pool.stats().rented, pool.stats().pooled), (0, 1));
-    assert_eq!(pool.stats().pooled_bytes, INITIAL);
+    assert_eq!((pool.stats().buffers, pool.stats().pooled_buffers), (0, 1));
+    assert_eq!(pool.stats().pooled_bytes, INITIAL + 1024);
 }
 
 #[test]

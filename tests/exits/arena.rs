@@ -298,3 +298,161 @@ async fn routes_are_learned_apart_and_shown_in_the_snapshot() {
         "{table}"
     );
 }
+
+/// Sends a request and reads the response to its end.
+async fn read(app: &Router, path: &str) -> Bytes {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+/// A response of so many bytes, written 64 bytes at a time.
+async fn grown(scope: RequestScope, Path(bytes): Path<usize>) -> Body {
+    let mut body = scope.arena().buf();
+    while body.len() < bytes {
+        body.extend_from_slice(&[1; 64]);
+    }
+    Body::from(body.freeze())
+}
+
+#[tokio::test]
+async fn bytes_that_somebody_keeps_have_the_name_of_their_route() {
+    use std::sync::{Arc, Mutex};
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let cache = Arc::clone(&kept);
+    let leaky = async move |scope: RequestScope| {
+        let mut body = scope.arena().buf();
+        body.extend_from_slice(&[1; 60_000]);
+        let body = body.freeze();
+        cache.lock().unwrap().push(body.slice(..16));
+        body
+    };
+    let app = Router::new()
+        .route("/leaky", get(leaky))
+        .route("/innocent/{bytes}", get(grown))
+        .layer(layer);
+    for n in 0..300 {
+        drop(
+            read(
+                &app,
+                if n % 10 == 0 {
+                    "/leaky"
+                } else {
+                    "/innocent/3000"
+                },
+            )
+            .await,
+        );
+    }
+    settled(&watch.handle).await;
+    let out = |path: &str| {
+        let routes = watch.handle.snapshot().routes;
+        let route = routes
+            .into_iter()
+            .find(|route| route.route == path)
+            .unwrap();
+        (
+            route.unreleased_buffers.unwrap(),
+            route.unreleased_bytes.unwrap(),
+        )
+    };
+    assert_eq!(out("/leaky"), (30, 30 * 64 * 1024));
+    assert_eq!(out("/innocent/{bytes}"), (0, 0));
+    let table = watch.handle.snapshot().to_string();
+    assert!(
+        table.contains("unreleased buffers 30 (1966080 bytes)"),
+        "{table}"
+    );
+    assert_eq!(watch.handle.pool().buffer_bytes(), 30 * 64 * 1024);
+    kept.lock().unwrap().clear();
+    assert_eq!(
+        (out("/leaky"), watch.handle.pool().buffer_bytes()),
+        ((0, 0), 0)
+    );
+}
+
+#[tokio::test]
+async fn arenas_that_never_come_back_have_the_name_of_their_route() {
+    let (kept, keeps) = std::sync::mpsc::channel();
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let app = Router::new()
+        .route(
+            "/keeps",
+            get(async move |scope: RequestScope| kept.send(scope.arena().clone()).unwrap()),
+        )
+        .route("/innocent/{bytes}", get(grown))
+        .route("/without", get(async || ""))
+        .layer(layer);
+    for path in ["/keeps", "/keeps", "/innocent/3", "/without"] {
+        drop(read(&app, path).await);
+    }
+    let left = || -> Vec<_> {
+        let routes = watch.handle.snapshot().routes;
+        routes.iter().map(|route| route.arenas_left).collect()
+    };
+    assert_eq!(left(), [Some(2), Some(0), None]);
+    let table = watch.handle.snapshot().to_string();
+    assert!(table.contains("arenas left 2"), "{table}");
+    drop(keeps);
+    assert_eq!(left(), [Some(0), Some(0), None]);
+    settled(&watch.handle).await;
+}
+
+#[tokio::test]
+async fn a_response_of_64_kib_takes_64_kib() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let app = Router::new().route("/{bytes}", get(grown)).layer(layer);
+    for _ in 0..3 {
+        let body = read(&app, "/65536").await;
+        assert_eq!(watch.handle.pool().buffer_bytes(), 65_536);
+        drop(body);
+    }
+    let route = watch.handle.snapshot().routes.remove(0);
+    assert_eq!(route.learned_buffer_bytes, Some(65_536));
+    assert_eq!(route.learned_arena_bytes, None, "nothing but the buffer");
+}
+
+#[tokio::test]
+async fn the_second_request_of_a_kind_takes_all_of_its_memory_from_the_pool() {
+    for bytes in [700, 34_891, 65_536, 70_000, 300_000, 700_000] {
+        let (layer, watch) = watched(MemoryLayer::builder());
+        let app = Router::new().route("/{bytes}", get(grown)).layer(layer);
+        let path = format!("/{bytes}");
+        drop(read(&app, &path).await);
+        let first = watch.handle.pool().stats();
+        assert!(first.buffer_misses > 0);
+        for _ in 0..3 {
+            drop(read(&app, &path).await);
+            let stats = watch.handle.pool().stats();
+            assert_eq!(stats.buffer_misses, first.buffer_misses, "{bytes} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_few_large_responses_and_the_many_small_ones_all_come_from_the_pool() {
+    for one_in in [200, 100, 50] {
+        let (layer, watch) = watched(MemoryLayer::builder());
+        let app = Router::new().route("/{bytes}", get(grown)).layer(layer);
+        let mut warm = None;
+        for n in 0..4 * one_in {
+            let large = n % one_in == one_in - 1;
+            let taken = read(&app, if large { "/960000" } else { "/6400" }).await;
+            let stats = watch.handle.pool().stats();
+            // A small one holds what it needs.
+            assert!(large || stats.buffer_bytes <= 16 * 1024, "{stats:?}");
+            drop(taken);
+            if n == one_in {
+                warm = Some(stats.buffer_misses);
+            }
+        }
+        let stats = watch.handle.pool().stats();
+        assert_eq!(
+            Some(stats.buffer_misses),
+            warm,
+            "one in {one_in}: {stats:?}"
+        );
+        assert!(stats.pooled_bytes < 3 << 20, "{stats:?}");
+    }
+}

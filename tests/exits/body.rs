@@ -303,7 +303,7 @@ fn hints_are_the_inner_bodys() {
 }
 
 #[test]
-fn bytes_of_the_arena_keep_it_out_after_the_scope_has_closed() {
+fn bytes_of_a_buffer_keep_its_block_out_after_the_scope_has_closed() {
     let (layer, watch) = watched(MemoryLayer::builder());
     let service = layer.layer(service_fn(async |request: Request<Empty<Bytes>>| {
         let bytes = super::support::arena_bytes(&scope_of(&request), &"data".repeat(100));
@@ -314,12 +314,13 @@ fn bytes_of_the_arena_keep_it_out_after_the_scope_has_closed() {
     let bytes = next_data(&mut body);
     drop(body);
     let snapshot = watch.handle.snapshot();
-    assert_eq!((snapshot.in_flight, snapshot.pool.rented), (0, 1));
+    assert_eq!((snapshot.in_flight, snapshot.pool.buffers), (0, 1));
     assert_eq!(bytes, "data".repeat(100));
     drop(bytes);
     let report = watch.report_now();
     assert_eq!(report.outcome, Outcome::Completed);
-    assert_eq!(watch.handle.snapshot().pool.pooled, 1);
+    let pool = watch.handle.snapshot().pool;
+    assert_eq!((pool.rented, pool.buffers, pool.pooled_buffers), (0, 0, 1));
 }
 
 #[test]

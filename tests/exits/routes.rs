@@ -359,7 +359,8 @@ fn a_snapshot_is_displayed_as_a_table() {
             "method  route            {head}  statuses  outcomes\n\
              GET     /a                      2  {cells}  2xx 2     completed 2\n\
              GET     /a-longer-route         1  {cells}  2xx 1     completed 1\n\
-             in flight 0, tasks 0, tokens 0, arenas rented 0 (0 bytes), pooled 0 (0 bytes)"
+             in flight 0, tasks 0, tokens 0, arenas rented 0 (0 bytes), buffers 0 (0 bytes), \
+             pooled 0 (0 bytes)"
         )
     );
 }

@@ -32,8 +32,8 @@ thread_local! {
     static CALLS: Cell<usize> = const { Cell::new(0) };
     /// How many blocks with the secret in them were given back, while that is looked for.
     static LEAKS: Cell<Option<usize>> = const { Cell::new(None) };
-    /// The last chunk that was taken.
-    static CHUNK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    /// The first chunks that were taken and not given back.
+    static CHUNKS: Cell<[(usize, usize); 64]> = const { Cell::new([(0, 0); 64]) };
 }
 
 struct Hostile;
@@ -61,13 +61,22 @@ unsafe impl GlobalAlloc for Hostile {
         // SAFETY: the caller's promise.
         let block = unsafe { System.alloc(layout) };
         if layout.align() == CHUNK_ALIGN {
-            CHUNK.set((block.expose_provenance(), layout.size()));
+            let mut chunks = CHUNKS.get();
+            if let Some(free) = chunks.iter_mut().find(|chunk| chunk.0 == 0) {
+                *free = (block.expose_provenance(), layout.size());
+            }
+            CHUNKS.set(chunks);
         }
         block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         CALLS.set(CALLS.get() + 1);
+        let mut chunks = CHUNKS.get();
+        if let Some(chunk) = chunks.iter_mut().find(|chunk| chunk.0 == block.addr()) {
+            *chunk = (0, 0);
+            CHUNKS.set(chunks);
+        }
         if let Some(leaks) = LEAKS.get() {
             // SAFETY: the block is still this long.
             let leaked = unsafe { holds_secret(block, layout.size()) };

@@ -76,12 +76,12 @@ fn a_thread_without_a_place_of_its_own_returns_without_a_call_too() {
 #[test]
 fn the_last_of_frozen_bytes_frees_their_owner_and_no_more() {
     let pool = pool();
-    let mut buf = pool.rent().into_buf(1000);
+    let mut buf = pool.buf(1000);
     buf.extend_from_slice(&[1; 257]);
     let (bytes, made): (Bytes, usize) = calls(|| buf.freeze());
     assert_eq!(made, 1, "one small allocation");
     let slice = bytes.slice(1..3);
     drop(bytes);
     assert_eq!(calls(|| drop(slice)).1, 1, "its owner");
-    assert_eq!((pool.stats().pooled, pool.stats().rented), (1, 0));
+    assert_eq!((pool.stats().pooled_buffers, pool.stats().buffers), (1, 0));
 }

@@ -39,7 +39,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "arena",      "sync"),
     (Core, "deadline",   "sync housekeeping"),
     (Core, "cancel",     "sync housekeeping deadline"),
-    (Core, "pool",       "sync config arena histogram housekeeping pack"),
+    (Core, "pool",       "sync config slab arena histogram housekeeping pack"),
     (Core, "route",      "sync pool"),
     (Core, "task",       "sync housekeeping slab account cancel route"),
     (Core, "scope",      "sync housekeeping slab account arena deadline cancel pool route task"),

@@ -1,16 +1,19 @@
 use std::{fmt, mem::ManuallyDrop, ptr::NonNull};
 
-use super::chunk::Chunk;
-use crate::sync::{Arc, AtomicPtr, AtomicUsize, Mutex, Ordering};
+use super::{
+    block::{BlockPool, IdleBlock, POISON},
+    buffers::Buffers,
+    chunk::Chunk,
+    rented_for::RentedFor,
+    slot::{ALIGN, PoolHint, Pooled},
+};
+use crate::sync::{Arc, AtomicPtr, AtomicU8, AtomicUsize, Mutex, Ordering};
 
 /// Capacity of an arena's first chunk by default.
 const DEFAULT_FIRST_CHUNK: usize = 4 * 1024 - Chunk::OVERHEAD;
 
-/// Byte that debug builds fill recycled memory with.
-const POISON: u8 = 0xDD;
-
 /// Takes an arena back when its last reference is dropped.
-pub(crate) trait Recycler: Send + Sync {
+pub(crate) trait Recycler: BlockPool {
     /// Takes back an arena that is attached to this recycler. Runs in `Drop`: must not panic.
     ///
     /// An associated function, since the arena holds the only recycler reference that is known to
@@ -25,17 +28,10 @@ pub(crate) trait Recycler: Send + Sync {
 
     /// Called when an arena in use took `bytes` more from the system.
     fn grew(&self, bytes: usize);
-}
 
-/// What the pool caches in the header; valid while the capacity is unchanged.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolHint {
-    /// The capacity at which the hint was set.
-    pub(crate) capacity: usize,
-    /// The size class of that capacity.
-    pub(crate) class: u8,
-    /// Whether the arena may wait where only its thread can reach it.
-    pub(crate) hot: bool,
+    /// Called when an arena was left behind that was rented for `origin`. It comes back and
+    /// [says so](IdleArena::take_left_behind).
+    fn left_behind(&self, origin: u32);
 }
 
 /// The recycler that an arena is attached to. The arena keeps it while it waits in a pool, too, so
@@ -48,6 +44,8 @@ struct Attached {
     address: usize,
     // The second cache line of the header.
     recycler: Arc<dyn Recycler>,
+    /// [`BlockPool::take_block`] of the recycler.
+    take_block: fn(usize, usize) -> Option<IdleBlock>,
 }
 
 /// The shared part of an arena. It is aligned to a pair of cache lines: two arenas in use on two
@@ -65,11 +63,17 @@ pub(super) struct Header {
     hint: PoolHint,
     /// Whether the arena was recycled and rented again.
     pub(super) reused: bool,
+    /// What happened since the arena was rented: [`HAS_BUFFERS`], [`BUFFERS_REUSED`], [`LEFT_BEHIND`].
+    pub(super) flags: AtomicU8,
+    pub(super) rented_for: RentedFor,
     attached: Option<Attached>,
     pub(super) grow: Mutex<()>,
     /// Capacity of a chunk made when there is none.
     pub(super) first_chunk: usize,
+    pub(super) buffers: Buffers,
 }
+
+const _: () = assert!(align_of::<Header>() == ALIGN);
 
 #[cfg(not(tower_memory_loom))]
 const _: () = assert!(
@@ -77,11 +81,49 @@ const _: () = assert!(
         || size_of::<usize>() != 8
 );
 
+/// The arena had a buffer with memory.
+pub(super) const HAS_BUFFERS: u8 = 1;
+/// The memory of a buffer was used before.
+pub(super) const BUFFERS_REUSED: u8 = 1 << 1;
+/// Its request is over, and others still use it.
+const LEFT_BEHIND: u8 = 1 << 2;
+
 impl Header {
+    /// Sets `flags`.
+    #[inline]
+    pub(super) fn flag(&self, flags: u8) {
+        // Relaxed: statistics. The load spares the usual case the locked instruction.
+        if self.flags.load(Ordering::Relaxed) & flags != flags {
+            self.flags.fetch_or(flags, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts the arena as left behind until it comes back, if it was rented for somebody. The caller
+    /// has a reference.
+    #[cold]
+    pub(super) fn leave_behind(&self) {
+        let origin = self.rented_for.origin();
+        if let (Some(attached), 1..) = (&self.attached, origin) {
+            self.flag(LEFT_BEHIND);
+            attached.recycler.left_behind(origin);
+        }
+    }
+
     /// Reports growth to the recycler.
     pub(super) fn grew(&self, bytes: usize) {
         if let Some(attached) = &self.attached {
             attached.recycler.grew(bytes);
+        }
+    }
+
+    /// A block of at least `bytes` bytes: of the arena's pool, or new if it has none. `None` if there
+    /// is no memory.
+    #[inline]
+    pub(super) fn take_block(&self, bytes: usize) -> Option<IdleBlock> {
+        match &self.attached {
+            Some(attached) => (attached.take_block)(bytes, attached.address)
+                .or_else(|| Arc::clone(&attached.recycler).take_block_owned(bytes)),
+            None => IdleBlock::new(bytes),
         }
     }
 }
@@ -95,6 +137,21 @@ pub(crate) struct IdleArena {
 unsafe impl Send for IdleArena {}
 // SAFETY: `&IdleArena` only reads plain numbers of a header that is alive (invariant 1).
 unsafe impl Sync for IdleArena {}
+
+// SAFETY: a header is aligned to `ALIGN`.
+unsafe impl Pooled for IdleArena {
+    #[inline]
+    fn into_word(self) -> NonNull<()> {
+        self.into_header().cast()
+    }
+
+    #[inline]
+    unsafe fn from_word(word: NonNull<()>) -> Self {
+        Self {
+            header: word.cast(),
+        }
+    }
+}
 
 /// How much of an arena's memory is kept when it is recycled.
 #[derive(Debug, Clone, Copy)]
@@ -119,8 +176,11 @@ impl IdleArena {
                 hot: false,
             },
             reused: false,
+            flags: AtomicU8::new(0),
+            rented_for: RentedFor::default(),
             attached: None,
             grow: Mutex::new(()),
+            buffers: Buffers::new(),
             first_chunk: if first_chunk == 0 {
                 DEFAULT_FIRST_CHUNK
             } else {
@@ -130,15 +190,6 @@ impl IdleArena {
         Self {
             header: NonNull::from(Box::leak(header)),
         }
-    }
-
-    /// The arena behind a header without references.
-    ///
-    /// # Safety
-    ///
-    /// The header is alive and this becomes the only pointer to it.
-    pub(super) const unsafe fn from_header(header: NonNull<Header>) -> Self {
-        Self { header }
     }
 
     /// Gives up ownership; the caller becomes responsible for the arena.
@@ -233,7 +284,29 @@ impl IdleArena {
             recycle: R::recycle,
             address: Arc::as_ptr(&recycler).addr(),
             recycler,
+            take_block: R::take_block,
         });
+    }
+
+    /// For whom the arena was rented, if it was left behind; zero otherwise.
+    #[inline]
+    pub(crate) fn take_left_behind(&mut self) -> u32 {
+        let header = self.header_mut();
+        let flags = header.flags.load(Ordering::Relaxed);
+        if flags & LEFT_BEHIND == 0 {
+            return 0;
+        }
+        header.flags.store(flags & !LEFT_BEHIND, Ordering::Relaxed);
+        header.rented_for.origin()
+    }
+
+    /// Says for whom the arena is rented.
+    #[inline]
+    pub(crate) fn rent_for(&mut self, whom: RentedFor) {
+        let header = self.header_mut();
+        if header.rented_for != whom {
+            header.rented_for = whom;
+        }
     }
 
     /// Passes the arena to its recycler, which is kept alive meanwhile by a counted reference.
@@ -289,9 +362,9 @@ pub(super) unsafe fn recycle(header: NonNull<Header>) {
     // SAFETY: the header is alive until its `IdleArena` is dropped (invariant 1).
     let attached = unsafe { &header.as_ref().attached };
     let recycler = attached.as_ref().map(|to| (to.recycle, to.address));
-    // SAFETY: the last reference is gone (the caller's promise), so this pointer is the only one
-    // (invariant 1).
-    let idle = unsafe { IdleArena::from_header(header) };
+    // The last reference is gone (the caller's promise), so this pointer is the only one (invariant
+    // 1).
+    let idle = IdleArena { header };
     match recycler {
         Some((recycle, address)) => recycle(idle, address),
         None => drop(idle),

@@ -12,13 +12,29 @@ use loom::{
 };
 
 use super::{
-    Allocate, Arena, Cursor, IdleArena, Recycler, Retain,
+    Allocate, Arena, BlockPool, Cursor, IdleArena, IdleBlock, Recycler, Retain,
     chunk::{Access, Chunk, Use},
 };
 use crate::sync::Arc;
 
 /// Counts arenas that came back; a plain loom atomic, so that a double return shows.
 struct Counter(LoomArc<AtomicUsize>);
+
+impl BlockPool for Counter {
+    fn take_block(_: usize, _: usize) -> Option<IdleBlock> {
+        None
+    }
+
+    fn take_block_owned(self: Arc<Self>, _: usize) -> Option<IdleBlock> {
+        None
+    }
+
+    fn recycle_block(_: IdleBlock, _: usize) {}
+
+    fn recycle_block_owned(self: Arc<Self>, _: IdleBlock) {}
+
+    fn handed_out(&self, _: u32, _: usize) {}
+}
 
 impl Recycler for Counter {
     fn recycle(arena: IdleArena, _: usize) {
@@ -34,6 +50,8 @@ impl Recycler for Counter {
     }
 
     fn grew(&self, _bytes: usize) {}
+
+    fn left_behind(&self, _: u32) {}
 }
 
 fn arena(first_chunk: usize, returns: &LoomArc<AtomicUsize>) -> Arena {
@@ -139,6 +157,22 @@ struct Whole {
     returns: LoomArc<AtomicUsize>,
 }
 
+impl BlockPool for Whole {
+    fn take_block(_: usize, _: usize) -> Option<IdleBlock> {
+        None
+    }
+
+    fn take_block_owned(self: Arc<Self>, _: usize) -> Option<IdleBlock> {
+        None
+    }
+
+    fn recycle_block(_: IdleBlock, _: usize) {}
+
+    fn recycle_block_owned(self: Arc<Self>, _: IdleBlock) {}
+
+    fn handed_out(&self, _: u32, _: usize) {}
+}
+
 impl Recycler for Whole {
     fn recycle(arena: IdleArena, _: usize) {
         arena.recycle_owned();
@@ -150,6 +184,8 @@ impl Recycler for Whole {
     }
 
     fn grew(&self, _bytes: usize) {}
+
+    fn left_behind(&self, _: u32) {}
 }
 
 /// Says that a thread is through, and orders nothing. loom remembers one access to each atomic, and a

@@ -20,23 +20,28 @@
 //!    a reference, so no other code can reach `pos`, and it needs no compare-and-swap.
 //!    [`Access::Shared`](chunk::Access) is always correct.
 //!
-//! [`ArenaVec`], [`ArenaString`], [`IntoIter`], [`Segment`], [`ArenaBuf`], [`Cursor`], [`ArenaBox`] and
-//! [`ArenaSlot`] state their own invariants.
+//! [`ArenaVec`], [`ArenaString`], [`IntoIter`], [`Segment`], [`ArenaBuf`], [`IdleBlock`], [`Cursor`],
+//! [`ArenaBox`] and [`Slot`] state their own invariants.
 #![expect(unsafe_code, reason = "allocates memory by pointer, behind safe types")]
 
 #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator_api;
+mod block;
 mod boxed;
+mod buf_mut;
 mod buffer;
+mod buffers;
 mod chunk;
 mod copy;
 mod cursor;
 mod drain;
+mod figures;
 mod format_buffer;
 mod header;
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models;
 mod reference;
+mod rented_for;
 mod segment;
 mod slot;
 mod storage;
@@ -44,6 +49,13 @@ mod string;
 mod typed;
 mod vec;
 
+pub(crate) use self::{
+    block::{BlockPool, IdleBlock},
+    buffers::Buffers,
+    header::{IdleArena, Recycler, Retain},
+    rented_for::RentedFor,
+    slot::{PoolHint, Pooled, Slot},
+};
 pub use self::{
     boxed::ArenaBox,
     buffer::ArenaBuf,
@@ -57,10 +69,6 @@ pub use self::{
 };
 pub(super) use self::{
     cursor::FIRST_STEP, drain::within, format_buffer::FormatBuffer, typed::Allocate,
-};
-pub(crate) use self::{
-    header::{IdleArena, PoolHint, Recycler, Retain},
-    slot::ArenaSlot,
 };
 
 /// An [`ArenaVec`] that grows in a [`Cursor`]'s segment.

@@ -17,8 +17,8 @@ const MAX_REFS: usize = isize::MAX as usize;
 
 /// A handle to memory that is recycled in one piece.
 ///
-/// Cloning makes another handle to the same memory, which is recycled when the last handle and the
-/// last [`Bytes`](bytes::Bytes) frozen from it are dropped. Allocation takes `&self` and works from
+/// Cloning makes another handle to the same memory, which is recycled when the last handle is dropped.
+/// [`Bytes`](bytes::Bytes) frozen from its buffers have memory of their own. Allocation takes `&self` and works from
 /// several threads at the same time. The references it returns live as long as the borrow of the
 /// handle, so a future that is `Send` can hold them across `.await`.
 ///
@@ -28,9 +28,9 @@ const MAX_REFS: usize = isize::MAX as usize;
 ///
 /// # Limits
 ///
-/// - Memory is not freed value by value. One exception: the last [`ArenaVec`](crate::ArenaVec),
-///   [`ArenaString`](crate::ArenaString) or [`ArenaBuf`](crate::ArenaBuf) gives its memory back when it
-///   is dropped, or its unused tail when it ends.
+/// - Memory is not freed value by value. Two exceptions: the last [`ArenaVec`](crate::ArenaVec) or
+///   [`ArenaString`](crate::ArenaString) gives its memory back when it is dropped, or its unused tail
+///   when it ends; and an [`ArenaBuf`](crate::ArenaBuf) has memory of its own.
 /// - An arena drops no values. [`alloc`](Self::alloc) and the slices refuse types that need dropping
 ///   when the program is built; use [`alloc_box`](Self::alloc_box) or an `ArenaVec` for those.
 ///
@@ -92,6 +92,10 @@ impl IdleArena {
             // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
             unsafe { chunk.as_mut() }.rewind();
         }
+        if this.flags.load(Ordering::Relaxed) != 0 {
+            this.flags.store(0, Ordering::Relaxed);
+            this.buffers.reset();
+        }
         // A last reference leaves the count at one.
         if this.refs.load(Ordering::Relaxed) != 1 {
             this.refs.store(1, Ordering::Relaxed);
@@ -110,7 +114,7 @@ impl Arena {
     }
 
     #[inline]
-    fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &Header {
         // SAFETY: this reference is counted, so the header is alive (invariant 1).
         unsafe { self.header.as_ref() }
     }
@@ -119,58 +123,6 @@ impl Arena {
     pub(super) fn current(&self) -> Option<NonNull<Chunk>> {
         // Acquire: pairs with the release in `grow`, so the chunk's fields are seen as written.
         NonNull::new(self.header().current.load(Ordering::Acquire))
-    }
-
-    fn sum(&self, figure: impl Fn(&Chunk) -> usize) -> usize {
-        let mut next = self.current();
-        let mut sum = 0_usize;
-        while let Some(chunk) = next {
-            // SAFETY: the chunks of a referenced arena are alive, and so are their predecessors
-            // (invariants 1 and 4).
-            let chunk = unsafe { chunk.as_ref() };
-            sum = sum.saturating_add(figure(chunk));
-            next = chunk.prev();
-        }
-        sum
-    }
-
-    /// Bytes in use, padding included.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let arena = tower_memory::Arena::new();
-    /// assert_eq!(arena.allocated_bytes(), 0);
-    /// arena.alloc_str("four");
-    /// assert_eq!(arena.allocated_bytes(), 4);
-    /// ```
-    #[must_use]
-    pub fn allocated_bytes(&self) -> usize {
-        self.sum(Chunk::used)
-    }
-
-    /// The most bytes that were in use at the same time.
-    pub(crate) fn high_water(&self) -> usize {
-        self.sum(Chunk::high_water)
-    }
-
-    /// Bytes taken from the global allocator for data.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.header().capacity.load(Ordering::Relaxed)
-    }
-
-    /// Whether the arena was recycled before and came from a pool.
-    pub(crate) fn is_reused(&self) -> bool {
-        self.header().reused
-    }
-
-    /// The number of handles to this memory, buffers and frozen [`Bytes`](bytes::Bytes) included.
-    ///
-    /// Other threads may change it at any time.
-    #[must_use]
-    pub fn handle_count(&self) -> usize {
-        self.header().refs.load(Ordering::Relaxed)
     }
 
     /// How the exclusive owner of this reference may access the arena: exclusively, if there is no

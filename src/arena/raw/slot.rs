@@ -1,36 +1,66 @@
-//! A slot for one idle arena, shared by threads.
+//! A slot for one idle arena or block, shared by threads.
 //!
 //! # Invariants
 //!
-//! 1. The word is null or owns the idle arena it points to. `put` moves an arena in; `take` moves it
-//!    out by a read-modify-write that leaves null, so only one thread gets it.
-//! 2. Headers are aligned to 128, so the lowest seven bits of the word hold a tag, which any thread may
-//!    read without owning the arena.
+//! 1. The word is null or owns the item it points to. `put` moves an item in; `take` moves it out by
+//!    a read-modify-write that leaves null, so only one thread gets it.
+//! 2. What words point to is aligned to 128, so their lowest seven bits hold a tag, which any thread
+//!    may read without owning the item.
 
-use std::ptr::NonNull;
+use std::{marker::PhantomData, ptr::NonNull};
 
-use super::header::{Header, IdleArena};
 use crate::sync::{AtomicPtr, Ordering};
 
-const TAG: usize = align_of::<Header>() - 1;
+/// The alignment of what a slot points to.
+pub(super) const ALIGN: usize = 128;
+
+const TAG: usize = ALIGN - 1;
+
+/// Something that one word owns.
+///
+/// # Safety
+///
+/// [`into_word`](Self::into_word) returns a pointer that is aligned to [`ALIGN`].
+pub(crate) unsafe trait Pooled: Sized {
+    /// Gives up ownership: the word owns the item from now on.
+    fn into_word(self) -> NonNull<()>;
+
+    /// # Safety
+    ///
+    /// `word` came from [`into_word`](Self::into_word), and this is its only use.
+    unsafe fn from_word(word: NonNull<()>) -> Self;
+}
+
+/// What the pool caches with an item; valid while the capacity is unchanged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolHint {
+    /// The capacity at which the hint was set.
+    pub(crate) capacity: usize,
+    /// The size class of that capacity.
+    pub(crate) class: u8,
+    /// Whether the item may wait where only its thread can reach it.
+    pub(crate) hot: bool,
+}
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct ArenaSlot {
-    word: AtomicPtr<Header>,
+pub(crate) struct Slot<T: Pooled> {
+    word: AtomicPtr<()>,
+    item: PhantomData<T>,
 }
 
-impl ArenaSlot {
+impl<T: Pooled> Slot<T> {
     /// Tags are below this.
-    pub(crate) const TAGS: u8 = align_of::<Header>() as u8;
+    pub(crate) const TAGS: u8 = ALIGN as u8;
 
     pub(crate) fn new() -> Self {
         Self {
             word: AtomicPtr::new(std::ptr::null_mut()),
+            item: PhantomData,
         }
     }
 
-    /// The tag of the arena in the slot, if there is one. Another thread may take it at any time.
+    /// The tag of the item in the slot, if there is one. Another thread may take it at any time.
     #[inline]
     pub(crate) fn tag(&self) -> Option<u8> {
         // Relaxed: only a hint, nothing is read through the pointer.
@@ -38,23 +68,23 @@ impl ArenaSlot {
         (!word.is_null()).then(|| (word.addr() & TAG) as u8)
     }
 
-    /// Takes the arena, if there is one.
+    /// Takes the item, if there is one.
     #[inline]
-    pub(crate) fn take(&self) -> Option<IdleArena> {
-        // Acquire: the arena is seen as its former owner left it.
+    pub(crate) fn take(&self) -> Option<T> {
+        // Acquire: the item is seen as its former owner left it.
         let word = self.word.swap(std::ptr::null_mut(), Ordering::Acquire);
         // SAFETY: taken out of the word, which owned it (invariant 1).
         unsafe { Self::own(word) }
     }
 
-    /// Takes the arena if it has this tag.
-    pub(crate) fn take_tagged(&self, tag: u8) -> Option<IdleArena> {
+    /// Takes the item if it has this tag.
+    pub(crate) fn take_tagged(&self, tag: u8) -> Option<T> {
         // Relaxed: a guess, which the compare-and-swap checks.
         let word = self.word.load(Ordering::Relaxed);
         if word.is_null() || word.addr() & TAG != usize::from(tag) {
             return None;
         }
-        // Acquire: as in `take`. If the same arena left and came back with the same tag (ABA), it is
+        // Acquire: as in `take`. If the same item left and came back with the same tag (ABA), it is
         // still a valid one to take.
         self.word
             .compare_exchange(
@@ -68,20 +98,20 @@ impl ArenaSlot {
             .and_then(|word| unsafe { Self::own(word) })
     }
 
-    /// Stores `arena` if the slot is empty; returns it otherwise.
+    /// Stores `item` if the slot is empty; returns it otherwise.
     ///
-    /// Only one thread may put arenas into a slot: it needs no locked instruction, since other threads
-    /// only empty the slot. With two such threads, an arena could be leaked, and nothing worse.
+    /// Only one thread may put items into a slot: it needs no locked instruction, since other threads
+    /// only empty the slot. With two such threads, an item could be leaked, and nothing worse.
     #[inline]
-    pub(crate) fn put(&self, arena: IdleArena, tag: u8) -> Option<IdleArena> {
+    pub(crate) fn put(&self, item: T, tag: u8) -> Option<T> {
         // Relaxed: only this thread fills the slot, so null stays null, and nothing is read through the
         // pointer.
         if !self.word.load(Ordering::Relaxed).is_null() {
-            return Some(arena);
+            return Some(item);
         }
         let tag = usize::from(tag) & TAG;
-        let word = arena.into_header().as_ptr().map_addr(|addr| addr | tag);
-        // Release: the next owner sees the arena as it is now.
+        let word = item.into_word().as_ptr().map_addr(|addr| addr | tag);
+        // Release: the next owner sees the item as it is now.
         self.word.store(word, Ordering::Release);
         None
     }
@@ -90,14 +120,14 @@ impl ArenaSlot {
     ///
     /// `word` was taken out of a slot.
     #[inline]
-    unsafe fn own(word: *mut Header) -> Option<IdleArena> {
-        let header = NonNull::new(word.map_addr(|addr| addr & !TAG))?;
-        // SAFETY: stored by `put`, which moved the arena in (invariant 1).
-        Some(unsafe { IdleArena::from_header(header) })
+    unsafe fn own(word: *mut ()) -> Option<T> {
+        let word = NonNull::new(word.map_addr(|addr| addr & !TAG))?;
+        // SAFETY: stored by `put`, which moved the item in (invariant 1).
+        Some(unsafe { T::from_word(word) })
     }
 }
 
-impl Drop for ArenaSlot {
+impl<T: Pooled> Drop for Slot<T> {
     fn drop(&mut self) {
         drop(self.take());
     }
