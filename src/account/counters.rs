@@ -217,11 +217,8 @@ impl Block {
     #[inline]
     pub(super) fn watch(&self, small: i64, base: i64) {
         let large = self.large.load(Relaxed) as i64;
-        if self.watched.load(Relaxed) == 0 {
-            self.watched.store(1, Relaxed);
-            // Not the present one, which may be further away than a large block is long.
-            self.set_mark();
-        }
+        // The mark may have been passed since it was set, which costs one visit.
+        self.watched.store(1, Relaxed);
         self.base.store(base.wrapping_add(large) as u64, Relaxed);
         self.peak.store(small.wrapping_add(large) as u64, Relaxed);
     }

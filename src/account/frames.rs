@@ -115,11 +115,11 @@ impl Frame {
     #[inline]
     fn tell(&self, record: &Record, rise: i64, net: i64) {
         let by = record.moved(rise, net, self.writer.get());
-        self.moved.set(self.moved.get().saturating_add(by));
+        self.moved.set(self.moved.get().wrapping_add(by));
     }
 
     /// Credits the section, which ends.
-    #[inline]
+    #[inline(always)]
     fn end(&self, record: &Record, block: &Block) {
         record.credit(&(block.read() - self.start()), self.writer.get());
         record.left(self.moved.get());

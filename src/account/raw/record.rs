@@ -124,13 +124,14 @@ impl Record {
         let before = self.small();
         let small = before.max(0);
         if rise > 0 {
-            self.note_peak(small.saturating_add(rise));
+            self.note_peak(small.wrapping_add(rise));
         }
-        let by = small.saturating_add(net).max(0).saturating_sub(before);
+        let by = small.wrapping_add(net).max(0).wrapping_sub(before);
         self.add_small(by, writer);
         by
     }
 
+    /// `small` is not negative, here and below.
     #[inline]
     fn note_peak(&self, small: i64) {
         let held = self.held_with(small);
@@ -145,13 +146,13 @@ impl Record {
             .large
             .load(Relaxed)
             .wrapping_add(self.lent.load(Relaxed));
-        others.wrapping_add(small.max(0) as u64)
+        others.wrapping_add(small as u64)
     }
 
     /// The account owns a large block more.
     pub(in crate::account) fn owns(&self, size: usize) {
         self.large.fetch_add(size as u64, Relaxed);
-        self.note_peak(self.small());
+        self.note_peak(self.small().max(0));
     }
 
     /// A large block of this account was freed.
@@ -162,7 +163,7 @@ impl Record {
     /// Sets the bytes lent to this account.
     pub(in crate::account) fn lend(&self, bytes: usize) {
         self.lent.store(bytes as u64, Relaxed);
-        self.note_peak(self.small());
+        self.note_peak(self.small().max(0));
     }
 
     /// A section has ended, in which the small bytes moved by `by`.
@@ -173,17 +174,22 @@ impl Record {
         if by == 0 {
             return;
         }
-        let (rises, small) = (self.rises.load(Relaxed), self.small());
-        let now = match by > 0 {
-            // It held nothing before.
-            true if small <= by => 1,
-            true => rises.saturating_add(1),
-            false => rises.saturating_sub(1),
-        };
-        if now != rises {
-            self.rises.store(now, Relaxed);
+        let rises = self.rises.load(Relaxed);
+        if by < 0 {
+            if rises != 0 {
+                self.rises.store(rises - 1, Relaxed);
+            }
+            return;
         }
-        if now > MOST_RISES && small > LARGE as i64 {
+        let small = self.small();
+        // It may have held nothing before.
+        let rises = if small <= by {
+            1
+        } else {
+            rises.saturating_add(1)
+        };
+        self.rises.store(rises, Relaxed);
+        if rises > MOST_RISES && small > LARGE as i64 {
             self.adrift.store(true, Relaxed);
         }
     }
@@ -216,7 +222,7 @@ impl Record {
 
     /// Returns what the account holds, if that is known.
     pub(in crate::account) fn held(&self) -> Option<u64> {
-        (!self.adrift.load(Relaxed)).then(|| self.held_with(self.small()))
+        (!self.adrift.load(Relaxed)).then(|| self.held_with(self.small().max(0)))
     }
 
     /// Returns the most that the account held, if that is known.
