@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::source::DeadlineSource;
 use crate::{
@@ -50,6 +50,8 @@ pub(crate) struct Watched<T, L> {
 struct Shared<T, L> {
     part: Mutex<Part<T, L>>,
     alarm: Alarm,
+    /// Where the value was made, since its drop may spawn.
+    runtime: Option<Handle>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ where
         let shared = Arc::new(Shared {
             part: Mutex::new(Part::Here(value)),
             alarm: Alarm::new(housekeeping),
+            runtime: Handle::try_current().ok(),
         });
         if let Some((at, _)) = due {
             shared.look_after(at);
@@ -149,7 +152,10 @@ where
 {
     fn wake(self: Arc<Self>) {
         match self.take_due(Instant::now()) {
-            Ok((value, source)) => value.end(source),
+            Ok((value, source)) => {
+                let _entered = self.runtime.as_ref().map(Handle::enter);
+                value.end(source);
+            }
             Err(Some(at)) => self.look_after(at),
             Err(None) => {}
         }

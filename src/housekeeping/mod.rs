@@ -8,7 +8,8 @@
 //! are served, and it is tried again.
 //!
 //! It has a stack of 256 KiB. Drops of an application's types run there too: those of response bodies that
-//! exceed their limit while the server does not poll them.
+//! exceed their limit while the server does not poll them. They must not block. They can spawn: the thread
+//! enters the runtime that made the body.
 //!
 //! Tests of trimming use a [`ManualClock`] instead. Tests of deadlines and grace periods use tokio's
 //! paused clock.

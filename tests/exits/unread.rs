@@ -37,8 +37,8 @@ const SOON: Duration = Duration::from_millis(100);
 #[derive(Default)]
 struct Dropped {
     count: AtomicUsize,
-    /// The reason of the scope that it was dropped in, and the thread.
-    place: Mutex<Option<(Option<CancelReason>, Option<String>)>>,
+    /// The reason of the scope that it was dropped in, the thread, and whether it could spawn.
+    place: Mutex<Option<(Option<CancelReason>, Option<String>, bool)>>,
 }
 
 /// A part at every poll, for ever.
@@ -64,7 +64,8 @@ impl Drop for Parts {
         self.dropped.count.fetch_add(1, Ordering::Relaxed);
         let reason = RequestScope::current().map(|scope| scope.reason());
         let thread = thread::current().name().map(str::to_owned);
-        *self.dropped.place.lock().unwrap() = reason.map(|reason| (reason, thread));
+        let spawns = tokio::runtime::Handle::try_current().is_ok();
+        *self.dropped.place.lock().unwrap() = reason.map(|reason| (reason, thread, spawns));
         assert!(!self.panics, "the drop of the body panics");
     }
 }
@@ -111,7 +112,7 @@ impl Unread {
     async fn assert_ended(mut self, source: DeadlineSource) {
         assert_eq!(self.drops(), 1);
         let place = self.dropped.place.lock().unwrap().take();
-        let (reason, _) = place.expect("inside of its scope");
+        let (reason, ..) = place.expect("inside of its scope");
         assert_eq!(reason.unwrap().deadline_source(), Some(source));
         let now = self.watch.handle.snapshot();
         assert_eq!((now.in_flight, now.tasks), (0, 0));
@@ -254,9 +255,10 @@ fn the_housekeeping_ends_a_body_on_its_own_thread_also_if_its_drop_panics() {
         };
         runtime.block_on(ended);
         let place = response.dropped.place.lock().unwrap().take();
-        let (reason, thread) = place.expect("inside of its scope");
+        let (reason, thread, spawns) = place.expect("inside of its scope");
         assert_eq!(reason.unwrap(), Outcome::DeadlineExceeded);
         assert_eq!(thread.as_deref(), Some("tower-memory"));
+        assert!(spawns, "inside of the runtime");
         assert_eq!(
             last_error(&mut response.body).deadline_source(),
             DeadlineSource::BodyTimeout
