@@ -43,6 +43,8 @@ mod router;
 mod routes;
 #[path = "exits/serving.rs"]
 mod serving;
+#[path = "exits/shed.rs"]
+mod shed;
 #[path = "exits/shutdown.rs"]
 mod shutdown;
 #[path = "exits/support.rs"]

@@ -40,6 +40,9 @@ pub enum Outcome {
     Panicked,
     /// The inner service, or the response body, returned an error.
     ServiceError,
+    /// The server refused the request, because clients had not taken as many bytes of earlier responses as
+    /// [`max_unreleased_bytes`](crate::middleware::MemoryLayerBuilder::max_unreleased_bytes) allows.
+    Shed,
     /// The server was shutting down.
     Shutdown,
 }
@@ -55,6 +58,7 @@ impl Outcome {
         Self::NotUpgraded,
         Self::Panicked,
         Self::ServiceError,
+        Self::Shed,
         Self::Shutdown,
     ];
 
@@ -70,6 +74,7 @@ impl Outcome {
             Self::NotUpgraded => "not_upgraded",
             Self::Panicked => "panicked",
             Self::ServiceError => "service_error",
+            Self::Shed => "shed",
             Self::Shutdown => "shutdown",
         }
     }

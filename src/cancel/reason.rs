@@ -69,6 +69,7 @@ impl CancelReason {
             | Outcome::Cancelled
             | Outcome::ClientGone
             | Outcome::DeadlineExceeded
+            | Outcome::Shed
             | Outcome::Shutdown => self,
         }
     }
@@ -124,6 +125,7 @@ impl fmt::Display for CancelReason {
             Outcome::NotUpgraded => "the connection was not upgraded",
             Outcome::Panicked => "the handler panicked",
             Outcome::ServiceError => "the service failed",
+            Outcome::Shed => "the server is overloaded",
             Outcome::Shutdown => "the server is shutting down",
         })
     }

@@ -72,6 +72,7 @@ pub struct MemoryLayerBuilder {
     expose: Expose,
     pub(super) draining: Draining,
     pub(super) hold_timeout: Duration,
+    pub(super) max_unreleased: Option<usize>,
 }
 
 impl MemoryLayer {
@@ -127,6 +128,7 @@ impl MemoryLayerBuilder {
             expose: Expose::DebugBuilds,
             draining: Draining::new(),
             hold_timeout: HOLD_TIMEOUT,
+            max_unreleased: None,
         }
     }
 
@@ -284,6 +286,7 @@ impl MemoryLayerBuilder {
             responses: self.responses.into_shared(),
             expose: self.expose,
             draining: self.draining,
+            max_unreleased: self.max_unreleased,
             route,
         })
     }
@@ -304,6 +307,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("expose", &self.expose)
             .field("draining", &self.draining)
             .field("hold_timeout", &self.hold_timeout)
+            .field("max_unreleased_bytes", &self.max_unreleased)
             .finish()
     }
 }

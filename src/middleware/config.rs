@@ -14,6 +14,8 @@ pub(super) struct Config {
     pub(super) responses: Option<Arc<DeadlineResponses>>,
     pub(super) expose: Expose,
     pub(super) draining: Draining,
+    /// Bytes from which on requests are refused.
+    pub(super) max_unreleased: Option<usize>,
     /// The label of requests that no router has labelled.
     pub(super) route: usize,
 }

@@ -22,6 +22,7 @@ mod request_body;
 mod request_info;
 mod respond;
 pub(crate) mod service;
+mod shed;
 mod time_settings;
 mod trust;
 

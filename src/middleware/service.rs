@@ -184,7 +184,7 @@ where
             .filter(|parent| parent.is_of(&config.handle.layer));
         // After the request was counted: a shutdown waits for it, or it is refused.
         if config.handle.layer.shutdown.has_begun() {
-            if let Some(parent) = part_of {
+            if let Some(parent) = &part_of {
                 if parent.is_spared() {
                     open.spare();
                 }
@@ -198,6 +198,12 @@ where
                     return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
                 }
                 open.spare();
+            }
+        }
+        if part_of.is_none() {
+            if let Some(answer) = config.shed(info) {
+                let reason = CancelReason::new(Outcome::Shed);
+                return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
             }
         }
         // It is this request's, and not that of a request made of the same extensions.

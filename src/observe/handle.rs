@@ -80,9 +80,9 @@ impl MemoryHandle {
                     unreleased_buffers: out.map(|out| out.blocks),
                     unreleased_bytes: out.map(|out| out.bytes),
                     arenas_left: out.map(|out| out.arenas),
-                    time_to_end: totals.time_to_end,
-                    total_time: totals.total_time,
-                    max_time: totals.max_time,
+                    time_to_end: totals.time_to_end.into(),
+                    total_time: totals.total_time.into(),
+                    max_time: totals.max_time.into(),
                 }
             })
             .collect();

@@ -325,6 +325,6 @@ mod tests {
         for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             assert_eq!(counts.get(outcome), at as u64 + 1);
         }
-        assert_eq!(counts.total(), 45);
+        assert_eq!(counts.total(), 55);
     }
 }

@@ -57,9 +57,31 @@ pub(super) struct Totals {
     pub(super) bytes: Sum,
     pub(super) allocations: Sum,
     pub(super) arena_bytes: Sum,
-    pub(super) time_to_end: Duration,
-    pub(super) total_time: Duration,
-    pub(super) max_time: Duration,
+    pub(super) time_to_end: Nanos,
+    pub(super) total_time: Nanos,
+    pub(super) max_time: Nanos,
+}
+
+/// A time in half the size of a `Duration`: up to 584 years.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Nanos(u64);
+
+impl Nanos {
+    fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl From<Duration> for Nanos {
+    fn from(time: Duration) -> Self {
+        Self(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Nanos> for Duration {
+    fn from(time: Nanos) -> Self {
+        Self::from_nanos(time.0)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,9 +130,10 @@ impl Totals {
             self.allocations.add(usage.allocations);
         }
         self.arena_bytes.add(report.arena.bytes as u64);
-        self.time_to_end = self.time_to_end.saturating_add(report.time_to_end);
-        self.total_time = self.total_time.saturating_add(report.total_time);
-        self.max_time = self.max_time.max(report.total_time);
+        let total_time = report.total_time.into();
+        self.time_to_end = self.time_to_end.plus(report.time_to_end.into());
+        self.total_time = self.total_time.plus(total_time);
+        self.max_time = self.max_time.max(total_time);
     }
 
     fn merge(&mut self, other: &Self) {
@@ -121,8 +144,8 @@ impl Totals {
         self.bytes.merge(&other.bytes);
         self.allocations.merge(&other.allocations);
         self.arena_bytes.merge(&other.arena_bytes);
-        self.time_to_end = self.time_to_end.saturating_add(other.time_to_end);
-        self.total_time = self.total_time.saturating_add(other.total_time);
+        self.time_to_end = self.time_to_end.plus(other.time_to_end);
+        self.total_time = self.total_time.plus(other.total_time);
         self.max_time = self.max_time.max(other.max_time);
     }
 }

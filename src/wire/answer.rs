@@ -1,6 +1,6 @@
 //! The responses that the middleware builds itself.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -22,9 +22,14 @@ pub(crate) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 /// Builds a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` is
 /// inserted into a JSON string unescaped.
 pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
+    problem_with(status, detail, format_args!(""))
+}
+
+/// As [`problem`], with further members, each after a comma.
+fn problem_with(status: StatusCode, detail: &str, members: fmt::Arguments<'_>) -> Response<Bytes> {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = format!(
-        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\"}}",
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\"{members}}}",
         status.as_u16()
     );
     let mut response = Response::new(Bytes::from(body));
@@ -149,6 +154,32 @@ pub(crate) fn shutting_down(protocol: Protocol, http1: bool, delay: Duration) ->
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.extensions_mut().insert(REASON);
+    response
+}
+
+/// Builds the response to a request that is refused because of the server's load: `503` with a problem
+/// description, with the limit and what is used if these are to be seen, or gRPC's `UNAVAILABLE`. The
+/// handler did not run, so a client may retry any method.
+#[cold]
+pub(crate) fn overloaded(protocol: Protocol, figures: Option<(usize, usize)>) -> Response<Bytes> {
+    const REASON: CancelReason = CancelReason::new(Outcome::Shed);
+    const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+    let detail = REASON.to_string();
+    let mut response = match (protocol.content_type(), figures) {
+        (Some(content_type), _) => grpc_answer(content_type, UNAVAILABLE, &detail),
+        (None, None) => problem(StatusCode::SERVICE_UNAVAILABLE, &detail),
+        (None, Some((limit, used))) => problem_with(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &detail,
+            format_args!(",\"limit\":{limit},\"used\":{used}"),
+        ),
+    };
+    if protocol == Protocol::Plain {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, retry_after(RETRY_AFTER));
     }
     response.extensions_mut().insert(REASON);
     response

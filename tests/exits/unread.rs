@@ -37,8 +37,16 @@ const SOON: Duration = Duration::from_millis(100);
 #[derive(Default)]
 struct Dropped {
     count: AtomicUsize,
-    /// The reason of the scope that it was dropped in, the thread, and whether it could spawn.
-    place: Mutex<Option<(Option<CancelReason>, Option<String>, bool)>>,
+    place: Mutex<Option<Place>>,
+}
+
+/// Where it was dropped.
+struct Place {
+    /// Why the scope around it was cancelled.
+    reason: CancelReason,
+    thread: Option<String>,
+    /// Whether it could spawn.
+    in_runtime: bool,
 }
 
 /// A part at every poll, for ever.
@@ -62,10 +70,12 @@ impl Body for Parts {
 impl Drop for Parts {
     fn drop(&mut self) {
         self.dropped.count.fetch_add(1, Ordering::Relaxed);
-        let reason = RequestScope::current().map(|scope| scope.reason());
-        let thread = thread::current().name().map(str::to_owned);
-        let spawns = tokio::runtime::Handle::try_current().is_ok();
-        *self.dropped.place.lock().unwrap() = reason.map(|reason| (reason, thread, spawns));
+        let reason = RequestScope::current().and_then(|scope| scope.reason());
+        *self.dropped.place.lock().unwrap() = reason.map(|reason| Place {
+            reason,
+            thread: thread::current().name().map(str::to_owned),
+            in_runtime: tokio::runtime::Handle::try_current().is_ok(),
+        });
         assert!(!self.panics, "the drop of the body panics");
     }
 }
@@ -112,8 +122,8 @@ impl Unread {
     async fn assert_ended(mut self, source: DeadlineSource) {
         assert_eq!(self.drops(), 1);
         let place = self.dropped.place.lock().unwrap().take();
-        let (reason, ..) = place.expect("inside of its scope");
-        assert_eq!(reason.unwrap().deadline_source(), Some(source));
+        let place = place.expect("inside of its cancelled scope");
+        assert_eq!(place.reason.deadline_source(), Some(source));
         let now = self.watch.handle.snapshot();
         assert_eq!((now.in_flight, now.tasks), (0, 0));
         drop(self.scope);
@@ -255,10 +265,10 @@ fn the_housekeeping_ends_a_body_on_its_own_thread_also_if_its_drop_panics() {
         };
         runtime.block_on(ended);
         let place = response.dropped.place.lock().unwrap().take();
-        let (reason, thread, spawns) = place.expect("inside of its scope");
-        assert_eq!(reason.unwrap(), Outcome::DeadlineExceeded);
-        assert_eq!(thread.as_deref(), Some("tower-memory"));
-        assert!(spawns, "inside of the runtime");
+        let place = place.expect("inside of its cancelled scope");
+        assert_eq!(place.reason, Outcome::DeadlineExceeded);
+        assert_eq!(place.thread.as_deref(), Some("tower-memory"));
+        assert!(place.in_runtime);
         assert_eq!(
             last_error(&mut response.body).deadline_source(),
             DeadlineSource::BodyTimeout

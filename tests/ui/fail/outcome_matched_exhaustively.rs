@@ -10,6 +10,7 @@ fn is_success(outcome: Outcome) -> bool {
         | Outcome::NotUpgraded
         | Outcome::Panicked
         | Outcome::ServiceError
+        | Outcome::Shed
         | Outcome::Shutdown => false,
     }
 }
