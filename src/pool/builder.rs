@@ -57,7 +57,8 @@ impl PoolBuilder {
     /// Sets how many bytes one arena, or one block of a buffer, may keep while it waits in the pool (1
     /// MiB by default).
     ///
-    /// A request may use more. The rest is freed when the arena is returned.
+    /// A request may use more. The rest is freed when the arena is returned, as is what exceeds four
+    /// times the size that was asked for.
     pub const fn max_arena_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_arena_bytes = bytes;
         self

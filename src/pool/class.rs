@@ -70,6 +70,12 @@ impl Classes {
         self.sizes[class]
     }
 
+    /// The most that an arena keeps that was rented as one of `class`: what is larger was needed by one
+    /// request and not asked for, and requests that ask for the class would not take it.
+    pub(super) fn most_kept(&self, class: usize) -> usize {
+        self.size((class + LARGER).max(INITIAL).min(self.top))
+    }
+
     /// The classes for a request of unknown size: the initial size, or any arena that has grown.
     #[inline]
     pub(super) const fn any(&self) -> Wanted {

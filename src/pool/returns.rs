@@ -206,7 +206,7 @@ impl PoolState {
             arena.retain_unchanged();
         } else {
             arena.retain(Retain {
-                most: self.settings.max_arena_bytes,
+                most: self.classes.most_kept(hint.class.into()),
                 wipe: self.settings.wipe,
             });
         }

@@ -456,3 +456,26 @@ async fn a_few_large_responses_and_the_many_small_ones_all_come_from_the_pool() 
         assert!(stats.pooled_bytes < 3 << 20, "{stats:?}");
     }
 }
+
+#[tokio::test]
+async fn a_few_large_arenas_do_not_fill_the_pool_for_the_many_small_ones() {
+    async fn scratch(scope: RequestScope, Path(bytes): Path<usize>) -> StatusCode {
+        scope
+            .arena()
+            .alloc_slice_fill_iter((0..bytes).map(|_| 1_u8));
+        StatusCode::OK
+    }
+    for one_in in [100, 10] {
+        let (layer, watch) = watched(MemoryLayer::builder());
+        let app = Router::new().route("/{bytes}", get(scratch)).layer(layer);
+        for n in 0..400 {
+            let large = n % one_in == one_in - 1;
+            drop(read(&app, if large { "/500000" } else { "/500" }).await);
+        }
+        let stats = watch.handle.pool().stats();
+        let route = watch.handle.snapshot().routes.remove(0);
+        assert!(route.learned_arena_bytes.unwrap() < 600, "{route:?}");
+        assert!(stats.pooled_bytes <= 128 * 1024, "{stats:?}");
+        assert!(stats.misses <= 2, "{stats:?}");
+    }
+}
