@@ -289,6 +289,83 @@ fn a_deadline_passes_without_a_runtime() {
     unparked.join().unwrap();
 }
 
+/// A request of a layer of its own ends at its deadline, and its pool is trimmed.
+#[track_caller]
+fn deadlines_and_trimming_go_on() {
+    let pool = pool();
+    let layer = MemoryLayer::builder().timeout(SOON).pool(pool.clone());
+    let never = service_fn(|request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        scope.arena().alloc_slice_copy(&[1_u8; 9000]);
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
+    });
+    let service = layer.build().unwrap().layer(never);
+    // Without timers: the housekeeping wakes it, or nothing does.
+    let (runtime, (done, answer)) = (runtime(false), mpsc::channel());
+    runtime.spawn(async move {
+        let response = service.oneshot(Request::new(())).await.unwrap();
+        let _ = done.send(response.status());
+    });
+    assert_eq!(answer.recv_timeout(BOUND).expect("a deadline"), 504);
+    drop((0..8).map(|_| used(&pool)).collect::<Vec<_>>());
+    // Each thread keeps one small arena.
+    wait_until("trimmed", || pool.stats().pooled <= 2);
+}
+
+#[test]
+fn an_observer_that_blocks_delays_no_deadline_and_no_trimming() {
+    let (called, calls) = mpsc::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let layer = MemoryLayer::builder().observe(move |_: &tower_memory::ScopeReport| {
+        called.send(()).unwrap();
+        let _ = wait.lock().unwrap().recv();
+    });
+    let layer = layer.build().unwrap();
+    let answers = layer.layer(service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let request = answers.oneshot(Request::new(()));
+    drop(idle_runtime().block_on(request).unwrap());
+    calls.recv_timeout(BOUND).expect("called");
+    deadlines_and_trimming_go_on();
+    drop(release);
+}
+
+#[test]
+fn a_hook_that_blocks_delays_no_deadline_and_no_trimming() {
+    let (called, calls) = mpsc::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let pool = ArenaPool::builder()
+        .trim_interval(SOON)
+        .max_total_bytes(4 << 20)
+        .on_trim(move |bytes| {
+            called.send(bytes).unwrap();
+            let _ = wait.lock().unwrap().recv();
+        });
+    let pool = pool.build().unwrap();
+    let burst = || {
+        let large = |_| {
+            let arena = pool.rent_with_capacity(1 << 20);
+            arena.alloc(1_u8);
+            arena
+        };
+        drop((0..8).map(large).collect::<Vec<_>>());
+    };
+    burst();
+    let first = calls.recv_timeout(BOUND).expect("called");
+    assert!(first >= 1 << 20);
+    deadlines_and_trimming_go_on();
+    // The pool's own as well.
+    burst();
+    wait_until("trimmed", || pool.stats().pooled <= 1);
+    assert!(calls.try_recv().is_err(), "one call at a time");
+    drop(release);
+    let second = calls.recv_timeout(BOUND).expect("called again");
+    assert!(second >= 4 << 20, "what was freed meanwhile: {second}");
+}
+
 /// The housekeeping threads of this process: their numbers.
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
@@ -354,4 +431,44 @@ fn there_is_one_thread_and_a_forked_child_gets_its_own() {
     drop(kept);
     wait_until("trimmed", || pool.stats().pooled <= 1);
     assert_eq!(threads().len(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_calls_observers_on_a_thread_of_its_own() {
+    let (called, calls) = mpsc::channel();
+    let layer = MemoryLayer::builder().observe(move |_: &tower_memory::ScopeReport| {
+        let on_the_thread = thread::current().name() == Some("tower-mem-hooks");
+        let _ = called.send((std::process::id(), on_the_thread));
+    });
+    let layer = layer.build().unwrap();
+    let request = || {
+        let answers = layer.layer(service_fn(async |_: Request<()>| {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+        drop(
+            idle_runtime()
+                .block_on(answers.oneshot(Request::new(())))
+                .unwrap(),
+        );
+    };
+    let here = (std::process::id(), true);
+    for _ in 0..10 {
+        request();
+        assert_eq!(calls.recv_timeout(BOUND), Ok(here));
+        // No observer is in the middle of a call.
+        layer.handle().flush_observers();
+        assert!(in_child(|| {
+            let start = Instant::now();
+            // One in a few requests notices the fork.
+            while calls.try_recv() != Ok((std::process::id(), true)) {
+                request();
+                thread::sleep(Duration::from_millis(1));
+                if start.elapsed() > BOUND {
+                    return false;
+                }
+            }
+            true
+        }));
+    }
 }

@@ -6,13 +6,14 @@ use std::{
 use super::keeper::Keeper;
 use crate::sync::{Arc, Mutex, lock};
 
-/// A clock that a test moves, in place of the housekeeping thread.
+/// A clock that a test moves, in place of the housekeeping threads.
 ///
 /// A pool or a layer with such a clock is looked after during [`advance`](Self::advance), on the
 /// calling thread, and at no other time. So a test of trimming needs neither a runtime nor a sleep.
 /// Clones are the same clock.
 ///
-/// It moves what the housekeeping does: trimming, and giving up on tasks that block their thread.
+/// It moves what the housekeeping does: trimming, giving up on tasks that block their thread, and calls of
+/// observers and hooks, in the order of their times.
 /// Deadlines and grace periods of tasks follow tokio's clock where that is paused.
 ///
 /// # Examples

@@ -3,33 +3,51 @@ use std::{fmt, task::Waker, time::Instant};
 use super::{
     clock::ManualClock,
     keeper::{Forked, Keeper},
-    thread,
+    thread::{HOOKS, Lane, TIMES},
 };
 
 pub(crate) use super::keeper::Key;
 
-/// Who looks after a pool or a layer: the process's thread, or a test.
+/// Who looks after a pool or a layer: the process's threads, or a test.
 #[derive(Clone, Default)]
 pub(crate) enum Housekeeping {
     #[default]
     Process,
+    /// The process's thread for code of users.
+    Hooks,
     Manual(ManualClock),
 }
 
 impl Housekeeping {
+    /// Where code of users is called. However long that takes, it delays only other code of users.
+    pub(crate) fn hooks(&self) -> Self {
+        match self {
+            Self::Process | Self::Hooks => Self::Hooks,
+            Self::Manual(clock) => Self::Manual(clock.clone()),
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        match self {
+            Self::Process => Place::Lane(&TIMES),
+            Self::Hooks => Place::Lane(&HOOKS),
+            Self::Manual(clock) => Place::Clock(clock),
+        }
+    }
+
     /// The time by which everything is scheduled.
     pub(crate) fn now(&self) -> Instant {
-        match self {
-            Self::Process => Instant::now(),
-            Self::Manual(clock) => clock.now(),
+        match self.place() {
+            Place::Lane(_) => Instant::now(),
+            Place::Clock(clock) => clock.now(),
         }
     }
 
     /// Wakes `waker` at a moment, once. The waker may do some work itself, and may panic.
     pub(crate) fn schedule(&self, now: Instant, at: Instant, waker: &Waker) -> Key {
-        match self {
-            Self::Process => thread::schedule(now, at, waker),
-            Self::Manual(clock) => match clock.keeper().insert(at, waker) {
+        match self.place() {
+            Place::Lane(lane) => lane.schedule(now, at, waker),
+            Place::Clock(clock) => match clock.keeper().insert(at, waker) {
                 Ok((key, _)) => key,
                 Err(Forked) => unreachable!("a test's clock has no thread"),
             },
@@ -38,15 +56,15 @@ impl Housekeeping {
 
     /// In a forked child, uses its own thread from now on. Asks for the process's id.
     pub(super) fn follow_fork(&self) {
-        if let Self::Process = self {
-            thread::follow_fork();
+        if let Place::Lane(lane) = self.place() {
+            lane.follow_fork();
         }
     }
 
     fn keeper(&self) -> &Keeper {
-        match self {
-            Self::Process => thread::keeper(),
-            Self::Manual(clock) => clock.keeper(),
+        match self.place() {
+            Place::Lane(lane) => lane.keeper(),
+            Place::Clock(clock) => clock.keeper(),
         }
     }
 
@@ -60,16 +78,25 @@ impl Housekeeping {
         self.keeper().cancel(key)
     }
 
-    /// Panics that the housekeeping has caught so far.
+    /// Panics that the housekeeping has caught so far, on all of its threads.
     pub(crate) fn panics(&self) -> u64 {
-        self.keeper().panics()
+        match self.place() {
+            Place::Lane(_) => TIMES.panics() + HOOKS.panics(),
+            Place::Clock(clock) => clock.keeper().panics(),
+        }
     }
+}
+
+enum Place<'a> {
+    Lane(&'static Lane),
+    Clock(&'a ManualClock),
 }
 
 impl fmt::Debug for Housekeeping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Process => "Process",
+            Self::Hooks => "Hooks",
             Self::Manual(_) => "Manual",
         })
     }

@@ -176,7 +176,7 @@ impl Keeper {
                 };
                 let full = due.len() == BATCH;
                 for waker in due {
-                    // Chores, hooks and wakers may run here.
+                    // Chores and wakers run here and, on a thread for them, hooks.
                     if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
                         // Relaxed: a figure.
                         self.panics.fetch_add(1, Ordering::Relaxed);

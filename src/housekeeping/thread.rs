@@ -1,4 +1,4 @@
-//! The process's keeper and its thread.
+//! The process's keepers and their threads: one for what must not be late, one for code of users.
 //!
 //! A forked child has its parent's memory and one thread. It finds out by the process's id, gets a
 //! keeper and a thread of its own, and leaves its parent's alone, whose locks may be held for ever by
@@ -18,11 +18,27 @@ use std::{
 use super::keeper::{Forked, Keeper, Key};
 use crate::sync::{AtomicU64, Mutex, lock};
 
-/// Hooks and observers may run there.
+/// Hooks and observers run there, and wakers.
 const STACK: usize = 256 * 1024;
 
 /// Least time between two attempts to start the thread.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A keeper per process, with a thread of its own.
+pub(super) struct Lane {
+    /// The thread's. Linux keeps 15 bytes.
+    name: &'static str,
+    /// std's in all builds, since models have no statics.
+    first: OnceLock<Box<Process>>,
+    /// How many forks lie between the first keeper and this process's.
+    depth: AtomicUsize,
+}
+
+/// Trims, and wakes what waits for a moment.
+pub(super) static TIMES: Lane = Lane::new("tower-memory");
+
+/// Calls code of users, which may take its time.
+pub(super) static HOOKS: Lane = Lane::new("tower-mem-hooks");
 
 /// A process's keeper, and that of its forked child.
 struct Process {
@@ -30,12 +46,6 @@ struct Process {
     thread: Starter,
     child: OnceLock<Box<Self>>,
 }
-
-/// std's in all builds, since models have no statics.
-static FIRST: OnceLock<Box<Process>> = OnceLock::new();
-
-/// How many forks lie between the first keeper and this process's.
-static DEPTH: AtomicUsize = AtomicUsize::new(0);
 
 impl Process {
     fn made(cell: &OnceLock<Box<Self>>) -> &Self {
@@ -52,62 +62,77 @@ impl Process {
             None => unreachable!("set above"),
         }
     }
+}
+
+impl Lane {
+    const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            first: OnceLock::new(),
+            depth: AtomicUsize::new(0),
+        }
+    }
 
     /// As far as is known without asking for the process's id.
-    fn known() -> &'static Self {
-        let mut process = Self::made(&FIRST);
+    fn known(&'static self) -> &'static Process {
+        let mut process = Process::made(&self.first);
         // Relaxed: `OnceLock` publishes the rest.
-        for _ in 0..DEPTH.load(Ordering::Relaxed) {
-            process = Self::made(&process.child);
+        for _ in 0..self.depth.load(Ordering::Relaxed) {
+            process = Process::made(&process.child);
         }
         process
     }
 
     /// This process's. Asks for its id.
-    fn own() -> &'static Self {
-        let mut process = Self::made(&FIRST);
+    fn own(&'static self) -> &'static Process {
+        let mut process = Process::made(&self.first);
         let mut depth = 0;
         while !process.keeper.is_of_this_process() {
-            process = Self::made(&process.child);
+            process = Process::made(&process.child);
             depth += 1;
         }
-        DEPTH.store(depth, Ordering::Relaxed);
+        self.depth.store(depth, Ordering::Relaxed);
         process
     }
-}
 
-pub(super) fn keeper() -> &'static Keeper {
-    &Process::known().keeper
-}
-
-pub(super) fn follow_fork() {
-    Process::own();
-}
-
-pub(super) fn schedule(now: Instant, at: Instant, waker: &Waker) -> Key {
-    let mut process = Process::known();
-    if !process.keeper.is_certain(now) {
-        process = Process::own();
+    pub(super) fn keeper(&'static self) -> &'static Keeper {
+        &self.known().keeper
     }
-    loop {
-        match process.keeper.insert(at, waker) {
-            Ok((key, kick)) => {
-                if kick {
-                    process.kick(now);
+
+    pub(super) fn follow_fork(&'static self) {
+        self.own();
+    }
+
+    /// Panics of what was woken in this process, if anything was.
+    pub(super) fn panics(&'static self) -> u64 {
+        self.first.get().map_or(0, |_| self.keeper().panics())
+    }
+
+    pub(super) fn schedule(&'static self, now: Instant, at: Instant, waker: &Waker) -> Key {
+        let mut process = self.known();
+        if !process.keeper.is_certain(now) {
+            process = self.own();
+        }
+        loop {
+            match process.keeper.insert(at, waker) {
+                Ok((key, kick)) => {
+                    if kick {
+                        process.kick(now, self.name);
+                    }
+                    return key;
                 }
-                return key;
+                Err(Forked) => process = self.own(),
             }
-            Err(Forked) => process = Process::own(),
         }
     }
 }
 
 impl Process {
     #[cold]
-    fn kick(&'static self, now: Instant) {
-        let started = self.thread.start(now, || {
+    fn kick(&'static self, now: Instant, name: &'static str) {
+        let spawn = || {
             Builder::new()
-                .name("tower-memory".to_owned())
+                .name(name.to_owned())
                 .stack_size(STACK)
                 .spawn(|| {
                     loop {
@@ -116,8 +141,8 @@ impl Process {
                     }
                 })
                 .map(drop)
-        });
-        if started {
+        };
+        if self.thread.start(now, name, spawn) {
             self.keeper.kick();
         }
     }
@@ -144,7 +169,12 @@ impl Starter {
     }
 
     /// Starts the thread if it does not run. Returns whether it does.
-    fn start(&self, now: Instant, spawn: impl FnOnce() -> io::Result<()>) -> bool {
+    fn start(
+        &self,
+        now: Instant,
+        name: &'static str,
+        spawn: impl FnOnce() -> io::Result<()>,
+    ) -> bool {
         let mut state = lock(&self.state);
         match *state {
             Started::Yes => return true,
@@ -159,7 +189,7 @@ impl Starter {
             Err(error) => {
                 *state = Started::FailedAt(now);
                 if self.failures.fetch_add(1, Ordering::Relaxed) == 0 {
-                    warn(&error);
+                    warn(name, &error);
                 }
                 false
             }
@@ -168,16 +198,17 @@ impl Starter {
 }
 
 #[cfg(feature = "tracing")]
-fn warn(error: &io::Error) {
+fn warn(name: &'static str, error: &io::Error) {
     tracing::warn!(
         %error,
-        "the thread `tower-memory` cannot be started: arenas are not trimmed, deadlines and grace \
-         periods do not end requests that are not polled, until a later attempt succeeds"
+        "the thread `{name}` cannot be started. Until a later attempt succeeds, arenas are not trimmed, \
+         and deadlines and grace periods do not end requests that are not polled (`tower-memory`), or \
+         observers and hooks are not called (`tower-mem-hooks`)"
     );
 }
 
 #[cfg(not(feature = "tracing"))]
-fn warn(_error: &io::Error) {}
+fn warn(_name: &'static str, _error: &io::Error) {}
 
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
@@ -189,7 +220,7 @@ mod tests {
         let now = Instant::now();
         let mut attempts = 0;
         let mut start = |after, works: bool| {
-            starter.start(now + Duration::from_millis(after), || {
+            starter.start(now + Duration::from_millis(after), "test", || {
                 attempts += 1;
                 works
                     .then_some(())

@@ -148,11 +148,11 @@ impl MemoryLayerBuilder {
 
     /// Adds an observer: a function that is called once for each request, after its scope has closed.
     ///
-    /// Observers do not delay requests. Reports wait in a queue, and within about 10 ms the
-    /// [housekeeping](crate::housekeeping) thread calls the observers with them, in the order in which
+    /// Observers do not delay requests. Reports wait in a queue, and within about 10 ms a
+    /// [thread for hooks](crate::housekeeping) calls the observers with them, in the order in which
     /// the scopes of the layer closed. At most 4096 reports wait; further ones are dropped and counted in
     /// [`Snapshot::dropped_reports`](crate::observe::Snapshot::dropped_reports). An observer may take some
-    /// time, but the same thread trims pools and ends tasks: it must not wait for long. A
+    /// time: that delays other observers and hooks of the process, and nothing else. A
     /// [shutdown](crate::MemoryHandle::shutdown) and
     /// [`flush_observers`](crate::MemoryHandle::flush_observers) call observers with what waits; a
     /// program that ends without either loses that.
@@ -265,7 +265,7 @@ impl MemoryLayerBuilder {
         let recorder = Arc::new(Recorder::new(
             routes.capacity(),
             self.observers,
-            self.housekeeping.clone(),
+            &self.housekeeping,
         ));
         let pool = self
             .pool

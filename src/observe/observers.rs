@@ -1,7 +1,7 @@
 //! Calls the observers off the requests' path.
 //!
-//! A request that has closed puts its report into a bounded queue. A moment later the housekeeping
-//! takes all reports at once, and calls the observers; so many requests wake it once.
+//! A request that has closed puts its report into a bounded queue. A moment later the thread for
+//! hooks takes all reports at once, and calls the observers; so many requests wake it once.
 //!
 //! # Invariants
 //!
@@ -31,10 +31,10 @@ pub(crate) type Observer = Arc<dyn Fn(&ScopeReport) + Send + Sync>;
 /// Maximum number of reports that wait. Those that do not fit are dropped and counted.
 const MAX_WAITING: usize = 4096;
 
-/// How long the housekeeping waits for further reports.
+/// How long the thread waits for further reports.
 const DELAY: Duration = Duration::from_millis(10);
 
-/// How long the housekeeping calls observers before it looks after other things.
+/// How long the thread calls the observers of one layer before it calls others, and hooks.
 const TURN: Duration = Duration::from_millis(5);
 
 /// One in this many reports checks whether the job belongs to this process, and not to a parent.
@@ -66,7 +66,7 @@ pub(super) struct Observers {
 }
 
 impl Observers {
-    pub(super) fn new(observers: Vec<Observer>, housekeeping: Housekeeping) -> Arc<Self> {
+    pub(super) fn new(observers: Vec<Observer>, housekeeping: &Housekeeping) -> Arc<Self> {
         Arc::new(Self {
             observers,
             waiting: Mutex::default(),
@@ -75,7 +75,7 @@ impl Observers {
             panics: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             job: Job::default(),
-            housekeeping,
+            housekeeping: housekeeping.hooks(),
         })
     }
 
@@ -212,7 +212,7 @@ mod tests {
     use crate::{housekeeping::ManualClock, scope::report_for_tests};
 
     #[test]
-    fn a_turn_of_the_housekeeping_ends_after_a_while_and_the_next_one_goes_on_at_once() {
+    fn a_turn_of_a_layers_observers_ends_after_a_while_and_the_next_one_goes_on_at_once() {
         let clock = ManualClock::new();
         let slow: Observer = Arc::new({
             let clock = clock.clone();
@@ -220,7 +220,7 @@ mod tests {
             move |_: &ScopeReport| clock.advance(TURN / 2)
         });
         let housekeeping = Housekeeping::Manual(clock.clone());
-        let observers = Observers::new(vec![slow], housekeeping);
+        let observers = Observers::new(vec![slow], &housekeeping);
         for _ in 0..3 {
             observers.push(report_for_tests());
         }
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_queue_keeps_no_more_than_a_little_memory_after_a_burst() {
         let housekeeping = Housekeeping::Manual(ManualClock::new());
-        let observers = Observers::new(vec![Arc::new(|_: &ScopeReport| {})], housekeeping);
+        let observers = Observers::new(vec![Arc::new(|_: &ScopeReport| {})], &housekeeping);
         for _ in 0..2 {
             for _ in 0..MAX_WAITING {
                 observers.push(report_for_tests());

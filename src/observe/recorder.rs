@@ -21,7 +21,11 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn new(routes: usize, observers: Vec<Observer>, housekeeping: Housekeeping) -> Self {
+    pub(crate) fn new(
+        routes: usize,
+        observers: Vec<Observer>,
+        housekeeping: &Housekeeping,
+    ) -> Self {
         Self {
             stats: Stats::new(routes),
             overruns: Overruns::default(),

@@ -135,8 +135,8 @@ impl PoolBuilder {
     /// system.
     ///
     /// At the end of a [trim interval](Self::trim_interval), if at least 1 MiB of arenas was freed since
-    /// the hook was called last, it is called on the [housekeeping](crate::housekeeping) thread with
-    /// the number of bytes. Allocators keep freed memory for later; without a hook, the process may
+    /// the hook was called last, it is called on a [thread for hooks](crate::housekeeping) with
+    /// the number of bytes. It may take its time: trimming goes on. Allocators keep freed memory for later; without a hook, the process may
     /// keep what a burst needed. A panic in it is counted in
     /// [`Snapshot::housekeeping_panics`](crate::observe::Snapshot::housekeeping_panics). It is not called
     /// by a pool that is not trimmed.

@@ -9,6 +9,7 @@ mod builder;
 mod class;
 mod counters;
 mod handle;
+mod hook;
 mod kind;
 mod learned_sizes;
 mod local;

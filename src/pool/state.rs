@@ -4,6 +4,7 @@ use super::{
     budget::ByteBudget,
     class::{BlockClasses, Classes},
     counters::{Counters, Writer},
+    hook::TrimHook,
     kind::Kind,
     origins::Origins,
     settings::{OnTrim, Settings},
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     arena::{IdleArena, IdleBlock},
     housekeeping::{Housekeeping, Job},
-    sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
 /// What the handles of a pool, its threads and its arenas share.
@@ -42,9 +43,7 @@ pub(super) struct PoolState {
     pub(super) closed: AtomicBool,
     pub(super) housekeeping: Housekeeping,
     pub(super) trimmer: Job,
-    pub(super) on_trim: Option<OnTrim>,
-    /// Evicted bytes when the hook was called last.
-    pub(super) reclaimed: AtomicU64,
+    pub(super) on_trim: Option<Arc<TrimHook>>,
 }
 
 impl PoolState {
@@ -70,10 +69,9 @@ impl PoolState {
             origins: Origins::new(),
             epoch: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            on_trim: on_trim.map(|hook| TrimHook::new(hook, &housekeeping)),
             housekeeping,
             trimmer: Job::default(),
-            on_trim,
-            reclaimed: AtomicU64::new(0),
             settings,
         }
     }

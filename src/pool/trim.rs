@@ -10,12 +10,6 @@ use crate::{
     sync::{Arc, Ordering},
 };
 
-/// Least bytes for which the hook of [`PoolBuilder::on_trim`](super::PoolBuilder::on_trim) is called.
-const MUCH: u64 = 1 << 20;
-
-// `PoolBuilder::on_trim` says so.
-const _: () = assert!(MUCH == 1_048_576);
-
 impl Chore for PoolState {
     fn job(&self) -> &Job {
         &self.trimmer
@@ -27,7 +21,9 @@ impl Chore for PoolState {
 
     fn run(&self) {
         self.tick();
-        self.reclaim();
+        if let Some(hook) = &self.on_trim {
+            hook.after_trim(self.stats().evicted_bytes);
+        }
     }
 
     fn next(&self, now: Instant) -> Option<Instant> {
@@ -64,20 +60,6 @@ impl PoolState {
         let at = interval.and_then(|interval| self.housekeeping.now().checked_add(interval));
         if let Some(at) = at {
             housekeeping::start(self, at);
-        }
-    }
-
-    /// Calls the hook if much was freed since it was called last, by trimming or on return.
-    fn reclaim(&self) {
-        let Some(hook) = &self.on_trim else {
-            return;
-        };
-        let evicted = self.stats().evicted_bytes;
-        // Relaxed: only the housekeeping comes here. Stored first: the hook may panic.
-        let freed = evicted.saturating_sub(self.reclaimed.load(Ordering::Relaxed));
-        if freed >= MUCH {
-            self.reclaimed.store(evicted, Ordering::Relaxed);
-            hook(freed);
         }
     }
 

@@ -175,7 +175,7 @@ fn the_process_calls_observers_without_a_flush_or_a_runtime() {
         .unwrap();
     send(&layer, 1);
     let name = tells.recv_timeout(Duration::from_secs(30)).unwrap();
-    assert_eq!(name.as_deref(), Some("tower-memory"));
+    assert_eq!(name.as_deref(), Some("tower-mem-hooks"));
 }
 
 #[tokio::test(start_paused = true)]
