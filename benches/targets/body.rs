@@ -100,7 +100,7 @@ fn frozen(threads: usize) -> Contest {
             let [ours, peers @ ..]: [Samples; 7] = measure([
                 Side::on(threads, "ArenaPool", || {
                     || {
-                        let mut body = pool.rent().into_buf(CAPACITY);
+                        let mut body = pool.buf(CAPACITY);
                         body.extend_from_slice(black_box(data));
                         drop(black_box(body.freeze()));
                     }
