@@ -15,7 +15,7 @@ impl MemoryLayerBuilder {
     /// its first poll is always in time. `Duration::MAX` is no limit.
     ///
     /// The limit covers the time to the head. Bodies have [limits](Self::body_timeout) of their own,
-    /// upgraded connections have none. For other limits on some routes see [`RoutePolicy`].
+    /// upgraded connections have none. For other limits on some routes see [`RoutePolicy`](crate::RoutePolicy).
     ///
     /// The [housekeeping](crate::housekeeping) watches the time, so no runtime needs its timers for it.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
