@@ -222,7 +222,7 @@ impl Default for ArenaPool {
 mod tests {
     use std::thread;
 
-    use super::*;
+    use super::{super::local, *};
     use crate::sync::LOCKED;
 
     fn used(pool: &ArenaPool) -> Arena {
@@ -272,6 +272,37 @@ mod tests {
         assert!(shared.upgrade().is_some(), "kept by the rented arena");
         drop(arena);
         assert!(shared.upgrade().is_none());
+    }
+
+    #[test]
+    fn an_arena_waits_under_the_class_of_its_capacity() {
+        for bytes in [1, 5000, 16 << 10, 40 << 10, 64 << 10, 200 << 10, 1 << 20] {
+            let pool = ArenaPool::new();
+            let state = &pool.handle.state;
+            // When it was made, when it has grown, and unchanged.
+            for used in [1, 3 * bytes, 1] {
+                let arena = pool.rent_with_capacity(bytes);
+                arena.alloc_slice_fill_iter((0..used).map(|_| 1_u8));
+                drop(arena);
+                let noted = local::with_any(state, |local| {
+                    let (arena, tag) = local.cache.arenas.take_with_tag().expect("it waits there");
+                    let classes = [tag.class(), arena.hint().class.into()];
+                    let capacity = arena.capacity();
+                    assert!(local.cache.arenas.put(arena, tag).is_none());
+                    (capacity, classes)
+                });
+                let (capacity, classes) = noted.expect("the thread has a cache");
+                for class in classes {
+                    assert!(
+                        state.classes.size(class) <= capacity,
+                        "{class}: {capacity} bytes"
+                    );
+                    let next = state.classes.size(class + 1);
+                    let is_top = next == state.classes.size(class);
+                    assert!(is_top || capacity < next, "{class}: {capacity} bytes");
+                }
+            }
+        }
     }
 
     /// Makes the calling thread keep a hot arena.
