@@ -308,6 +308,7 @@ mod tests {
         }
     }
 
+    #[cfg(not(tower_memory_loom))]
     #[test]
     fn a_report_is_one_line_of_what_is_known_and_not_usual() {
         let plain = report();
