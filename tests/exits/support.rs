@@ -40,9 +40,14 @@ use tower_memory::{
 const BOUND: Duration = Duration::from_secs(5);
 
 /// As [`BOUND`], after three waits were in vain. A fault that keeps requests open would make every test wait.
-const SHORT_BOUND: Duration = Duration::from_millis(300);
+const SHORT_BOUND: Duration = Duration::from_millis(100);
 
 static IN_VAIN: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether three waits were in vain, so that the rest of the tests need not be patient.
+fn much_failed() -> bool {
+    IN_VAIN.load(Ordering::Relaxed) >= 3
+}
 
 /// Waits until `done` returns `true`, or for long enough. Returns whether it did.
 async fn wait_until(done: impl Fn() -> bool) -> bool {
@@ -51,11 +56,7 @@ async fn wait_until(done: impl Fn() -> bool) -> bool {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    let bound = if IN_VAIN.load(Ordering::Relaxed) < 3 {
-        BOUND
-    } else {
-        SHORT_BOUND
-    };
+    let bound = if much_failed() { SHORT_BOUND } else { BOUND };
     let in_time = timeout(bound, waiting).await.is_ok();
     IN_VAIN.fetch_add(usize::from(!in_time), Ordering::Relaxed);
     in_time
@@ -63,6 +64,9 @@ async fn wait_until(done: impl Fn() -> bool) -> bool {
 
 /// The longest that a test may run. The slowest takes 10 s on a quiet machine, and 28 s on a busy one.
 const LONGEST: Duration = Duration::from_secs(50);
+
+/// As [`LONGEST`], after three waits were in vain.
+const SHORT_LONGEST: Duration = Duration::from_secs(15);
 
 /// Ends the process if a test with a watched layer hangs, and says which.
 struct Watchdog {
@@ -80,15 +84,20 @@ impl Watchdog {
             std::thread::spawn(|| {
                 loop {
                     std::thread::sleep(Duration::from_millis(500));
+                    let longest = if much_failed() {
+                        SHORT_LONGEST
+                    } else {
+                        LONGEST
+                    };
                     let running = RUNNING.lock().unwrap();
                     let hang: Vec<_> = running
                         .values()
-                        .filter(|(since, _)| since.elapsed() > LONGEST)
+                        .filter(|(since, _)| since.elapsed() > longest)
                         .map(|(_, name)| name)
                         .collect();
                     if !hang.is_empty() {
                         let text =
-                            format!("watchdog: still running after {LONGEST:?}: {hang:#?}\n");
+                            format!("watchdog: still running after {longest:?}: {hang:#?}\n");
                         // Not `eprintln!`, whose output libtest captures.
                         let _ = std::io::stderr().write_all(text.as_bytes());
                         std::process::exit(101);
