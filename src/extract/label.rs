@@ -4,7 +4,7 @@ use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{scope::RequestScope, wire::matched_path};
+use crate::{observe::warn_label_alone, scope::RequestScope, wire::matched_path};
 
 /// Sets the route label of each request, for a [`MemoryLayer`](crate::MemoryLayer) around the router.
 ///
@@ -74,10 +74,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> S::Future {
         let extensions = request.extensions();
-        if let (Some(scope), Some(path)) =
-            (extensions.get::<RequestScope>(), matched_path(extensions))
-        {
-            scope.set_matched_path(path);
+        match (extensions.get::<RequestScope>(), matched_path(extensions)) {
+            (Some(scope), Some(path)) => scope.set_matched_path(path),
+            (None, _) => warn_label_alone(),
+            (Some(_), None) => {}
         }
         self.inner.call(request)
     }

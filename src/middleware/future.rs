@@ -22,6 +22,7 @@ use crate::{
     account::{Enter, Inside},
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
+    observe::warn_policy_alone,
     scope::RequestScope,
     sync::Arc,
     wire::{self, Protocol},
@@ -83,7 +84,11 @@ pin_project! {
             responses: Option<Arc<DeadlineResponses>>,
         },
         // The inner service works on the request, in the place of an outer layer's future.
-        Passing { #[pin] inner: F },
+        Passing {
+            #[pin]
+            inner: F,
+            preflight: bool,
+        },
         // The request was answered in `call`, and its scope is over or an outer layer's.
         Answered { answer: Box<Response<Bytes>> },
         Done,
@@ -109,9 +114,9 @@ impl<F> ResponseFuture<F> {
     }
 
     /// The inner service was called, within the future of an outer layer.
-    pub(super) const fn passing(inner: F) -> Self {
+    pub(super) const fn passing(inner: F, preflight: bool) -> Self {
         Self {
-            state: State::Passing { inner },
+            state: State::Passing { inner, preflight },
         }
     }
 
@@ -316,8 +321,12 @@ where
                     }
                 }
             }
-            StateProjection::Passing { inner } => ready!(inner.poll(cx))
-                .map(|response| response.map(|body| ResponseBody::nested(body, None))),
+            StateProjection::Passing { inner, preflight } => {
+                ready!(inner.poll(cx)).map(|response| {
+                    warn_policy_alone(!*preflight && response.status().is_success());
+                    response.map(|body| ResponseBody::nested(body, None))
+                })
+            }
             StateProjection::Answered { answer } => {
                 let answer = std::mem::take(&mut **answer);
                 Ok(answer.map(|bytes| {

@@ -3,7 +3,7 @@ use tower_layer::Layer;
 use super::{config::Config, expose::Expose, service::MemoryService};
 use crate::{
     account::is_installed,
-    observe::{MemoryHandle, warn_not_installed},
+    observe::{MemoryHandle, layer_was_applied, warn_not_installed},
     sync::Arc,
 };
 
@@ -110,6 +110,8 @@ impl<S> Layer<S> for MemoryLayer {
         if !is_installed() && !matches!(self.config.expose, Expose::Never) {
             warn_not_installed();
         }
+        layer_was_applied();
+        self.config.handle.applied_to::<S>();
         MemoryService::new(inner, Arc::clone(&self.config))
     }
 }

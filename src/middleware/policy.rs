@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -120,7 +120,9 @@ where
                 let outer = request.extensions().get::<RoutePolicy>().copied();
                 let policy = self.policy.inside(outer.unwrap_or_default());
                 request.extensions_mut().insert(policy);
-                return ResponseFuture::passing(self.inner.call(request));
+                // A layer in between answers it, for CORS.
+                let preflight = request.method() == Method::OPTIONS;
+                return ResponseFuture::passing(self.inner.call(request), preflight);
             }
         };
         let info = RequestInfo::of(&request, false);

@@ -19,6 +19,7 @@ use crate::{
     account::Enter,
     cancel::{CancelReason, Outcome},
     deadline::{DeadlineSource, RequestTimes, RoutePolicy},
+    observe::policy_was_taken,
     route::{RouteKey, UNMATCHED},
     scope::{OpenScope, RequestScope, own_path},
     sync::Arc,
@@ -208,6 +209,9 @@ where
         }
         // It is this request's, and not that of a request made of the same extensions.
         let outer = request.extensions_mut().remove::<RoutePolicy>();
+        if outer.is_some() {
+            policy_was_taken();
+        }
         let scope = open.scope();
         let times = config.times(&request);
         let expired = scope

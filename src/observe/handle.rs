@@ -44,6 +44,11 @@ impl MemoryHandle {
         Self { layer, recorder }
     }
 
+    /// The layer was applied to a service of type `S`.
+    pub(crate) fn applied_to<S>(&self) {
+        self.recorder.coverage.applied_to::<S>();
+    }
+
     /// Returns the statistics of each route, and what is alive now.
     ///
     /// The values are read one after the other. While requests run, each is exact when it is read.

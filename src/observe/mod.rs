@@ -3,6 +3,15 @@
 //! Everything starts at a [`MemoryHandle`], except observers, which are added to the layer with
 //! [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
 
+#[cfg_attr(
+    all(feature = "axum", feature = "tracing"),
+    path = "coverage/enabled.rs"
+)]
+#[cfg_attr(
+    not(all(feature = "axum", feature = "tracing")),
+    path = "coverage/disabled.rs"
+)]
+mod coverage;
 pub(crate) mod handle;
 mod histogram;
 mod observers;
@@ -26,6 +35,9 @@ pub use crate::task::DetachedTasks;
 pub(crate) use self::handle::MemoryHandle;
 pub(crate) use self::observers::Observer;
 pub(crate) use self::recorder::Recorder;
+pub(crate) use self::warn::{
+    layer_was_applied, policy_was_taken, warn_implausible_start, warn_not_installed,
+    warn_policy_alone, warn_request_body_alone,
+};
 #[cfg(feature = "axum")]
-pub(crate) use self::warn::warn_missing_layer;
-pub(crate) use self::warn::{warn_implausible_start, warn_not_installed};
+pub(crate) use self::warn::{warn_label_alone, warn_missing_layer};

@@ -1,10 +1,11 @@
-use std::fmt;
+use std::{fmt, panic::Location};
 
 use super::{
+    coverage::Coverage,
     observers::{Observer, Observers},
     overruns::Overruns,
     stats::Stats,
-    warn::warn_overrun,
+    warn::{warn_lost_scope, warn_overrun},
 };
 use crate::{
     housekeeping::Housekeeping,
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) struct Recorder {
     pub(super) stats: Stats,
     pub(super) overruns: Overruns,
+    pub(super) coverage: Coverage,
     pub(super) observers: Arc<Observers>,
 }
 
@@ -29,6 +31,7 @@ impl Recorder {
         Self {
             stats: Stats::new(routes),
             overruns: Overruns::default(),
+            coverage: Coverage::new(),
             observers: Observers::new(observers, housekeeping),
         }
     }
@@ -49,8 +52,13 @@ impl ScopeSink for Recorder {
         }
     }
 
+    fn lost(&self, location: &'static Location<'static>) {
+        warn_lost_scope(location);
+    }
+
     fn closed(&self, closed: &Closed<'_>) {
         self.stats.closed(closed);
+        self.coverage.closed(closed);
         if self.observers.is_empty() {
             return;
         }

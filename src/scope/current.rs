@@ -32,6 +32,18 @@ pub(super) fn get() -> Option<Arc<ScopeState>> {
         .flatten()
 }
 
+/// Whether the calling thread works for a scope.
+pub(super) fn is_some() -> bool {
+    CURRENT
+        .try_with(|current| {
+            let scope = current.take();
+            let is_some = scope.is_some();
+            current.set(scope);
+            is_some
+        })
+        .unwrap_or(false)
+}
+
 /// Swaps the current scope with `slot`. Does nothing on a thread that is ending.
 fn swap(slot: &mut Option<Arc<ScopeState>>) {
     let _ = CURRENT.try_with(|current| *slot = current.replace(slot.take()));

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, panic::Location};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,9 @@ impl RequestScope {
     /// from the system. It goes back to the pool when its last handle is dropped: this scope's, and
     /// those of buffers that are not frozen.
     #[must_use]
+    #[track_caller]
     pub fn arena(&self) -> &Arena {
+        self.used_at(Location::caller());
         let state = self.state();
         state.arena.get_or_init(|| state.rent_arena())
     }

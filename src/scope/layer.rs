@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::{fmt, panic::Location, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,9 @@ pub(crate) trait ScopeSink: Send + Sync {
 
     /// A task still ran when its grace period was over. It was given up, or else aborted.
     fn overran(&self, task: &TaskReport, given_up: bool);
+
+    /// A task that does not belong to the request has used its scope at `location`, after its end.
+    fn lost(&self, location: &'static Location<'static>);
 }
 
 /// State shared by all scopes of one layer.

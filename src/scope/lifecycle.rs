@@ -140,6 +140,11 @@ impl Lifecycle {
             .is_ok()
     }
 
+    /// Whether there is a hold.
+    pub(super) fn is_held(&self) -> bool {
+        self.word.load(Ordering::Acquire) & HOLDS != 0
+    }
+
     /// Whether the scope is held and no hold was taken up.
     pub(super) fn is_untaken(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);

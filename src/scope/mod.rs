@@ -13,6 +13,7 @@ pub(crate) mod handle;
 mod hold;
 mod layer;
 mod lifecycle;
+mod lost;
 mod open;
 mod parent;
 mod recycle;

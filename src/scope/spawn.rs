@@ -51,6 +51,7 @@ impl RequestScope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        self.used_at(Location::caller());
         let task = ScopedTask::new(self, future, TaskKind::Async, Location::caller());
         TaskHandle::new(tokio::spawn(task))
     }
@@ -83,6 +84,7 @@ impl RequestScope {
         F: Future + 'static,
         F::Output: 'static,
     {
+        self.used_at(Location::caller());
         let task = ScopedTask::new(self, future, TaskKind::Async, Location::caller());
         TaskHandle::new(tokio::task::spawn_local(task))
     }
@@ -125,6 +127,7 @@ impl RequestScope {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        self.used_at(Location::caller());
         // The token first, so that it is there when the guard checks whether it is cancelled.
         self.own_token();
         let guard = TaskGuard::new(self, TaskKind::Blocking, Location::caller());

@@ -4,7 +4,7 @@ use http::Request;
 use tower_service::Service;
 
 use super::body::RequestBody;
-use crate::scope::RequestScope;
+use crate::{observe::warn_request_body_alone, scope::RequestScope};
 
 /// The service made by [`RequestBodyLayer`](super::RequestBodyLayer).
 #[derive(Debug, Clone)]
@@ -26,6 +26,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> S::Future {
         let scope = request.extensions().get::<RequestScope>();
+        if scope.is_none() {
+            warn_request_body_alone();
+        }
         // The body of a request that a handler has sent is not what the scope's client sends.
         let scope = scope.filter(|scope| scope.is_carried()).cloned();
         self.inner

@@ -1,6 +1,6 @@
 //! No-op warnings for builds without the `tracing` feature.
 
-use std::time::Duration;
+use std::{panic::Location, time::Duration};
 
 use crate::scope::TaskReport;
 
@@ -16,3 +16,22 @@ pub(crate) const fn warn_not_installed() {}
 
 /// Does nothing.
 pub(crate) const fn warn_implausible_start(_queued: Duration, _ahead: Duration) {}
+
+/// Does nothing.
+pub(crate) const fn warn_lost_scope(_location: &'static Location<'static>) {}
+
+/// Does nothing.
+pub(crate) const fn layer_was_applied() {}
+
+/// Does nothing.
+pub(crate) const fn policy_was_taken() {}
+
+/// Does nothing.
+pub(crate) const fn warn_policy_alone(_served: bool) {}
+
+/// Does nothing.
+pub(crate) const fn warn_request_body_alone() {}
+
+/// Does nothing.
+#[cfg(feature = "axum")]
+pub(crate) const fn warn_label_alone() {}
