@@ -366,6 +366,35 @@ fn a_hook_that_blocks_delays_no_deadline_and_no_trimming() {
     assert!(second >= 4 << 20, "what was freed meanwhile: {second}");
 }
 
+#[test]
+fn the_drop_of_a_body_that_nobody_polls_delays_no_deadline_and_no_trimming() {
+    struct Blocks(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+    impl Drop for Blocks {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+        }
+    }
+
+    let (dropped, drops) = mpsc::channel();
+    let (release, wait) = mpsc::channel();
+    let mut blocks = Some(Blocks(dropped, wait));
+    let service = limited().layer(service_fn(move |_: Request<()>| {
+        let blocks = blocks.take();
+        let never = futures_util::stream::poll_fn(move |_| {
+            let _held = &blocks;
+            std::task::Poll::<Option<Result<Frame<Bytes>, Infallible>>>::Pending
+        });
+        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(never))))
+    }));
+    let response = runtime(false).block_on(service.oneshot(Request::new(())));
+    drops.recv_timeout(BOUND).expect("dropped at its limit");
+    deadlines_and_trimming_go_on();
+    drop(release);
+    drop(response);
+}
+
 /// The housekeeping threads of this process: their numbers.
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();

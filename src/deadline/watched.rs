@@ -36,7 +36,10 @@ pub(crate) trait Limited<L> {
     /// What the owner finds in its place. Called under the lock.
     fn left(&self, source: DeadlineSource) -> L;
 
-    /// Ends it.
+    /// Tells those who wait for its end. Runs no code of users.
+    fn cancel(&self, source: DeadlineSource);
+
+    /// Ends it, which drops values of users.
     fn end(self, source: DeadlineSource);
 }
 
@@ -153,8 +156,12 @@ where
     fn wake(self: Arc<Self>) {
         match self.take_due(Instant::now()) {
             Ok((value, source)) => {
-                let _entered = self.runtime.as_ref().map(Handle::enter);
-                value.end(source);
+                value.cancel(source);
+                let runtime = self.runtime.clone();
+                self.alarm.call(move || {
+                    let _entered = runtime.as_ref().map(Handle::enter);
+                    value.end(source);
+                });
             }
             Err(Some(at)) => self.look_after(at),
             Err(None) => {}
@@ -187,6 +194,8 @@ mod loom_models {
         fn left(&self, _source: DeadlineSource) -> &'static str {
             "late"
         }
+
+        fn cancel(&self, _source: DeadlineSource) {}
 
         fn end(self, _source: DeadlineSource) {
             self.ended.fetch_add(1, Ordering::Relaxed);

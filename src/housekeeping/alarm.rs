@@ -48,15 +48,29 @@ impl Alarm {
         }
         let former = std::mem::replace(&mut *state, State::Unset);
         former.end(&self.housekeeping);
-        let before = self.housekeeping.now();
-        let now = Instant::now();
-        let is_process = matches!(self.housekeeping, Housekeeping::Process);
-        *state = if is_process && is_other_clock(before, now) {
+        *state = if self.is_paused() {
             paused(at, waker)
         } else {
-            let key = self.housekeeping.schedule(before, at.into_std(), waker);
+            let now = self.housekeeping.now();
+            let key = self.housekeeping.schedule(now, at.into_std(), waker);
             State::Scheduled(key)
         };
+    }
+
+    fn is_paused(&self) -> bool {
+        let before = self.housekeeping.now();
+        let is_process = matches!(self.housekeeping, Housekeeping::Process);
+        is_process && is_other_clock(before, Instant::now())
+    }
+
+    /// For what the alarm wakes: calls `f`, which runs code of users, and must delay no other alarm. Under a
+    /// clock that a test has paused or moved it is called here, otherwise on the thread for hooks.
+    pub(crate) fn call(&self, f: impl FnOnce() + Send + 'static) {
+        if self.is_paused() {
+            f();
+        } else {
+            self.housekeeping.call(f);
+        }
     }
 
     /// Wakes nothing from now on, unless that has begun.

@@ -1,10 +1,15 @@
-use std::{fmt, task::Waker, time::Instant};
+use std::{
+    fmt,
+    task::{Wake, Waker},
+    time::Instant,
+};
 
 use super::{
     clock::ManualClock,
     keeper::{Forked, Keeper},
     thread::{HOOKS, Lane, TIMES},
 };
+use crate::sync::{Arc, Mutex, lock};
 
 pub(crate) use super::keeper::Key;
 
@@ -25,6 +30,14 @@ impl Housekeeping {
             Self::Process | Self::Hooks => Self::Hooks,
             Self::Manual(clock) => Self::Manual(clock.clone()),
         }
+    }
+
+    /// Calls `f` where code of users is called, soon. A panic in it is counted.
+    pub(super) fn call(&self, f: impl FnOnce() + Send + 'static) {
+        let hooks = self.hooks();
+        let call = Waker::from(Arc::new(Call(Mutex::new(Some(f)))));
+        let now = hooks.now();
+        hooks.schedule(now, now, &call);
     }
 
     fn place(&self) -> Place<'_> {
@@ -83,6 +96,18 @@ impl Housekeeping {
         match self.place() {
             Place::Lane(_) => TIMES.panics() + HOOKS.panics(),
             Place::Clock(clock) => clock.keeper().panics(),
+        }
+    }
+}
+
+/// What is to be called once.
+struct Call<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send + 'static> Wake for Call<F> {
+    fn wake(self: Arc<Self>) {
+        let f = lock(&self.0).take();
+        if let Some(f) = f {
+            f();
         }
     }
 }

@@ -7,10 +7,11 @@
 //! of its own. If a thread cannot be started, that is logged once (feature `tracing`), requests
 //! are served, and it is tried again.
 //!
-//! An observer or a hook that takes long, or blocks, delays other observers and hooks of the process, and
-//! nothing else. The threads have stacks of 256 KiB. Drops of an application's types run on the first one:
-//! those of response bodies that exceed their limit while the server does not poll them. They must not block.
-//! They can spawn: the thread enters the runtime that made the body.
+//! Response bodies that exceed their limit while the server does not poll them are dropped on the second thread.
+//! Such a drop can spawn: the thread enters the runtime that made the body.
+//!
+//! An observer, a hook or such a drop that takes long, or blocks, delays others of these, of all layers and
+//! pools of the process, and nothing else. The threads have stacks of 256 KiB.
 //!
 //! Tests of trimming use a [`ManualClock`] instead. Tests of deadlines and grace periods use tokio's
 //! paused clock.

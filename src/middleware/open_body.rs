@@ -189,6 +189,12 @@ impl<B> Limited<LastFrame> for Pin<Box<OpenBody<B>>> {
         self.last_frame(CancelReason::deadline(source))
     }
 
+    fn cancel(&self, source: DeadlineSource) {
+        if let Some(open) = self.open() {
+            open.scope().cancel_for(CancelReason::deadline(source));
+        }
+    }
+
     fn end(mut self, source: DeadlineSource) {
         self.as_mut().end(CancelReason::deadline(source));
     }

@@ -247,7 +247,7 @@ async fn a_body_that_is_dropped_about_its_limit_ends_once() {
     assert!(outcomes.is_sorted_by_key(|outcome| *outcome == Outcome::DeadlineExceeded));
 }
 
-/// The housekeeping's thread, on a runtime that has no timers: the drop of the inner body, also if it
+/// The thread for hooks, on a runtime that has no timers: the drop of the inner body, also if it
 /// panics.
 #[test]
 fn the_housekeeping_ends_a_body_on_its_own_thread_also_if_its_drop_panics() {
@@ -267,7 +267,7 @@ fn the_housekeeping_ends_a_body_on_its_own_thread_also_if_its_drop_panics() {
         let place = response.dropped.place.lock().unwrap().take();
         let place = place.expect("inside of its cancelled scope");
         assert_eq!(place.reason, Outcome::DeadlineExceeded);
-        assert_eq!(place.thread.as_deref(), Some("tower-memory"));
+        assert_eq!(place.thread.as_deref(), Some("tower-mem-hooks"));
         assert!(place.in_runtime);
         assert_eq!(
             last_error(&mut response.body).deadline_source(),
