@@ -3,6 +3,7 @@ use std::{collections::HashMap, fmt};
 use bytes::Bytes;
 
 use crate::{
+    account::aside,
     pool::LearnedSizes,
     sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering, lock},
 };
@@ -240,8 +241,10 @@ impl RouteRegistry {
         let Some(slot) = self.routes.get(number) else {
             return OTHER;
         };
-        let route = slot.get_or_init(|| Route::new(label));
-        numbers.insert(Arc::clone(&route.label.0), number);
+        aside(|| {
+            let route = slot.get_or_init(|| Route::new(label));
+            numbers.insert(Arc::clone(&route.label.0), number);
+        });
         number
     }
 

@@ -2,7 +2,10 @@ use std::{array, cell::Cell, sync::atomic::AtomicUsize as StdAtomicUsize};
 
 use slab::Slab;
 
-use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
+use crate::{
+    account::aside,
+    sync::{AtomicUsize, Mutex, Ordering, lock},
+};
 
 /// The number of shards, each with a lock of its own, so that threads seldom contend.
 pub(crate) const SHARDS: usize = 8;
@@ -71,10 +74,19 @@ impl KeySlot {
     }
 }
 
+/// Inserts into a slab that requests share: the one that makes it grow is not charged for that.
+pub(crate) fn insert_shared<T>(slab: &mut Slab<T>, value: T) -> usize {
+    if slab.len() == slab.capacity() {
+        aside(|| slab.reserve(1));
+    }
+    slab.insert(value)
+}
+
 impl<T> ShardedSlab<T> {
     pub(crate) fn insert(&self, value: T) -> Key {
         let shard = thread_shard();
-        Key(lock(&self.shards[shard].0).insert(value) * SHARDS + shard)
+        let mut slab = lock(&self.shards[shard].0);
+        Key(insert_shared(&mut slab, value) * SHARDS + shard)
     }
 
     /// Removes a value, if it is there. The caller drops it, after the lock is released.
@@ -82,7 +94,7 @@ impl<T> ShardedSlab<T> {
         let mut slab = lock(&self.shards[key.0 % SHARDS].0);
         let value = slab.try_remove(key.0 / SHARDS);
         if slab.is_empty() && slab.capacity() > CAPACITY {
-            *slab = Slab::with_capacity(CAPACITY);
+            aside(|| *slab = Slab::with_capacity(CAPACITY));
         }
         value
     }

@@ -338,3 +338,56 @@ fn the_bytes_of_a_task_are_its_own_and_those_of_its_request() {
         assert_eq!(bytes, [1000, 30_000]);
     });
 }
+
+/// More than any table of the crate has room for at first.
+const MANY: usize = 1000;
+
+#[test]
+fn a_table_that_grows_for_all_requests_is_in_the_account_of_none() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let layer = MemoryLayer::builder()
+            .grace_period(Duration::from_secs(600))
+            .build()
+            .unwrap();
+        let memory = layer.handle();
+        let service = layer.layer(service_fn(move |request: Request<()>| {
+            let tell = tell.clone();
+            async move {
+                let scope = request.extensions().get::<RequestScope>().unwrap();
+                let before = scope.usage().expect("installed").bytes_allocated;
+                scope.spawn(async {
+                    let kept = vec![0_u8; 1000];
+                    pending::<()>().await;
+                    drop(kept);
+                });
+                let after = scope.usage().expect("installed").bytes_allocated;
+                tell.send(after - before).expect("received below");
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        }));
+        let mut open = Vec::new();
+        for _ in 0..MANY {
+            open.push(service.clone().oneshot(Request::new(())).await.unwrap());
+            // The task begins, so that tokio's queue does not grow.
+            tokio::task::yield_now().await;
+        }
+        let first = told.recv().await.unwrap();
+        for n in 1..MANY {
+            assert_eq!(told.recv().await, Some(first), "request {n}");
+        }
+
+        // Each task is cancelled, and waits for the end of its grace period.
+        drop(open);
+        sleep(Duration::from_millis(1)).await;
+        let tasks = memory.outliving();
+        assert_eq!(tasks.len(), MANY);
+        for task in tasks {
+            assert_eq!(task.usage.expect("installed").bytes_allocated, 1000);
+        }
+    });
+}

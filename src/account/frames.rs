@@ -34,15 +34,24 @@ pub(super) struct Frame {
 /// The accounts entered on this thread, outermost first.
 pub(super) struct Stack {
     depth: Cell<usize>,
+    /// How many of the outermost frames are [set aside](Self::set_aside).
+    aside: Cell<usize>,
     /// The thread's small bytes at the last visit.
     visited: Cell<i64>,
     frames: [Frame; MAX_DEPTH],
+}
+
+/// The result of [`Stack::set_aside`], to be passed to [`Stack::put_back`].
+pub(super) struct Aside {
+    former: usize,
+    start: HeapUsage,
 }
 
 thread_local! {
     static ENTERED: Stack = const {
         Stack {
             depth: Cell::new(0),
+            aside: Cell::new(0),
             visited: Cell::new(0),
             frames: [const { Frame::new() }; MAX_DEPTH],
         }
@@ -129,7 +138,8 @@ impl Frame {
 impl Stack {
     #[inline]
     fn entered(&self) -> &[Frame] {
-        self.frames.get(..self.depth.get()).unwrap_or(&[])
+        let entered = self.aside.get()..self.depth.get();
+        self.frames.get(entered).unwrap_or(&[])
     }
 
     fn position(&self, record: Pinned) -> Option<usize> {
@@ -230,6 +240,30 @@ impl Stack {
         self.depth.set(self.depth.get().saturating_sub(1));
         self.watch_from(block, block.small_bytes());
         true
+    }
+
+    /// Until [`put_back`](Self::put_back), the accounts entered so far see nothing of what the thread
+    /// counts. Returns `None` if none is entered.
+    pub(super) fn set_aside(&self, block: &Block) -> Option<Aside> {
+        if self.entered().is_empty() {
+            return None;
+        }
+        self.visit(block, block.small_bytes());
+        block.unwatch();
+        Some(Aside {
+            former: self.aside.replace(self.depth.get()),
+            start: block.read(),
+        })
+    }
+
+    /// What was counted since is in no frame.
+    pub(super) fn put_back(&self, aside: &Aside, block: &Block) {
+        self.aside.set(aside.former);
+        let counted = block.read() - aside.start;
+        for frame in self.entered() {
+            frame.start.write(&frame.start().plus(&counted), Cell::set);
+        }
+        self.watch_from(block, block.small_bytes());
     }
 
     /// Returns what the thread has counted since the account was entered, after a visit.

@@ -6,6 +6,7 @@
 //! additions more, and attribution costs something only at the start and the end of a poll.
 
 mod allocator;
+mod aside;
 mod counters;
 mod frames;
 mod inside;
@@ -19,6 +20,7 @@ pub use self::ledger::{Account, Entered};
 pub use self::track::Tracked;
 pub use self::usage::{HeapUsage, Usage};
 
+pub(crate) use self::aside::aside;
 pub(crate) use self::counters::Writer;
 pub(crate) use self::inside::{Enter, Inside};
 pub(crate) use self::ledger::Entry;

@@ -2,8 +2,9 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 
 use slab::Slab;
 
-/// The initial capacity of a queue, since a request that makes it grow would be charged for that.
-/// An emptied queue shrinks to it.
+use crate::{account::aside, slab::insert_shared};
+
+/// The initial capacity of a queue. An emptied queue shrinks to it.
 const CAPACITY: usize = 64;
 
 /// Values that are due at a moment each.
@@ -46,7 +47,10 @@ impl<T> DueQueue<T> {
     pub(super) fn insert(&mut self, at: Instant, value: T) -> Place {
         let number = self.number;
         self.number += 1;
-        let index = self.entries.insert(Entry { number, at, value });
+        let index = insert_shared(&mut self.entries, Entry { number, at, value });
+        if self.order.len() == self.order.capacity() {
+            aside(|| self.order.reserve(1));
+        }
         self.order.push(Reverse((at, number, index)));
         Place { index, number }
     }
@@ -96,10 +100,10 @@ impl<T> DueQueue<T> {
         if self.entries.is_empty() {
             self.order.clear();
             if self.entries.capacity() > CAPACITY {
-                self.entries = Slab::with_capacity(CAPACITY);
+                aside(|| self.entries = Slab::with_capacity(CAPACITY));
             }
             if self.order.capacity() > 4 * CAPACITY {
-                self.order = BinaryHeap::with_capacity(CAPACITY);
+                aside(|| self.order = BinaryHeap::with_capacity(CAPACITY));
             }
         }
     }

@@ -16,7 +16,10 @@ use std::{
 };
 
 use super::keeper::{Forked, Keeper, Key};
-use crate::sync::{AtomicU64, Mutex, lock};
+use crate::{
+    account::aside,
+    sync::{AtomicU64, Mutex, lock},
+};
 
 /// Hooks and observers run there, and wakers.
 const STACK: usize = 256 * 1024;
@@ -51,11 +54,13 @@ impl Process {
     fn made(cell: &OnceLock<Box<Self>>) -> &Self {
         if cell.get().is_none() {
             // Made first and set then: a fork in between leaves the cell empty.
-            let _ = cell.set(Box::new(Self {
-                keeper: Keeper::new(Instant::now()),
-                thread: Starter::new(),
-                child: OnceLock::new(),
-            }));
+            aside(|| {
+                let _ = cell.set(Box::new(Self {
+                    keeper: Keeper::new(Instant::now()),
+                    thread: Starter::new(),
+                    child: OnceLock::new(),
+                }));
+            });
         }
         match cell.get() {
             Some(made) => made,
@@ -142,7 +147,7 @@ impl Process {
                 })
                 .map(drop)
         };
-        if self.thread.start(now, name, spawn) {
+        if self.thread.start(now, name, || aside(spawn)) {
             self.keeper.kick();
         }
     }

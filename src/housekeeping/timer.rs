@@ -6,6 +6,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::handle::{Housekeeping, Key};
+use crate::account::aside;
 
 /// Wakes a task at a moment, on a runtime with or without timers, or on none.
 ///
@@ -13,6 +14,7 @@ use super::handle::{Housekeeping, Key};
 /// without. Under a clock that a test has paused, or moved, it is tokio's.
 pub(crate) struct Timer {
     key: Option<Key>,
+    /// In no account, so that figures are the same as without a paused clock.
     paused: Option<Pin<Box<Sleep>>>,
 }
 
@@ -50,7 +52,8 @@ impl Timer {
 
     #[cold]
     fn poll_paused(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
-        let sleep = self.paused.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        let make = || aside(|| Box::pin(sleep_until(at)));
+        let sleep = self.paused.get_or_insert_with(make);
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
         }
@@ -77,6 +80,9 @@ impl Drop for Timer {
     #[inline]
     fn drop(&mut self) {
         self.cancel();
+        if let Some(sleep) = self.paused.take() {
+            aside(|| drop(sleep));
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use std::{
 };
 
 use crate::{
+    account::aside,
     housekeeping::{self, Chore, Housekeeping, Job},
     scope::ScopeReport,
     sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, try_lock},
@@ -99,7 +100,13 @@ impl Observers {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        lock(&self.waiting).push_back(report);
+        {
+            let mut waiting = lock(&self.waiting);
+            if waiting.len() == waiting.capacity() {
+                aside(|| waiting.reserve(1));
+            }
+            waiting.push_back(report);
+        }
         // Invariant 2.
         if self.job.needs_start() || before % CHECK_FORK == CHECK_FORK - 1 {
             self.start();

@@ -1,6 +1,7 @@
 use std::{collections::HashMap, panic::Location};
 
 use crate::{
+    account::aside,
     scope::TaskReport,
     sync::{Mutex, lock},
 };
@@ -39,6 +40,9 @@ impl Overruns {
         let location = Some(task.location);
         let known = locations.contains_key(&location) || locations.len() < MAX_LOCATIONS;
         let location = location.filter(|_| known);
+        if locations.len() == locations.capacity() {
+            aside(|| locations.reserve(1));
+        }
         let counts = locations.entry(location).or_insert(TaskOverruns {
             location,
             aborted: 0,

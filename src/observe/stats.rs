@@ -5,6 +5,7 @@ use super::{
     snapshot::{OutcomeCounts, Summary},
 };
 use crate::{
+    account::aside,
     route::{KnownMethod, RouteKey},
     scope::Closed,
     slab::{SHARDS, thread_shard},
@@ -171,17 +172,6 @@ impl RouteStats {
         }
     }
 
-    /// The thread's shard or, if it has none, that of another thread.
-    fn any_shard(&self, method: KnownMethod) -> &Shard {
-        let shards = &self.shards[method.index()];
-        let own = shards[thread_shard()].get();
-        let mut others = shards.iter().filter_map(OnceLock::get);
-        match own.or_else(|| others.next()) {
-            Some(shard) => shard,
-            None => self.shard(method),
-        }
-    }
-
     /// Returns the number of requests of a method opened so far, and the sums of those that have closed.
     fn totals(&self, method: KnownMethod) -> (u64, Totals) {
         let shards = self.shards[method.index()].iter();
@@ -202,7 +192,7 @@ impl RouteStats {
 /// Makes the value of an empty cell.
 #[cold]
 fn made<T>(cell: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
-    let value = cell.get_or_init(|| Box::new(make()));
+    let value = cell.get_or_init(|| aside(|| Box::new(make())));
     // As the additions in `open`: a shutdown sees the cell, or the request sees the shutdown.
     fence(Ordering::SeqCst);
     value
@@ -229,11 +219,10 @@ impl Stats {
     }
 
     pub(super) fn relabelled(&self, from: RouteKey, to: usize) {
-        // Within the request's account, so it makes no shard if there is another.
         // In this order a request is briefly on both routes, and never on neither.
-        self.route(to).any_shard(from.method).add(1);
+        self.route(to).shard(from.method).add(1);
         self.route(from.route)
-            .any_shard(from.method)
+            .shard(from.method)
             .add(1_u64.wrapping_neg());
     }
 
@@ -242,7 +231,10 @@ impl Stats {
         let route = self.route(closed.key.route);
         lock(&route.shard(closed.key.method).totals).close(closed);
         if let Some(latency) = closed.cancel_latency() {
-            route.cancel_latency.get_or_init(Box::default).add(latency);
+            route
+                .cancel_latency
+                .get_or_init(|| aside(Box::default))
+                .add(latency);
         }
     }
 

@@ -1,4 +1,5 @@
 use crate::{
+    account::aside,
     arena::{RentedFor, steps},
     histogram::{PARTS, bucket, upper},
     sync::{AtomicU32, OnceLock, Ordering::Relaxed},
@@ -183,7 +184,7 @@ impl LearnedSizes {
         let Some(route) = self.routes.get(route) else {
             return RentedFor::default();
         };
-        let sizes = route.get_or_init(|| RouteSizes::new(new_origin()));
+        let sizes = route.get_or_init(|| aside(|| RouteSizes::new(new_origin())));
         let step = sizes.buffer.bucket().unwrap_or(0);
         RentedFor::new(step as u8, sizes.origin)
     }
@@ -203,7 +204,7 @@ impl LearnedSizes {
         let Some(route) = self.routes.get(route) else {
             return;
         };
-        let sizes = route.get_or_init(|| RouteSizes::new(0));
+        let sizes = route.get_or_init(|| aside(|| RouteSizes::new(0)));
         if arena > 0 {
             sizes.arena.record(index(arena), chance);
         }

@@ -7,9 +7,9 @@ use tokio::{
 };
 
 use crate::{
-    account::Usage,
+    account::{Usage, aside},
     route::RouteKey,
-    slab::ShardedSlab,
+    slab::{ShardedSlab, insert_shared},
     sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
     task::TaskId,
 };
@@ -109,7 +109,7 @@ impl Shutdown {
 
     /// Lists what is not waited for. Returns its place in the list.
     pub(crate) fn exempt(&self, what: Exempt) -> usize {
-        let place = lock(&self.exempt).insert(what);
+        let place = insert_shared(&mut lock(&self.exempt), what);
         // Others may wait for nothing else.
         self.changed();
         place
@@ -132,7 +132,7 @@ impl Shutdown {
     }
 
     pub(super) fn streams(&self) -> &ShardedSlab<Stream> {
-        self.streams.get_or_init(ShardedSlab::default)
+        self.streams.get_or_init(|| aside(ShardedSlab::default))
     }
 
     /// What the open requests with a stream have allocated so far.

@@ -1,6 +1,9 @@
 use std::collections::HashMap;
 
-use crate::sync::{Mutex, lock};
+use crate::{
+    account::aside,
+    sync::{Mutex, lock},
+};
 
 /// Maximum number of names that are counted separately.
 const MAX_NAMES: usize = 256;
@@ -39,6 +42,9 @@ impl DetachedCounters {
         let mut names = lock(&self.names);
         let known = names.contains_key(name) || names.len() < MAX_NAMES;
         let name = if known { name } else { OTHER };
+        if names.len() == names.capacity() {
+            aside(|| names.reserve(1));
+        }
         let counts = names.entry(name).or_insert(DetachedTasks {
             name,
             started: 0,
