@@ -27,7 +27,7 @@ impl RequestScope {
     /// hold must be taken up within 10 s of the response
     /// ([`hold_timeout`](crate::middleware::MemoryLayerBuilder::hold_timeout)), by a poll of
     /// [`run`](ScopeHold::run) or by [`upgraded`](ScopeHold::upgraded). Otherwise the scope ends with
-    /// [`Outcome::NotUpgraded`](crate::Outcome::NotUpgraded).
+    /// [`Outcome::NotUpgraded`].
     pub fn hold(&self) -> ScopeHold {
         let mut hold = ScopeHold {
             scope: self.clone(),
