@@ -1,7 +1,7 @@
 use tower_memory::{Account, account::Entered};
 
-fn forged(account: &Account) -> Entered<'_> {
-    Entered { account }
+fn forged(_account: &Account) -> Entered<'_> {
+    Entered {}
 }
 
 fn main() {
