@@ -603,6 +603,74 @@ async fn usage_inside_the_handler_includes_the_current_poll() {
     assert_eq!(figure(response.headers(), "x-alloc-bytes"), 111);
 }
 
+/// A handler that sends a request of its own, made of its extensions or anew, on its own thread.
+#[tokio::test]
+async fn the_figures_of_a_request_include_those_of_a_request_that_it_sends() {
+    /// What was allocated while the part was served, and the part's own figure.
+    #[derive(Debug, Clone)]
+    struct Seen {
+        by_batch: u64,
+        on_thread: u64,
+        by_part: u64,
+    }
+
+    let (layer, reports) = layer_with_reports();
+    let inner = layer.layer(service_fn(async |request: Request<()>| {
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        scope.set_route("part");
+        churn(100);
+        yield_now().await;
+        churn(20);
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let outer = layer.layer(service_fn(move |request: Request<bool>| {
+        let inner = inner.clone();
+        async move {
+            let scope = request.extensions().get::<RequestScope>().unwrap();
+            let scope = scope.clone();
+            scope.set_route("batch");
+            churn(1000);
+            let mut sub = Request::new(());
+            if *request.body() {
+                *sub.extensions_mut() = request.extensions().clone();
+            }
+            let figures = || {
+                let on_thread = thread_usage().unwrap().bytes_allocated;
+                (scope.usage().unwrap().bytes_allocated, on_thread)
+            };
+            let before = figures();
+            let answer = inner.oneshot(sub).await.unwrap();
+            let after = figures();
+            let mut response = Response::new(Empty::<Bytes>::new());
+            response.extensions_mut().insert(Seen {
+                by_batch: after.0 - before.0,
+                on_thread: after.1 - before.1,
+                by_part: figure(answer.headers(), "x-alloc-bytes"),
+            });
+            Ok::<_, Infallible>(response)
+        }
+    }));
+    // The first request makes the labels.
+    for (i, copied) in [true, true, false].into_iter().enumerate() {
+        let response = outer.clone().oneshot(Request::new(copied)).await.unwrap();
+        let batch = figure(response.headers(), "x-alloc-bytes");
+        let seen = response.extensions().get::<Seen>().unwrap().clone();
+        drop(response);
+        let mut reports = reports.lock().unwrap();
+        let used = |route: &str| reports[route].usage.unwrap().bytes_allocated;
+        let by_report = (used("part"), used("batch"));
+        reports.clear();
+        assert_eq!(seen.by_batch, seen.on_thread, "copied: {copied}");
+        if i > 0 {
+            // The layer's and tower's own blocks are the batch's, too.
+            assert_eq!((seen.by_part, by_report.0), (120, 120));
+            assert!(seen.by_batch > 120, "{seen:?}");
+            assert!(batch > 1000 + seen.by_batch, "{batch} {seen:?}");
+            assert_eq!(by_report.1, batch);
+        }
+    }
+}
+
 /// Allocates `bytes` and frees them again.
 fn churn(bytes: usize) {
     drop(black_box(Vec::<u8>::with_capacity(bytes)));

@@ -26,8 +26,8 @@ pub enum Outcome {
     Abandoned,
     /// The application cancelled the request with `RequestScope::cancel`.
     Cancelled,
-    /// The client's connection ended before the request's body was complete. Noticed by a
-    /// `RequestBodyLayer` while the handler reads the body.
+    /// The client's connection, or stream of HTTP/2, ended before the request's body was complete.
+    /// Noticed by a `RequestBodyLayer` while the handler reads the body.
     ClientGone,
     /// The server received the whole response. Any status counts.
     Completed,

@@ -1,6 +1,9 @@
 use tokio_util::sync::CancellationToken;
 
-use super::reason::{CODE_BITS, CancelReason};
+use super::{
+    outcome::Outcome,
+    reason::{CODE_BITS, CancelReason},
+};
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// A request's cancellation: its reason, and its token if one was made.
@@ -20,6 +23,8 @@ pub(crate) struct CancelState {
 
 const REASON: usize = (1 << CODE_BITS) - 1;
 const HAS_TOKEN: usize = 1 << CODE_BITS;
+/// The request's body has failed, and the error does not say whether the connection has ended.
+const BODY_FAILED: usize = HAS_TOKEN << 1;
 
 impl CancelState {
     pub(crate) fn new() -> Self {
@@ -49,6 +54,24 @@ impl CancelState {
             }
             Err(_) => false,
         }
+    }
+
+    /// Records that the request's body has failed, perhaps since the connection has ended.
+    #[cold]
+    pub(crate) fn body_failed(&self) {
+        // Relaxed: the task that polls the request's body tells the one that drops the response, if that
+        // is another one at all, and a figure depends on it only.
+        self.state.fetch_or(BODY_FAILED, Ordering::Relaxed);
+    }
+
+    /// The reason for which the response was dropped unfinished.
+    pub(crate) fn dropped(&self) -> CancelReason {
+        // Relaxed: see `body_failed`.
+        CancelReason::new(if self.state.load(Ordering::Relaxed) & BODY_FAILED == 0 {
+            Outcome::Abandoned
+        } else {
+            Outcome::ClientGone
+        })
     }
 
     /// The reason, if the request is cancelled.

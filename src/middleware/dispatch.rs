@@ -1,8 +1,9 @@
 use http::Extensions;
 
 use crate::{
-    scope::{LayerState, RequestScope},
-    sync::Arc,
+    route::{RouteLabel, UNMATCHED},
+    scope::{RequestScope, own_path},
+    wire::matched_path,
 };
 
 /// How a request that reaches a layer or a policy belongs to the scopes around it.
@@ -22,9 +23,15 @@ pub(super) struct Origin {
     /// The open request whose handler has sent this one: it is made of that one's extensions, or this
     /// thread works for that one.
     pub(super) parent: Option<RequestScope>,
-    /// The path of the request whose extensions this one is made of. A router of axum appends its own
-    /// path to that.
-    pub(super) path: Option<String>,
+    /// The request whose extensions this one is made of.
+    copied: Option<Copied>,
+}
+
+/// A request whose extensions were copied.
+struct Copied {
+    /// Its path. A router of axum appends its own path to that.
+    path: String,
+    label: RouteLabel,
 }
 
 impl Origin {
@@ -33,36 +40,68 @@ impl Origin {
     fn of_copy(scope: &RequestScope) -> Self {
         Self {
             parent: Some(scope.clone()).filter(|scope| !scope.is_ended()),
-            path: Some(scope.full_path()),
+            copied: Some(Copied {
+                path: scope.full_path(),
+                label: scope.route(),
+            }),
         }
+    }
+
+    /// The number of the new request's route, and whether a router has matched the request itself. A copy
+    /// that no router has matched has the label of its original, unless the layer is configured with one.
+    #[inline]
+    pub(super) fn route(
+        &self,
+        extensions: &Extensions,
+        configured: usize,
+        number: impl Fn(&str) -> usize,
+    ) -> (usize, bool) {
+        let Some(matched) = matched_path(extensions) else {
+            return (configured, false);
+        };
+        let Some(copied) = &self.copied else {
+            return (number(matched), true);
+        };
+        match own_path(Some(&copied.path), matched) {
+            Some(own) => (number(own), true),
+            None if configured == UNMATCHED => (number(copied.label.as_str()), false),
+            None => (configured, false),
+        }
+    }
+
+    /// The path of the request whose extensions this one is made of.
+    #[inline]
+    pub(super) fn into_path(self) -> Option<String> {
+        self.copied.map(|copied| copied.path)
     }
 }
 
 impl Dispatch {
-    /// For a service of `layer`. A request does not pass the same layer twice, so one that does has been
-    /// sent anew.
-    pub(super) fn at_layer(extensions: &Extensions, layer: &Arc<LayerState>) -> Self {
+    /// For a service of a layer.
+    #[inline]
+    pub(super) fn at_layer(extensions: &Extensions) -> Self {
         match extensions.get::<RequestScope>() {
-            None => {
-                let current = RequestScope::current().filter(|scope| !scope.is_ended());
-                Self::New(Origin {
-                    parent: current,
-                    path: None,
-                })
-            }
-            Some(scope) if is_own(scope) && !scope.is_opened_by(layer) => {
-                Self::Inside(scope.clone())
-            }
-            Some(scope) => Self::New(Origin::of_copy(scope)),
+            None => Self::New(Origin {
+                parent: RequestScope::current().filter(|scope| !scope.is_ended()),
+                copied: None,
+            }),
+            Some(scope) => Self::with(scope),
         }
     }
 
     /// For a policy. A layer may follow, unless a handler has sent the request.
     pub(super) fn at_policy(extensions: &Extensions) -> Self {
-        match extensions.get::<RequestScope>() {
-            None => Self::New(Origin::default()),
-            Some(scope) if is_own(scope) => Self::Inside(scope.clone()),
-            Some(scope) => Self::New(Origin::of_copy(scope)),
+        extensions
+            .get::<RequestScope>()
+            .map_or_else(|| Self::New(Origin::default()), Self::with)
+    }
+
+    /// Of a request whose extensions hold `scope`.
+    fn with(scope: &RequestScope) -> Self {
+        if is_own(scope) {
+            Self::Inside(scope.clone())
+        } else {
+            Self::New(Origin::of_copy(scope))
         }
     }
 }

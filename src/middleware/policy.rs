@@ -9,19 +9,15 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody,
-    call::Call,
-    dispatch::{Dispatch, Origin},
-    future::ResponseFuture,
-    place::Place,
+    body::ResponseBody, call::Call, dispatch::Dispatch, future::ResponseFuture, place::Place,
     request_info::RequestInfo,
 };
 use crate::{
     account::Enter,
     deadline::RoutePolicy,
     route::{RouteKey, UNMATCHED},
-    scope::{OpenScope, RequestScope, own_path},
-    wire::{known_method, matched_path},
+    scope::OpenScope,
+    wire::known_method,
 };
 
 /// The service made by a [`RoutePolicy`] as a layer.
@@ -74,12 +70,18 @@ impl<S> Layer<S> for RoutePolicy {
     }
 }
 
-/// What the figures of a request that `parent` has sent are kept by.
-fn key<B>(parent: &RequestScope, copied_path: Option<&str>, request: &Request<B>) -> RouteKey {
-    let path = matched_path(request.extensions()).and_then(|path| own_path(copied_path, path));
-    RouteKey {
-        route: path.map_or(UNMATCHED, |path| parent.route_number(path)),
-        method: known_method(request.method()),
+impl<S> PolicyService<S> {
+    /// Calls the inner service outside any layer, and leaves the policy for one further in.
+    fn call_outside<B>(&mut self, mut request: Request<B>) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>>,
+    {
+        let outer = request.extensions().get::<RoutePolicy>().copied();
+        let policy = self.policy.inside(outer.unwrap_or_default());
+        request.extensions_mut().insert(policy);
+        // A layer in between answers it, for CORS.
+        let preflight = request.method() == Method::OPTIONS;
+        ResponseFuture::passing(self.inner.call(request), preflight)
     }
 }
 
@@ -102,27 +104,21 @@ where
                 let (call, expired) = Call::begin(scope, &self.policy, false);
                 (Place::Nested(call), expired)
             }
-            Dispatch::New(Origin {
-                parent: Some(parent),
-                path,
-            }) => {
+            Dispatch::New(mut origin) => {
+                let Some(parent) = origin.parent.take() else {
+                    return self.call_outside(request);
+                };
                 // No layer has seen this request, and none may follow.
-                let key = key(&parent, path.as_deref(), &request);
-                let mut open = OpenScope::by_policy(&parent, key);
-                open.copied_from(path);
+                let number = |label: &str| parent.route_number(label);
+                let (route, own) = origin.route(request.extensions(), UNMATCHED, number);
+                let method = known_method(request.method());
+                let mut open = OpenScope::by_policy(&parent, RouteKey { route, method }, own);
+                open.copied_from(origin.into_path());
                 let scope = open.scope();
                 let (outer, none) = (Some(&self.policy), RoutePolicy::new());
                 let expired = scope.limits().begin(None, outer, &none, Duration::ZERO);
                 request.extensions_mut().insert(scope.to_carried());
                 (Place::Outermost(open), expired)
-            }
-            Dispatch::New(_) => {
-                let outer = request.extensions().get::<RoutePolicy>().copied();
-                let policy = self.policy.inside(outer.unwrap_or_default());
-                request.extensions_mut().insert(policy);
-                // A layer in between answers it, for CORS.
-                let preflight = request.method() == Method::OPTIONS;
-                return ResponseFuture::passing(self.inner.call(request), preflight);
             }
         };
         let info = RequestInfo::of(&request, false);

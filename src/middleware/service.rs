@@ -5,15 +5,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody,
-    call::Call,
-    config::Config,
-    dispatch::{Dispatch, Origin},
-    expose::Expose,
-    future::ResponseFuture,
-    place::Place,
-    readiness::Readiness,
-    request_info::RequestInfo,
+    body::ResponseBody, call::Call, config::Config, dispatch::Dispatch, expose::Expose,
+    future::ResponseFuture, place::Place, readiness::Readiness, request_info::RequestInfo,
 };
 use crate::{
     account::Enter,
@@ -21,7 +14,7 @@ use crate::{
     deadline::{DeadlineSource, RequestTimes, RoutePolicy},
     observe::policy_was_taken,
     route::{RouteKey, UNMATCHED},
-    scope::{OpenScope, RequestScope, own_path},
+    scope::{OpenScope, RequestScope},
     sync::Arc,
     wire::{known_method, matched_path, shutting_down},
 };
@@ -78,16 +71,6 @@ impl<S> MemoryService<S> {
 }
 
 impl Config {
-    /// What the request's figures are kept by.
-    fn key<B>(&self, request: &Request<B>, origin: &Origin) -> RouteKey {
-        let path = matched_path(request.extensions())
-            .and_then(|path| own_path(origin.path.as_deref(), path));
-        RouteKey {
-            route: path.map_or(self.route, |path| self.handle.layer.routes.number(path)),
-            method: known_method(request.method()),
-        }
-    }
-
     /// The times in the trusted headers.
     fn times<B>(&self, request: &Request<B>) -> Option<RequestTimes> {
         let trust = self.trust.as_ref()?;
@@ -106,7 +89,7 @@ impl Config {
                 carried.set_matched_path(path);
             }
         } else if self.route != UNMATCHED {
-            scope.set_route(self.handle.layer.routes.route(self.route).label.as_str());
+            scope.set_configured_route(self.handle.layer.routes.route(self.route).label.as_str());
         }
         let expired = scope.limits().begin_inner(self.times(request));
         let (call, passed) = Call::begin(scope, &self.limits, true);
@@ -157,7 +140,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let waited = self.readiness.take();
-        let origin = match Dispatch::at_layer(request.extensions(), &self.config.handle.layer) {
+        let mut origin = match Dispatch::at_layer(request.extensions()) {
             Dispatch::Inside(scope) => return self.call_nested(scope, request),
             Dispatch::New(origin) => origin,
         };
@@ -176,15 +159,18 @@ where
             }
         };
         let info = RequestInfo::of(&request, exposed);
-        let key = config.key(&request, &origin);
-        let mut open = OpenScope::new(&config.handle.layer, key, waited, origin.parent.as_ref());
-        open.copied_from(origin.path);
+        let layer = &config.handle.layer;
+        let number = |label: &str| layer.routes.number(label);
+        let (route, own) = origin.route(request.extensions(), config.route, number);
+        let method = known_method(request.method());
+        let parent = origin.parent.take();
+        let key = RouteKey { route, method };
+        let mut open = OpenScope::new(layer, key, own, waited, parent.as_ref());
+        open.copied_from(origin.into_path());
         // A request that one of the layer's open requests has sent is part of what a shutdown waits for.
-        let part_of = origin
-            .parent
-            .filter(|parent| parent.is_of(&config.handle.layer));
+        let part_of = parent.filter(|parent| parent.is_of(layer));
         // After the request was counted: a shutdown waits for it, or it is refused.
-        if config.handle.layer.shutdown.has_begun() {
+        if layer.shutdown.has_begun() {
             if let Some(parent) = &part_of {
                 if parent.is_spared() {
                     open.spare();
@@ -208,8 +194,9 @@ where
             }
         }
         // It is this request's, and not that of a request made of the same extensions.
-        let outer = request.extensions_mut().remove::<RoutePolicy>();
+        let outer = request.extensions().get::<RoutePolicy>().copied();
         if outer.is_some() {
+            request.extensions_mut().remove::<RoutePolicy>();
             policy_was_taken();
         }
         let scope = open.scope();

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     current::{self, EnteredScope},
+    label::LabelSource,
     layer::LayerState,
     recycle,
     report::ArenaUsage,
@@ -70,6 +71,7 @@ impl RequestScope {
     pub(super) fn open(
         layer: &Arc<LayerState>,
         key: RouteKey,
+        own_label: bool,
         start: Instant,
         parent: Option<&Self>,
     ) -> Self {
@@ -78,7 +80,7 @@ impl RequestScope {
             unreachable!("a recycled scope has no handle");
         };
         let parent = parent.map(Self::state);
-        unique.open(Arc::clone(layer), key, start, parent);
+        unique.open(Arc::clone(layer), key, own_label, start, parent);
         Self {
             state: Some(state),
             carried: false,
@@ -158,9 +160,10 @@ impl RequestScope {
     /// Sets the route label that the request is counted under.
     ///
     /// The number of routes is bounded, so do not use text that the client sent. Labels longer than 256
-    /// bytes are truncated. After the scope has closed this does nothing.
+    /// bytes are truncated. After the scope has closed this does nothing. A route that is matched
+    /// afterwards does not replace the label.
     pub fn set_route(&self, label: &str) {
-        self.state().set_route(label);
+        self.state().set_route(label, LabelSource::Code);
     }
 
     /// Adds a value to the request's [report](crate::ScopeReport::annotations), such as the id of the
@@ -295,6 +298,11 @@ impl RequestScope {
     /// Cancels the request for `reason`, without ending its scope.
     pub(crate) fn cancel_for(&self, reason: CancelReason) {
         self.state().cancel(reason);
+    }
+
+    /// Records that the request's body has failed, perhaps since the connection has ended.
+    pub(crate) fn body_failed(&self) {
+        self.state().cancel.body_failed();
     }
 
     /// Runs `f` on behalf of the request: its allocations are accounted to the request, and

@@ -9,8 +9,10 @@
 mod annotations;
 mod current;
 mod deadline;
+mod ending;
 pub(crate) mod handle;
 mod hold;
+mod label;
 mod layer;
 mod lifecycle;
 mod lost;

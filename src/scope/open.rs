@@ -30,24 +30,30 @@ pub(crate) struct OpenScope {
 
 impl OpenScope {
     /// Opens the scope of a request that has `waited` for the service to be ready, and that the request
-    /// of `parent` has sent.
+    /// of `parent` has sent. `own_label` says that a router has matched the request.
     pub(crate) fn new(
         layer: &Arc<LayerState>,
         key: RouteKey,
+        own_label: bool,
         waited: Duration,
         parent: Option<&RequestScope>,
     ) -> Self {
         let now = Instant::now();
-        let start = now.checked_sub(waited).unwrap_or(now);
-        Self::owning(RequestScope::open(layer, key, start, parent))
+        let start = if waited.is_zero() {
+            now
+        } else {
+            now.checked_sub(waited).unwrap_or(now)
+        };
+        Self::owning(RequestScope::open(layer, key, own_label, start, parent))
     }
 
     /// Opens the scope of a request that the request of `parent` has sent to a policy.
-    pub(crate) fn by_policy(parent: &RequestScope, key: RouteKey) -> Self {
-        Self::owning(parent.open_by_policy(key, Instant::now()))
+    pub(crate) fn by_policy(parent: &RequestScope, key: RouteKey, own_label: bool) -> Self {
+        Self::owning(parent.open_by_policy(key, own_label, Instant::now()))
     }
 
     /// Records the path of the parent, if the request was made of the parent's extensions.
+    #[inline]
     pub(crate) fn copied_from(&mut self, path: Option<String>) {
         if path.is_some() {
             self.scope.unshared().copied_from(path);

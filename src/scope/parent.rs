@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{handle::RequestScope, layer::LayerState, state::ScopeState};
+use super::{handle::RequestScope, label::LabelSource, layer::LayerState, state::ScopeState};
 use crate::{deadline::CallLimits, route::RouteKey, sync::Arc};
 
 /// The part of a matched path that does not come from the parent's.
@@ -44,29 +44,20 @@ impl ScopeState {
         own_path(self.parent_path.as_deref(), matched)
     }
 
-    /// The path in the request's extensions, if its label is its own part of that.
+    /// The path in the request's extensions, if its own label is its own part of that.
     pub(super) fn full_path(&self) -> String {
-        let parent = self.parent_path.as_deref().unwrap_or_default();
-        format!("{parent}{}", self.route().label)
-    }
-
-    /// Records that a policy, and no layer, has opened the scope.
-    pub(super) fn opened_by_policy(&mut self) {
-        self.by_layer = false;
-    }
-
-    /// Whether a service of `layer` has opened the scope.
-    pub(super) fn is_opened_by(&self, layer: &Arc<LayerState>) -> bool {
-        self.by_layer && Arc::ptr_eq(self.layer(), layer)
+        let mut path = self.parent_path.clone().unwrap_or_default();
+        if self.route.is_own() {
+            path.push_str(self.route().label.as_str());
+        }
+        path
     }
 }
 
 impl RequestScope {
     /// Opens the scope of a request that this one has sent to a policy, without any layer so far.
-    pub(super) fn open_by_policy(&self, key: RouteKey, start: Instant) -> Self {
-        let mut scope = Self::open(self.state().layer(), key, start, Some(self));
-        scope.unshared().opened_by_policy();
-        scope
+    pub(super) fn open_by_policy(&self, key: RouteKey, own_label: bool, start: Instant) -> Self {
+        Self::open(self.state().layer(), key, own_label, start, Some(self))
     }
 
     /// The state of a scope that has just been opened.
@@ -77,17 +68,23 @@ impl RequestScope {
         unique
     }
 
-    /// Sets the label of the request by the path that a router has matched. A clone of the handle may be
-    /// another request's, whose path is not this one's.
+    /// Sets the label of the request by the path that a router has matched, unless it has a label of its
+    /// own. A clone of the handle may be another request's, whose path is not this one's.
     pub(crate) fn set_matched_path(&self, matched: &str) {
-        if self.carried {
-            if let Some(path) = self.state().own_path(matched) {
-                self.set_route(path);
+        let state = self.state();
+        if self.carried && !state.route.is_own() {
+            if let Some(path) = state.own_path(matched) {
+                state.set_route(path, LabelSource::Router);
             }
         }
     }
 
-    /// The path in the request's extensions, if its label is its own part of that.
+    /// Sets the label by the settings of an inner layer, unless the request has a label of its own.
+    pub(crate) fn set_configured_route(&self, label: &str) {
+        self.state().set_route(label, LabelSource::Layer);
+    }
+
+    /// The path in the request's extensions, if its own label is its own part of that.
     pub(crate) fn full_path(&self) -> String {
         self.state().full_path()
     }
@@ -111,11 +108,6 @@ impl RequestScope {
     #[inline]
     pub(crate) const fn is_carried(&self) -> bool {
         self.carried
-    }
-
-    /// Whether a service of `layer` has opened the scope.
-    pub(crate) fn is_opened_by(&self, layer: &Arc<LayerState>) -> bool {
-        self.state().is_opened_by(layer)
     }
 
     /// Whether the scope belongs to `layer`.

@@ -1,41 +1,36 @@
-use std::{
-    task::{Wake, Waker},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{
     annotations::Annotations,
+    label::{LabelSource, Moved, RouteWord},
     layer::LayerState,
-    lifecycle::{Lifecycle, Transition},
-    report::{ArenaSource, ArenaUsage, Closed},
-    shutdown::{Exempt, OpenRequest},
+    lifecycle::Lifecycle,
+    report::{ArenaSource, ArenaUsage},
+    shutdown::Exempt,
 };
 use crate::{
-    account::{Account, Usage},
+    account::Account,
     arena::{Arena, Buffers},
     cancel::{CancelReason, CancelState, Outcome},
     deadline::{BodyKind, Limits},
     housekeeping::Key,
-    route::{KnownMethod, Route, RouteKey, RouteLabel, UNMATCHED},
+    route::{KnownMethod, Route, RouteKey},
     slab::KeySlot,
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
-    task::{TaskGroup, TaskOwner, TaskReport},
+    task::TaskGroup,
 };
 
-/// Bit of the route's number that is set when the scope has closed: the route is final.
-const ROUTE_FIXED: usize = 1 << (usize::BITS - 1);
-
 /// Not yet, for a time in nanoseconds.
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// Bits of the response head's word that hold the status. The others hold the time, which suffices for
 /// 208 days.
-const STATUS_BITS: u32 = 10;
+pub(super) const STATUS_BITS: u32 = 10;
 
 /// The request is not spared by a shutdown.
-const NOT_SPARED: usize = usize::MAX;
+pub(super) const NOT_SPARED: usize = usize::MAX;
 
 /// The state behind all handles of one scope, recycled when the last handle is dropped.
 pub(crate) struct ScopeState {
@@ -45,29 +40,27 @@ pub(crate) struct ScopeState {
     pub(super) parent: Option<Arc<Self>>,
     /// The path of the parent, if the request was made of the parent's extensions.
     pub(super) parent_path: Option<String>,
-    /// Whether a layer has opened the scope, or else a policy.
-    pub(super) by_layer: bool,
     pub(super) account: Account,
     pub(super) arena: OnceLock<Arena>,
     pub(super) lifecycle: Lifecycle,
     pub(super) limits: Limits,
-    route: AtomicUsize,
+    pub(super) route: RouteWord,
     pub(super) cancel: CancelState,
-    method: KnownMethod,
+    pub(super) method: KnownMethod,
     pub(super) annotations: Annotations,
     /// Nanoseconds from the start to the response head, and its status; or [`NEVER`].
-    head: AtomicU64,
+    pub(super) head: AtomicU64,
     /// Nanoseconds from the start to the end, or [`NEVER`] if the scope closed as it ended.
-    end: AtomicU64,
+    pub(super) end: AtomicU64,
     /// The token in the layer's list.
     pub(super) token: KeySlot,
     /// The place in the list of what a shutdown does not wait for, if the request came during the shutdown
     /// and is served nevertheless. Then the shutdown does not cancel it.
-    spared: AtomicUsize,
+    pub(super) spared: AtomicUsize,
     /// The scheduled end of a scope whose holds are not taken up.
-    untaken: OnceLock<Key>,
+    pub(super) untaken: OnceLock<Key>,
     /// Made when the first task is started.
-    tasks: OnceLock<Arc<TaskGroup>>,
+    pub(super) tasks: OnceLock<Arc<TaskGroup>>,
 }
 
 impl ScopeState {
@@ -76,12 +69,11 @@ impl ScopeState {
             layer: None,
             parent: None,
             parent_path: None,
-            by_layer: true,
             account: Account::new(),
             arena: OnceLock::new(),
             lifecycle: Lifecycle::new(),
             limits: Limits::none(),
-            route: AtomicUsize::new(UNMATCHED),
+            route: RouteWord::new(),
             cancel: CancelState::new(),
             method: KnownMethod::Other,
             annotations: Annotations::new(),
@@ -94,19 +86,19 @@ impl ScopeState {
         }
     }
 
-    /// Makes this the scope of a new request.
+    /// Makes this the scope of a new request. `own_label` says that a router has matched the request.
     pub(super) fn open(
         &mut self,
         layer: Arc<LayerState>,
         key: RouteKey,
+        own_label: bool,
         start: Instant,
         parent: Option<&Arc<Self>>,
     ) {
         layer.sink.opened(key);
         self.layer = Some(layer);
         self.method = key.method;
-        // Relaxed: `&mut` excludes other threads.
-        self.route.store(key.route, Ordering::Relaxed);
+        self.route.begin(key.route, own_label);
         self.limits.start = start;
         if let Some(parent) = parent {
             self.limits.bound(&parent.limits);
@@ -140,7 +132,6 @@ impl ScopeState {
         self.untaken.take();
         self.tasks.take();
         drop(self.annotations.take());
-        self.by_layer = true;
         self.parent_path.take();
         self.parent.take();
     }
@@ -154,40 +145,19 @@ impl ScopeState {
         }
     }
 
-    /// The number of the route.
-    fn route_number(&self) -> usize {
-        // Relaxed: the registry orders what the number refers to.
-        self.route.load(Ordering::Relaxed) & !ROUTE_FIXED
-    }
-
     pub(super) fn route(&self) -> &Route {
-        self.layer().routes.route(self.route_number())
+        self.layer().routes.route(self.route.number())
     }
 
-    /// Sets the route, unless the scope has closed.
-    pub(super) fn set_route(&self, label: &str) {
+    /// Sets the route, unless it must stay.
+    pub(super) fn set_route(&self, label: &str, source: LabelSource) {
         let layer = self.layer();
-        let mut now = self.route.load(Ordering::Relaxed);
-        if now & ROUTE_FIXED != 0 || layer.routes.is(now, label) {
-            return;
-        }
-        let number = layer.routes.number(label);
-        // Compare and swap, so that of two concurrent changes each reports its own, and none comes after
-        // the close.
-        while now & ROUTE_FIXED == 0 && now != number {
-            match self
-                .route
-                .compare_exchange(now, number, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => {
-                    let method = self.method;
-                    layer
-                        .sink
-                        .relabelled(RouteKey { route: now, method }, number);
-                    return;
-                }
-                Err(changed) => now = changed,
-            }
+        if let Some(Moved { from, to }) = self.route.set(&layer.routes, label, source) {
+            let key = RouteKey {
+                route: from,
+                method: self.method,
+            };
+            layer.sink.relabelled(key, to);
         }
     }
 
@@ -295,165 +265,11 @@ impl ScopeState {
         self.head.store(head, Ordering::Relaxed);
         self.account.body_began();
     }
-
-    /// The owner of the open scope is gone, for `reason`.
-    pub(super) fn response_over(self: &Arc<Self>, reason: CancelReason) {
-        let transition = if reason == Outcome::Completed {
-            self.lifecycle.response_done()
-        } else {
-            self.lifecycle.end()
-        };
-        if transition == Transition::Nothing {
-            self.await_upgrade();
-        }
-        self.advance(transition, reason);
-    }
-
-    /// Schedules the end of a scope whose holds may never be taken up.
-    #[cold]
-    fn await_upgrade(self: &Arc<Self>) {
-        let layer = self.layer();
-        let now = layer.housekeeping.now();
-        let Some(at) = now.checked_add(layer.hold_timeout) else {
-            return;
-        };
-        if !self.lifecycle.is_untaken() {
-            return;
-        }
-        let end = Waker::from(Arc::new(EndUntaken(Arc::clone(self))));
-        let key = layer.housekeeping.schedule(now, at, &end);
-        self.untaken.get_or_init(|| key);
-        // It may have been taken up, or released, meanwhile.
-        if !self.lifecycle.is_untaken() {
-            self.cancel_untaken();
-        }
-    }
-
-    /// Cancels the scheduled end of a scope that is held: a hold was taken up, or all have been released.
-    pub(super) fn cancel_untaken(&self) {
-        if let Some(key) = self.untaken.get() {
-            self.layer().housekeeping.cancel(*key);
-        }
-    }
-
-    /// Does what a transition of the lifecycle asks for.
-    pub(super) fn advance(&self, transition: Transition, reason: CancelReason) {
-        match transition {
-            Transition::Nothing => {}
-            Transition::End => {
-                self.cancel(reason);
-                // Relaxed: read in `close`, which the lifecycle's word orders after this.
-                self.end.store(nanos(self.limits.age()), Ordering::Relaxed);
-                self.record_end();
-                if self.lifecycle.task_ended() == Transition::Close {
-                    self.close();
-                }
-            }
-            Transition::EndAndClose => {
-                self.cancel(reason);
-                self.record_end();
-                self.close();
-            }
-            Transition::Close => self.close(),
-        }
-    }
-
-    /// Records the end for the tasks, if there are any, and has them supervised.
-    #[inline]
-    pub(super) fn record_end(&self) {
-        let Some(group) = self.tasks.get() else {
-            return;
-        };
-        group.request_ended(Instant::now());
-    }
-
-    fn close(&self) {
-        let layer = self.layer();
-        let Some(reason) = self.cancel.reason() else {
-            unreachable!("a scope closes after it was cancelled");
-        };
-        // Relaxed: all threads agree on the order of one word's changes, so none comes after this one.
-        let route = self.route.fetch_or(ROUTE_FIXED, Ordering::Relaxed);
-        let entry = layer.routes.route(route);
-        let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
-        let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
-        let total_time = self.limits.age();
-        if let Some(arena) = self.arena.get() {
-            let buffer = arena.buffers().map_or(0, Buffers::largest);
-            // The last digits of a duration serve as a random number that costs nothing.
-            let random = total_time.as_nanos() as u64;
-            let method = self.method.index();
-            entry
-                .sizes
-                .record(method, arena.high_water(), buffer, random);
-        }
-        layer.sink.closed(&Closed {
-            key: RouteKey {
-                route,
-                method: self.method,
-            },
-            label: &entry.label,
-            status: head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1)),
-            reason,
-            usage: self.account.usage(),
-            arena: self.arena_usage(),
-            time_to_head: head.map(|head| Duration::from_nanos(head >> STATUS_BITS)),
-            time_to_end: end.map_or(total_time, Duration::from_nanos),
-            total_time,
-            tasks: self.tasks.get().map(|tasks| &**tasks),
-            annotations: &self.annotations,
-        });
-        self.cancel_untaken();
-        // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
-        let spared = self.spared.load(Ordering::Relaxed);
-        if spared != NOT_SPARED {
-            drop(layer.shutdown.remove_exempt(spared));
-        }
-        layer.shutdown.changed();
-    }
 }
 
 /// Nanoseconds below [`NEVER`].
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).map_or(NEVER - 1, |nanos| nanos.min(NEVER - 1))
-}
-
-/// Ends a scope if none of its holds was taken up.
-struct EndUntaken(Arc<ScopeState>);
-
-impl Wake for EndUntaken {
-    fn wake(self: Arc<Self>) {
-        let transition = self.0.lifecycle.end_untaken();
-        let reason = CancelReason::new(Outcome::NotUpgraded);
-        self.0.advance(transition, reason);
-    }
-}
-
-impl OpenRequest for ScopeState {
-    fn cut_off(&self, held: bool) -> bool {
-        let transition = if held {
-            self.lifecycle.end_held()
-        } else {
-            self.lifecycle.end()
-        };
-        self.advance(transition, CancelReason::new(Outcome::Shutdown));
-        transition != Transition::Nothing
-    }
-
-    fn is_open(&self) -> bool {
-        !self.lifecycle.is_closed()
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        self.account.usage()
-    }
-
-    fn key(&self) -> RouteKey {
-        RouteKey {
-            route: self.route_number(),
-            method: self.method,
-        }
-    }
 }
 
 /// What the pool lends with an arena: memory that no allocation of this request has counted. Chunks
@@ -466,90 +282,8 @@ fn lent_bytes(arena: &Arena) -> usize {
     }
 }
 
-impl TaskOwner for ScopeState {
-    fn route(&self) -> RouteLabel {
-        self.route().label.clone()
-    }
-
-    fn release_task(&self) {
-        let ended = self.lifecycle.task_ended();
-        self.advance(ended, CancelReason::new(Outcome::Completed));
-    }
-
-    fn task_overran(&self, report: &TaskReport, given_up: bool) {
-        self.layer().sink.overran(report, given_up);
-    }
-}
-
 impl Drop for ScopeState {
     fn drop(&mut self) {
         self.release();
-    }
-}
-
-#[cfg(all(test, tower_memory_loom))]
-mod loom_models {
-    use loom::{sync::Arc, thread};
-
-    use super::*;
-    use crate::housekeeping::Housekeeping;
-
-    /// The parts of a scope that take part.
-    struct Parts {
-        lifecycle: Lifecycle,
-        cancel: CancelState,
-        group: OnceLock<crate::sync::Arc<TaskGroup>>,
-        start: Instant,
-    }
-
-    impl Parts {
-        /// As `TaskGuard::new` does.
-        fn start_task(&self) -> &crate::sync::Arc<TaskGroup> {
-            let start = self.start;
-            let group = self.group.get_or_init(|| {
-                crate::sync::Arc::new(TaskGroup::new(start, Duration::ZERO, Housekeeping::Process))
-            });
-            if self.cancel.is_cancelled_now() {
-                group.request_cancelled(self.start);
-            }
-            group.task_started();
-            if self.lifecycle.task_started() {
-                group.request_ended(self.start);
-            }
-            group
-        }
-
-        /// As `ScopeState::advance` does.
-        fn end(&self) {
-            let _ = self.lifecycle.end();
-            self.cancel.cancel(CancelReason::new(Outcome::Abandoned));
-            if let Some(group) = self.group.get() {
-                group.request_cancelled(self.start);
-            }
-            if let Some(group) = self.group.get() {
-                group.request_ended(self.start);
-            }
-        }
-    }
-
-    /// Invariant 1 of `TaskGroup`.
-    #[test]
-    fn a_group_made_while_the_request_ends_is_told() {
-        loom::model(|| {
-            let start = Instant::now();
-            let parts = Arc::new(Parts {
-                lifecycle: Lifecycle::new(),
-                cancel: CancelState::new(),
-                group: OnceLock::new(),
-                start,
-            });
-            let ending = thread::spawn({
-                let parts = Arc::clone(&parts);
-                move || parts.end()
-            });
-            let group = parts.start_task();
-            ending.join().expect("no panic");
-            assert!(group.is_told());
-        });
     }
 }

@@ -595,3 +595,160 @@ async fn a_policy_and_a_layer_that_a_sub_request_passes_make_one_scope() {
     // The sub-request ends first.
     assert_eq!(outcomes, [Outcome::DeadlineExceeded, Outcome::Completed]);
 }
+
+/// The field's own app: a router that carries the layer already, merged into one with the layer around it.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_meets_the_same_layer_again_is_the_same_request() {
+    let handler = async |scope: RequestScope| scope.route().to_string();
+    for merged in [false, true] {
+        let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
+        let inner: Router = Router::new()
+            .route("/a", get(handler).layer(QUICK))
+            .layer(layer.clone());
+        let app = if merged {
+            Router::new().route("/b", get(handler)).merge(inner)
+        } else {
+            inner
+        };
+        let response = app.layer(layer).oneshot(call("/a")).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "/a", "merged: {merged}");
+        let report = watch.report_now();
+        let told = (report.route.as_str(), report.outcome);
+        assert_eq!(told, ("/a", Outcome::Completed));
+    }
+}
+
+/// Where the label of the request that is moved comes from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Labelled {
+    /// The router matches it before the layer.
+    Matched,
+    /// The layer is around the router.
+    ByExtractor,
+    ByRouteLayer,
+    /// Its code sets the label.
+    ByCode,
+    Never,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_moved_into_a_sub_request_keeps_the_label_that_it_has() {
+    async fn handler(
+        State((api, path)): State<(Router, &'static str)>,
+        sub: Request<Body>,
+    ) -> Response<Body> {
+        let (parts, _) = sub.into_parts();
+        let mut sub = Request::from_parts(parts, Body::empty());
+        *sub.uri_mut() = path.parse().unwrap();
+        api.oneshot(sub).await.unwrap()
+    }
+    async fn with_scope(
+        _: RequestScope,
+        state: State<(Router, &'static str)>,
+        sub: Request<Body>,
+    ) -> Response<Body> {
+        handler(state, sub).await
+    }
+    async fn with_label(
+        scope: RequestScope,
+        state: State<(Router, &'static str)>,
+        sub: Request<Body>,
+    ) -> Response<Body> {
+        scope.set_route("label");
+        handler(state, sub).await
+    }
+
+    for set in [Set::Same, Set::Other, Set::Unlayered] {
+        for labelled in [
+            Labelled::Matched,
+            Labelled::ByExtractor,
+            Labelled::ByRouteLayer,
+            Labelled::ByCode,
+            Labelled::Never,
+        ] {
+            for path in ["/quick", "/plain"] {
+                let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
+                let api = match set {
+                    Set::Same => api().layer(layer.clone()),
+                    Set::Other => api().layer(MemoryLayer::new()),
+                    Set::Unlayered => api(),
+                };
+                let route = match labelled {
+                    Labelled::ByExtractor => get(with_scope),
+                    Labelled::ByCode => get(with_label),
+                    _ => get(handler),
+                };
+                let app = Router::new().route("/batch", route).with_state((api, path));
+                let response = match labelled {
+                    Labelled::Matched => app.layer(layer).oneshot(call("/batch")).await,
+                    Labelled::ByRouteLayer => {
+                        let app = app.route_layer(RouteLabelLayer::new());
+                        layer
+                            .layer(app)
+                            .oneshot(call("/batch"))
+                            .await
+                            .map(|r| r.map(Body::new))
+                    }
+                    _ => layer
+                        .layer(app)
+                        .oneshot(call("/batch"))
+                        .await
+                        .map(|r| r.map(Body::new)),
+                };
+                let response = response.unwrap();
+                assert_eq!(response.status(), 200);
+                response.into_body().collect().await.unwrap();
+                let report = watch.report().await;
+                let expected = match labelled {
+                    Labelled::ByCode => "label",
+                    // The first that sees a path is the part.
+                    Labelled::Never if set != Set::Unlayered || path == "/plain" => {
+                        if path == "/plain" {
+                            "/batch/plain"
+                        } else {
+                            "/batch/quick"
+                        }
+                    }
+                    Labelled::Never => "{unmatched}",
+                    _ => "/batch",
+                };
+                assert_eq!(
+                    report.route.as_str(),
+                    expected,
+                    "{set:?} {labelled:?} {path}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_the_request_within_its_own_route_is_counted_as_that_route() {
+    async fn copies(request: axum::extract::Request, next: Next) -> axum::response::Response {
+        let (parts, body) = request.into_parts();
+        let mut new = Request::new(body);
+        *new.uri_mut() = parts.uri.clone();
+        *new.extensions_mut() = parts.extensions.clone();
+        next.run(new).await
+    }
+    // Twice, so that a copy of a copy is no different.
+    for times in [1, 2] {
+        let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));
+        let mut app = Router::new().route(
+            "/a",
+            get(async |scope: RequestScope| scope.route().to_string()).layer(QUICK),
+        );
+        for _ in 0..times {
+            app = app.layer(QUICK).layer(from_fn(copies));
+        }
+        let response = app.layer(layer).oneshot(call("/a")).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "/a");
+        let report = ("/a".to_owned(), Outcome::Completed, None);
+        assert_eq!(
+            told(&watch.reports(times + 1).await),
+            vec![report; times + 1]
+        );
+    }
+}

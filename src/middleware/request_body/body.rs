@@ -82,20 +82,59 @@ impl Watcher {
             scope.cancel_for(CancelReason::new(Outcome::ClientGone));
         }
     }
+
+    #[cold]
+    fn failed(&self, error: &BoxError) {
+        match Failure::of(error) {
+            Failure::Connection => self.client_gone(),
+            Failure::Unknown => {
+                if let Some(scope) = &self.scope {
+                    scope.body_failed();
+                }
+            }
+            Failure::Content => {}
+        }
+    }
 }
 
-/// Whether `error` comes from a connection that has ended, and not from what the client sent.
-fn is_disconnect(error: &BoxError) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error.as_ref());
-    while let Some(error) = next {
-        next = match error.downcast_ref::<io::Error>() {
-            Some(error) if is_end_of_connection(error.kind()) => return true,
-            // An I/O error's source is that of the error it wraps.
-            Some(error) => error.get_ref().map(|wrapped| wrapped as _),
-            None => error.source(),
-        };
+/// What an error of a request's body comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// A connection that has ended.
+    Connection,
+    /// What the client has sent.
+    Content,
+    /// The error does not say: a reset stream of HTTP/2, or a limit of an outer layer.
+    Unknown,
+}
+
+impl Failure {
+    fn of(error: &BoxError) -> Self {
+        let mut found = Self::Unknown;
+        let mut next: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = next {
+            next = match error.downcast_ref::<io::Error>() {
+                Some(error) if is_end_of_connection(error.kind()) => return Self::Connection,
+                Some(error) => {
+                    if is_content(error.kind()) {
+                        found = Self::Content;
+                    }
+                    // An I/O error's source is that of the error it wraps.
+                    error.get_ref().map(|wrapped| wrapped as _)
+                }
+                None => error.source(),
+            };
+        }
+        found
     }
-    false
+}
+
+/// Whether servers report malformed framing by an I/O error of this kind.
+const fn is_content(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+    )
 }
 
 const fn is_end_of_connection(kind: io::ErrorKind) -> bool {
@@ -158,9 +197,7 @@ where
                 let data = frame.data_ref().map_or(0, Buf::remaining);
                 *missing = missing.saturating_sub(data as u64);
             }
-            Poll::Ready(Some(Err(error))) if is_disconnect(error) => this.watcher.client_gone(),
-            Poll::Ready(Some(Err(_))) => {}
-            // hyper ends the body of a reset HTTP/2 stream like this.
+            Poll::Ready(Some(Err(error))) => this.watcher.failed(error),
             Poll::Ready(None) if *missing > 0 => this.watcher.client_gone(),
             Poll::Ready(None) => {}
         }

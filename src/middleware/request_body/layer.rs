@@ -11,7 +11,8 @@ use super::service::RequestBodyService;
 ///   request, with `408` if there is no response yet.
 /// - A client whose connection ends within the body cancels the request with
 ///   [`Outcome::ClientGone`](crate::Outcome::ClientGone). That is known from an I/O error, and from a
-///   body that is shorter than announced.
+///   body that is shorter than announced. Over HTTP/2 the error does not say so: there the request ends
+///   as `ClientGone` if its response is dropped after its body has failed.
 ///
 /// Put it directly inside a [`MemoryLayer`](crate::MemoryLayer): a layer between the two that decodes
 /// the body may report a truncated encoding by the same error as a lost connection. The services inside

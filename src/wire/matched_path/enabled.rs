@@ -4,6 +4,7 @@ use axum::extract::MatchedPath;
 use http::Extensions;
 
 /// Returns the path of the matched route as it was registered, if the request passed a router.
+#[inline]
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }

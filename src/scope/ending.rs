@@ -1,0 +1,265 @@
+//! How a scope ends and closes.
+
+use std::{
+    task::{Wake, Waker},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    lifecycle::Transition,
+    report::Closed,
+    shutdown::OpenRequest,
+    state::{NEVER, NOT_SPARED, STATUS_BITS, ScopeState, nanos},
+};
+use crate::{
+    account::Usage,
+    arena::Buffers,
+    cancel::{CancelReason, Outcome},
+    route::{RouteKey, RouteLabel},
+    sync::{Arc, Ordering},
+    task::{TaskOwner, TaskReport},
+};
+
+impl ScopeState {
+    /// The owner of the open scope is gone, for `reason`.
+    pub(super) fn response_over(self: &Arc<Self>, reason: CancelReason) {
+        let (transition, reason) = if reason == Outcome::Completed {
+            (self.lifecycle.response_done(), reason)
+        } else if reason == Outcome::Abandoned {
+            (self.lifecycle.end(), self.cancel.dropped())
+        } else {
+            (self.lifecycle.end(), reason)
+        };
+        if transition == Transition::Nothing {
+            self.await_upgrade();
+        }
+        self.advance(transition, reason);
+    }
+
+    /// Schedules the end of a scope whose holds may never be taken up.
+    #[cold]
+    fn await_upgrade(self: &Arc<Self>) {
+        let layer = self.layer();
+        let now = layer.housekeeping.now();
+        let Some(at) = now.checked_add(layer.hold_timeout) else {
+            return;
+        };
+        if !self.lifecycle.is_untaken() {
+            return;
+        }
+        let end = Waker::from(Arc::new(EndUntaken(Arc::clone(self))));
+        let key = layer.housekeeping.schedule(now, at, &end);
+        self.untaken.get_or_init(|| key);
+        // It may have been taken up, or released, meanwhile.
+        if !self.lifecycle.is_untaken() {
+            self.cancel_untaken();
+        }
+    }
+
+    /// Cancels the scheduled end of a scope that is held: a hold was taken up, or all have been released.
+    pub(super) fn cancel_untaken(&self) {
+        if let Some(key) = self.untaken.get() {
+            self.layer().housekeeping.cancel(*key);
+        }
+    }
+
+    /// Does what a transition of the lifecycle asks for.
+    pub(super) fn advance(&self, transition: Transition, reason: CancelReason) {
+        match transition {
+            Transition::Nothing => {}
+            Transition::End => {
+                self.cancel(reason);
+                // Relaxed: read in `close`, which the lifecycle's word orders after this.
+                self.end.store(nanos(self.limits.age()), Ordering::Relaxed);
+                self.record_end();
+                if self.lifecycle.task_ended() == Transition::Close {
+                    self.close();
+                }
+            }
+            Transition::EndAndClose => {
+                self.cancel(reason);
+                self.record_end();
+                self.close();
+            }
+            Transition::Close => self.close(),
+        }
+    }
+
+    /// Records the end for the tasks, if there are any, and has them supervised.
+    #[inline]
+    pub(super) fn record_end(&self) {
+        let Some(group) = self.tasks.get() else {
+            return;
+        };
+        group.request_ended(Instant::now());
+    }
+
+    fn close(&self) {
+        let layer = self.layer();
+        let Some(reason) = self.cancel.reason() else {
+            unreachable!("a scope closes after it was cancelled");
+        };
+        let route = self.route.fix();
+        let entry = layer.routes.route(route);
+        let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
+        let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
+        let total_time = self.limits.age();
+        if let Some(arena) = self.arena.get() {
+            let buffer = arena.buffers().map_or(0, Buffers::largest);
+            // The last digits of a duration serve as a random number that costs nothing.
+            let random = total_time.as_nanos() as u64;
+            let method = self.method.index();
+            entry
+                .sizes
+                .record(method, arena.high_water(), buffer, random);
+        }
+        layer.sink.closed(&Closed {
+            key: RouteKey {
+                route,
+                method: self.method,
+            },
+            label: &entry.label,
+            status: head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1)),
+            reason,
+            usage: self.account.usage(),
+            arena: self.arena_usage(),
+            time_to_head: head.map(|head| Duration::from_nanos(head >> STATUS_BITS)),
+            time_to_end: end.map_or(total_time, Duration::from_nanos),
+            total_time,
+            tasks: self.tasks.get().map(|tasks| &**tasks),
+            annotations: &self.annotations,
+        });
+        self.cancel_untaken();
+        // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
+        let spared = self.spared.load(Ordering::Relaxed);
+        if spared != NOT_SPARED {
+            drop(layer.shutdown.remove_exempt(spared));
+        }
+        layer.shutdown.changed();
+    }
+}
+
+/// Ends a scope if none of its holds was taken up.
+struct EndUntaken(Arc<ScopeState>);
+
+impl Wake for EndUntaken {
+    fn wake(self: Arc<Self>) {
+        let transition = self.0.lifecycle.end_untaken();
+        let reason = CancelReason::new(Outcome::NotUpgraded);
+        self.0.advance(transition, reason);
+    }
+}
+
+impl OpenRequest for ScopeState {
+    fn cut_off(&self, held: bool) -> bool {
+        let transition = if held {
+            self.lifecycle.end_held()
+        } else {
+            self.lifecycle.end()
+        };
+        self.advance(transition, CancelReason::new(Outcome::Shutdown));
+        transition != Transition::Nothing
+    }
+
+    fn is_open(&self) -> bool {
+        !self.lifecycle.is_closed()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.account.usage()
+    }
+
+    fn key(&self) -> RouteKey {
+        RouteKey {
+            route: self.route.number(),
+            method: self.method,
+        }
+    }
+}
+
+impl TaskOwner for ScopeState {
+    fn route(&self) -> RouteLabel {
+        self.route().label.clone()
+    }
+
+    fn release_task(&self) {
+        let ended = self.lifecycle.task_ended();
+        self.advance(ended, CancelReason::new(Outcome::Completed));
+    }
+
+    fn task_overran(&self, report: &TaskReport, given_up: bool) {
+        self.layer().sink.overran(report, given_up);
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+    use crate::{
+        cancel::CancelState, housekeeping::Housekeeping, scope::lifecycle::Lifecycle,
+        sync::OnceLock, task::TaskGroup,
+    };
+
+    /// The parts of a scope that take part.
+    struct Parts {
+        lifecycle: Lifecycle,
+        cancel: CancelState,
+        group: OnceLock<crate::sync::Arc<TaskGroup>>,
+        start: Instant,
+    }
+
+    impl Parts {
+        /// As `TaskGuard::new` does.
+        fn start_task(&self) -> &crate::sync::Arc<TaskGroup> {
+            let start = self.start;
+            let group = self.group.get_or_init(|| {
+                crate::sync::Arc::new(TaskGroup::new(start, Duration::ZERO, Housekeeping::Process))
+            });
+            if self.cancel.is_cancelled_now() {
+                group.request_cancelled(self.start);
+            }
+            group.task_started();
+            if self.lifecycle.task_started() {
+                group.request_ended(self.start);
+            }
+            group
+        }
+
+        /// As `ScopeState::advance` does.
+        fn end(&self) {
+            let _ = self.lifecycle.end();
+            self.cancel.cancel(CancelReason::new(Outcome::Abandoned));
+            if let Some(group) = self.group.get() {
+                group.request_cancelled(self.start);
+            }
+            if let Some(group) = self.group.get() {
+                group.request_ended(self.start);
+            }
+        }
+    }
+
+    /// Invariant 1 of `TaskGroup`.
+    #[test]
+    fn a_group_made_while_the_request_ends_is_told() {
+        loom::model(|| {
+            let start = Instant::now();
+            let parts = Arc::new(Parts {
+                lifecycle: Lifecycle::new(),
+                cancel: CancelState::new(),
+                group: OnceLock::new(),
+                start,
+            });
+            let ending = thread::spawn({
+                let parts = Arc::clone(&parts);
+                move || parts.end()
+            });
+            let group = parts.start_task();
+            ending.join().expect("no panic");
+            assert!(group.is_told());
+        });
+    }
+}
