@@ -671,6 +671,26 @@ async fn the_figures_of_a_request_include_those_of_a_request_that_it_sends() {
     }
 }
 
+/// The statistics of a route are kept by thread. A thread's part is not made in a request's account.
+#[test]
+fn a_label_that_another_thread_has_made_costs_a_request_nothing() {
+    let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        scope.set_route("label");
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let allocated = [0, 1].map(|_| {
+        let service = service.clone();
+        let answered = thread::spawn(move || {
+            let response = service.oneshot(Request::new(())).now_or_never();
+            figure(response.unwrap().unwrap().headers(), "x-alloc-bytes")
+        });
+        answered.join().unwrap()
+    });
+    assert!(allocated[0] > 256, "the first one makes the label");
+    assert_eq!(allocated[1], 0);
+}
+
 /// Allocates `bytes` and frees them again.
 fn churn(bytes: usize) {
     drop(black_box(Vec::<u8>::with_capacity(bytes)));
