@@ -66,7 +66,7 @@ async fn wait_until(done: impl Fn() -> bool) -> bool {
 const LONGEST: Duration = Duration::from_secs(50);
 
 /// As [`LONGEST`], after three waits were in vain.
-const SHORT_LONGEST: Duration = Duration::from_secs(15);
+const SHORT_LONGEST: Duration = Duration::from_secs(25);
 
 /// Ends the process if a test with a watched layer hangs, and says which.
 struct Watchdog {
