@@ -142,7 +142,7 @@ pub(crate) async fn run(
         "unknown path: 404, counted under {unmatched}",
     );
     report.expect(
-        stats.status == 200 && stats.body.starts_with(b"route "),
+        stats.status == 200 && stats.body.starts_with(b"method  route "),
         "/stats: a table; the route is not covered by the layer",
     );
     report.expect_nothing_left(handle).await;
