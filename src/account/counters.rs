@@ -10,7 +10,7 @@
 //!    it has a block or after it released it.
 
 // Not from `crate::sync`: loom's atomics cannot be in a `static`, and single-writer counters have no
-// interleaving worth a model. The ownership of blocks is modelled in `allocator.rs`.
+// interleaving worth a model. The ownership of blocks is modelled in `raw/registry.rs`.
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, Ordering::Relaxed},

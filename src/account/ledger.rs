@@ -1,10 +1,10 @@
 use std::{fmt, marker::PhantomData};
 
 use super::{
-    allocator::{self, is_installed},
     counters::{self, Writer},
     frames,
-    raw::RecordRef,
+    raw::{self, RecordRef},
+    totals::is_installed,
     usage::Usage,
 };
 
@@ -113,7 +113,7 @@ impl Account {
             return None;
         }
         let current = frames::with(|stack| {
-            let block = allocator::own_block()?;
+            let block = raw::own_block()?;
             stack.current(self.record.pin(), block)
         });
         if self.record.is_inexact() {
@@ -148,7 +148,7 @@ impl Account {
             return Entry::Inert;
         }
         let entered = frames::with(|stack| {
-            let Some(block) = allocator::own_block() else {
+            let Some(block) = raw::own_block() else {
                 return false;
             };
             stack.enter(self.record.pin(), writer, block)

@@ -12,11 +12,13 @@ mod frames;
 mod inside;
 mod ledger;
 mod raw;
+mod totals;
 mod track;
 mod usage;
 
-pub use self::allocator::{TrackingAllocator, is_installed, process_usage, thread_usage};
+pub use self::allocator::TrackingAllocator;
 pub use self::ledger::{Account, Entered};
+pub use self::totals::{is_installed, process_usage, thread_usage};
 pub use self::track::Tracked;
 pub use self::usage::{HeapUsage, Usage};
 

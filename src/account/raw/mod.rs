@@ -1,5 +1,5 @@
-//! What the allocator refers to from outside of any borrow: the records of accounts, and the table of
-//! large blocks and their owners (part of unsafe module 1).
+//! What the allocator refers to from outside of any borrow: the records of accounts, the table of
+//! large blocks and their owners, and the list of threads' counters (part of unsafe module 1).
 //!
 //! # Invariants
 //!
@@ -12,13 +12,20 @@
 //! 4. An entry belongs to the thread that set its address, from zero, until that thread, or a thread
 //!    that happens after it, takes it. A block's address is in the table only between its allocation
 //!    and its release, so its entries are read by the one thread that may free the block.
+//! 5. The list of blocks of counters only grows at its head and blocks are never freed, so a pointer
+//!    read from the list is valid for the rest of the process.
+//! 6. A block's `claimed` flag is true while a thread owns it. It goes from false to true by
+//!    compare-and-swap (acquire) and back by a release store of the owner, so the next owner
+//!    continues from the last values of the former owner.
 #![expect(
     unsafe_code,
-    reason = "counts references to records and shares them through a table of pointers"
+    reason = "counts references to records, and shares them and counters through pointers"
 )]
 
 mod owners;
 mod record;
+mod registry;
 
 pub(super) use self::owners::{disown, own};
 pub(super) use self::record::{Pinned, Record, RecordRef};
+pub(super) use self::registry::{blocks, own_block};
