@@ -334,10 +334,13 @@ where
     });
     let report = reports.recv().unwrap();
     let (held, held_truth) = *held.lock().unwrap();
+    let peak = report.usage.unwrap().peak_bytes;
+    let counted = layer.handle().snapshot().routes[0].peak_bytes;
+    assert_eq!(counted.map(|counted| counted.total), peak);
     Seen {
         held,
         held_truth,
-        peak: report.usage.unwrap().peak_bytes,
+        peak,
         peak_truth: truth(owner).1,
     }
 }
@@ -582,6 +585,38 @@ fn a_large_block_that_outlives_its_request_is_credited_to_no_later_one() {
     });
     second.is_true(0);
     second.peak_is_about(300 * KIB, 0);
+}
+
+#[test]
+fn statistics_have_the_peaks_of_a_routes_requests() {
+    let (sender, reports) = mpsc::channel();
+    let layer = MemoryLayer::builder()
+        .observe(move |report: &ScopeReport| drop(sender.send(report.clone())))
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(|request: Request<usize>| async move {
+        // The same in sum, in parts that are held together or one after the other.
+        for _ in 0..8 / request.body() {
+            drop(vec![vec![0_u8; 100 * KIB]; *request.body()]);
+        }
+        Ok::<_, Infallible>(Response::new(empty()))
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut peaks = Vec::new();
+    for parts in [1, 4, 2] {
+        let response = runtime.block_on(service.clone().oneshot(Request::new(parts)));
+        drop(response.unwrap());
+        let usage = reports.recv().unwrap().usage.unwrap();
+        let peak = usage.peak_bytes.unwrap() as usize;
+        assert!((parts * 100 * KIB..=parts * 100 * KIB + OWN as usize).contains(&peak));
+        peaks.push(peak as u64);
+    }
+    let figures = layer.handle().snapshot().routes[0].peak_bytes.unwrap();
+    assert_eq!((figures.count, figures.max), (3, peaks[1]));
+    assert_eq!(figures.total, peaks.iter().sum::<u64>());
 }
 
 #[test]

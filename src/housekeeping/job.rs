@@ -16,7 +16,10 @@ use std::{
 };
 
 use super::handle::{Housekeeping, Key};
-use crate::sync::{Arc, AtomicU32, Mutex, Ordering, fence, lock};
+use crate::{
+    account::aside,
+    sync::{Arc, AtomicU32, Mutex, Ordering, fence, lock},
+};
 
 /// The default of [`Job`]. No process has this id.
 const IDLE: u32 = 0;
@@ -105,9 +108,8 @@ pub(crate) fn start<C: Chore>(chore: &Arc<C>, at: Instant) {
 }
 
 fn schedule<C: Chore>(chore: &Arc<C>, at: Instant) {
-    let run = Waker::from(Arc::new(Run {
-        chore: Arc::downgrade(chore),
-    }));
+    let weak = Arc::downgrade(chore);
+    let run = aside(|| Waker::from(Arc::new(Run { chore: weak })));
     let housekeeping = chore.housekeeping();
     // Under the lock, so that a run that is due at once does not set the next key first.
     let mut key = lock(&chore.job().key);

@@ -97,6 +97,9 @@ pub struct RouteSnapshot {
     pub statuses: [u64; 6],
     /// Heap bytes allocated per closed request; `None` if none was measured.
     pub bytes: Option<Summary>,
+    /// Highest number of bytes that each closed request [held](crate::account::Usage::peak_bytes) at a
+    /// time; `None` if it is known of none.
+    pub peak_bytes: Option<Summary>,
     /// Heap allocations per closed request; `None` if none was measured.
     pub allocations: Option<Summary>,
     /// Bytes taken from the arena per closed request; `None` if none has closed.
@@ -204,7 +207,7 @@ impl fmt::Debug for OutcomeCounts {
 }
 
 /// The head of the table that [`Snapshot`] is displayed as.
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "method",
     "route",
     "requests",
@@ -212,6 +215,7 @@ const HEAD: [&str; 12] = [
     "open bytes",
     "mean bytes",
     "max bytes",
+    "max peak",
     "mean count",
     "mean arena",
     "learned arena",
@@ -220,7 +224,7 @@ const HEAD: [&str; 12] = [
 ];
 
 /// The columns of [`HEAD`] that hold numbers.
-const NUMBERS: std::ops::Range<usize> = 2..10;
+const NUMBERS: std::ops::Range<usize> = 2..11;
 
 impl RouteSnapshot {
     /// The cells below [`HEAD`]; `-` where nothing is known.
@@ -247,6 +251,7 @@ impl RouteSnapshot {
             known(self.open_bytes.map(|bytes| bytes.total.to_string())),
             mean(self.bytes),
             known(self.bytes.map(|bytes| bytes.max.to_string())),
+            known(self.peak_bytes.map(|peak| peak.max.to_string())),
             mean(self.allocations),
             mean(self.arena_bytes),
             known(self.learned_arena_bytes.map(|bytes| bytes.to_string())),

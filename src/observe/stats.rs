@@ -56,8 +56,11 @@ pub(super) struct Totals {
     /// By the first digit of the status; 0 without a response.
     pub(super) statuses: [u64; 6],
     pub(super) bytes: Sum,
-    pub(super) allocations: Sum,
-    pub(super) arena_bytes: Sum,
+    pub(super) peak_bytes: Sum,
+    /// Of as many requests as `bytes`.
+    pub(super) allocations: Extent,
+    /// Of all.
+    pub(super) arena_bytes: Extent,
     pub(super) time_to_end: Nanos,
     pub(super) total_time: Nanos,
     pub(super) max_time: Nanos,
@@ -85,33 +88,53 @@ impl From<Nanos> for Duration {
     }
 }
 
+/// Sum and maximum of values that are counted elsewhere.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sum {
-    count: u64,
+pub(super) struct Extent {
     total: u64,
     max: u64,
 }
 
-impl Sum {
-    pub(super) fn add(&mut self, value: u64) {
-        self.count = self.count.saturating_add(1);
+impl Extent {
+    fn add(&mut self, value: u64) {
         self.total = self.total.saturating_add(value);
         self.max = self.max.max(value);
     }
 
     fn merge(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
         self.total = self.total.saturating_add(other.total);
         self.max = self.max.max(other.max);
     }
 
     /// Returns `None` if nothing was added: unknown is not zero.
-    pub(super) fn figures(&self) -> Option<Summary> {
-        (self.count > 0).then_some(Summary {
-            count: self.count,
+    pub(super) fn figures(&self, count: u64) -> Option<Summary> {
+        (count > 0).then_some(Summary {
+            count,
             total: self.total,
             max: self.max,
         })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sum {
+    pub(super) count: u64,
+    of: Extent,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, value: u64) {
+        self.count = self.count.saturating_add(1);
+        self.of.add(value);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.of.merge(&other.of);
+    }
+
+    pub(super) fn figures(&self) -> Option<Summary> {
+        self.of.figures(self.count)
     }
 }
 
@@ -129,6 +152,9 @@ impl Totals {
         if let Some(usage) = &report.usage {
             self.bytes.add(usage.bytes_allocated);
             self.allocations.add(usage.allocations);
+            if let Some(peak) = usage.peak_bytes {
+                self.peak_bytes.add(peak);
+            }
         }
         self.arena_bytes.add(report.arena.bytes as u64);
         let total_time = report.total_time.into();
@@ -143,6 +169,7 @@ impl Totals {
             *count = count.saturating_add(other);
         }
         self.bytes.merge(&other.bytes);
+        self.peak_bytes.merge(&other.peak_bytes);
         self.allocations.merge(&other.allocations);
         self.arena_bytes.merge(&other.arena_bytes);
         self.time_to_end = self.time_to_end.plus(other.time_to_end);

@@ -350,9 +350,8 @@ fn a_snapshot_is_displayed_as_a_table() {
     for path in ["/a", "/a", "/a-longer-route"] {
         drop(at_once(&service, get(path)));
     }
-    let head = "requests  in flight  open bytes  mean bytes  max bytes  mean count  mean arena  learned arena";
-    let cells =
-        "        0           -           -          -           -         0.0              -";
+    let head = "requests  in flight  open bytes  mean bytes  max bytes  max peak  mean count  mean arena  learned arena";
+    let cells = "        0           -           -          -         -           -         0.0              -";
     assert_eq!(
         watch.handle.snapshot().to_string(),
         format!(
