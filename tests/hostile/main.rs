@@ -20,6 +20,8 @@ enum Refuse {
     Nothing,
     /// Chunks above so many bytes, their header included.
     Chunks(usize),
+    /// What is as aligned as the heads of blocks.
+    Heads,
     Everything,
 }
 
@@ -46,6 +48,7 @@ fn refuses(layout: Layout) -> bool {
     let refused = match REFUSE.get() {
         Refuse::Nothing => false,
         Refuse::Chunks(above) => layout.align() == CHUNK_ALIGN && layout.size() > above,
+        Refuse::Heads => layout.align() == 128,
         Refuse::Everything => true,
     };
     REFUSED.set(REFUSED.get() + usize::from(refused));

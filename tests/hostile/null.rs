@@ -210,6 +210,27 @@ fn a_buffer_that_cannot_grow_is_as_before() {
     }
 }
 
+#[test]
+fn a_buffer_whose_block_gets_no_head_is_as_before() {
+    let pool = ArenaPool::new();
+    let arena = pool.rent();
+    for mut buf in [
+        arena.buf(),
+        pool.buf(0),
+        Arena::with_capacity(8).into_buf(0),
+    ] {
+        for written in [0, 1000] {
+            let before = REFUSED.get();
+            let error = refusing(Refuse::Heads, || buf.try_reserve(1 << 20).unwrap_err());
+            assert!(REFUSED.get() > before);
+            assert_eq!(error.kind(), ArenaErrorKind::OutOfMemory);
+            assert_eq!((error.asked(), buf.len()), (written + (1 << 20), written));
+            buf.extend_from_slice(&[7; 1000]);
+        }
+    }
+    assert_eq!(pool.buffer_bytes(), 0);
+}
+
 macro_rules! collections {
     ($name:ident, $api:ident) => {
         #[test]

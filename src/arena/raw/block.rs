@@ -114,9 +114,20 @@ impl IdleBlock {
     pub(crate) fn new(capacity: usize) -> Option<Self> {
         let layout = Self::layout(capacity).filter(|layout| layout.size() > 0)?;
         #[expect(clippy::disallowed_methods, reason = "blocks are allocated here only")]
-        // SAFETY: the layout is not zero-sized.
-        let data = NonNull::new(unsafe { alloc::alloc(layout) })?;
-        let head = Box::new(Head {
+        // SAFETY: neither layout is zero-sized.
+        let (data, head) = unsafe {
+            let data = NonNull::new(alloc::alloc(layout))?;
+            (data, alloc::alloc(Layout::new::<Head>()))
+        };
+        let Some(head) = NonNull::new(head.cast::<Head>()) else {
+            #[expect(clippy::disallowed_methods, reason = "as above")]
+            // SAFETY: allocated above with this layout, and nothing else knows it.
+            unsafe {
+                alloc::dealloc(data.as_ptr(), layout);
+            }
+            return None;
+        };
+        let filled = Head {
             data,
             hint: PoolHint {
                 capacity,
@@ -127,10 +138,12 @@ impl IdleBlock {
             reused: false,
             attached: None,
             shown: 0,
-        });
-        Some(Self {
-            head: NonNull::from(Box::leak(head)),
-        })
+        };
+        // SAFETY: allocated above for a `Head`, and nothing else knows it.
+        unsafe {
+            head.write(filled);
+        }
+        Some(Self { head })
     }
 
     fn head(&self) -> &Head {
@@ -211,7 +224,7 @@ impl IdleBlock {
 
 impl Drop for IdleBlock {
     fn drop(&mut self) {
-        // SAFETY: made by `Box::leak`, alive, and this is the only pointer to it (invariant 1).
+        // SAFETY: made in `new` as a box is, alive, and this is the only pointer to it (invariant 1).
         let head = unsafe { Box::from_raw(self.head.as_ptr()) };
         if let Some(layout) = Self::layout(head.hint.capacity) {
             #[expect(clippy::disallowed_methods, reason = "blocks are freed here only")]
