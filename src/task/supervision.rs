@@ -21,6 +21,12 @@ use crate::{
 /// Time between two looks at a task that is in the middle of a poll.
 const RECHECK: Duration = Duration::from_millis(50);
 
+/// Tasks that need no allocation.
+const FEW: usize = 2;
+
+/// Room for tasks that a request keeps when they have ended.
+const KEPT: usize = 64;
+
 /// A task that is looked at once its grace period is over.
 pub(crate) trait Supervised: Send + Sync {
     /// Whether the request's scope no longer waits for it.
@@ -41,9 +47,11 @@ pub(crate) struct Supervision {
 
 #[derive(Default)]
 struct Alive {
-    /// Most requests have few tasks: these need no allocation.
-    few: [Option<Entry>; 2],
+    /// Most requests have few tasks.
+    few: [Option<Entry>; FEW],
     more: Slab<Entry>,
+    /// Entries that are due at some time, so that the end of a task walks over no others.
+    due: usize,
     /// The request has ended, so tasks that are added from now on are looked after as well.
     ended: bool,
     /// The next look.
@@ -57,30 +65,58 @@ struct Entry {
 }
 
 impl Alive {
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        let more = self.more.iter_mut().map(|(_, entry)| entry);
-        self.few.iter_mut().flatten().chain(more)
+    /// The entries with their numbers.
+    fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Entry)> {
+        let few = self.few.iter_mut().enumerate();
+        let more = self
+            .more
+            .iter_mut()
+            .map(|(index, entry)| (FEW + index, entry));
+        few.filter_map(|(index, entry)| Some((index, entry.as_mut()?)))
+            .chain(more)
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
+        match self.few.get_mut(index) {
+            Some(slot) => slot.as_mut(),
+            None => self.more.get_mut(index - FEW),
+        }
     }
 
     /// When to look next.
-    fn due(&mut self) -> Option<Instant> {
-        self.iter_mut().filter_map(|entry| entry.due).min()
+    fn next(&mut self) -> Option<Instant> {
+        self.iter_mut().filter_map(|(_, entry)| entry.due).min()
     }
 
     fn add(&mut self, entry: Entry) -> usize {
+        self.due += usize::from(entry.due.is_some());
         match self.few.iter().position(Option::is_none) {
             Some(index) => {
                 self.few[index] = Some(entry);
                 index
             }
-            None => self.few.len() + self.more.insert(entry),
+            None => FEW + self.more.insert(entry),
         }
     }
 
     fn remove(&mut self, index: usize) -> Option<Entry> {
-        match self.few.get_mut(index) {
+        let entry = match self.few.get_mut(index) {
             Some(slot) => slot.take(),
-            None => self.more.try_remove(index - self.few.len()),
+            None => self.more.try_remove(index - FEW),
+        }?;
+        self.due -= usize::from(entry.due.is_some());
+        if self.more.is_empty() && self.more.capacity() > KEPT {
+            // A walk takes as long as there were entries at once.
+            self.more = Slab::new();
+        }
+        Some(entry)
+    }
+
+    /// The next look, if no entry is due any more.
+    fn take_idle(&mut self) -> Option<Key> {
+        match self.due {
+            0 => self.scheduled.take(),
+            _ => None,
         }
     }
 }
@@ -112,10 +148,7 @@ impl Supervision {
     pub(super) fn remove(&self, index: usize) {
         let mut alive = lock(&self.alive);
         let entry = alive.remove(index);
-        let key = match alive.due() {
-            Some(_) => None,
-            None => alive.scheduled.take(),
-        };
+        let key = alive.take_idle();
         drop(alive);
         drop(entry);
         if let Some(key) = key {
@@ -133,14 +166,19 @@ impl Supervision {
         }
         let now = self.housekeeping.now();
         let due = now.checked_add(self.grace);
-        alive.iter_mut().for_each(|entry| entry.due = due);
+        let mut count = 0;
+        for (_, entry) in alive.iter_mut() {
+            entry.due = due;
+            count += usize::from(due.is_some());
+        }
+        alive.due = count;
         self.schedule(alive, now, waker);
     }
 
     /// Schedules the next look, unless one is scheduled.
     fn schedule(&self, alive: &mut Alive, now: Instant, waker: impl FnOnce() -> Waker) {
         if alive.scheduled.is_none() {
-            let at = alive.due();
+            let at = alive.next();
             alive.scheduled = at.map(|at| self.housekeeping.schedule(now, at, &waker()));
         }
     }
@@ -152,31 +190,34 @@ impl Supervision {
         {
             let mut alive = lock(&self.alive);
             alive.scheduled = None;
-            for entry in alive.iter_mut() {
+            let mut count = 0;
+            for (index, entry) in alive.iter_mut() {
                 if entry.task.is_released() {
                     entry.due = None;
                 } else if entry.due.is_some_and(|due| due <= now) {
                     // Set before the look: observers run in there, and may panic.
                     entry.due = now.checked_add(RECHECK);
-                    looked_at.push(Arc::clone(&entry.task));
+                    looked_at.push((index, Arc::clone(&entry.task)));
                 }
+                count += usize::from(entry.due.is_some());
             }
+            alive.due = count;
             self.schedule(&mut alive, now, || waker.clone());
         }
         // Relaxed: a figure.
         self.looks.fetch_add(looked_at.len(), Ordering::Relaxed);
-        looked_at.retain(|task| !task.overdue());
+        looked_at.retain(|(_, task)| !task.overdue());
         let key = {
             let mut alive = lock(&self.alive);
-            for entry in alive.iter_mut() {
-                if looked_at.iter().any(|task| Arc::ptr_eq(task, &entry.task)) {
-                    entry.due = None;
+            for (index, task) in &looked_at {
+                let entry = alive.get_mut(*index);
+                // Another task may have taken the place.
+                let entry = entry.filter(|entry| Arc::ptr_eq(&entry.task, task));
+                if entry.and_then(|entry| entry.due.take()).is_some() {
+                    alive.due -= 1;
                 }
             }
-            match alive.due() {
-                Some(_) => None,
-                None => alive.scheduled.take(),
-            }
+            alive.take_idle()
         };
         if let Some(key) = key {
             self.housekeeping.cancel(key);
@@ -296,6 +337,29 @@ mod tests {
         let looks = |request: &Arc<Request>| request.looks.load(Ordering::Relaxed);
         assert_eq!((looks(&late), looks(&in_time)), (2, 0));
         assert_eq!(open.iter().map(looks).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_request_with_many_tasks_forgets_their_room_when_they_have_ended() {
+        let clock = ManualClock::new();
+        let request = request(&clock);
+        let room = |request: &Request| lock(&request.alive).more.capacity();
+        for ended in [false, true] {
+            let tasks: Vec<_> = (0..1000).map(|_| Arc::new(Blocking::default())).collect();
+            let add = |task: &Arc<Blocking>| add(&request, Arc::clone(task) as _);
+            let indices: Vec<_> = tasks.iter().map(add).collect();
+            assert_eq!(lock(&request.alive).due, if ended { 1000 } else { 0 });
+            assert!(room(&request) >= 998);
+            end(&request);
+            assert_eq!(lock(&request.alive).due, 1000);
+            clock.advance(GRACE);
+            for (index, task) in indices.into_iter().zip(&tasks) {
+                assert_eq!(task.looks.load(Ordering::Relaxed), 1);
+                request.remove(index);
+            }
+            assert_eq!((lock(&request.alive).due, clock.scheduled()), (0, 0));
+            assert!(room(&request) <= KEPT);
+        }
     }
 
     #[test]
