@@ -660,8 +660,10 @@ async fn the_figures_of_a_request_include_those_of_a_request_that_it_sends() {
         let used = |route: &str| reports[route].usage.unwrap().bytes_allocated;
         let by_report = (used("part"), used("batch"));
         reports.clear();
-        assert_eq!(seen.by_batch, seen.on_thread, "copied: {copied}");
+        // The labels are in no request's account.
+        assert!(seen.by_batch <= seen.on_thread, "copied: {copied}");
         if i > 0 {
+            assert_eq!(seen.by_batch, seen.on_thread, "copied: {copied}");
             // The layer's and tower's own blocks are the batch's, too.
             assert_eq!((seen.by_part, by_report.0), (120, 120));
             assert!(seen.by_batch > 120, "{seen:?}");
@@ -671,9 +673,10 @@ async fn the_figures_of_a_request_include_those_of_a_request_that_it_sends() {
     }
 }
 
-/// The statistics of a route are kept by thread. A thread's part is not made in a request's account.
+/// The statistics of a route are kept by thread. Neither a label nor a thread's part is made in a
+/// request's account.
 #[test]
-fn a_label_that_another_thread_has_made_costs_a_request_nothing() {
+fn a_label_costs_no_request_anything() {
     let service = MemoryLayer::new().layer(service_fn(|request: Request<()>| async move {
         let scope = request.extensions().get::<RequestScope>().unwrap();
         scope.set_route("label");
@@ -687,8 +690,8 @@ fn a_label_that_another_thread_has_made_costs_a_request_nothing() {
         });
         answered.join().unwrap()
     });
-    assert!(allocated[0] > 256, "the first one makes the label");
-    assert_eq!(allocated[1], 0);
+    // The first one makes the label.
+    assert_eq!(allocated, [0, 0]);
 }
 
 /// Allocates `bytes` and frees them again.
