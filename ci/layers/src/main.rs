@@ -52,7 +52,11 @@ const MODULES: &[(Layer, &str, &str)] = &[
 
 const HTTP_CRATES: &[&str] = &["http", "http_body", "tower_service", "tower_layer", "axum"];
 
-const UNSAFE_HOMES: &[&str] = &["src/account/allocator.rs", "src/account/raw/", "src/arena/raw/"];
+const UNSAFE_HOMES: &[&str] = &[
+    "src/account/allocator.rs",
+    "src/account/raw/",
+    "src/arena/raw/",
+];
 
 /// Circles that are allowed, each with the reason. A circle may be smaller than its entry.
 #[rustfmt::skip]
