@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
-    MemoryHandle, MemoryLayer, Outcome, RequestScope, TrackingAllocator, account,
+    ArenaPool, MemoryHandle, MemoryLayer, Outcome, RequestScope, TrackingAllocator, account,
     middleware::ResponseBody,
 };
 
@@ -215,7 +215,10 @@ fn a_hundred_thousand_requests_with_two_tasks_each_leave_nothing() {
         .build()
         .unwrap();
     runtime.block_on(async {
+        // The queue in which the pool's trimming waits keeps its room until it runs.
+        let pool = ArenaPool::builder().trim_interval(Duration::from_secs(1));
         let layer = MemoryLayer::builder()
+            .pool(pool.build().unwrap())
             .timeout(Duration::from_secs(60))
             .grace_period(GRACE)
             .build()

@@ -1,11 +1,11 @@
-use std::{cell::Cell, panic::Location};
+use std::{cell::Cell, panic::Location, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     group::TaskGroup,
     report::{TaskKind, TaskReport},
-    supervision::Supervised,
+    supervision::{RECHECK, Supervised},
 };
 use crate::{
     account::{Account, Entry, Writer},
@@ -36,9 +36,12 @@ pub(crate) enum Origin {
     },
 }
 
-/// Looks after which a task that is not polled is given up: a second. A busy runtime may need some
-/// time to poll a task that was woken.
-const UNPOLLED: usize = 20;
+/// Time between two looks at a task that waits to be polled.
+const UNPOLLED_RECHECK: Duration = Duration::from_secs(1);
+
+/// Looks after which a task that was not polled in between is given up. A very busy runtime may need
+/// seconds to poll a task that was woken.
+const UNPOLLED: usize = 10;
 
 /// The closure waits for a thread.
 const WAITING: usize = 0;
@@ -211,7 +214,7 @@ impl Supervised for TaskRecord {
         self.released.load(Ordering::Acquire)
     }
 
-    fn overdue(&self) -> bool {
+    fn overdue(&self) -> Option<Duration> {
         // Acquire: see `enter`. If it runs, its figures up to this poll are seen.
         let polls = self.polls.load(Ordering::Acquire);
         let running = polls % 2 == 1;
@@ -230,14 +233,19 @@ impl Supervised for TaskRecord {
             }
             // The runtime keeps a withdrawn closure until a thread is free to drop it.
             TaskKind::Blocking => (running || self.leave_waiting(WITHDRAWN), running),
-            TaskKind::Detached => return false,
+            TaskKind::Detached => return None,
         };
         if overran {
             self.overran(running, given_up);
             self.release();
         }
-        // Otherwise the task is just starting, or has just returned, or its timer is late.
-        !overran
+        if overran {
+            None
+        } else if running || self.kind == TaskKind::Blocking {
+            Some(RECHECK)
+        } else {
+            Some(UNPOLLED_RECHECK)
+        }
     }
 }
 

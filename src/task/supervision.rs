@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Time between two looks at a task that is in the middle of a poll.
-const RECHECK: Duration = Duration::from_millis(50);
+pub(super) const RECHECK: Duration = Duration::from_millis(50);
 
 /// Tasks that need no allocation.
 const FEW: usize = 2;
@@ -32,8 +32,8 @@ pub(crate) trait Supervised: Send + Sync {
     /// Whether the request's scope no longer waits for it.
     fn is_released(&self) -> bool;
 
-    /// Looks at a task whose grace period is over. Returns whether to look again soon.
-    fn overdue(&self) -> bool;
+    /// Looks at a task whose grace period is over. Returns after which time to look again, if at all.
+    fn overdue(&self) -> Option<Duration>;
 }
 
 /// The tasks of one request that are alive.
@@ -206,19 +206,23 @@ impl Supervision {
         }
         // Relaxed: a figure.
         self.looks.fetch_add(looked_at.len(), Ordering::Relaxed);
-        looked_at.retain(|(_, task)| !task.overdue());
-        let key = {
-            let mut alive = lock(&self.alive);
-            for (index, task) in &looked_at {
-                let entry = alive.get_mut(*index);
-                // Another task may have taken the place.
-                let entry = entry.filter(|entry| Arc::ptr_eq(&entry.task, task));
-                if entry.and_then(|entry| entry.due.take()).is_some() {
-                    alive.due -= 1;
-                }
-            }
-            alive.take_idle()
-        };
+        let again: Vec<_> = looked_at.iter().map(|(_, task)| task.overdue()).collect();
+        let mut alive = lock(&self.alive);
+        for ((index, task), again) in looked_at.iter().zip(again) {
+            let due = again.and_then(|after| now.checked_add(after));
+            let entry = alive.get_mut(*index);
+            // Another task may have taken the place.
+            let Some(entry) = entry.filter(|entry| Arc::ptr_eq(&entry.task, task)) else {
+                continue;
+            };
+            let was_due = std::mem::replace(&mut entry.due, due).is_some();
+            alive.due += usize::from(due.is_some());
+            alive.due -= usize::from(was_due);
+        }
+        let key = alive.scheduled.take();
+        self.schedule(&mut alive, now, || waker.clone());
+        drop(alive);
+        drop(looked_at);
         if let Some(key) = key {
             self.housekeeping.cancel(key);
         }
@@ -254,10 +258,10 @@ mod tests {
             self.released.load(Ordering::Relaxed)
         }
 
-        fn overdue(&self) -> bool {
+        fn overdue(&self) -> Option<Duration> {
             let again = self.looks.fetch_add(1, Ordering::Relaxed) == 0;
             self.released.store(!again, Ordering::Relaxed);
-            again
+            again.then_some(RECHECK)
         }
     }
 
@@ -371,11 +375,11 @@ mod tests {
                 false
             }
 
-            fn overdue(&self) -> bool {
+            fn overdue(&self) -> Option<Duration> {
                 if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
                     std::panic::resume_unwind(Box::new("an observer panics"));
                 }
-                false
+                None
             }
         }
 
@@ -399,11 +403,11 @@ mod tests {
                 lock(&self.0).is_none()
             }
 
-            fn overdue(&self) -> bool {
+            fn overdue(&self) -> Option<Duration> {
                 if let Some(request) = lock(&self.0).take() {
                     add(&request, Arc::clone(&self.1) as _);
                 }
-                false
+                None
             }
         }
 
