@@ -17,6 +17,8 @@ use super::{
 /// assert!(!tower_memory::account::is_installed());
 /// assert!(tower_memory::account::process_usage().is_none());
 /// ```
+///
+/// [`TrackingAllocator`]: super::TrackingAllocator
 #[must_use]
 #[inline]
 pub fn is_installed() -> bool {
@@ -64,6 +66,8 @@ pub fn is_installed() -> bool {
 /// let after = process_usage().expect("installed").bytes_allocated;
 /// assert!(after - before >= 1_000_000);
 /// ```
+///
+/// [`TrackingAllocator`]: super::TrackingAllocator
 #[must_use]
 pub fn process_usage() -> Option<HeapUsage> {
     if !is_installed() {
@@ -92,6 +96,8 @@ pub fn process_usage() -> Option<HeapUsage> {
 /// assert_eq!(after.bytes_allocated - before.bytes_allocated, 64);
 /// # drop(text);
 /// ```
+///
+/// [`TrackingAllocator`]: super::TrackingAllocator
 #[must_use]
 pub fn thread_usage() -> Option<HeapUsage> {
     if !is_installed() {

@@ -196,6 +196,7 @@ impl PoolState {
     ) -> Option<IdleBlock> {
         let mut block = IdleBlock::new(size)?;
         block.attach(Arc::clone(self));
+        block.set_wiped(self.settings.wipe);
         block.set_hint(PoolHint {
             capacity: size,
             class: class as u8,

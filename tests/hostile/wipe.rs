@@ -106,6 +106,21 @@ fn wiped_memory_holds_nothing_of_its_former_user_when_freed() {
 }
 
 #[test]
+fn a_short_message_of_a_wiped_pool_is_not_copied_to_where_it_stays() {
+    for wipe in [false, true] {
+        let pool = pool(wipe);
+        let message = leaks(|| {
+            let mut buf = pool.buf(64);
+            buf.put_slice(&SECRET);
+            drop(buf.freeze());
+            drop(pool);
+        });
+        // Debug builds overwrite blocks in any case.
+        assert_eq!(message, usize::from(!wipe), "the copy");
+    }
+}
+
+#[test]
 #[expect(clippy::mem_forget, reason = "that is one of the cases")]
 fn what_was_built_and_given_up_or_forgotten_is_wiped_too() {
     let build: [fn(&mut Arena); 3] = [

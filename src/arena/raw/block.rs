@@ -71,6 +71,8 @@ struct Head {
     origin: u32,
     /// Whether the block waited in its pool before.
     reused: bool,
+    /// Whether the pool wipes what comes back.
+    wiped: bool,
     attached: Option<Attached>,
     /// Bytes that the owner has written and shows as a frozen block.
     shown: usize,
@@ -136,6 +138,7 @@ impl IdleBlock {
             },
             origin: 0,
             reused: false,
+            wiped: false,
             attached: None,
             shown: 0,
         };
@@ -181,6 +184,11 @@ impl IdleBlock {
             address: Arc::as_ptr(&pool).addr(),
             pool,
         });
+    }
+
+    /// Says that the pool wipes what comes back, so its content must not be copied elsewhere.
+    pub(crate) fn set_wiped(&mut self, wiped: bool) {
+        self.head_mut().wiped = wiped;
     }
 
     /// Passes the block to its pool, which is kept alive meanwhile by a counted reference.
@@ -297,6 +305,12 @@ impl Block {
         // SAFETY: alive and ours alone (invariant 1).
         unsafe { self.head.as_mut() }.shown = len;
         Frozen(self)
+    }
+
+    /// Whether the pool wipes the block when it comes back.
+    #[inline]
+    pub(super) fn is_wiped(&self) -> bool {
+        self.head().wiped
     }
 
     #[inline]

@@ -205,13 +205,14 @@ impl ArenaBuf {
     /// Turns the buffer into [`Bytes`].
     ///
     /// Makes one small heap allocation (none if the buffer is empty). Up to 256 bytes are copied into
-    /// it. More bytes stay in their block, which the last clone or slice of them gives back. They are
-    /// copied only if they fill less than a quarter of a block, and a smaller one saves 16 KiB or more.
+    /// it, unless the pool [wipes](crate::pool::PoolBuilder::zero_on_recycle) what it gets back. More bytes
+    /// stay in their block, which the last clone or slice of them gives back. They are copied only if
+    /// they fill less than a quarter of a block, and a smaller one saves 16 KiB or more.
     #[must_use]
     #[inline]
     pub fn freeze(mut self) -> Bytes {
         let len = self.len;
-        if len <= COPIED {
+        if len <= COPIED && !self.block.as_ref().is_some_and(Block::is_wiped) {
             return Bytes::copy_from_slice(&self);
         }
         if len <= self.capacity / 4 && self.capacity - len >= WORTH_MOVING {
