@@ -38,7 +38,8 @@ mod tests {
     #[test]
     fn a_step_holds_what_it_was_chosen_for_and_the_one_below_does_not() {
         assert_eq!([0, 1, 2, 3, 4].map(size), [1024, 1536, 2048, 3072, 4096]);
-        for step in 0..LAST {
+        // On 32-bit machines the last steps are larger than the address space.
+        for step in (0..LAST).take_while(|step| size(step + 1) < isize::MAX as usize) {
             assert!(size(step) < size(step + 1));
             assert_eq!(holding(size(step)), step);
             assert_eq!(holding(size(step) + 1), step + 1);
