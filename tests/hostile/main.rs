@@ -61,8 +61,9 @@ unsafe impl GlobalAlloc for Hostile {
         if refuses(layout) {
             return ptr::null_mut();
         }
+        // Zeroed, so that a block that is not written all over holds no secret of an earlier test.
         // SAFETY: the caller's promise.
-        let block = unsafe { System.alloc(layout) };
+        let block = unsafe { System.alloc_zeroed(layout) };
         if layout.align() == CHUNK_ALIGN {
             let mut chunks = CHUNKS.get();
             if let Some(free) = chunks.iter_mut().find(|chunk| chunk.0 == 0) {
