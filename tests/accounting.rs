@@ -1,5 +1,8 @@
 //! What is counted, to the byte: an oracle computes each figure arithmetically.
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::{
     array,
     cell::Cell,
@@ -34,6 +37,8 @@ use tower_memory::{
     Account, MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, TrackingAllocator,
     account::{HeapUsage, Usage, is_installed, process_usage, thread_usage},
 };
+
+use self::random::Random;
 
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
@@ -126,19 +131,6 @@ impl Oracle {
         assert_eq!(usage.deallocations, self.deallocations, "deallocations");
         assert_eq!(usage.bytes_deallocated, self.freed, "bytes freed");
         assert_eq!(usage.peak_bytes, Some(self.peak), "peak");
-    }
-}
-
-/// A small generator (SplitMix64), so that a plan is known by its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
     }
 }
 

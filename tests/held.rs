@@ -4,6 +4,9 @@
 //! it knows who allocated what is freed, wherever that is.
 #![expect(unsafe_code, reason = "the oracle is an allocator")]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -28,6 +31,8 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
     Account, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator, scope::ArenaSource,
 };
+
+use self::random::Random;
 
 #[global_allocator]
 static ALLOC: TrackingAllocator<Owning> = TrackingAllocator::new(Owning);
@@ -793,19 +798,6 @@ fn an_account_is_left_with_its_last_guard() {
     drop(black_box(String::with_capacity(100)));
     assert_eq!(bytes(), 64);
     drop(kept);
-}
-
-/// A small generator (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
 }
 
 /// A block, and the accounts that were entered when it got its size.

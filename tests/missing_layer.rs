@@ -3,59 +3,18 @@
 #![cfg(all(feature = "axum", feature = "tracing"))]
 #![forbid(unsafe_code)]
 
-use std::{
-    fmt::{self, Write as _},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+#[path = "support/collector.rs"]
+mod collector;
+
+use std::time::Duration;
 
 use axum::{Router, body::Body, http::Method, routing::get};
 use http::Request;
 use tower::ServiceExt;
 use tower_memory::{Arena, RoutePolicy, extract::RouteLabelLayer, middleware::RequestBodyLayer};
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::Level;
 
-/// Collects events as text, with their level.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<(Level, String)>>>);
-
-#[derive(Default)]
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        write!(self.0, "{field}={value:?} ").unwrap();
-    }
-}
-
-impl Subscriber for Collector {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("tower_memory")
-    }
-
-    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text::default();
-        event.record(&mut text);
-        let level = *event.metadata().level();
-        self.0.lock().unwrap().push((level, text.0));
-    }
-
-    fn enter(&self, _span: &span::Id) {}
-
-    fn exit(&self, _span: &span::Id) {}
-}
+use self::collector::Collector;
 
 #[tokio::test]
 async fn a_missing_layer_is_warned_of_once_with_the_line_to_paste() {
