@@ -110,28 +110,13 @@ fn paused(at: Instant, waker: &Waker) -> State {
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        task::Wake,
+        sync::{Arc, atomic::Ordering},
         thread,
         time::Duration,
     };
 
     use super::*;
-    use crate::sync::Arc;
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn woken() -> (Arc<Woken>, Waker) {
-        let woken = Arc::new(Woken::default());
-        (Arc::clone(&woken), Waker::from(woken))
-    }
+    use crate::housekeeping::test_waker::woken;
 
     const FAR: Duration = Duration::from_secs(1000);
     const NEAR: Duration = Duration::from_millis(5);

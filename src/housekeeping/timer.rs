@@ -90,28 +90,13 @@ impl Drop for Timer {
 mod tests {
     use std::{
         future::poll_fn,
-        sync::atomic::{AtomicUsize, Ordering},
-        task::{Wake, Waker},
+        sync::{Arc, atomic::Ordering},
         thread,
         time::Duration,
     };
 
     use super::*;
-    use crate::sync::Arc;
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn woken() -> (Arc<Woken>, Waker) {
-        let woken = Arc::new(Woken::default());
-        (Arc::clone(&woken), Waker::from(woken))
-    }
+    use crate::housekeeping::test_waker::{Woken, woken};
 
     fn wait(woken: &Woken) {
         while woken.0.load(Ordering::Relaxed) == 0 {
