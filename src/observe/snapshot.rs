@@ -112,7 +112,7 @@ pub struct RouteSnapshot {
     /// rounded up to the size of a block. `None` if no request had a buffer.
     pub learned_buffer_bytes: Option<usize>,
     /// Frozen buffers that were handed out and are not released, because a server still has to send
-    /// them, or somebody keeps a slice; by the route at the time the request took its arena. Without
+    /// them, or the application keeps a slice; by the route at the time the request took its arena. Without
     /// those of up to 256 bytes, which are copied. `None` if no request has used an arena.
     pub unreleased_buffers: Option<usize>,
     /// Bytes of the blocks that these buffers keep.

@@ -20,7 +20,7 @@ pub(super) struct Stats {
 
 /// The statistics of one route: the shards of each method, and what all methods share.
 ///
-/// A shard is created by the first thread that uses it, so methods that nobody calls cost one word per
+/// A shard is created by the first thread that uses it, so a method that is not used costs one word per
 /// shard.
 #[derive(Debug)]
 struct RouteStats {

@@ -1,4 +1,4 @@
-//! What was handed out and has not come back, by origin: a number that stands for whoever asked.
+//! What was handed out and has not come back, by origin: a number that stands for a route.
 
 use crate::{
     slab::{SHARDS, thread_shard},
@@ -63,7 +63,7 @@ impl Origins {
         }
     }
 
-    /// A new origin; zero, which nobody counts, if there are too many.
+    /// A new origin; zero, which is not counted, if there are too many.
     #[cold]
     pub(super) fn create(&self) -> u32 {
         // Relaxed: the number only has to be a new one. It publishes nothing.
@@ -182,6 +182,6 @@ mod tests {
         origins.came_back(first, 1 << 20);
         origins.came_back(first, 5);
         assert_eq!(origins.out(first), HandedOut::default());
-        assert_eq!(origins.out(0), HandedOut::default(), "nobody counts it");
+        assert_eq!(origins.out(0), HandedOut::default(), "not counted");
     }
 }

@@ -67,7 +67,7 @@ struct Attached {
 struct Head {
     data: NonNull<u8>,
     hint: PoolHint,
-    /// On whose behalf the block was handed out, see [`Block::hand_out`]; zero if nobody counts.
+    /// On whose behalf the block was handed out, see [`Block::hand_out`]; zero if it is not counted.
     origin: u32,
     /// Whether the block waited in its pool before.
     reused: bool,
@@ -80,7 +80,7 @@ struct Head {
 
 const _: () = assert!(align_of::<Head>() == ALIGN);
 
-/// A block that nobody uses.
+/// A block that is not in use.
 pub(crate) struct IdleBlock {
     head: NonNull<Head>,
 }
@@ -206,7 +206,7 @@ impl IdleBlock {
         }
     }
 
-    /// On whose behalf the block was handed out, which is over now; zero if nobody counts.
+    /// On whose behalf the block was handed out, which is over now; zero if it is not counted.
     #[inline]
     pub(crate) fn take_origin(&mut self) -> u32 {
         let origin = self.head().origin;
@@ -258,7 +258,7 @@ pub(super) struct Block {
 
 // SAFETY: the only pointer to the head and its data (invariant 1).
 unsafe impl Send for Block {}
-// SAFETY: `&Block` gives plain numbers, and bytes that nobody writes any more (see `Frozen`).
+// SAFETY: `&Block` gives plain numbers, and bytes that are not written any more (see `Frozen`).
 unsafe impl Sync for Block {}
 
 impl Block {
@@ -340,11 +340,11 @@ impl Drop for Block {
     }
 }
 
-/// A block that nobody writes any more.
+/// A block that is not written any more.
 ///
 /// # Invariants
 ///
-/// 1. The first `shown` bytes are initialised, and nobody writes them.
+/// 1. The first `shown` bytes are initialised, and nothing writes them.
 pub(super) struct Frozen(Block);
 
 impl AsRef<[u8]> for Frozen {

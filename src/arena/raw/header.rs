@@ -98,7 +98,7 @@ impl Header {
         }
     }
 
-    /// Counts the arena as left behind until it comes back, if it was rented for somebody. The caller
+    /// Counts the arena as left behind until it comes back, if it has an origin. The caller
     /// has a reference.
     #[cold]
     pub(super) fn leave_behind(&self) {

@@ -8,7 +8,7 @@ impl RentedFor {
 
     /// `buffer_step` is the [step](crate::arena::steps) of the first block of its buffers, zero if
     /// nothing is known. `origin` is the number under which blocks that were handed out are counted,
-    /// zero if nobody counts them.
+    /// zero if they are not counted.
     pub(crate) fn new(buffer_step: u8, origin: u32) -> Self {
         debug_assert!(origin < Self::ORIGINS);
         Self(u32::from(buffer_step) << 24 | origin)
