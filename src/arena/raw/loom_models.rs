@@ -17,24 +17,30 @@ use super::{
 };
 use crate::sync::Arc;
 
+/// Recyclers whose models have no blocks.
+macro_rules! without_blocks {
+    ($($recycler:ty),*) => {
+        $(impl BlockPool for $recycler {
+            fn take_block(_: usize, _: usize) -> Option<IdleBlock> {
+                None
+            }
+
+            fn take_block_owned(self: Arc<Self>, _: usize) -> Option<IdleBlock> {
+                None
+            }
+
+            fn recycle_block(_: IdleBlock, _: usize) {}
+
+            fn recycle_block_owned(self: Arc<Self>, _: IdleBlock) {}
+
+            fn handed_out(&self, _: u32, _: usize) {}
+        })*
+    };
+}
+without_blocks!(Counter, Whole);
+
 /// Counts arenas that came back; a plain loom atomic, so that a double return shows.
 struct Counter(LoomArc<AtomicUsize>);
-
-impl BlockPool for Counter {
-    fn take_block(_: usize, _: usize) -> Option<IdleBlock> {
-        None
-    }
-
-    fn take_block_owned(self: Arc<Self>, _: usize) -> Option<IdleBlock> {
-        None
-    }
-
-    fn recycle_block(_: IdleBlock, _: usize) {}
-
-    fn recycle_block_owned(self: Arc<Self>, _: IdleBlock) {}
-
-    fn handed_out(&self, _: u32, _: usize) {}
-}
 
 impl Recycler for Counter {
     fn recycle(arena: IdleArena, _: usize) {
@@ -155,22 +161,6 @@ fn two_threads_that_both_find_the_chunk_full_both_get_memory() {
 struct Whole {
     capacity: usize,
     returns: LoomArc<AtomicUsize>,
-}
-
-impl BlockPool for Whole {
-    fn take_block(_: usize, _: usize) -> Option<IdleBlock> {
-        None
-    }
-
-    fn take_block_owned(self: Arc<Self>, _: usize) -> Option<IdleBlock> {
-        None
-    }
-
-    fn recycle_block(_: IdleBlock, _: usize) {}
-
-    fn recycle_block_owned(self: Arc<Self>, _: IdleBlock) {}
-
-    fn handed_out(&self, _: u32, _: usize) {}
 }
 
 impl Recycler for Whole {
