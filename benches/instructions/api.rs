@@ -1,11 +1,19 @@
 //! All that the driver uses of the crate, so that another revision needs this file changed and no
 //! other.
 
-use std::{hint::black_box, time::Duration};
+#![expect(unsafe_code, reason = "calls allocators directly")]
 
-use axum::{body::Body, http::Response};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    hint::black_box,
+    time::Duration,
+};
+
+use axum::{Router, body::Body, http::Response, routing::get};
+use bytes::BytesMut;
 use tower_memory::{
-    Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator, account,
+    ArenaPool, Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
+    account::{self, Account},
     middleware::MemoryLayerBuilder,
 };
 
@@ -18,33 +26,51 @@ pub(crate) fn allocations() -> u64 {
     usage.allocations
 }
 
-/// The layer with a timeout that never passes.
-pub(crate) fn layer(headers: bool) -> MemoryLayer {
-    builder(headers).build().expect("valid settings")
-}
-
-/// The same without headers, and with an observer. Callgrind also counts the thread that calls it.
-pub(crate) fn observed() -> MemoryLayer {
-    let layer = builder(false).observe(|report: &ScopeReport| _ = black_box(report.status));
-    layer.build().expect("valid settings")
-}
-
-fn builder(headers: bool) -> MemoryLayerBuilder {
-    let expose = if headers {
-        Expose::Always
-    } else {
-        Expose::Never
+/// Puts the layer around an app, with settings that a case of the driver names.
+pub(crate) fn wrap(app: Router, settings: &str) -> Router {
+    let builder = builder();
+    let builder = match settings {
+        "headers_on" => builder.expose(Expose::Always),
+        // Callgrind also counts the thread that calls the observer.
+        "observed" => builder.observe(|report: &ScopeReport| _ = black_box(report.status)),
+        _ => builder,
     };
-    let timeout = Duration::from_secs(5);
-    MemoryLayer::builder().timeout(timeout).expose(expose)
+    let layer = builder.build().expect("valid settings");
+    if settings == "refused" {
+        let handle = layer.handle();
+        tokio::spawn(async move { handle.shutdown(Duration::ZERO).await });
+    }
+    app.layer(layer)
 }
 
-pub(crate) async fn spawn(scope: RequestScope) -> &'static str {
+fn builder() -> MemoryLayerBuilder {
+    let timeout = Duration::from_secs(5);
+    MemoryLayer::builder()
+        .timeout(timeout)
+        .expose(Expose::Never)
+}
+
+/// The routes whose handlers use the scope.
+pub(crate) fn scoped(app: Router) -> Router {
+    app.route(
+        "/scope",
+        get(|scope: RequestScope| async move { _ = black_box(scope) }),
+    )
+    .route(
+        "/token",
+        get(|scope: RequestScope| async move { _ = black_box(scope.child_token()) }),
+    )
+    .route("/spawn_1", get(spawn))
+    .route("/arena_10x40B", get(arena))
+    .route("/json_100", get(json))
+}
+
+async fn spawn(scope: RequestScope) -> &'static str {
     scope.spawn(async {}).await.expect("the task returns");
     "hello"
 }
 
-pub(crate) async fn arena(scope: RequestScope) -> &'static str {
+async fn arena(scope: RequestScope) -> &'static str {
     let arena = scope.arena();
     for i in 0..10_u64 {
         black_box(arena.alloc([i; 5]));
@@ -52,11 +78,72 @@ pub(crate) async fn arena(scope: RequestScope) -> &'static str {
     "hello"
 }
 
-pub(crate) async fn json(scope: RequestScope) -> Response<Body> {
+async fn json(scope: RequestScope) -> Response<Body> {
     let arena = scope.arena();
     let mut items = arena.vec_with_capacity(100);
     for i in 0..100_u32 {
         items.push(arena.alloc_fmt(format_args!("item-{}", black_box(i))));
     }
     arena.json(&items)
+}
+
+/// `n` times what a case of the group `operation` names, without a request.
+pub(crate) fn operation(name: &str, n: u64) {
+    match name {
+        "enter_leave" => {
+            let account = Account::new();
+            for _ in 0..n {
+                drop(black_box(account.enter()));
+            }
+        }
+        "malloc_free_64B" => Account::new().in_scope(|| grow(&ALLOC, 64, n)),
+        "malloc_free_64B_uncounted" => grow(&System, 64, n),
+        "realloc_64_to_4096B" => Account::new().in_scope(|| grow(&ALLOC, 4096, n)),
+        "realloc_64_to_4096B_uncounted" => grow(&System, 4096, n),
+        "rent_10x40B" => {
+            let pool = ArenaPool::new();
+            for _ in 0..n {
+                let arena = pool.rent();
+                for i in 0..10_u64 {
+                    black_box(arena.alloc([i; 5]));
+                }
+            }
+        }
+        "buffer_16KiB" => {
+            let pool = ArenaPool::new();
+            for _ in 0..n {
+                let mut buffer = pool.rent().buf_with_capacity(16 << 10);
+                buffer.extend_from_slice(black_box(&[1; 1024]));
+                black_box(buffer.freeze());
+            }
+        }
+        // What a buffer is compared with: one that is reused when its last bytes have gone.
+        "bytes_mut_16KiB" => {
+            let mut buffer = BytesMut::new();
+            for _ in 0..n {
+                buffer.reserve(16 << 10);
+                buffer.extend_from_slice(black_box(&[1; 1024]));
+                black_box(buffer.split().freeze());
+            }
+        }
+        _ => panic!("no operation `{name}`"),
+    }
+}
+
+/// `n` times a block of 64 bytes that is doubled up to `bytes`, and freed.
+fn grow(allocator: &impl GlobalAlloc, bytes: usize, n: u64) {
+    for _ in 0..n {
+        let mut layout = Layout::from_size_align(64, 1).expect("valid");
+        // SAFETY: the layout has a size and is the block's, and the block is freed once.
+        unsafe {
+            let mut block = black_box(allocator.alloc(layout));
+            while layout.size() < bytes {
+                let size = 2 * layout.size();
+                block = black_box(allocator.realloc(block, layout, size));
+                assert!(!block.is_null());
+                layout = Layout::from_size_align(size, 1).expect("valid");
+            }
+            allocator.dealloc(block, layout);
+        }
+    }
 }

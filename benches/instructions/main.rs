@@ -1,8 +1,8 @@
 //! The program that `ci/instructions` counts the instructions of: requests in process, on one
-//! thread.
+//! thread, and single operations.
 //!
-//! `instructions --list` prints the cases. `instructions CASE N` sends N requests after a warm-up
-//! and prints the heap allocations per request.
+//! `instructions --list` prints the cases. `instructions CASE N` sends N requests, or does N
+//! operations, after a warm-up, and prints the heap allocations of each.
 
 mod api;
 
@@ -20,16 +20,29 @@ use tokio::runtime::Builder;
 use tower::{ServiceExt, layer::util::Identity};
 
 /// Requests before the counted ones: sizes are learned, memory is in its pools.
-const WARM_UP: u64 = 1000;
+const WARM_UP: u64 = 1024;
 
-const CASES: [&str; 16] = [
+/// As many as the layer tells apart by default. `routes_512` sends to each of them in turn.
+const ROUTES: usize = 512;
+
+/// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
+/// no layer, and its `spawn_1` is tokio's.
+const CASES: [&str; 33] = [
     "identity/ready",
+    "identity/routes_512",
     "identity/pending",
+    "identity/pending_4",
     "identity/stream_4",
+    "identity/spawn_1",
     "headers_off/ready",
+    "headers_off/routes_512",
     "headers_off/pending",
+    "headers_off/pending_4",
     "headers_off/stream_4",
+    "headers_off/scope",
+    "headers_off/token",
     "headers_off/spawn_1",
+    "headers_off/tokio_spawn_1",
     "headers_off/arena_10x40B",
     "headers_off/json_100",
     "headers_on/ready",
@@ -39,15 +52,24 @@ const CASES: [&str; 16] = [
     "headers_on/arena_10x40B",
     "headers_on/json_100",
     "observed/ready",
+    "refused/ready",
+    "operation/enter_leave",
+    "operation/malloc_free_64B",
+    "operation/malloc_free_64B_uncounted",
+    "operation/realloc_64_to_4096B",
+    "operation/realloc_64_to_4096B_uncounted",
+    "operation/rent_10x40B",
+    "operation/buffer_16KiB",
+    "operation/bytes_mut_16KiB",
 ];
 
-/// Pending once. Not `yield_now`, which also makes the runtime look for input.
-async fn wait_once() {
-    let mut waited = false;
+/// Pending `n` times. Not `yield_now`, which also makes the runtime look for input.
+async fn wait(mut n: u32) {
     poll_fn(|cx| {
-        if std::mem::replace(&mut waited, true) {
+        if n == 0 {
             return Poll::Ready(());
         }
+        n -= 1;
         cx.waker().wake_by_ref();
         Poll::Pending
     })
@@ -59,7 +81,17 @@ async fn ready() -> &'static str {
 }
 
 async fn pending() -> &'static str {
-    wait_once().await;
+    wait(1).await;
+    "hello"
+}
+
+async fn pending_4() -> &'static str {
+    wait(4).await;
+    "hello"
+}
+
+async fn tokio_spawn() -> &'static str {
+    tokio::spawn(async {}).await.expect("the task returns");
     "hello"
 }
 
@@ -68,64 +100,93 @@ async fn stream_4() -> Body {
     Body::from_stream(stream::iter([frame(), frame(), frame(), frame()]))
 }
 
-fn app(layer: &str) -> Router {
-    let plain = Router::new()
+fn app(settings: &str) -> Router {
+    let mut plain = Router::new()
         .route("/ready", get(ready))
         .route("/pending", get(pending))
+        .route("/pending_4", get(pending_4))
         .route("/stream_4", get(stream_4));
-    let scoped = || {
+    for i in 0..ROUTES {
+        plain = plain.route(&format!("/routes/{i}"), get(ready));
+    }
+    let app = if settings == "identity" {
         plain
-            .clone()
-            .route("/spawn_1", get(api::spawn))
-            .route("/arena_10x40B", get(api::arena))
-            .route("/json_100", get(api::json))
-    };
-    let app = match layer {
-        "headers_off" => scoped().layer(api::layer(false)),
-        "headers_on" => scoped().layer(api::layer(true)),
-        "observed" => scoped().layer(api::observed()),
-        _ => plain.layer(Identity::new()),
+            .route("/spawn_1", get(tokio_spawn))
+            .layer(Identity::new())
+    } else {
+        api::wrap(
+            api::scoped(plain).route("/tokio_spawn_1", get(tokio_spawn)),
+            settings,
+        )
     };
     // As a server calls it. Without this, axum applies the layer anew to each request.
     app.with_state(())
 }
 
-async fn exchange(app: &Router, uri: &Uri) {
+async fn exchange(app: &Router, uri: &Uri, status: StatusCode) {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri.clone();
     let response: Result<_, Infallible> = app.clone().oneshot(request).await;
     let response = response.expect("infallible");
-    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.status(), status);
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         black_box(frame.expect("no body fails"));
     }
 }
 
-async fn exchanges(app: Router, uri: Uri, n: u64) -> u64 {
+async fn exchanges(app: Router, uris: Vec<Uri>, status: StatusCode, n: u64) -> u64 {
     let before = api::allocations();
-    for _ in 0..n {
-        exchange(&app, &uri).await;
+    for uri in uris.iter().cycle().take(n as usize) {
+        exchange(&app, uri, status).await;
         // As between two requests of a connection: the task's budget starts anew.
-        wait_once().await;
+        wait(1).await;
     }
     api::allocations() - before
 }
 
-fn run(case: &str, n: u64) -> f64 {
-    let (layer, route) = case.split_once('/').expect("a case is LAYER/ROUTE");
-    let uri: Uri = format!("/{route}").parse().expect("a path");
-    let app = app(layer);
+fn uris(route: &str) -> Vec<Uri> {
+    let paths = match route {
+        "routes_512" => (0..ROUTES).map(|i| format!("/routes/{i}")).collect(),
+        route => vec![format!("/{route}")],
+    };
+    paths
+        .iter()
+        .map(|path| path.parse().expect("a path"))
+        .collect()
+}
+
+fn requests(settings: &str, route: &str, n: u64) -> u64 {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
+    let app = runtime.block_on(async { app(settings) });
+    let status = match settings {
+        "refused" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::OK,
+    };
     let send = |n| {
-        let task = runtime.spawn(exchanges(app.clone(), uri.clone(), n));
+        let task = runtime.spawn(exchanges(app.clone(), uris(route), status, n));
         runtime.block_on(task).expect("no panic")
     };
     send(WARM_UP);
-    send(n) as f64 / n as f64
+    send(n)
+}
+
+fn operations(name: &str, n: u64) -> u64 {
+    api::operation(name, WARM_UP);
+    let before = api::allocations();
+    api::operation(name, n);
+    api::allocations() - before
+}
+
+fn run(case: &str, n: u64) -> f64 {
+    let allocations = match case.split_once('/').expect("a case has a group") {
+        ("operation", name) => operations(name, n),
+        (settings, route) => requests(settings, route, n),
+    };
+    allocations as f64 / n as f64
 }
 
 fn main() -> ExitCode {
