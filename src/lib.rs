@@ -89,6 +89,7 @@
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
 mod config;
+mod counted;
 mod histogram;
 mod pack;
 mod slab;

@@ -98,6 +98,10 @@ mod once_lock {
             value
         }
 
+        pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+            self.value.get_mut()
+        }
+
         pub(crate) fn take(&mut self) -> Option<T> {
             self.is_set.store(false, Ordering::Relaxed);
             self.value.take()

@@ -56,6 +56,13 @@ impl CancelState {
         }
     }
 
+    /// Whether the request is not cancelled, has no token, and its body has not failed.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        // Acquire: as `reason`.
+        self.state.load(Ordering::Acquire) == 0
+    }
+
     /// Records that the request's body has failed, perhaps since the connection has ended.
     #[cold]
     pub(crate) fn body_failed(&self) {

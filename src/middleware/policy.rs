@@ -117,7 +117,7 @@ where
                 let scope = open.scope();
                 let (outer, none) = (Some(&self.policy), RoutePolicy::new());
                 let expired = scope.limits().begin(None, outer, &none, Duration::ZERO);
-                request.extensions_mut().insert(scope.to_carried());
+                request.extensions_mut().insert(open.carried_handle());
                 (Place::Outermost(open), expired)
             }
         };

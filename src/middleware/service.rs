@@ -211,7 +211,7 @@ where
             let responses = config.responses.as_deref();
             return ResponseFuture::expired(Place::Outermost(open), source, info, responses);
         }
-        request.extensions_mut().insert(scope.to_carried());
+        request.extensions_mut().insert(open.carried_handle());
         let entered = open.enter();
         let inner = self.inner.call(request);
         entered.done();

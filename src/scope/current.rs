@@ -13,14 +13,14 @@ use super::state::ScopeState;
 use crate::{
     account::{Entry, Writer},
     cancel::{CancelReason, Outcome},
-    sync::Arc,
+    counted::Counted,
 };
 
 thread_local! {
-    static CURRENT: Cell<Option<Arc<ScopeState>>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<Counted<ScopeState>>> = const { Cell::new(None) };
 }
 
-pub(super) fn get() -> Option<Arc<ScopeState>> {
+pub(super) fn get() -> Option<Counted<ScopeState>> {
     CURRENT
         .try_with(|current| {
             let scope = current.take();
@@ -45,12 +45,12 @@ pub(super) fn is_some() -> bool {
 }
 
 /// Swaps the current scope with `slot`. Does nothing on a thread that is ending.
-fn swap(slot: &mut Option<Arc<ScopeState>>) {
+fn swap(slot: &mut Option<Counted<ScopeState>>) {
     let _ = CURRENT.try_with(|current| *slot = current.replace(slot.take()));
 }
 
 /// Makes the scope in `slot` the current one, and enters its account, until the guard is dropped.
-pub(super) fn enter(slot: &mut Option<Arc<ScopeState>>, writer: Writer) -> EnteredScope<'_> {
+pub(super) fn enter(slot: &mut Option<Counted<ScopeState>>, writer: Writer) -> EnteredScope<'_> {
     let entry = slot
         .as_ref()
         .map_or(Entry::Inert, |scope| scope.account.begin(writer));
@@ -65,7 +65,7 @@ pub(super) fn enter(slot: &mut Option<Arc<ScopeState>>, writer: Writer) -> Enter
 /// Guard of [`enter`].
 #[must_use]
 pub(crate) struct EnteredScope<'a> {
-    slot: &'a mut Option<Arc<ScopeState>>,
+    slot: &'a mut Option<Counted<ScopeState>>,
     entry: Entry,
     guards_panics: bool,
 }

@@ -11,56 +11,83 @@ use super::{
     lifecycle::Transition,
     report::Closed,
     shutdown::OpenRequest,
-    state::{NEVER, NOT_SPARED, STATUS_BITS, ScopeState, nanos},
+    state::{NEVER, STATUS_BITS, ScopeState, nanos},
 };
 use crate::{
     account::Usage,
     arena::Buffers,
     cancel::{CancelReason, Outcome},
+    counted::Counted,
     route::{RouteKey, RouteLabel},
     sync::{Arc, Ordering},
     task::{TaskOwner, TaskReport},
 };
 
 impl ScopeState {
-    /// The owner of the open scope is gone, for `reason`.
-    pub(super) fn response_over(self: &Arc<Self>, reason: CancelReason) {
+    /// The owner of the open scope, with the reference in `slot`, is gone for `reason`.
+    #[inline]
+    pub(super) fn response_over(slot: &mut Option<Counted<Self>>, reason: CancelReason) {
+        if let Some(state) = slot.as_mut().and_then(Counted::get_mut) {
+            if state.is_plain() {
+                let route = state.route.number();
+                state.close(reason, route);
+                return;
+            }
+        }
+        if let Some(state) = slot {
+            Self::response_over_shared(state, reason);
+        }
+    }
+
+    /// Whether the scope ends and closes as it is: it was not cancelled, and nothing waits for its end.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.lifecycle.is_new()
+            && self.cancel.is_new()
+            && self.tasks.get().is_none()
+            && self.rare.get().is_none()
+            && !self.layer().shutdown.has_begun()
+    }
+
+    #[inline(never)]
+    fn response_over_shared(this: &Counted<Self>, reason: CancelReason) {
         let (transition, reason) = if reason == Outcome::Completed {
-            (self.lifecycle.response_done(), reason)
+            (this.lifecycle.response_done(), reason)
         } else if reason == Outcome::Abandoned {
-            (self.lifecycle.end(), self.cancel.dropped())
+            (this.lifecycle.end(), this.cancel.dropped())
         } else {
-            (self.lifecycle.end(), reason)
+            (this.lifecycle.end(), reason)
         };
         if transition == Transition::Nothing {
-            self.await_upgrade();
+            Self::await_upgrade(this);
         }
-        self.advance(transition, reason);
+        this.advance(transition, reason);
     }
 
     /// Schedules the end of a scope whose holds may never be taken up.
     #[cold]
-    fn await_upgrade(self: &Arc<Self>) {
-        let layer = self.layer();
+    fn await_upgrade(this: &Counted<Self>) {
+        let layer = this.layer();
         let now = layer.housekeeping.now();
         let Some(at) = now.checked_add(layer.hold_timeout) else {
             return;
         };
-        if !self.lifecycle.is_untaken() {
+        if !this.lifecycle.is_untaken() {
             return;
         }
-        let end = Waker::from(Arc::new(EndUntaken(Arc::clone(self))));
+        let end = Waker::from(Arc::new(EndUntaken(this.clone())));
         let key = layer.housekeeping.schedule(now, at, &end);
-        self.untaken.get_or_init(|| key);
+        this.rare().untaken.get_or_init(|| key);
         // It may have been taken up, or released, meanwhile.
-        if !self.lifecycle.is_untaken() {
-            self.cancel_untaken();
+        if !this.lifecycle.is_untaken() {
+            this.cancel_untaken();
         }
     }
 
     /// Cancels the scheduled end of a scope that is held: a hold was taken up, or all have been released.
     pub(super) fn cancel_untaken(&self) {
-        if let Some(key) = self.untaken.get() {
+        let rare = self.rare.get();
+        if let Some(key) = rare.and_then(|rare| rare.untaken.get()) {
             self.layer().housekeeping.cancel(*key);
         }
     }
@@ -75,15 +102,15 @@ impl ScopeState {
                 self.end.store(nanos(self.limits.age()), Ordering::Relaxed);
                 self.record_end();
                 if self.lifecycle.task_ended() == Transition::Close {
-                    self.close();
+                    self.close_ended();
                 }
             }
             Transition::EndAndClose => {
                 self.cancel(reason);
                 self.record_end();
-                self.close();
+                self.close_ended();
             }
-            Transition::Close => self.close(),
+            Transition::Close => self.close_ended(),
         }
     }
 
@@ -96,12 +123,16 @@ impl ScopeState {
         group.request_ended(Instant::now());
     }
 
-    fn close(&self) {
-        let layer = self.layer();
+    fn close_ended(&self) {
         let Some(reason) = self.cancel.reason() else {
             unreachable!("a scope closes after it was cancelled");
         };
-        let route = self.route.fix();
+        self.close(reason, self.route.fix());
+    }
+
+    /// Makes the report. The route does not change any more.
+    fn close(&self, reason: CancelReason, route: usize) {
+        let layer = self.layer();
         let entry = layer.routes.route(route);
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
         let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
@@ -129,20 +160,19 @@ impl ScopeState {
             time_to_end: end.map_or(total_time, Duration::from_nanos),
             total_time,
             tasks: self.tasks.get().map(|tasks| &**tasks),
-            annotations: &self.annotations,
+            annotations: self.rare.get().map(|rare| &rare.annotations),
         });
         self.cancel_untaken();
         // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
-        let spared = self.spared.load(Ordering::Relaxed);
-        if spared != NOT_SPARED {
-            drop(layer.shutdown.remove_exempt(spared));
+        if let Some(place) = self.spared_place() {
+            drop(layer.shutdown.remove_exempt(place));
         }
         layer.shutdown.changed();
     }
 }
 
 /// Ends a scope if none of its holds was taken up.
-struct EndUntaken(Arc<ScopeState>);
+struct EndUntaken(Counted<ScopeState>);
 
 impl Wake for EndUntaken {
     fn wake(self: Arc<Self>) {

@@ -16,6 +16,7 @@ use crate::{
     account::{Enter, Usage, Writer},
     arena::Arena,
     cancel::{CancelReason, Outcome},
+    counted::Counted,
     route::{Route, RouteKey, RouteLabel},
     sync::Arc,
 };
@@ -49,7 +50,7 @@ use crate::{
 /// ```
 pub struct RequestScope {
     /// `None` only while the handle is entered (see `current`) or dropped.
-    pub(super) state: Option<Arc<ScopeState>>,
+    pub(super) state: Option<Counted<ScopeState>>,
     /// Whether this is the handle in the extensions of the request that the layer has passed on.
     pub(super) carried: bool,
 }
@@ -76,7 +77,7 @@ impl RequestScope {
         parent: Option<&Self>,
     ) -> Self {
         let mut state = recycle::take();
-        let Some(unique) = Arc::get_mut(&mut state) else {
+        let Some(unique) = state.get_mut() else {
             unreachable!("a recycled scope has no handle");
         };
         let parent = parent.map(Self::state);
@@ -88,7 +89,7 @@ impl RequestScope {
     }
 
     #[inline]
-    pub(super) fn state(&self) -> &Arc<ScopeState> {
+    pub(super) fn state(&self) -> &Counted<ScopeState> {
         match &self.state {
             Some(state) => state,
             None => unreachable!("an entered handle is borrowed by its guard"),
@@ -96,13 +97,13 @@ impl RequestScope {
     }
 
     /// The handle's own reference, to be moved into the thread's cell.
-    pub(super) const fn slot(&mut self) -> &mut Option<Arc<ScopeState>> {
+    pub(super) const fn slot(&mut self) -> &mut Option<Counted<ScopeState>> {
         &mut self.state
     }
 
     /// Whether this is the only handle, so that no other thread can use the scope.
     pub(super) fn is_only_handle(&self) -> bool {
-        Arc::strong_count(self.state()) == 1
+        self.state().is_only()
     }
 
     /// Returns the scope that the calling thread works for: in a poll of the request, of its body or of
@@ -205,7 +206,7 @@ impl RequestScope {
     /// # }
     /// ```
     pub fn annotate(&self, key: &'static str, value: impl fmt::Display) {
-        self.state().annotations.add(key, value);
+        self.state().rare().annotations.add(key, value);
     }
 
     /// Returns a token that is cancelled when the request ends, is [cancelled](Self::cancel), or
@@ -219,11 +220,11 @@ impl RequestScope {
     }
 
     /// The current request, and those that have sent it, as far as they are of this layer.
-    pub(crate) fn current_in(layer: &Arc<LayerState>) -> Vec<Arc<dyn OpenRequest>> {
-        let chain = std::iter::successors(current::get(), |state| state.parent.clone());
+    pub(crate) fn current_in(layer: &Arc<LayerState>) -> Vec<Counted<dyn OpenRequest>> {
+        let chain = std::iter::successors(current::get(), |state| state.parent().cloned());
         chain
             .filter(|state| Arc::ptr_eq(state.layer(), layer))
-            .map(|state| state as _)
+            .map(Counted::into_request)
             .collect()
     }
 
@@ -356,16 +357,12 @@ impl Enter for RequestScope {
 
 impl Drop for RequestScope {
     fn drop(&mut self) {
-        let Some(mut state) = self.state.take() else {
-            return;
-        };
-        if Arc::strong_count(&state) != 1 {
-            return;
-        }
-        // No other handle can be made any more. If two handles see each other here, neither recycles,
-        // and the memory is freed instead.
-        if let Some(unique) = Arc::get_mut(&mut state) {
-            unique.release();
+        // The memory of the last handle is used again.
+        let last = self.state.take().and_then(Counted::into_last);
+        if let Some(mut state) = last {
+            if let Some(unique) = state.get_mut() {
+                unique.release();
+            }
             recycle::put(state);
         }
     }

@@ -60,6 +60,13 @@ impl Lifecycle {
         self.word.store(0, Ordering::Relaxed);
     }
 
+    /// Whether nothing has happened yet.
+    #[inline]
+    pub(super) fn is_new(&self) -> bool {
+        // Acquire: as `is_ended`.
+        self.word.load(Ordering::Acquire) == 0
+    }
+
     pub(super) fn is_ended(&self) -> bool {
         // Acquire: a thread that sees the end sees what happened before it.
         self.word.load(Ordering::Acquire) & ENDED != 0

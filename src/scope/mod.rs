@@ -10,6 +10,7 @@ mod annotations;
 mod current;
 mod deadline;
 mod ending;
+mod erased;
 pub(crate) mod handle;
 mod hold;
 mod label;

@@ -6,6 +6,7 @@ use super::{
     current::{self, EnteredScope},
     handle::RequestScope,
     layer::LayerState,
+    state::ScopeState,
 };
 use crate::{
     account::{Enter, Writer},
@@ -68,6 +69,12 @@ impl OpenScope {
         }
     }
 
+    /// The handle for the extensions of the request that is passed on.
+    #[inline]
+    pub(crate) fn carried_handle(&mut self) -> RequestScope {
+        self.scope.carried_handle()
+    }
+
     pub(crate) const fn scope(&self) -> &RequestScope {
         &self.scope
     }
@@ -113,7 +120,7 @@ impl OpenScope {
 
     /// Serves the request although the layer is shutting down.
     pub(crate) fn spare(&self) {
-        self.scope.state().spare();
+        ScopeState::spare(self.scope.state());
     }
 
     /// Records the response head: its status, the kind of its body, and whether it upgrades the
@@ -144,7 +151,7 @@ impl OpenScope {
 impl Drop for OpenScope {
     fn drop(&mut self) {
         self.unregister();
-        self.scope.state().response_over(self.reason);
+        ScopeState::response_over(self.scope.slot(), self.reason);
     }
 }
 

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{handle::RequestScope, label::LabelSource, layer::LayerState, state::ScopeState};
-use crate::{deadline::CallLimits, route::RouteKey, sync::Arc};
+use crate::{counted::Counted, deadline::CallLimits, route::RouteKey, sync::Arc};
 
 /// The part of a matched path that does not come from the parent's.
 pub(crate) fn own_path<'a>(parent: Option<&str>, matched: &'a str) -> Option<&'a str> {
@@ -16,12 +16,9 @@ impl ScopeState {
     /// The request's own token, made at the first call.
     pub(super) fn own_token(&self) -> &CancellationToken {
         let token = self.cancel.token(|| {
-            let token = self
-                .parent
-                .as_ref()
-                .map_or_else(CancellationToken::new, |parent| {
-                    parent.own_token().child_token()
-                });
+            let token = self.parent().map_or_else(CancellationToken::new, |parent| {
+                parent.own_token().child_token()
+            });
             // A shutdown cancels the tokens that are listed.
             if !self.is_spared() {
                 self.token.set(self.layer().tokens.insert(token.clone()));
@@ -35,18 +32,28 @@ impl ScopeState {
 
     /// Records the path of the parent, which a router has put in front of this request's.
     pub(super) fn copied_from(&mut self, path: Option<String>) {
-        self.parent_path = path;
+        self.rare_mut().parent_path = path;
+    }
+
+    /// The scope of the request that has sent this one.
+    #[inline]
+    pub(super) fn parent(&self) -> Option<&Counted<Self>> {
+        self.rare.get()?.parent.as_ref()
+    }
+
+    fn parent_path(&self) -> Option<&str> {
+        self.rare.get()?.parent_path.as_deref()
     }
 
     /// The request's own part of the path that a router has matched; `None` if no router has matched it
     /// since it was made of the parent's extensions.
     pub(super) fn own_path<'a>(&self, matched: &'a str) -> Option<&'a str> {
-        own_path(self.parent_path.as_deref(), matched)
+        own_path(self.parent_path(), matched)
     }
 
     /// The path in the request's extensions, if its own label is its own part of that.
     pub(super) fn full_path(&self) -> String {
-        let mut path = self.parent_path.clone().unwrap_or_default();
+        let mut path = self.parent_path().unwrap_or_default().to_owned();
         if self.route.is_own() {
             path.push_str(self.route().label.as_str());
         }
@@ -62,7 +69,7 @@ impl RequestScope {
 
     /// The state of a scope that has just been opened.
     pub(super) fn unshared(&mut self) -> &mut ScopeState {
-        let Some(unique) = self.state.as_mut().and_then(Arc::get_mut) else {
+        let Some(unique) = self.state.as_mut().and_then(Counted::get_mut) else {
             unreachable!("an open scope has one handle at first");
         };
         unique
@@ -96,9 +103,9 @@ impl RequestScope {
 
     /// The handle for the extensions of the request that is passed on.
     #[inline]
-    pub(crate) fn to_carried(&self) -> Self {
+    pub(super) fn carried_handle(&mut self) -> Self {
         Self {
-            state: self.state.clone(),
+            state: self.state.as_mut().map(Counted::clone_mut),
             carried: true,
         }
     }

@@ -2,29 +2,50 @@
 //!
 //! A recycled scope refers to no layer, so all layers share them, and a layer can end while they wait.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::state::ScopeState;
-use crate::sync::Arc;
+use crate::counted::Counted;
 
-/// Maximum number of recycled scopes that a thread keeps.
-const MAX_RECYCLED: usize = 64;
+/// Maximum number of recycled scopes that a thread keeps, beside the last one.
+const MAX_RECYCLED: usize = 63;
 
 thread_local! {
-    static RECYCLED: RefCell<Vec<Arc<ScopeState>>> = const { RefCell::new(Vec::new()) };
+    /// The last one. It serves most requests, since their scopes close before the next one is opened.
+    static LAST: Cell<Option<Counted<ScopeState>>> = const { Cell::new(None) };
+    static RECYCLED: RefCell<Vec<Counted<ScopeState>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Returns a scope without handles, recycled or new.
-pub(super) fn take() -> Arc<ScopeState> {
+#[inline]
+pub(super) fn take() -> Counted<ScopeState> {
+    match LAST.try_with(Cell::take) {
+        Ok(Some(last)) => last,
+        _ => take_older(),
+    }
+}
+
+#[inline(never)]
+fn take_older() -> Counted<ScopeState> {
     RECYCLED
         .try_with(|recycled| recycled.borrow_mut().pop())
         .ok()
         .flatten()
-        .unwrap_or_else(|| Arc::new(ScopeState::new()))
+        .unwrap_or_else(|| Counted::new(ScopeState::new()))
 }
 
 /// Keeps a scope whose last handle is gone.
-pub(super) fn put(scope: Arc<ScopeState>) {
+#[inline]
+pub(super) fn put(scope: Counted<ScopeState>) {
+    let mut scope = Some(scope);
+    let _ = LAST.try_with(|last| scope = last.replace(scope.take()));
+    if let Some(former) = scope {
+        put_older(former);
+    }
+}
+
+#[inline(never)]
+fn put_older(scope: Counted<ScopeState>) {
     // A scope that is not kept is dropped here, outside of the borrow.
     let mut scope = Some(scope);
     let _ = RECYCLED.try_with(|recycled| {

@@ -243,7 +243,7 @@ pub(crate) struct Closed<'a> {
     pub(crate) time_to_end: Duration,
     pub(crate) total_time: Duration,
     pub(super) tasks: Option<&'a TaskGroup>,
-    pub(super) annotations: &'a Annotations,
+    pub(super) annotations: Option<&'a Annotations>,
 }
 
 impl Closed<'_> {
@@ -265,7 +265,7 @@ impl Closed<'_> {
             tasks_given_up: given_up,
             overruns: self.tasks.map(TaskGroup::overruns).unwrap_or_default(),
             cancel_latency: self.cancel_latency(),
-            annotations: self.annotations.take(),
+            annotations: self.annotations.map(Annotations::take).unwrap_or_default(),
         }
     }
 

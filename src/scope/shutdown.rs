@@ -8,9 +8,10 @@ use tokio::{
 
 use crate::{
     account::{Usage, aside},
+    counted::Counted,
     route::RouteKey,
     slab::{ShardedSlab, insert_shared},
-    sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
+    sync::{AtomicBool, Mutex, OnceLock, Ordering, lock},
     task::TaskId,
 };
 
@@ -31,7 +32,7 @@ pub(crate) trait OpenRequest: Send + Sync {
 /// A response body or a held connection.
 #[derive(Clone)]
 pub(super) struct Stream {
-    pub(super) request: Arc<dyn OpenRequest>,
+    pub(super) request: Counted<dyn OpenRequest>,
     pub(super) held: bool,
     pub(super) waker: Waker,
 }
@@ -39,7 +40,7 @@ pub(super) struct Stream {
 /// What a shutdown does not wait for: what waits for it, or is served although it has begun.
 #[derive(Clone)]
 pub(crate) enum Exempt {
-    Request(Arc<dyn OpenRequest>),
+    Request(Counted<dyn OpenRequest>),
     Task(TaskId),
 }
 
@@ -143,7 +144,7 @@ impl Shutdown {
         let mut found = streams.filter_map(|stream| {
             let request = &stream.request;
             let usage = request.is_open().then(|| request.usage()).flatten()?;
-            Some((Arc::as_ptr(request).addr(), request.key(), usage))
+            Some((request.addr(), request.key(), usage))
         });
         // A request may have several streams.
         found.sort_unstable_by_key(|request| request.0);
@@ -183,7 +184,7 @@ impl Shutdown {
 impl Exempt {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Request(one), Self::Request(other)) => Arc::ptr_eq(one, other),
+            (Self::Request(one), Self::Request(other)) => one.is_same(other),
             (Self::Task(one), Self::Task(other)) => one == other,
             _ => false,
         }

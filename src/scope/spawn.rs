@@ -212,7 +212,7 @@ impl TaskGuard {
         }
         group.task_started();
         let ended = state.lifecycle.task_started();
-        let origin = Origin::Request(Arc::clone(state) as _);
+        let origin = Origin::Request(state.clone().into_owner());
         let record = Arc::new(TaskRecord::new(kind, location, Arc::clone(group), origin));
         let layer = state.layer();
         let key = layer.tasks.bound.insert(Arc::clone(&record));

@@ -14,6 +14,7 @@ use crate::{
     account::Account,
     arena::{Arena, Buffers},
     cancel::{CancelReason, CancelState, Outcome},
+    counted::Counted,
     deadline::{BodyKind, Limits},
     housekeeping::Key,
     route::{KnownMethod, Route, RouteKey},
@@ -30,16 +31,12 @@ pub(super) const NEVER: u64 = u64::MAX;
 pub(super) const STATUS_BITS: u32 = 10;
 
 /// The request is not spared by a shutdown.
-pub(super) const NOT_SPARED: usize = usize::MAX;
+const NOT_SPARED: usize = usize::MAX;
 
 /// The state behind all handles of one scope, recycled when the last handle is dropped.
 pub(crate) struct ScopeState {
     /// `None` only while the scope is recycled, without a handle.
     layer: Option<Arc<LayerState>>,
-    /// The scope of the request that has sent this one.
-    pub(super) parent: Option<Arc<Self>>,
-    /// The path of the parent, if the request was made of the parent's extensions.
-    pub(super) parent_path: Option<String>,
     pub(super) account: Account,
     pub(super) arena: OnceLock<Arena>,
     pub(super) lifecycle: Lifecycle,
@@ -47,28 +44,48 @@ pub(crate) struct ScopeState {
     pub(super) route: RouteWord,
     pub(super) cancel: CancelState,
     pub(super) method: KnownMethod,
-    pub(super) annotations: Annotations,
     /// Nanoseconds from the start to the response head, and its status; or [`NEVER`].
     pub(super) head: AtomicU64,
     /// Nanoseconds from the start to the end, or [`NEVER`] if the scope closed as it ended.
     pub(super) end: AtomicU64,
     /// The token in the layer's list.
     pub(super) token: KeySlot,
+    /// Made when the first task is started.
+    pub(super) tasks: OnceLock<Arc<TaskGroup>>,
+    /// Made when one of its parts is set.
+    pub(super) rare: OnceLock<Box<Rare>>,
+}
+
+/// What most requests do not have, behind one pointer.
+pub(super) struct Rare {
+    /// The scope of the request that has sent this one.
+    pub(super) parent: Option<Counted<ScopeState>>,
+    /// The path of the parent, if the request was made of the parent's extensions.
+    pub(super) parent_path: Option<String>,
+    pub(super) annotations: Annotations,
     /// The place in the list of what a shutdown does not wait for, if the request came during the shutdown
     /// and is served nevertheless. Then the shutdown does not cancel it.
     pub(super) spared: AtomicUsize,
     /// The scheduled end of a scope whose holds are not taken up.
     pub(super) untaken: OnceLock<Key>,
-    /// Made when the first task is started.
-    pub(super) tasks: OnceLock<Arc<TaskGroup>>,
+}
+
+impl Rare {
+    fn new() -> Self {
+        Self {
+            parent: None,
+            parent_path: None,
+            annotations: Annotations::new(),
+            spared: AtomicUsize::new(NOT_SPARED),
+            untaken: OnceLock::new(),
+        }
+    }
 }
 
 impl ScopeState {
     pub(super) fn new() -> Self {
         Self {
             layer: None,
-            parent: None,
-            parent_path: None,
             account: Account::new(),
             arena: OnceLock::new(),
             lifecycle: Lifecycle::new(),
@@ -76,13 +93,11 @@ impl ScopeState {
             route: RouteWord::new(),
             cancel: CancelState::new(),
             method: KnownMethod::Other,
-            annotations: Annotations::new(),
             head: AtomicU64::new(NEVER),
             end: AtomicU64::new(NEVER),
             token: KeySlot::empty(),
-            spared: AtomicUsize::new(NOT_SPARED),
-            untaken: OnceLock::new(),
             tasks: OnceLock::new(),
+            rare: OnceLock::new(),
         }
     }
 
@@ -93,7 +108,7 @@ impl ScopeState {
         key: RouteKey,
         own_label: bool,
         start: Instant,
-        parent: Option<&Arc<Self>>,
+        parent: Option<&Counted<Self>>,
     ) {
         layer.sink.opened(key);
         self.layer = Some(layer);
@@ -102,7 +117,20 @@ impl ScopeState {
         self.limits.start = start;
         if let Some(parent) = parent {
             self.limits.bound(&parent.limits);
-            self.parent = Some(Arc::clone(parent));
+            self.rare_mut().parent = Some(parent.clone());
+        }
+    }
+
+    pub(super) fn rare(&self) -> &Rare {
+        self.rare.get_or_init(|| Box::new(Rare::new()))
+    }
+
+    /// Before the request is shared.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare();
+        match self.rare.get_mut() {
+            Some(rare) => rare,
+            None => unreachable!("it was made"),
         }
     }
 
@@ -128,12 +156,8 @@ impl ScopeState {
         self.cancel.reset();
         self.head.store(NEVER, Ordering::Relaxed);
         self.end.store(NEVER, Ordering::Relaxed);
-        self.spared.store(NOT_SPARED, Ordering::Relaxed);
-        self.untaken.take();
         self.tasks.take();
-        drop(self.annotations.take());
-        self.parent_path.take();
-        self.parent.take();
+        self.rare.take();
     }
 
     /// The state shared by the layer's scopes.
@@ -225,7 +249,7 @@ impl ScopeState {
         if let Some(began) = self.layer().shutdown.began().filter(|_| !self.is_spared()) {
             self.set_reason(CancelReason::new(Outcome::Shutdown), Some(began));
         }
-        if let Some(reason) = self.parent.as_ref().and_then(|parent| parent.reason()) {
+        if let Some(reason) = self.parent().and_then(|parent| parent.reason()) {
             self.set_reason(reason.inherited(), None);
         }
     }
@@ -243,16 +267,23 @@ impl ScopeState {
     }
 
     /// Serves a request that came during a shutdown, which neither cancels it nor waits for it.
-    pub(super) fn spare(self: &Arc<Self>) {
-        let exempt = Exempt::Request(Arc::clone(self) as _);
-        let place = self.layer().shutdown.exempt(exempt);
+    pub(super) fn spare(this: &Counted<Self>) {
+        let exempt = Exempt::Request(this.clone().into_request());
+        let place = this.layer().shutdown.exempt(exempt);
         // Relaxed: the request is not shared yet.
-        self.spared.store(place, Ordering::Relaxed);
+        this.rare().spared.store(place, Ordering::Relaxed);
     }
 
     /// Whether a shutdown does not cancel the request.
     pub(super) fn is_spared(&self) -> bool {
-        self.spared.load(Ordering::Relaxed) != NOT_SPARED
+        self.spared_place().is_some()
+    }
+
+    /// The place in the list of what a shutdown does not wait for.
+    #[inline]
+    pub(super) fn spared_place(&self) -> Option<usize> {
+        let place = self.rare.get()?.spared.load(Ordering::Relaxed);
+        (place != NOT_SPARED).then_some(place)
     }
 
     /// Records the response head. From here on the deadline is the body's.

@@ -1,7 +1,7 @@
 use std::task::Waker;
 
 use super::{handle::RequestScope, shutdown::Stream};
-use crate::{slab::Key, sync::Arc};
+use crate::slab::Key;
 
 /// The place of a response body, or of a held connection, among those that a shutdown can cut off.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl StreamPlace {
         if !matches!(&self.0, Some((_, known)) if known.will_wake(waker)) {
             self.remove(scope);
             let stream = Stream {
-                request: Arc::clone(state) as _,
+                request: state.clone().into_request(),
                 held,
                 waker: waker.clone(),
             };

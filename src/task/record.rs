@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     account::{Account, Entry, Writer},
+    counted::Counted,
     route::RouteLabel,
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
@@ -28,7 +29,7 @@ pub(crate) trait TaskOwner: Send + Sync {
 /// What a task belongs to.
 pub(crate) enum Origin {
     /// A request, whose scope it keeps open.
-    Request(Arc<dyn TaskOwner>),
+    Request(Counted<dyn TaskOwner>),
     /// Nothing: it was detached under a name, from a request on this route.
     Detached {
         name: &'static str,

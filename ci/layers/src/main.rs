@@ -33,6 +33,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "config",     ""),
     (Core, "histogram",  ""),
     (Core, "pack",       ""),
+    (Core, "counted",    "sync"),
     (Core, "account",    "sync"),
     (Core, "slab",       "sync account"),
     (Core, "housekeeping", "sync account slab"),
@@ -41,8 +42,8 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "cancel",     "sync housekeeping deadline"),
     (Core, "pool",       "sync account config slab arena histogram housekeeping pack"),
     (Core, "route",      "sync account pool"),
-    (Core, "task",       "sync housekeeping slab account cancel route"),
-    (Core, "scope",      "sync housekeeping slab account arena deadline cancel pool route task"),
+    (Core, "task",       "sync counted housekeeping slab account cancel route"),
+    (Core, "scope",      "sync counted housekeeping slab account arena deadline cancel pool route task"),
     (Http, "observe",    "sync housekeeping histogram slab account arena deadline cancel pool route task scope"),
     (Http, "wire",       "sync account arena deadline cancel route scope"),
     (Http, "middleware", "sync config housekeeping account arena deadline cancel pool route scope observe wire"),
@@ -56,6 +57,8 @@ const UNSAFE_HOMES: &[&str] = &[
     "src/account/allocator.rs",
     "src/account/raw/",
     "src/arena/raw/",
+    "src/counted.rs",
+    "src/scope/erased.rs",
 ];
 
 /// Circles that are allowed, each with the reason. A circle may be smaller than its entry.
