@@ -137,7 +137,9 @@ impl PoolBuilder {
     /// At the end of a [trim interval](Self::trim_interval), if at least 1 MiB of arenas was freed since
     /// the hook was called last, it is called on a [thread for hooks](crate::housekeeping) with
     /// the number of bytes. It may take its time: trimming goes on. Allocators keep freed memory for
-    /// later; without a hook, the process may keep what a burst needed. A panic in it is counted in
+    /// later; without a hook, the process may keep what a burst needed. glibc and jemalloc give back from
+    /// any thread; with mimalloc, each thread of the runtime has to collect for itself
+    /// (`ci/programs/src/bin/retention.rs` shows how). A panic in it is counted in
     /// [`Snapshot::housekeeping_panics`](crate::observe::Snapshot::housekeeping_panics). It is not called
     /// by a pool that is not trimmed.
     ///

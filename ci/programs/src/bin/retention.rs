@@ -49,7 +49,14 @@ mod allocator {
 
 #[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
 mod allocator {
-    use super::TrackingAllocator;
+    use std::{
+        cell::Cell,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use tokio::runtime::Handle;
+
+    use super::{Duration, TrackingAllocator, WORKERS};
 
     pub const NAME: &str = "mimalloc";
 
@@ -57,10 +64,33 @@ mod allocator {
     static ALLOC: TrackingAllocator<mimalloc::MiMalloc> =
         TrackingAllocator::new(mimalloc::MiMalloc);
 
-    /// Returns the unused memory that the calling thread can reach.
+    /// Returns the unused memory that the calling thread can reach: that of its own heap, and of
+    /// threads that have ended.
     pub fn give_back() {
         // SAFETY: may be called at any time.
         unsafe { libmimalloc_sys::mi_collect(true) };
+    }
+
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Each thread has to do that for its own heap: a worker does so before it sleeps next. The hook
+    /// calls this, which wakes the workers up: tasks that block for a moment reach all of them.
+    pub fn ask_workers(runtime: &Handle) {
+        ASKED.fetch_add(1, Relaxed);
+        for _ in 0..2 * WORKERS {
+            runtime.spawn(async { std::thread::sleep(Duration::from_millis(2)) });
+        }
+    }
+
+    /// For `on_thread_park`.
+    pub fn before_sleep() {
+        thread_local! {
+            static DONE: Cell<usize> = const { Cell::new(0) };
+        }
+        let asked = ASKED.load(Relaxed);
+        if DONE.replace(asked) != asked {
+            give_back();
+        }
     }
 }
 
@@ -83,6 +113,7 @@ mod allocator {
     }
 }
 
+const WORKERS: usize = 2;
 const BURST: usize = 1000;
 const LARGE: usize = 1 << 20;
 const SMALL: usize = 1 << 10;
@@ -202,11 +233,20 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(WORKERS).enable_all();
+    #[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
+    runtime.on_thread_park(allocator::before_sleep);
+    let runtime = runtime.build().expect("a runtime");
+    #[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
+    let workers = runtime.handle().clone();
     let mut pool = ArenaPool::builder();
     if hook {
-        pool = pool.on_trim(|bytes| {
+        pool = pool.on_trim(move |bytes| {
             let (start, before) = (Instant::now(), rss());
             allocator::give_back();
+            #[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
+            allocator::ask_workers(&workers);
             println!(
                 "  {:.1} MiB of arenas were freed: RSS {:.1} -> {:.1} MiB, in {:.1?}",
                 bytes as f64 / MIB,
@@ -219,11 +259,6 @@ fn main() -> ExitCode {
     let layer = MemoryLayer::builder().pool(pool.build().expect("valid settings"));
     let layer = layer.build().expect("valid settings");
     let handle_to = layer.handle();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.set_nonblocking(true).expect("a socket");
     let port = listener.local_addr().expect("bound").port();
