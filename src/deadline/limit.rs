@@ -20,6 +20,13 @@ impl Limit {
         }
     }
 
+    /// The raw value of a limit, for [`restore`](Self::restore).
+    pub(super) fn packed(limit: Option<Duration>) -> u64 {
+        limit.map_or(NONE, |limit| {
+            u64::try_from(limit.as_nanos()).unwrap_or(NONE)
+        })
+    }
+
     /// Makes the limit `limit`, unless a shorter one is in force. One that does not fit (beyond 500
     /// years) is none.
     pub(super) fn tighten(&self, limit: Duration) {
@@ -39,6 +46,11 @@ impl Limit {
 
     pub(super) fn restore(&self, saved: u64) {
         self.nanos.store(saved, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn is_set(&self) -> bool {
+        self.nanos.load(Ordering::Relaxed) != NONE
     }
 
     pub(super) fn get(&self) -> Option<Duration> {

@@ -15,10 +15,10 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct Limits {
     pub(crate) start: Instant,
-    deadline: Deadline,
+    pub(super) deadline: Deadline,
     body: Limit,
-    body_idle: Limit,
-    request_body_idle: Limit,
+    pub(super) body_idle: Limit,
+    pub(super) request_body_idle: Limit,
     /// Nanoseconds the request had waited before the service was called: in a queue, and for the
     /// service to be ready.
     queued: AtomicU64,
@@ -279,7 +279,7 @@ impl Limits {
         queued_out(policy, queued).then_some(source)
     }
 
-    const fn bodies(&self) -> [&Limit; 3] {
+    pub(super) const fn bodies(&self) -> [&Limit; 3] {
         [&self.body, &self.body_idle, &self.request_body_idle]
     }
 

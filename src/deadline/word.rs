@@ -47,7 +47,18 @@ fn pack(after: Duration, source: DeadlineSource) -> Option<u64> {
     Some(units | source.code() as u64)
 }
 
+/// The word of a deadline `after` the start, if there is one.
+pub(super) fn packed(after: Option<Duration>, source: DeadlineSource) -> u64 {
+    after.and_then(|after| pack(after, source)).unwrap_or(NONE)
+}
+
 impl Deadline {
+    /// Sets the server's deadline of a new request, which has none.
+    #[inline]
+    pub(super) fn begin(&self, packed: u64) {
+        self.ours.store(packed, Ordering::Relaxed);
+    }
+
     pub(super) fn none() -> Self {
         Self {
             ours: AtomicU64::new(NONE),
@@ -145,6 +156,12 @@ impl Deadline {
     /// The limit of the calls inside.
     pub(super) fn of_call(&self, start: Instant) -> Option<(Instant, DeadlineSource)> {
         unpack(self.call.load(Ordering::Relaxed), start)
+    }
+
+    /// Whether the request has a deadline.
+    #[inline]
+    pub(super) fn is_set(&self) -> bool {
+        self.ours.load(Ordering::Relaxed) != NONE || self.request.load(Ordering::Relaxed) != NONE
     }
 
     /// The deadline of a request that started at `start`, and its source.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config::ConfigError,
-    deadline::RoutePolicy,
+    deadline::{FirstLimits, RoutePolicy},
     housekeeping::{Housekeeping, ManualClock},
     observe::{MemoryHandle, Observer, Recorder},
     pool::ArenaPool,
@@ -282,6 +282,7 @@ impl MemoryLayerBuilder {
         MemoryLayer::built(Config {
             handle: MemoryHandle::new(Arc::new(layer), recorder),
             limits: self.limits,
+            first: FirstLimits::of(&self.limits),
             trust: self.trust,
             responses: self.responses.into_shared(),
             expose: self.expose,

@@ -1,13 +1,19 @@
 use super::{
     deadline_response::DeadlineResponses, draining::Draining, expose::Expose, trust::Trust,
 };
-use crate::{deadline::RoutePolicy, observe::MemoryHandle, sync::Arc};
+use crate::{
+    deadline::{FirstLimits, RoutePolicy},
+    observe::MemoryHandle,
+    sync::Arc,
+};
 
 /// What all services of one layer share.
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) handle: MemoryHandle,
     pub(super) limits: RoutePolicy,
+    /// The same for requests that have no others.
+    pub(super) first: FirstLimits,
     /// `None` if no header is trusted.
     pub(super) trust: Option<Trust>,
     /// `None` if all are the default ones.

@@ -42,7 +42,9 @@ pin_project! {
 
     impl<B> PinnedDrop for OpenBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            this.finish(None);
+            if this.open().is_some() {
+                this.finish(None);
+            }
         }
     }
 }
@@ -115,7 +117,7 @@ impl<B> OpenBody<B> {
             return false;
         };
         let limits = open.scope().limits();
-        if self.length.is_none() {
+        if self.length.is_none() || !limits.has_body_limits() {
             return false;
         }
         if limits.body_idle().is_some() {
@@ -141,7 +143,9 @@ impl<B> OpenBody<B> {
             this.stream.remove(open.scope());
         }
         this.inside.as_mut().clear();
-        *this.timer = None;
+        if this.timer.is_some() {
+            *this.timer = None;
+        }
         if let Some(open) = this.inside.place_mut().take() {
             open.finish(reason.unwrap_or(this.length.reason_of_drop()));
         }

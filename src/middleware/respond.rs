@@ -3,6 +3,7 @@ use http::{Response, StatusCode, header};
 use super::{body::ResponseBody, open_body::BodyLength, place::Place, request_info::RequestInfo};
 use crate::{
     deadline::BodyKind,
+    scope::OpenScope,
     wire::{self, Protocol},
 };
 
@@ -10,32 +11,46 @@ use crate::{
 /// open scope.
 pub(super) fn respond<T, R>(
     place: Option<Place>,
-    response: Response<T>,
+    mut response: Response<T>,
     length: BodyLength,
     info: RequestInfo,
     wrap: impl FnOnce(T, Option<Place>, BodyLength, Protocol) -> ResponseBody<R>,
 ) -> Response<ResponseBody<R>> {
-    let (mut parts, body) = response.into_parts();
     let mut open = match place {
         Some(Place::Outermost(open)) => open,
-        place => return Response::from_parts(parts, wrap(body, place, length, Protocol::Plain)),
+        place => return response.map(|body| wrap(body, place, length, Protocol::Plain)),
     };
-    let tunnel = info.connect && parts.status.is_success();
+    let (length, protocol) = head(&mut open, &mut response, length, info);
+    let place = Some(Place::Outermost(open));
+    response.map(|body| wrap(body, place, length, protocol))
+}
+
+/// Records the response head, and writes the headers. Returns the length of the body, and how a timeout of
+/// it is reported.
+#[inline]
+fn head<T>(
+    open: &mut OpenScope,
+    response: &mut Response<T>,
+    length: BodyLength,
+    info: RequestInfo,
+) -> (BodyLength, Protocol) {
+    let status = response.status();
+    let tunnel = info.connect && status.is_success();
     // By the rules of HTTP these have no body. Servers drop one unread.
     let bodiless = info.head
         || tunnel
-        || parts.status.is_informational()
-        || parts.status == StatusCode::NO_CONTENT
-        || parts.status == StatusCode::NOT_MODIFIED;
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED;
     let length = if bodiless {
         BodyLength::NONE
     } else {
         length.or_exact(|| {
-            let length = parts.headers.get(header::CONTENT_LENGTH)?;
+            let length = response.headers().get(header::CONTENT_LENGTH)?;
             length.to_str().ok()?.parse().ok()
         })
     };
-    let protocol = info.protocol.of_response(&parts.headers);
+    let protocol = info.protocol.of_response(response.headers());
     let kind = match (length.is_none(), protocol) {
         (true, _) => BodyKind::None,
         (false, Protocol::Plain) => BodyKind::Plain,
@@ -43,13 +58,12 @@ pub(super) fn respond<T, R>(
         (false, Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText) => BodyKind::WholeCall,
     };
     open.head(
-        parts.status.as_u16(),
+        status.as_u16(),
         kind,
-        tunnel || parts.status == StatusCode::SWITCHING_PROTOCOLS,
+        tunnel || status == StatusCode::SWITCHING_PROTOCOLS,
     );
     if info.exposed {
-        wire::header::write(open.scope(), &mut parts.headers);
+        wire::header::write(open.scope(), response.headers_mut());
     }
-    let place = Some(Place::Outermost(open));
-    Response::from_parts(parts, wrap(body, place, length, protocol))
+    (length, protocol)
 }

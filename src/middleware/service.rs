@@ -200,10 +200,14 @@ where
             policy_was_taken();
         }
         let scope = open.scope();
-        let times = config.times(&request);
-        let expired = scope
-            .limits()
-            .begin(times, outer.as_ref(), &config.limits, waited);
+        let limits = scope.limits();
+        let expired = if waited.is_zero() && outer.is_none() && config.trust.is_none() {
+            limits.begin_first(&config.first);
+            None
+        } else {
+            let times = config.times(&request);
+            limits.begin(times, outer.as_ref(), &config.limits, waited)
+        };
         if let Some(source) = expired {
             let entered = open.enter();
             drop(request);

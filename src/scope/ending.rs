@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     lifecycle::Transition,
+    recycle,
     report::Closed,
     shutdown::OpenRequest,
     state::{NEVER, STATUS_BITS, ScopeState, nanos},
@@ -24,24 +25,25 @@ use crate::{
 };
 
 impl ScopeState {
-    /// The owner of the open scope, with the reference in `slot`, is gone for `reason`.
-    #[inline]
-    pub(super) fn response_over(slot: &mut Option<Counted<Self>>, reason: CancelReason) {
-        if let Some(state) = slot.as_mut().and_then(Counted::get_mut) {
+    /// The owner of the open scope is gone, for `reason`, and passes its reference.
+    #[inline(never)]
+    pub(super) fn response_over(mut this: Counted<Self>, reason: CancelReason) {
+        if let Some(state) = this.get_mut() {
             if state.is_plain() {
                 let route = state.route.number();
                 state.close(reason, route);
+                state.release_plain();
+                recycle::put(this);
                 return;
             }
         }
-        if let Some(state) = slot {
-            Self::response_over_shared(state, reason);
-        }
+        Self::response_over_shared(&this, reason);
+        recycle::drop_handle(this);
     }
 
     /// Whether the scope ends and closes as it is: it was not cancelled, and nothing waits for its end.
     #[inline]
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         self.lifecycle.is_new()
             && self.cancel.is_new()
             && self.tasks.get().is_none()

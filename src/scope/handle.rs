@@ -356,14 +356,10 @@ impl Enter for RequestScope {
 }
 
 impl Drop for RequestScope {
+    #[inline]
     fn drop(&mut self) {
-        // The memory of the last handle is used again.
-        let last = self.state.take().and_then(Counted::into_last);
-        if let Some(mut state) = last {
-            if let Some(unique) = state.get_mut() {
-                unique.release();
-            }
-            recycle::put(state);
+        if let Some(state) = self.state.take() {
+            recycle::drop_handle(state);
         }
     }
 }

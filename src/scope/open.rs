@@ -23,8 +23,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OpenScope {
     scope: RequestScope,
-    /// The reason for the end.
-    reason: CancelReason,
     /// Whether the owner's waker is registered for changes of the deadline.
     registered: bool,
 }
@@ -64,7 +62,6 @@ impl OpenScope {
     const fn owning(scope: RequestScope) -> Self {
         Self {
             scope,
-            reason: CancelReason::new(Outcome::Abandoned),
             registered: false,
         }
     }
@@ -144,14 +141,24 @@ impl OpenScope {
     /// Ends the scope's part of the response, for `reason` unless the scope has one.
     #[inline]
     pub(crate) fn finish(mut self, reason: CancelReason) {
-        self.reason = reason;
+        self.end(reason);
+    }
+
+    /// Ends the scope, once.
+    #[inline]
+    fn end(&mut self, reason: CancelReason) {
+        if self.scope.slot().is_some() {
+            self.unregister();
+        }
+        if let Some(state) = self.scope.slot().take() {
+            ScopeState::response_over(state, reason);
+        }
     }
 }
 
 impl Drop for OpenScope {
     fn drop(&mut self) {
-        self.unregister();
-        ScopeState::response_over(self.scope.slot(), self.reason);
+        self.end(CancelReason::new(Outcome::Abandoned));
     }
 }
 

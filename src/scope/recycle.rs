@@ -34,7 +34,23 @@ fn take_older() -> Counted<ScopeState> {
         .unwrap_or_else(|| Counted::new(ScopeState::new()))
 }
 
-/// Keeps a scope whose last handle is gone.
+/// Drops a handle, and keeps the scope if it was the last one.
+#[inline]
+pub(super) fn drop_handle(handle: Counted<ScopeState>) {
+    if let Some(last) = handle.into_last() {
+        release(last);
+    }
+}
+
+#[inline(never)]
+fn release(mut scope: Counted<ScopeState>) {
+    if let Some(unique) = scope.get_mut() {
+        unique.release();
+    }
+    put(scope);
+}
+
+/// Keeps a scope that has been released and has no handle.
 #[inline]
 pub(super) fn put(scope: Counted<ScopeState>) {
     let mut scope = Some(scope);

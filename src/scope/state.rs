@@ -147,17 +147,32 @@ impl ScopeState {
         if let Some(key) = self.token.take() {
             drop(layer.tokens.remove(key));
         }
-        self.account.reset();
-        if let Some(arena) = self.arena.take() {
-            arena.leave();
-        }
         self.lifecycle.reset();
-        self.limits.clear();
         self.cancel.reset();
-        self.head.store(NEVER, Ordering::Relaxed);
         self.end.store(NEVER, Ordering::Relaxed);
         self.tasks.take();
         self.rare.take();
+        self.reset();
+    }
+
+    /// The same after a [plain](Self::is_plain) end.
+    #[inline]
+    pub(super) fn release_plain(&mut self) {
+        self.reset();
+        self.layer = None;
+    }
+
+    #[inline]
+    fn reset(&mut self) {
+        self.account.reset();
+        if self.arena.get().is_some() {
+            if let Some(arena) = self.arena.take() {
+                arena.leave();
+            }
+        }
+        self.limits.clear();
+        // Relaxed: `&mut` excludes other threads.
+        self.head.store(NEVER, Ordering::Relaxed);
     }
 
     /// The state shared by the layer's scopes.

@@ -35,6 +35,7 @@ impl StreamPlace {
         self.0.is_some() && scope.state().layer().shutdown.is_cut_off()
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, scope: &RequestScope) {
         if let Some((key, _)) = self.0.take() {
             drop(scope.state().layer().shutdown.streams().remove(key));
