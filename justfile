@@ -72,8 +72,8 @@ circles:
 
 # The figures in the documentation; arguments go to the bench binary.
 bench *args:
-    cargo bench --bench targets --features full -- {{args}}
+    cargo bench -p tower-memory-targets --bench targets -- {{args}}
 
 # The same with mimalloc as the allocator.
 bench-mimalloc *args:
-    cargo bench --bench targets-mimalloc --features full -- {{args}}
+    cargo bench -p tower-memory-targets --bench targets-mimalloc -- {{args}}

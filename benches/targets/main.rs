@@ -1,7 +1,7 @@
 //! What the crate promises to cost, measured beside its peers in one process.
 //!
 //! ```text
-//! cargo bench --bench targets --features full [-- PREFIX | --list]
+//! cargo bench -p tower-memory-targets --bench targets [-- PREFIX | --list]
 //! ```
 //!
 //! One line per row: `group/name | ours | peer (name) | ratio | target | met`, `missed` or `info`.

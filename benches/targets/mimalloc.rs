@@ -1,7 +1,7 @@
 //! The rows of `targets` that depend on the global allocator, with mimalloc instead of the system's.
 //!
 //! ```text
-//! cargo bench --bench targets-mimalloc --features full [-- PREFIX | --list]
+//! cargo bench -p tower-memory-targets --bench targets-mimalloc [-- PREFIX | --list]
 //! ```
 //!
 //! Arenas save calls of the allocator, so they gain less where those are cheaper.

@@ -1,6 +1,6 @@
 //! Clients that vanish while a task of their request waits for the token: the task ends, and soon.
 //!
-//! `cargo bench --bench targets --features full -- cancel` measures how soon.
+//! `cargo bench -p tower-memory-targets --bench targets -- cancel` measures how soon.
 
 use std::{net::SocketAddr, time::Duration};
 
