@@ -92,6 +92,7 @@ mod config;
 mod counted;
 mod histogram;
 mod pack;
+mod recycled;
 mod slab;
 mod sync;
 

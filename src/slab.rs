@@ -63,14 +63,17 @@ impl KeySlot {
         self.0.store(key.0, Ordering::Relaxed);
     }
 
+    /// The key, for a thread that happens after the one that has set it.
+    pub(crate) fn get(&self) -> Option<Key> {
+        let key = self.0.load(Ordering::Relaxed);
+        (key != Self::EMPTY).then_some(Key(key))
+    }
+
     pub(crate) fn take(&mut self) -> Option<Key> {
         // A load and a store: a swap would be a locked instruction, and `&mut` excludes other threads.
-        let key = self.0.load(Ordering::Relaxed);
-        if key == Self::EMPTY {
-            return None;
-        }
+        let key = self.get()?;
         self.0.store(Self::EMPTY, Ordering::Relaxed);
-        Some(Key(key))
+        Some(key)
     }
 }
 

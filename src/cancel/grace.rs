@@ -1,67 +1,51 @@
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{task::Context, time::Duration};
 
-use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::housekeeping::Timer;
+use crate::{account::aside, housekeeping::Timer};
 
 /// The future was dropped because it exceeded its grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Aborted;
 
-pin_project! {
-    /// Runs a future until it completes, or until `grace` after the token was cancelled.
-    ///
-    /// The future is polled first, so one that completes at the last moment has completed.
-    pub(crate) struct Grace<F> {
-        #[pin]
-        future: F,
-        #[pin]
-        cancelled: WaitForCancellationFutureOwned,
-        // The end of the grace period; `None` before it begins, or if it has no end.
-        end: Option<Instant>,
-        is_cancelled: bool,
-        timer: Timer,
-        grace: Duration,
+/// The time that a future has after its request was cancelled.
+#[derive(Default)]
+pub(crate) struct Grace {
+    /// The end, with its timer; `None` before the grace period begins. In no account, so that a task's
+    /// bytes are its own.
+    end: Option<Box<End>>,
+}
+
+/// The end of a grace period; `None` if that is too far away for the clock.
+type End = (Option<Instant>, Timer);
+
+impl Grace {
+    /// Whether the grace period has begun.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Begins a grace period.
+    #[cold]
+    pub(crate) fn begin(&mut self, grace: Duration) {
+        let end = (Instant::now().checked_add(grace), Timer::new());
+        self.end = Some(aside(|| Box::new(end)));
+    }
+
+    /// Whether the grace period is over. If not, the task is woken at its end.
+    pub(crate) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.end.as_deref_mut() {
+            Some((Some(end), timer)) => timer.poll(*end, cx),
+            _ => false,
+        }
     }
 }
 
-impl<F> Grace<F> {
-    pub(crate) fn new(future: F, token: CancellationToken, grace: Duration) -> Self {
-        Self {
-            future,
-            cancelled: token.cancelled_owned(),
-            end: None,
-            is_cancelled: false,
-            timer: Timer::new(),
-            grace,
-        }
-    }
-}
-
-impl<F: Future> Future for Grace<F> {
-    type Output = Result<F::Output, Aborted>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Poll::Ready(output) = this.future.poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        if !*this.is_cancelled {
-            if this.cancelled.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            *this.is_cancelled = true;
-            *this.end = Instant::now().checked_add(*this.grace);
-        }
-        match *this.end {
-            Some(end) if this.timer.poll(end, cx) => Poll::Ready(Err(Aborted)),
-            _ => Poll::Pending,
+impl Drop for Grace {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            aside(|| drop(end));
         }
     }
 }

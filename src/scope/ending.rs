@@ -21,7 +21,7 @@ use crate::{
     counted::Counted,
     route::{RouteKey, RouteLabel},
     sync::{Arc, Ordering},
-    task::{TaskOwner, TaskReport},
+    task::{TaskGroup, TaskOwner, TaskReport},
 };
 
 impl ScopeState {
@@ -109,7 +109,10 @@ impl ScopeState {
             }
             Transition::EndAndClose => {
                 self.cancel(reason);
-                self.record_end();
+                // A task that is started from now on has itself supervised, see `TaskGuard::new`.
+                if let Some(group) = self.tasks.get() {
+                    group.request_closed(Instant::now());
+                }
                 self.close_ended();
             }
             Transition::Close => self.close_ended(),
@@ -216,6 +219,18 @@ impl TaskOwner for ScopeState {
         self.route().label.clone()
     }
 
+    fn group(&self) -> &TaskGroup {
+        self.group()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.reason().is_some()
+    }
+
+    fn grace(&self) -> Duration {
+        self.layer().grace
+    }
+
     fn release_task(&self) {
         let ended = self.lifecycle.task_ended();
         self.advance(ended, CancelReason::new(Outcome::Completed));
@@ -232,8 +247,10 @@ mod loom_models {
 
     use super::*;
     use crate::{
-        cancel::CancelState, housekeeping::Housekeeping, scope::lifecycle::Lifecycle,
-        sync::OnceLock, task::TaskGroup,
+        cancel::CancelState,
+        housekeeping::Housekeeping,
+        scope::lifecycle::Lifecycle,
+        sync::{Mutex, OnceLock, lock},
     };
 
     /// The parts of a scope that take part.
@@ -248,14 +265,15 @@ mod loom_models {
         /// As `TaskGuard::new` does.
         fn start_task(&self) -> &crate::sync::Arc<TaskGroup> {
             let start = self.start;
-            let group = self.group.get_or_init(|| {
-                crate::sync::Arc::new(TaskGroup::new(start, Duration::ZERO, Housekeeping::Process))
-            });
+            let group = self
+                .group
+                .get_or_init(|| TaskGroup::take(start, Duration::ZERO, Housekeeping::Process));
+            group.task_started();
+            let ended = self.lifecycle.task_started();
             if self.cancel.is_cancelled_now() {
                 group.request_cancelled(self.start);
             }
-            group.task_started();
-            if self.lifecycle.task_started() {
+            if ended {
                 group.request_ended(self.start);
             }
             group
@@ -265,12 +283,21 @@ mod loom_models {
         fn end(&self) {
             let _ = self.lifecycle.end();
             self.cancel.cancel(CancelReason::new(Outcome::Abandoned));
-            if let Some(group) = self.group.get() {
+            if let Some(group) = self.group.get().filter(|_| self.lifecycle.has_tasks()) {
                 group.request_cancelled(self.start);
             }
             if let Some(group) = self.group.get() {
                 group.request_ended(self.start);
             }
+        }
+
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                lifecycle: Lifecycle::new(),
+                cancel: CancelState::new(),
+                group: OnceLock::new(),
+                start: Instant::now(),
+            })
         }
     }
 
@@ -278,13 +305,7 @@ mod loom_models {
     #[test]
     fn a_group_made_while_the_request_ends_is_told() {
         loom::model(|| {
-            let start = Instant::now();
-            let parts = Arc::new(Parts {
-                lifecycle: Lifecycle::new(),
-                cancel: CancelState::new(),
-                group: OnceLock::new(),
-                start,
-            });
+            let parts = Parts::new();
             let ending = thread::spawn({
                 let parts = Arc::clone(&parts);
                 move || parts.end()
@@ -292,6 +313,55 @@ mod loom_models {
             let group = parts.start_task();
             ending.join().expect("no panic");
             assert!(group.is_told());
+        });
+    }
+
+    /// Invariants 1 and 3 of `TaskGroup`: a thread that cancels looks for wakers only if there are tasks.
+    #[test]
+    fn a_task_that_waits_while_the_request_is_cancelled_is_woken_or_sees_it() {
+        loom::model(|| {
+            let (parts, waker) = (Parts::new(), Arc::new(Mutex::new(false)));
+            let cancelling = thread::spawn({
+                let (parts, waker) = (Arc::clone(&parts), Arc::clone(&waker));
+                move || {
+                    let reason = CancelReason::new(Outcome::Cancelled);
+                    assert!(parts.cancel.cancel(reason));
+                    parts.lifecycle.has_tasks() && std::mem::take(&mut *lock(&waker))
+                }
+            });
+            let _ = parts.start_task();
+            *lock(&waker) = true;
+            let seen = parts.cancel.reason().is_some();
+            let woken = cancelling.join().expect("no panic");
+            assert!(woken || seen);
+        });
+    }
+
+    /// Invariant 4 of `TaskGroup`.
+    #[test]
+    fn a_dependent_added_while_the_parent_is_cancelled_is_woken_or_sees_it() {
+        loom::model(|| {
+            let parent = Parts::new();
+            let cancelling = thread::spawn({
+                let parent = Arc::clone(&parent);
+                move || {
+                    let reason = CancelReason::new(Outcome::Cancelled);
+                    assert!(parent.cancel.cancel(reason));
+                    parent
+                        .group
+                        .get()
+                        .is_some_and(|group| group.wake_dependents() == 1)
+                }
+            });
+            let own = TaskGroup::take(parent.start, Duration::ZERO, Housekeeping::Process);
+            let take = || TaskGroup::take(parent.start, Duration::ZERO, Housekeeping::Process);
+            let group = parent.group.get_or_init(take);
+            group.add_dependent(&own);
+            let _ = parent.cancel.is_cancelled_now();
+            let seen = parent.cancel.reason().is_some();
+            let woken = cancelling.join().expect("no panic");
+            assert!(woken || seen);
+            group.remove_dependent(&own);
         });
     }
 }

@@ -79,6 +79,7 @@ impl LayerState {
         for token in self.tokens.filter_map(|token| Some(token.clone())) {
             token.cancel();
         }
+        self.tasks.follow_shutdown();
     }
 }
 

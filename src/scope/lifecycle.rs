@@ -177,6 +177,11 @@ impl Lifecycle {
         self.word.fetch_add(TASK, Ordering::AcqRel) & ENDED != 0
     }
 
+    /// Whether there is a task.
+    pub(super) fn has_tasks(&self) -> bool {
+        self.word.load(Ordering::Acquire) & TASKS != 0
+    }
+
     /// As [`is_ended`](Self::is_ended), but ordered with the end: if it returns `false`, the thread that
     /// ends the scope sees what this thread did before.
     pub(super) fn is_ended_now(&self) -> bool {

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{handle::RequestScope, label::LabelSource, layer::LayerState, state::ScopeState};
-use crate::{counted::Counted, deadline::CallLimits, route::RouteKey, sync::Arc};
+use crate::{counted::Counted, deadline::CallLimits, route::RouteKey, sync::Arc, task::TaskGroup};
 
 /// The part of a matched path that does not come from the parent's.
 pub(crate) fn own_path<'a>(parent: Option<&str>, matched: &'a str) -> Option<&'a str> {
@@ -28,6 +28,33 @@ impl ScopeState {
         // Cancels a token that was made too late for a shutdown to find it.
         let _ = self.reason();
         token
+    }
+
+    /// What the tasks share. The first task makes it.
+    #[inline]
+    pub(super) fn group(&self) -> &Arc<TaskGroup> {
+        self.tasks.get_or_init(|| self.make_group())
+    }
+
+    fn make_group(&self) -> Arc<TaskGroup> {
+        let layer = self.layer();
+        let group = TaskGroup::take(self.limits.start, layer.grace, layer.housekeeping.clone());
+        if let Some(parent) = self.parent() {
+            parent.group().add_dependent(&group);
+            // Invariant 4 of `TaskGroup`. The reason is read when a task waits.
+            let _ = parent.cancel.is_cancelled_now();
+        }
+        group
+    }
+
+    /// Releases what the tasks have shared.
+    pub(super) fn release_group(&mut self) {
+        if let Some(group) = self.tasks.take() {
+            if let Some(parent) = self.parent().and_then(|parent| parent.tasks.get()) {
+                parent.remove_dependent(&group);
+            }
+            TaskGroup::recycle(group);
+        }
     }
 
     /// Records the path of the parent, which a router has put in front of this request's.

@@ -1,7 +1,7 @@
 use std::{
     panic::Location,
     pin::{Pin, pin},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use pin_project_lite::pin_project;
@@ -11,9 +11,8 @@ use super::{current::EnteredScope, handle::RequestScope, layer::LayerState};
 use crate::{
     account::{Enter, Inside},
     cancel::{Aborted, Grace},
-    slab::Key,
     sync::Arc,
-    task::{EnteredSpan, EnteredTask, Origin, TaskHandle, TaskKind, TaskRecord, TaskSpan},
+    task::{EnteredSpan, EnteredTask, Origin, TaskHandle, TaskKind, TaskRef},
 };
 
 impl RequestScope {
@@ -128,8 +127,6 @@ impl RequestScope {
         T: Send + 'static,
     {
         self.used_at(Location::caller());
-        // The token first, so that it is there when the guard checks whether it is cancelled.
-        self.own_token();
         let guard = TaskGuard::new(self, TaskKind::Blocking, Location::caller());
         let closure = Inside::new(async { f() }, guard);
         TaskHandle::new(tokio::task::spawn_blocking(move || {
@@ -182,23 +179,22 @@ impl RequestScope {
 
 /// Keeps a task in the layer's list while it exists, and its scope open until it is gone or given up.
 struct TaskGuard {
-    record: Arc<TaskRecord>,
-    key: Key,
-    /// Its number in the request's group.
-    index: usize,
+    record: TaskRef,
     // Dropped after the record, so that the last handle recycles the scope, ...
     scope: RequestScope,
-    // ... and before the shutdown is notified.
+    // ... and before a shutdown is notified.
     notify: NotifyShutdown,
-    span: TaskSpan,
 }
 
-/// Notifies a shutdown, when it is dropped, that a task has ended.
-struct NotifyShutdown(Arc<LayerState>);
+/// Notifies a shutdown, when it is dropped, that a task has ended. `None` if none has begun.
+struct NotifyShutdown(Option<Arc<LayerState>>);
 
 impl Drop for NotifyShutdown {
+    #[inline]
     fn drop(&mut self) {
-        self.0.shutdown.changed();
+        if let Some(layer) = &self.0 {
+            layer.shutdown.changed();
+        }
     }
 }
 
@@ -206,39 +202,46 @@ impl TaskGuard {
     fn new(scope: &RequestScope, kind: TaskKind, location: &'static Location<'static>) -> Self {
         let state = scope.state();
         let group = state.group();
-        // The group is made, so a thread that cancels or ends the request from now on sees it.
+        group.task_started();
+        let ended = state.lifecycle.task_started();
+        // The group is made, and the task counted, so a thread that cancels the request from now on sees
+        // both.
         if state.cancel.is_cancelled_now() {
             group.request_cancelled(Instant::now());
         }
-        group.task_started();
-        let ended = state.lifecycle.task_started();
         let origin = Origin::Request(state.clone().into_owner());
-        let record = Arc::new(TaskRecord::new(kind, location, Arc::clone(group), origin));
-        let layer = state.layer();
-        let key = layer.tasks.bound.insert(Arc::clone(&record));
-        let index = group.add(Arc::clone(&record) as _);
+        let record = TaskRef::new(kind, location, origin);
+        record
+            .key
+            .set(state.layer().tasks.bound.insert(record.share()));
+        record.join(group);
         if ended {
             state.record_end();
         }
         Self {
             record,
-            key,
-            index,
             scope: scope.clone(),
-            notify: NotifyShutdown(Arc::clone(layer)),
-            span: TaskSpan::current(),
+            notify: NotifyShutdown(None),
         }
     }
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        if self.scope.is_cancelled() {
-            self.record.group.task_ended(Instant::now());
+        let state = self.scope.state();
+        let (group, layer) = (state.group(), state.layer());
+        if state.reason().is_some() {
+            group.task_ended(Instant::now());
         }
         self.record.release();
-        self.record.group.remove(self.index);
-        drop(self.notify.0.tasks.bound.remove(self.key));
+        self.record.leave(group);
+        if let Some(key) = self.record.key.get() {
+            drop(layer.tasks.bound.remove(key));
+        }
+        // A shutdown that begins later does not find the task.
+        if layer.shutdown.has_begun() {
+            self.notify.0 = Some(Arc::clone(layer));
+        }
     }
 }
 
@@ -247,36 +250,44 @@ impl Enter for TaskGuard {
     type Guard<'a> = (EnteredTask<'a>, EnteredScope<'a>, EnteredSpan<'a>);
 
     fn enter(&mut self) -> Self::Guard<'_> {
-        let span = self.span.enter();
+        let span = self.record.span.enter();
         let scope = self.scope.enter();
         (self.record.enter(), scope, span)
     }
 }
 
 pin_project! {
-    /// The future of a spawned task.
+    /// The future of a spawned task, polled and dropped inside its scope.
     pub(super) struct ScopedTask<F> {
         #[pin]
-        inside: Inside<Grace<F>, TaskGuard>,
-        // The guard's, which is borrowed in a poll.
-        record: Arc<TaskRecord>,
+        future: Option<F>,
+        guard: TaskGuard,
+        grace: Grace,
+    }
+
+    impl<F> PinnedDrop for ScopedTask<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if this.future.is_some() {
+                let mut this = this.project();
+                let _entered = this.guard.enter();
+                this.future.set(None);
+            }
+        }
     }
 }
 
 impl<F> ScopedTask<F> {
+    #[inline]
     pub(super) fn new(
         scope: &RequestScope,
         future: F,
         kind: TaskKind,
         location: &'static Location<'static>,
     ) -> Self {
-        let grace = scope.state().layer().grace;
-        // The token first, so that it is there when the guard checks whether it is cancelled.
-        let future = Grace::new(future, scope.own_token().clone(), grace);
-        let guard = TaskGuard::new(scope, kind, location);
         Self {
-            record: Arc::clone(&guard.record),
-            inside: Inside::new(future, guard),
+            future: Some(future),
+            guard: TaskGuard::new(scope, kind, location),
+            grace: Grace::default(),
         }
     }
 }
@@ -284,31 +295,41 @@ impl<F> ScopedTask<F> {
 impl<F: Future> Future for ScopedTask<F> {
     type Output = Result<F::Output, Aborted>;
 
+    /// The future is polled first, so one that completes at the last moment has completed.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let record = &*this.record;
-        this.inside.run(|mut slot| {
-            let Some(future) = slot.as_mut().as_pin_mut() else {
-                panic!("task polled after completion");
-            };
-            let output = ready!(future.poll(cx));
-            if output.is_err() {
+        let mut this = self.project();
+        let (entered, ..) = &this.guard.enter();
+        let task = entered.record;
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            panic!("task polled after completion");
+        };
+        let output = match future.poll(cx) {
+            Poll::Ready(output) => Ok(output),
+            Poll::Pending => {
+                if !this.grace.has_begun() {
+                    if !task.watch(cx.waker()) {
+                        return Poll::Pending;
+                    }
+                    this.grace.begin(task.grace());
+                }
+                if !this.grace.is_over(cx) {
+                    return Poll::Pending;
+                }
                 // Before the future is dropped, since that may panic.
-                record.overran(false, false);
+                task.overran(false, false);
+                Err(Aborted)
             }
-            slot.set(None);
-            Poll::Ready(output)
-        })
+        };
+        this.future.set(None);
+        Poll::Ready(output)
     }
 }
 
 /// Keeps a detached task in the layer's list while it exists.
 struct DetachedGuard {
     name: &'static str,
-    record: Arc<TaskRecord>,
+    record: TaskRef,
     layer: Arc<LayerState>,
-    key: Key,
-    span: TaskSpan,
 }
 
 impl DetachedGuard {
@@ -321,15 +342,13 @@ impl DetachedGuard {
         }
         let name = layer.tasks.names.started(name);
         let route = scope.route();
-        let origin = Origin::Detached { name, route };
-        let record = Arc::new(TaskRecord::new(TaskKind::Detached, location, group, origin));
-        let key = layer.tasks.detached.insert(Arc::clone(&record));
+        let origin = Origin::Detached { name, route, group };
+        let record = TaskRef::new(TaskKind::Detached, location, origin);
+        record.key.set(layer.tasks.detached.insert(record.share()));
         Self {
             name,
             record,
             layer,
-            key,
-            span: TaskSpan::current(),
         }
     }
 }
@@ -337,7 +356,9 @@ impl DetachedGuard {
 impl Drop for DetachedGuard {
     fn drop(&mut self) {
         let tasks = &self.layer.tasks;
-        drop(tasks.detached.remove(self.key));
+        if let Some(key) = self.record.key.get() {
+            drop(tasks.detached.remove(key));
+        }
         tasks.names.ended(self.name, self.record.bytes());
         self.layer.shutdown.changed();
     }
@@ -347,7 +368,7 @@ impl Enter for DetachedGuard {
     type Guard<'a> = (EnteredTask<'a>, EnteredSpan<'a>);
 
     fn enter(&mut self) -> Self::Guard<'_> {
-        let span = self.span.enter();
+        let span = self.record.span.enter();
         (self.record.enter(), span)
     }
 }

@@ -150,7 +150,7 @@ impl ScopeState {
         self.lifecycle.reset();
         self.cancel.reset();
         self.end.store(NEVER, Ordering::Relaxed);
-        self.tasks.take();
+        self.release_group();
         self.rare.take();
         self.reset();
     }
@@ -229,18 +229,6 @@ impl ScopeState {
         )
     }
 
-    /// What the tasks share. The first task makes it.
-    pub(super) fn group(&self) -> &Arc<TaskGroup> {
-        self.tasks.get_or_init(|| {
-            let layer = self.layer();
-            Arc::new(TaskGroup::new(
-                self.limits.start,
-                layer.grace,
-                layer.housekeeping.clone(),
-            ))
-        })
-    }
-
     /// Why the request was cancelled, if it was.
     #[inline]
     pub(super) fn reason(&self) -> Option<CancelReason> {
@@ -273,12 +261,28 @@ impl ScopeState {
     #[inline]
     fn set_reason(&self, reason: CancelReason, at: Option<Instant>) {
         // Before the tasks are woken, so that none ends before its request was cancelled.
-        let at = at.or_else(|| self.tasks.get().map(|_| Instant::now()));
+        let at = at.or_else(|| self.has_tasks().then(Instant::now));
         if self.cancel.cancel(reason) {
             if let Some(group) = self.tasks.get() {
-                group.request_cancelled(at.unwrap_or_else(Instant::now));
+                self.cancelled(group, at);
             }
         }
+    }
+
+    /// Tells the tasks that the request is cancelled, as of `at` or now.
+    #[cold]
+    fn cancelled(&self, group: &TaskGroup, at: Option<Instant>) {
+        // A task that is started from now on looks for the reason first, see `TaskGuard::new`.
+        if self.has_tasks() {
+            group.request_cancelled(at.unwrap_or_else(Instant::now));
+            group.wake_tasks();
+        }
+        group.wake_dependents();
+    }
+
+    #[inline]
+    fn has_tasks(&self) -> bool {
+        self.tasks.get().is_some() && self.lifecycle.has_tasks()
     }
 
     /// Serves a request that came during a shutdown, which neither cancels it nor waits for it.

@@ -1,8 +1,10 @@
 use std::{
+    fmt,
     task::{Wake, Waker},
     time::Duration,
 };
 
+use slab::Slab;
 use tokio::time::Instant;
 
 use super::{
@@ -10,8 +12,9 @@ use super::{
     supervision::{Supervised, Supervision},
 };
 use crate::{
+    counted::Counted,
     housekeeping::Housekeeping,
-    sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock},
+    sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, lock},
 };
 
 /// A moment that has not been recorded.
@@ -27,15 +30,20 @@ const _: () = assert!(MAX_NAMED == 64);
 ///
 /// # Invariants
 ///
-/// 1. A thread that makes the group then reads the request's state by a read-modify-write, and a
-///    thread that changes that state looks for the group afterwards. So of "group made" and "request
-///    ended" (or "cancelled") the later one sees the earlier, and records the moment here.
+/// 1. A thread that makes the group, or starts a task, then reads the request's state by a
+///    read-modify-write, and a thread that changes that state looks for the group and its tasks afterwards.
+///    So of "task started" and "request ended" (or "cancelled") the later one sees the earlier, and records
+///    the moment here.
 /// 2. A task of a cancelled request records its end before it lets the scope close, so the scope reads
 ///    the last end of all.
-#[derive(Debug)]
-pub(crate) struct TaskGroup {
+/// 3. A task that waits has its waker listed, and looks afterwards whether its request is cancelled. A
+///    thread that cancels takes the wakers afterwards, under the same lock. So of "listed" and
+///    "cancelled" the later one sees the earlier: the task is woken, or goes on by itself.
+/// 4. A group is listed as a dependent of the group of the request that has sent its own, and its thread
+///    then reads that request's state by a read-modify-write. So 1 and 3 hold for that request, too.
+pub(crate) struct Group<T> {
     start: Instant,
-    alive: Supervision,
+    alive: Supervision<T>,
     /// Moments, in nanoseconds since the start.
     cancelled: AtomicU64,
     ended: AtomicU64,
@@ -44,13 +52,19 @@ pub(crate) struct TaskGroup {
     aborted: AtomicUsize,
     given_up: AtomicUsize,
     overruns: Mutex<Vec<TaskReport>>,
+    /// The groups of requests that the request has sent. Made with the first.
+    dependents: OnceLock<Mutex<Slab<Arc<Self>>>>,
+    /// Its place among the dependents of another group.
+    place: AtomicUsize,
 }
 
-impl TaskGroup {
-    pub(crate) fn new(start: Instant, grace: Duration, housekeeping: Housekeeping) -> Self {
+impl<T> Group<T> {
+    /// For no request yet.
+    #[cold]
+    pub(super) fn unused(start: Instant) -> Self {
         Self {
             start,
-            alive: Supervision::new(grace, housekeeping),
+            alive: Supervision::new(),
             cancelled: AtomicU64::new(NEVER),
             ended: AtomicU64::new(NEVER),
             last_end: AtomicU64::new(NEVER),
@@ -58,9 +72,32 @@ impl TaskGroup {
             aborted: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             overruns: Mutex::new(Vec::new()),
+            dependents: OnceLock::new(),
+            place: AtomicUsize::new(0),
         }
     }
 
+    /// Begins for a request, without tasks.
+    pub(super) fn begin(&mut self, start: Instant, grace: Duration, housekeeping: Housekeeping) {
+        self.start = start;
+        self.alive.begin(grace, housekeeping);
+    }
+
+    pub(super) fn reset(&mut self) {
+        // Relaxed: `&mut` excludes other threads.
+        for moment in [&self.cancelled, &self.ended, &self.last_end] {
+            moment.store(NEVER, Ordering::Relaxed);
+        }
+        for count in [&self.spawned, &self.aborted, &self.given_up] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.alive.reset();
+        *lock(&self.overruns) = Vec::new();
+        self.dependents.take();
+    }
+}
+
+impl<T: Supervised + 'static> Group<T> {
     fn nanos(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.start);
         u64::try_from(since.as_nanos())
@@ -75,9 +112,59 @@ impl TaskGroup {
             moment.compare_exchange(NEVER, self.nanos(at), Ordering::Release, Ordering::Relaxed);
     }
 
-    /// The request was cancelled.
+    /// The request was cancelled. The tasks that wait are not woken yet.
     pub(crate) fn request_cancelled(&self, at: Instant) {
         self.record(&self.cancelled, at);
+    }
+
+    /// Has `waker` woken when the request is cancelled, for the task of this number. The caller looks
+    /// afterwards whether it is cancelled (invariant 3).
+    pub(super) fn watch(&self, index: usize, waker: &Waker) {
+        self.alive.watch(index, waker);
+    }
+
+    /// Wakes the tasks of a request that is cancelled.
+    pub(crate) fn wake_tasks(&self) {
+        self.alive.wake();
+    }
+
+    /// Wakes the tasks of the requests that the request has sent. Returns the number of these.
+    pub(crate) fn wake_dependents(&self) -> usize {
+        let Some(dependents) = self.dependents.get() else {
+            return 0;
+        };
+        // Not under the lock, since waking may call any code.
+        let dependents: Vec<_> = lock(dependents)
+            .iter()
+            .map(|(_, group)| Arc::clone(group))
+            .collect();
+        for group in &dependents {
+            group.wake_tasks();
+            group.wake_dependents();
+        }
+        dependents.len()
+    }
+
+    /// Adds the group of a request that this one's has sent (invariant 4).
+    pub(crate) fn add_dependent(&self, group: &Arc<Self>) {
+        let dependents = self.dependents.get_or_init(|| Mutex::new(Slab::new()));
+        let place = lock(dependents).insert(Arc::clone(group));
+        // Relaxed: read by the thread that releases the dependent's scope, which happens after.
+        group.place.store(place, Ordering::Relaxed);
+    }
+
+    /// Removes a dependent.
+    pub(crate) fn remove_dependent(&self, group: &Self) {
+        if let Some(dependents) = self.dependents.get() {
+            let place = group.place.load(Ordering::Relaxed);
+            let removed = lock(dependents).try_remove(place);
+            drop(removed);
+        }
+    }
+
+    /// The request's response is over, and there is no task.
+    pub(crate) fn request_closed(&self, at: Instant) {
+        self.record(&self.ended, at);
     }
 
     /// The request's response is over. Tasks that are alive are supervised from now on.
@@ -96,7 +183,7 @@ impl TaskGroup {
     }
 
     /// Adds a task that is alive, and returns its number.
-    pub(crate) fn add(self: &Arc<Self>, task: Arc<dyn Supervised>) -> usize {
+    pub(crate) fn add(self: &Arc<Self>, task: Counted<T>) -> usize {
         self.alive.add(task, || Waker::from(Arc::clone(self)))
     }
 
@@ -164,7 +251,15 @@ impl TaskGroup {
     }
 }
 
-impl Wake for TaskGroup {
+impl<T> fmt::Debug for Group<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("alive", &self.alive)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Supervised + 'static> Wake for Group<T> {
     fn wake(self: Arc<Self>) {
         let waker = Waker::from(Arc::clone(&self));
         self.alive.look(&waker);

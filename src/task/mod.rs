@@ -6,6 +6,7 @@ mod detached;
 mod group;
 mod handle;
 mod record;
+mod recycle;
 mod registry;
 mod report;
 #[cfg_attr(feature = "tracing", path = "span/enabled.rs")]
@@ -17,7 +18,7 @@ pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
-pub(crate) use self::group::TaskGroup;
-pub(crate) use self::record::{EnteredTask, Origin, TaskId, TaskOwner, TaskRecord};
+pub(crate) use self::record::{EnteredTask, Origin, TaskGroup, TaskId, TaskOwner};
+pub(crate) use self::recycle::TaskRef;
 pub(crate) use self::registry::Tasks;
-pub(crate) use self::span::{EnteredSpan, TaskSpan};
+pub(crate) use self::span::EnteredSpan;

@@ -1,16 +1,23 @@
-use std::{cell::Cell, panic::Location, time::Duration};
+use std::{
+    cell::Cell,
+    panic::Location,
+    task::{RawWakerVTable, Waker},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{
-    group::TaskGroup,
+    group::Group,
     report::{TaskKind, TaskReport},
+    span::TaskSpan,
     supervision::{RECHECK, Supervised},
 };
 use crate::{
     account::{Account, Entry, Writer},
     counted::Counted,
     route::RouteLabel,
+    slab::KeySlot,
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -18,6 +25,15 @@ use crate::{
 pub(crate) trait TaskOwner: Send + Sync {
     /// The request's route.
     fn route(&self) -> RouteLabel;
+
+    /// The tasks of the request.
+    fn group(&self) -> &TaskGroup;
+
+    /// Whether the request is cancelled.
+    fn is_cancelled(&self) -> bool;
+
+    /// The time that its tasks have then.
+    fn grace(&self) -> Duration;
 
     /// A task no longer keeps the request's scope open.
     fn release_task(&self);
@@ -34,6 +50,7 @@ pub(crate) enum Origin {
     Detached {
         name: &'static str,
         route: RouteLabel,
+        group: Arc<TaskGroup>,
     },
 }
 
@@ -74,8 +91,17 @@ pub(crate) struct TaskRecord {
     started: Instant,
     /// The task's own figures. The scope's account is entered outside of it.
     account: Account,
-    pub(crate) group: Arc<TaskGroup>,
-    origin: Origin,
+    /// `None` only while the record is recycled.
+    origin: Option<Origin>,
+    /// Where the task was started.
+    pub(crate) span: TaskSpan,
+    /// Its place in the layer's list.
+    pub(crate) key: KeySlot,
+    /// Its number in the request's group.
+    index: AtomicUsize,
+    /// The address of the waker that is listed in the group, and that of its functions. The waker is alive
+    /// while it is listed, so another one differs. Used by the task only.
+    watched: [AtomicUsize; 2],
     /// Polls begun plus polls ended, so odd while the task runs.
     polls: AtomicUsize,
     /// The value of `polls` at the last look.
@@ -90,26 +116,121 @@ pub(crate) struct TaskRecord {
     closure: AtomicUsize,
 }
 
+/// The tasks of one request.
+pub(crate) type TaskGroup = Group<TaskRecord>;
+
 impl TaskRecord {
-    pub(crate) fn new(
-        kind: TaskKind,
-        location: &'static Location<'static>,
-        group: Arc<TaskGroup>,
-        origin: Origin,
-    ) -> Self {
+    /// For no task yet.
+    #[cold]
+    pub(super) fn unused() -> Self {
         Self {
-            kind,
-            location,
+            kind: TaskKind::Async,
+            location: Location::caller(),
             started: Instant::now(),
             account: Account::new(),
-            group,
-            origin,
+            origin: None,
+            span: TaskSpan::none(),
+            key: KeySlot::empty(),
+            index: AtomicUsize::new(0),
+            watched: [AtomicUsize::new(0), AtomicUsize::new(0)],
             polls: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
             unpolled: AtomicUsize::new(0),
             released: AtomicBool::new(false),
             reported: AtomicBool::new(false),
             closure: AtomicUsize::new(WAITING),
+        }
+    }
+
+    /// Begins for a task.
+    pub(super) fn begin(
+        &mut self,
+        kind: TaskKind,
+        location: &'static Location<'static>,
+        origin: Origin,
+    ) {
+        self.kind = kind;
+        self.location = location;
+        self.started = Instant::now();
+        self.origin = Some(origin);
+        self.span = TaskSpan::current();
+    }
+
+    /// Ends for the task, which is gone.
+    pub(super) fn reset(&mut self) {
+        self.account.reset();
+        self.origin = None;
+        self.span = TaskSpan::none();
+        self.key.take();
+        // Relaxed: `&mut` excludes other threads.
+        let [data, functions] = &self.watched;
+        for count in [&self.polls, &self.seen, &self.unpolled, data, functions] {
+            count.store(0, Ordering::Relaxed);
+        }
+        for flag in [&self.released, &self.reported] {
+            flag.store(false, Ordering::Relaxed);
+        }
+        self.closure.store(WAITING, Ordering::Relaxed);
+    }
+
+    fn origin(&self) -> &Origin {
+        match &self.origin {
+            Some(origin) => origin,
+            None => unreachable!("a recycled record has no task"),
+        }
+    }
+
+    /// The tasks of the request that it belongs, or belonged, to.
+    fn group(&self) -> &TaskGroup {
+        match self.origin() {
+            Origin::Request(owner) => owner.group(),
+            Origin::Detached { group, .. } => group,
+        }
+    }
+
+    /// Cancels the request if a shutdown, or the request that has sent it, asks for that. Then its tasks are
+    /// woken.
+    pub(crate) fn follow_shutdown(&self) {
+        if let Origin::Request(owner) = self.origin() {
+            let _ = owner.is_cancelled();
+        }
+    }
+
+    /// Whether the request is cancelled. If not, `waker` is woken then.
+    pub(crate) fn watch(&self, waker: &Waker) -> bool {
+        let Origin::Request(owner) = self.origin() else {
+            return false;
+        };
+        let functions: *const RawWakerVTable = waker.vtable();
+        let addresses = [waker.data().addr(), functions.addr()];
+        let mut is_listed = true;
+        for (listed, address) in self.watched.iter().zip(addresses) {
+            is_listed &= listed.load(Ordering::Relaxed) == address;
+            listed.store(address, Ordering::Relaxed);
+        }
+        if !is_listed {
+            let index = self.index.load(Ordering::Relaxed);
+            owner.group().watch(index, waker);
+        }
+        owner.is_cancelled()
+    }
+
+    /// Sets the task's number in its request's group.
+    pub(super) fn set_index(&self, index: usize) {
+        // Relaxed, as that of `watched`: the task reads it, which happens after.
+        self.index.store(index, Ordering::Relaxed);
+    }
+
+    /// Leaves its request's group.
+    pub(crate) fn leave(&self, group: &TaskGroup) {
+        group.remove(self.index.load(Ordering::Relaxed));
+    }
+
+    /// The grace period of the request's tasks.
+    pub(crate) fn grace(&self) -> Duration {
+        match self.origin() {
+            Origin::Request(owner) => owner.grace(),
+            Origin::Detached { .. } => Duration::MAX,
         }
     }
 
@@ -157,21 +278,21 @@ impl TaskRecord {
         if self.released.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Origin::Request(owner) = &self.origin {
+        if let Origin::Request(owner) = self.origin() {
             owner.release_task();
         }
     }
 
     /// Whether the request has ended.
     pub(super) fn outlives(&self) -> bool {
-        self.group.ended().is_some()
+        self.group().ended().is_some()
     }
 
     pub(super) fn report(&self, now: Instant) -> TaskReport {
         let running = self.is_running();
-        let (name, route) = match &self.origin {
+        let (name, route) = match self.origin() {
             Origin::Request(owner) => (None, owner.route()),
-            Origin::Detached { name, route } => (Some(*name), route.clone()),
+            Origin::Detached { name, route, .. } => (Some(*name), route.clone()),
         };
         TaskReport {
             kind: self.kind,
@@ -180,7 +301,7 @@ impl TaskRecord {
             route,
             age: now.saturating_duration_since(self.started),
             since_end: self
-                .group
+                .group()
                 .ended()
                 .map(|at| now.saturating_duration_since(at)),
             // A closure is credited when it returns.
@@ -194,7 +315,7 @@ impl TaskRecord {
 
     /// Reports, once, that the task still ran when its grace period was over.
     pub(crate) fn overran(&self, running: bool, given_up: bool) {
-        let Origin::Request(owner) = &self.origin else {
+        let Origin::Request(owner) = self.origin() else {
             return;
         };
         // AcqRel, though no other memory depends on it: of two threads the first reports.
@@ -205,7 +326,7 @@ impl TaskRecord {
         // As it was judged: the task may have returned since.
         report.running = running;
         owner.task_overran(&report, given_up);
-        self.group.overran(report, given_up);
+        owner.group().overran(report, given_up);
     }
 }
 
@@ -252,7 +373,7 @@ impl Supervised for TaskRecord {
 
 /// Guard of [`TaskRecord::enter`].
 pub(crate) struct EnteredTask<'a> {
-    record: &'a TaskRecord,
+    pub(crate) record: &'a TaskRecord,
     entry: Entry,
     /// The task that polls this one. `None` on a thread that is ending.
     outer: Option<Option<TaskId>>,

@@ -1,4 +1,4 @@
-//! Gives up tasks of ended requests that outlive their grace period.
+//! Wakes the tasks of requests that are cancelled, and gives up those that outlive their grace period.
 //!
 //! Most tasks end themselves. This is for those that block their thread and cannot. A request that
 //! ends while tasks are alive is scheduled for the end of its grace period, and is taken off when its
@@ -14,8 +14,9 @@ use std::{
 use slab::Slab;
 
 use crate::{
+    counted::Counted,
     housekeeping::{Housekeeping, Key},
-    sync::{Arc, AtomicUsize, Mutex, lock},
+    sync::{AtomicUsize, Mutex, lock},
 };
 
 /// Time between two looks at a task that is in the middle of a poll.
@@ -27,6 +28,9 @@ const FEW: usize = 2;
 /// Room for tasks that a request keeps when they have ended.
 const KEPT: usize = 64;
 
+/// Room that it leaves to the next request.
+const LEFT: usize = 8;
+
 /// A task that is looked at once its grace period is over.
 pub(crate) trait Supervised: Send + Sync {
     /// Whether the request's scope no longer waits for it.
@@ -37,19 +41,18 @@ pub(crate) trait Supervised: Send + Sync {
 }
 
 /// The tasks of one request that are alive.
-pub(crate) struct Supervision {
+pub(crate) struct Supervision<T> {
     grace: Duration,
     housekeeping: Housekeeping,
-    alive: Mutex<Alive>,
+    alive: Mutex<Alive<T>>,
     /// Looks at tasks so far.
     looks: AtomicUsize,
 }
 
-#[derive(Default)]
-struct Alive {
+struct Alive<T> {
     /// Most requests have few tasks.
-    few: [Option<Entry>; FEW],
-    more: Slab<Entry>,
+    few: [Option<Entry<T>>; FEW],
+    more: Slab<Entry<T>>,
     /// Entries that are due at some time, so that the end of a task walks over no others.
     due: usize,
     /// The request has ended, so tasks that are added from now on are looked after as well.
@@ -58,15 +61,29 @@ struct Alive {
     scheduled: Option<Key>,
 }
 
-struct Entry {
-    task: Arc<dyn Supervised>,
+struct Entry<T> {
+    task: Counted<T>,
     /// When to look at the task, if at all.
     due: Option<Instant>,
+    /// Wakes the task when the request is cancelled, if it waits.
+    waker: Option<Waker>,
 }
 
-impl Alive {
+impl<T> Default for Alive<T> {
+    fn default() -> Self {
+        Self {
+            few: [const { None }; FEW],
+            more: Slab::new(),
+            due: 0,
+            ended: false,
+            scheduled: None,
+        }
+    }
+}
+
+impl<T> Alive<T> {
     /// The entries with their numbers.
-    fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Entry)> {
+    fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Entry<T>)> {
         let few = self.few.iter_mut().enumerate();
         let more = self
             .more
@@ -76,7 +93,7 @@ impl Alive {
             .chain(more)
     }
 
-    fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
+    fn get_mut(&mut self, index: usize) -> Option<&mut Entry<T>> {
         match self.few.get_mut(index) {
             Some(slot) => slot.as_mut(),
             None => self.more.get_mut(index - FEW),
@@ -88,7 +105,7 @@ impl Alive {
         self.iter_mut().filter_map(|(_, entry)| entry.due).min()
     }
 
-    fn add(&mut self, entry: Entry) -> usize {
+    fn add(&mut self, entry: Entry<T>) -> usize {
         self.due += usize::from(entry.due.is_some());
         match self.few.iter().position(Option::is_none) {
             Some(index) => {
@@ -99,7 +116,7 @@ impl Alive {
         }
     }
 
-    fn remove(&mut self, index: usize) -> Option<Entry> {
+    fn remove(&mut self, index: usize) -> Option<Entry<T>> {
         let entry = match self.few.get_mut(index) {
             Some(slot) => slot.take(),
             None => self.more.try_remove(index - FEW),
@@ -121,27 +138,84 @@ impl Alive {
     }
 }
 
-impl Supervision {
-    pub(super) fn new(grace: Duration, housekeeping: Housekeeping) -> Self {
+impl<T> Supervision<T> {
+    /// For no request yet.
+    pub(super) fn new() -> Self {
         Self {
-            grace,
-            housekeeping,
+            grace: Duration::ZERO,
+            housekeeping: Housekeeping::Process,
             alive: Mutex::default(),
             looks: AtomicUsize::new(0),
         }
     }
 
+    /// Begins for a request, without tasks.
+    pub(super) fn begin(&mut self, grace: Duration, housekeeping: Housekeeping) {
+        self.grace = grace;
+        self.housekeeping = housekeeping;
+    }
+
+    /// Begins anew, when all tasks have ended.
+    pub(super) fn reset(&mut self) {
+        let alive = &mut *lock(&self.alive);
+        alive.few = [const { None }; FEW];
+        if alive.more.capacity() > LEFT {
+            alive.more = Slab::new();
+        }
+        alive.due = 0;
+        alive.ended = false;
+        alive.scheduled = None;
+    }
+}
+
+impl<T: Supervised> Supervision<T> {
     /// Adds a task, and returns its number. See [`ended`](Self::ended) for `waker`.
-    pub(super) fn add(&self, task: Arc<dyn Supervised>, waker: impl FnOnce() -> Waker) -> usize {
+    pub(super) fn add(&self, task: Counted<T>, waker: impl FnOnce() -> Waker) -> usize {
         let alive = &mut *lock(&self.alive);
         if !alive.ended {
-            return alive.add(Entry { task, due: None });
+            return alive.add(Entry {
+                task,
+                due: None,
+                waker: None,
+            });
         }
         let now = self.housekeeping.now();
         let due = now.checked_add(self.grace);
-        let index = alive.add(Entry { task, due });
+        let index = alive.add(Entry {
+            task,
+            due,
+            waker: None,
+        });
         self.schedule(alive, now, waker);
         index
+    }
+
+    /// Has `waker` woken at the next [`wake`](Self::wake), for the task of this number.
+    pub(super) fn watch(&self, index: usize, waker: &Waker) {
+        // Cloned and dropped outside of the lock, since that may call any code.
+        let mut waker = Some(waker.clone());
+        if let Some(entry) = lock(&self.alive).get_mut(index) {
+            std::mem::swap(&mut entry.waker, &mut waker);
+        }
+        drop(waker);
+    }
+
+    /// Wakes the tasks that watch. Each has to watch again.
+    pub(super) fn wake(&self) {
+        // Not under the lock, since waking may call any code.
+        let (few, more) = {
+            let alive = &mut *lock(&self.alive);
+            let take = |entry: &mut Entry<T>| entry.waker.take();
+            let few = alive
+                .few
+                .each_mut()
+                .map(|slot| slot.as_mut().and_then(take));
+            let more = alive.more.iter_mut().filter_map(|(_, entry)| take(entry));
+            (few, more.collect::<Vec<_>>())
+        };
+        for waker in few.into_iter().flatten().chain(more) {
+            waker.wake();
+        }
     }
 
     /// Removes a task that has ended.
@@ -176,7 +250,7 @@ impl Supervision {
     }
 
     /// Schedules the next look, unless one is scheduled.
-    fn schedule(&self, alive: &mut Alive, now: Instant, waker: impl FnOnce() -> Waker) {
+    fn schedule(&self, alive: &mut Alive<T>, now: Instant, waker: impl FnOnce() -> Waker) {
         if alive.scheduled.is_none() {
             let at = alive.next();
             alive.scheduled = at.map(|at| self.housekeeping.schedule(now, at, &waker()));
@@ -197,7 +271,7 @@ impl Supervision {
                 } else if entry.due.is_some_and(|due| due <= now) {
                     // Set before the look: observers run in there, and may panic.
                     entry.due = now.checked_add(RECHECK);
-                    looked_at.push((index, Arc::clone(&entry.task)));
+                    looked_at.push((index, entry.task.clone()));
                 }
                 count += usize::from(entry.due.is_some());
             }
@@ -212,7 +286,7 @@ impl Supervision {
             let due = again.and_then(|after| now.checked_add(after));
             let entry = alive.get_mut(*index);
             // Another task may have taken the place.
-            let Some(entry) = entry.filter(|entry| Arc::ptr_eq(&entry.task, task)) else {
+            let Some(entry) = entry.filter(|entry| entry.task.is_same(task)) else {
                 continue;
             };
             let was_due = std::mem::replace(&mut entry.due, due).is_some();
@@ -229,7 +303,7 @@ impl Supervision {
     }
 }
 
-impl fmt::Debug for Supervision {
+impl<T> fmt::Debug for Supervision<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Supervision")
             .field("grace", &self.grace)
@@ -242,7 +316,7 @@ mod tests {
     use std::{ops::Deref, sync::atomic::AtomicBool, task::Wake};
 
     use super::*;
-    use crate::housekeeping::ManualClock;
+    use crate::{housekeeping::ManualClock, sync::Arc};
 
     const GRACE: Duration = Duration::from_secs(5);
 
@@ -265,41 +339,43 @@ mod tests {
         }
     }
 
-    struct Request(Supervision);
+    struct Request<T: Supervised + 'static>(Supervision<T>);
 
-    impl Wake for Request {
+    impl<T: Supervised> Wake for Request<T> {
         fn wake(self: Arc<Self>) {
             let waker = Waker::from(Arc::clone(&self));
             self.look(&waker);
         }
     }
 
-    impl Deref for Request {
-        type Target = Supervision;
+    impl<T: Supervised> Deref for Request<T> {
+        type Target = Supervision<T>;
 
-        fn deref(&self) -> &Supervision {
+        fn deref(&self) -> &Supervision<T> {
             &self.0
         }
     }
 
-    fn request(clock: &ManualClock) -> Arc<Request> {
+    fn request<T: Supervised>(clock: &ManualClock) -> Arc<Request<T>> {
         let housekeeping = Housekeeping::Manual(clock.clone());
-        Arc::new(Request(Supervision::new(GRACE, housekeeping)))
+        let mut supervision = Supervision::new();
+        supervision.begin(GRACE, housekeeping);
+        Arc::new(Request(supervision))
     }
 
-    fn add(request: &Arc<Request>, task: Arc<dyn Supervised>) -> usize {
+    fn add<T: Supervised>(request: &Arc<Request<T>>, task: Counted<T>) -> usize {
         request.0.add(task, || Waker::from(Arc::clone(request)))
     }
 
-    fn end(request: &Arc<Request>) {
+    fn end<T: Supervised>(request: &Arc<Request<T>>) {
         request.ended(|| Waker::from(Arc::clone(request)));
     }
 
     #[test]
     fn a_task_is_looked_at_after_its_grace_period_and_until_it_is_given_up() {
         let clock = ManualClock::new();
-        let (request, task) = (request(&clock), Arc::new(Blocking::default()));
-        let index = add(&request, Arc::clone(&task) as _);
+        let (request, task) = (request(&clock), Counted::new(Blocking::default()));
+        let index = add(&request, task.clone());
         end(&request);
         end(&request);
         clock.advance(GRACE - Duration::from_millis(1));
@@ -321,24 +397,24 @@ mod tests {
         let clock = ManualClock::new();
         let open: Vec<_> = (0..1000).map(|_| request(&clock)).collect();
         for request in &open {
-            add(request, Arc::new(Blocking::default()));
+            add(request, Counted::new(Blocking::default()));
         }
         let in_time = request(&clock);
         let indices: Vec<_> = (0..5)
-            .map(|_| add(&in_time, Arc::new(Blocking::default())))
+            .map(|_| add(&in_time, Counted::new(Blocking::default())))
             .collect();
         end(&in_time);
         let late = request(&clock);
         // A task that is started after the end is looked after, too.
         end(&late);
-        add(&late, Arc::new(Blocking::default()));
+        add(&late, Counted::new(Blocking::default()));
         assert_eq!(clock.scheduled(), 2, "requests that have ended");
         for index in indices {
             in_time.remove(index);
         }
         assert_eq!(clock.scheduled(), 1);
         clock.advance(2 * GRACE);
-        let looks = |request: &Arc<Request>| request.looks.load(Ordering::Relaxed);
+        let looks = |request: &Arc<Request<Blocking>>| request.looks.load(Ordering::Relaxed);
         assert_eq!((looks(&late), looks(&in_time)), (2, 0));
         assert_eq!(open.iter().map(looks).sum::<usize>(), 0);
     }
@@ -347,10 +423,12 @@ mod tests {
     fn a_request_with_many_tasks_forgets_their_room_when_they_have_ended() {
         let clock = ManualClock::new();
         let request = request(&clock);
-        let room = |request: &Request| lock(&request.alive).more.capacity();
+        let room = |request: &Request<Blocking>| lock(&request.alive).more.capacity();
         for ended in [false, true] {
-            let tasks: Vec<_> = (0..1000).map(|_| Arc::new(Blocking::default())).collect();
-            let add = |task: &Arc<Blocking>| add(&request, Arc::clone(task) as _);
+            let tasks: Vec<_> = (0..1000)
+                .map(|_| Counted::new(Blocking::default()))
+                .collect();
+            let add = |task: &Counted<Blocking>| add(&request, task.clone());
             let indices: Vec<_> = tasks.iter().map(add).collect();
             assert_eq!(lock(&request.alive).due, if ended { 1000 } else { 0 });
             assert!(room(&request) >= 998);
@@ -384,8 +462,11 @@ mod tests {
         }
 
         let clock = ManualClock::new();
-        let (request, task) = (request(&clock), Arc::new(Panicking(AtomicUsize::new(0))));
-        add(&request, Arc::clone(&task) as _);
+        let (request, task) = (
+            request(&clock),
+            Counted::new(Panicking(AtomicUsize::new(0))),
+        );
+        add(&request, task.clone());
         end(&request);
         clock.advance(GRACE);
         assert_eq!(Housekeeping::Manual(clock.clone()).panics(), 1);
@@ -396,36 +477,106 @@ mod tests {
 
     #[test]
     fn a_task_added_during_the_last_look_is_looked_at_after_a_grace_period_of_its_own() {
-        struct Adds(Mutex<Option<Arc<Request>>>, Arc<Blocking>);
+        enum Task {
+            Adds(Mutex<Option<Arc<Request<Task>>>>, Counted<Task>),
+            Added(Blocking),
+        }
 
-        impl Supervised for Adds {
+        impl Supervised for Task {
             fn is_released(&self) -> bool {
-                lock(&self.0).is_none()
+                match self {
+                    Self::Adds(request, _) => lock(request).is_none(),
+                    Self::Added(task) => task.is_released(),
+                }
             }
 
             fn overdue(&self) -> Option<Duration> {
-                if let Some(request) = lock(&self.0).take() {
-                    add(&request, Arc::clone(&self.1) as _);
+                match self {
+                    Self::Adds(request, added) => {
+                        if let Some(request) = lock(request).take() {
+                            add(&request, added.clone());
+                        }
+                        None
+                    }
+                    Self::Added(task) => task.overdue(),
                 }
-                None
             }
         }
 
         let clock = ManualClock::new();
         let request = request(&clock);
-        let added = Arc::new(Blocking::default());
-        let first = Arc::new(Adds(
-            Mutex::new(Some(Arc::clone(&request))),
-            Arc::clone(&added),
-        ));
-        add(&request, first as _);
+        let added = Counted::new(Task::Added(Blocking::default()));
+        let looks = || match &*added {
+            Task::Added(task) => task.looks.load(Ordering::Relaxed),
+            Task::Adds(..) => unreachable!(),
+        };
+        let adds = Mutex::new(Some(Arc::clone(&request)));
+        add(&request, Counted::new(Task::Adds(adds, added.clone())));
         end(&request);
         clock.advance(2 * GRACE - Duration::from_millis(1));
-        assert_eq!(added.looks.load(Ordering::Relaxed), 0, "too soon");
+        assert_eq!(looks(), 0, "too soon");
         clock.advance(Duration::from_millis(1));
-        assert_eq!(added.looks.load(Ordering::Relaxed), 1);
+        assert_eq!(looks(), 1);
         clock.advance(GRACE);
-        assert_eq!(added.looks.load(Ordering::Relaxed), 2, "given up");
+        assert_eq!(looks(), 2, "given up");
         assert_eq!(clock.scheduled(), 0);
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use std::{sync::atomic::AtomicBool, task::Wake};
+
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+    use crate::cancel::{CancelReason, CancelState, Outcome};
+
+    struct Task;
+
+    impl Supervised for Task {
+        fn is_released(&self) -> bool {
+            false
+        }
+
+        fn overdue(&self) -> Option<Duration> {
+            None
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Invariant 3 of `TaskGroup`.
+    #[test]
+    fn a_task_that_lists_its_waker_while_it_is_woken_sees_the_reason() {
+        loom::model(|| {
+            let tasks = Supervision::new();
+            let parts = Arc::new((tasks, CancelState::new()));
+            let index = parts
+                .0
+                .add(Counted::new(Task), || unreachable!("it has not ended"));
+            let cancelling = thread::spawn({
+                let parts = Arc::clone(&parts);
+                move || {
+                    parts.1.cancel(CancelReason::new(Outcome::Cancelled));
+                    parts.0.wake();
+                }
+            });
+            let woken = std::sync::Arc::new(Woken::default());
+            parts
+                .0
+                .watch(index, &Waker::from(std::sync::Arc::clone(&woken)));
+            let seen = parts.1.reason().is_some();
+            cancelling.join().expect("no panic");
+            assert!(seen || woken.0.load(Ordering::Relaxed));
+            parts.0.remove(index);
+        });
     }
 }

@@ -293,6 +293,45 @@ async fn a_sub_request_is_cancelled_with_the_request_that_sent_it_and_for_its_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_tasks_of_a_sub_request_that_still_runs_get_their_grace_period_when_its_parent_is_cancelled()
+ {
+    let grace = 2 * SECOND;
+    let (layer, watch) = watched(
+        MemoryLayer::builder()
+            .timeout(60 * SECOND)
+            .grace_period(grace),
+    );
+    let ended = Arc::new(Mutex::new(None));
+    let sub = {
+        let ended = Arc::clone(&ended);
+        async move |scope: RequestScope| {
+            // It has neither a token nor a timer, so that only the request can wake it.
+            let task = scope.spawn(std::future::pending::<()>());
+            let error = task.await.expect_err("it never returns");
+            *ended.lock().unwrap() = Some((Instant::now(), error.is_grace_exceeded()));
+        }
+    };
+    let api = Router::new().route("/sub", get(sub));
+    let app = batch(&layer, &api, move |api, scope, parts| async move {
+        let sub = tokio::spawn(api.oneshot(copy(&parts, "/sub")));
+        sleep(SECOND).await;
+        scope.cancel();
+        sub.await.unwrap().unwrap();
+        StatusCode::OK
+    });
+    let start = Instant::now();
+    drop(app.oneshot(call("/batch")).await.unwrap());
+    let (at, is_grace_exceeded) = ended.lock().unwrap().take().expect("it was dropped");
+    assert!(is_grace_exceeded);
+    let after = at - start;
+    assert!(
+        SECOND + grace <= after && after < 2 * SECOND + grace,
+        "{after:?}"
+    );
+    watch.reports(2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sub_request_that_is_dropped_half_way_panics_or_comes_late_changes_its_batch_in_nothing()
 {
     let (layer, watch) = watched(MemoryLayer::builder().timeout(5 * SECOND));

@@ -8,6 +8,10 @@ impl TaskSpan {
         Self
     }
 
+    pub(crate) const fn none() -> Self {
+        Self
+    }
+
     pub(crate) const fn enter(&self) -> EnteredSpan<'_> {
         std::marker::PhantomData
     }

@@ -12,6 +12,10 @@ impl TaskSpan {
         Self(Span::current())
     }
 
+    pub(crate) const fn none() -> Self {
+        Self(Span::none())
+    }
+
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
         self.0.enter()
     }
