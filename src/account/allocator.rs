@@ -13,9 +13,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 
 use super::{
-    counters::{LARGE, SHARED, Writer},
+    counters::{LARGE, shared},
     frames,
     raw::{self, RecordRef, own_block},
+    visits,
 };
 
 /// A global allocator that counts what each thread allocates and frees.
@@ -125,13 +126,11 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
 fn count_allocation(ptr: *mut u8, size: usize) {
     match own_block() {
         Some(block) => {
-            if block.allocated(size, Writer::Exclusive) {
-                frames::allocated(block, ptr.addr(), size);
+            if block.allocated(size) {
+                visits::allocated(block, ptr.addr(), size);
             }
         }
-        None => {
-            SHARED.allocated(size, Writer::Shared);
-        }
+        None => shared::allocated(size),
     }
 }
 
@@ -139,12 +138,12 @@ fn count_allocation(ptr: *mut u8, size: usize) {
 fn count_deallocation(ptr: *mut u8, size: usize) {
     match own_block() {
         Some(block) => {
-            if block.deallocated(size, Writer::Exclusive) {
-                frames::deallocated(block, ptr.addr(), size);
+            if block.deallocated(size) {
+                visits::deallocated(block, ptr.addr(), size);
             }
         }
         None => {
-            SHARED.deallocated(size, Writer::Shared);
+            shared::deallocated(size);
             if size >= LARGE {
                 raw::disown(ptr.addr(), |record| record.lost(size));
             }
@@ -157,13 +156,11 @@ fn count_deallocation(ptr: *mut u8, size: usize) {
 fn count_reallocation(ptr: *mut u8, from: usize, to: usize) {
     match own_block() {
         Some(block) => {
-            if block.reallocated(from, to, Writer::Exclusive) {
-                frames::allocated(block, ptr.addr(), to.wrapping_sub(from));
+            if block.reallocated(from, to) {
+                visits::reallocated(block, ptr.addr(), from, to);
             }
         }
-        None => {
-            SHARED.reallocated(from, to, Writer::Shared);
-        }
+        None => shared::reallocated(from, to),
     }
 }
 
@@ -198,17 +195,15 @@ fn count_large_reallocation(
     }
     let block = own_block();
     if let Some(block) = block {
-        frames::resizes(block);
+        visits::resizes(block);
     }
     owners.for_each(|record| record.lost(from));
     match block {
         Some(block) => {
-            block.reallocated(from, to, Writer::Exclusive);
-            frames::resized(block, new_ptr.addr(), from, to);
+            block.reallocated(from, to);
+            visits::resized(block, new_ptr.addr(), from, to);
         }
-        None => {
-            SHARED.reallocated(from, to, Writer::Shared);
-        }
+        None => shared::reallocated(from, to),
     }
     new_ptr
 }

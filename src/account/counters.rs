@@ -19,7 +19,7 @@ use std::{
 use super::usage::HeapUsage;
 
 /// Blocks of this many bytes and more have an owner, the account that allocated them. It is also the
-/// distance between two visits to the slow path ([`Block::next_allocation`]).
+/// greatest distance between two visits to the slow path ([`Block::next_allocation`]).
 pub(super) const LARGE: usize = 64 << 10;
 
 /// Counters of one thread. Aligned to two cache lines, which processors prefetch in pairs, so that
@@ -32,17 +32,17 @@ pub(super) struct Block {
     reallocations: AtomicU64,
     bytes_allocated: AtomicU64,
     bytes_deallocated: AtomicU64,
-    /// Whether an account is entered. Nothing below matters otherwise.
-    watched: AtomicU64,
-    /// Live bytes below which an entered account has freed memory of others, as an `i64`.
-    base: AtomicU64,
-    /// Highest number of live bytes since the last [`watch`](Self::watch), as an `i64`.
-    peak: AtomicU64,
     /// The value of `bytes_allocated` that is brought to the slow path. All that needs looking at now and
-    /// then shares this one comparison.
+    /// then shares this one comparison. A value left by a section that has ended costs one visit.
     next_allocation: AtomicU64,
-    /// The part of the live bytes that is in large blocks, as an `i64`. Written in the slow path only.
-    large: AtomicU64,
+    /// Live bytes below which an entered account has freed memory of others, as an `i64`. The lowest
+    /// possible value if none is entered.
+    base: AtomicU64,
+    /// Highest number of live bytes before a free since the last [`watch`](Self::watch), as an `i64`. No
+    /// free saw the bytes that are live now.
+    peak: AtomicU64,
+    /// The live bytes at the last [`watch`](Self::watch), as an `i64`.
+    visited: AtomicU64,
 }
 
 /// Counts allocations of threads without a block.
@@ -76,21 +76,42 @@ pub(crate) enum Writer {
     Shared,
 }
 
-/// Adds to a counter, and returns the sum.
+/// Adds to a counter of the calling thread's block, and returns the sum.
 #[inline]
-fn bump(counter: &AtomicU64, by: u64, writer: Writer) -> u64 {
+fn bump(counter: &AtomicU64, by: u64) -> u64 {
     // Relaxed: no other memory is published through a counter. A reader sees the value before or
     // after (invariant 1).
-    match writer {
-        Writer::Exclusive => {
-            let value = counter.load(Relaxed).wrapping_add(by);
-            counter.store(value, Relaxed);
-            value
-        }
-        Writer::Shared => counter.fetch_add(by, Relaxed).wrapping_add(by),
+    let value = counter.load(Relaxed).wrapping_add(by);
+    counter.store(value, Relaxed);
+    value
+}
+
+/// Counts in [`SHARED`], from any thread (invariant 3). Relaxed as above.
+pub(super) mod shared {
+    use super::{Relaxed, SHARED};
+
+    pub(in crate::account) fn allocated(size: usize) {
+        SHARED.allocations.fetch_add(1, Relaxed);
+        SHARED.bytes_allocated.fetch_add(size as u64, Relaxed);
+    }
+
+    pub(in crate::account) fn deallocated(size: usize) {
+        SHARED.deallocations.fetch_add(1, Relaxed);
+        SHARED.bytes_deallocated.fetch_add(size as u64, Relaxed);
+    }
+
+    pub(in crate::account) fn reallocated(old: usize, new: usize) {
+        SHARED.reallocations.fetch_add(1, Relaxed);
+        let (counter, by) = if new >= old {
+            (&SHARED.bytes_allocated, new - old)
+        } else {
+            (&SHARED.bytes_deallocated, old - new)
+        };
+        counter.fetch_add(by as u64, Relaxed);
     }
 }
 
+// What is counted below is the calling thread's own (invariant 1).
 impl Block {
     pub(super) const fn new() -> Self {
         Self {
@@ -99,71 +120,58 @@ impl Block {
             reallocations: AtomicU64::new(0),
             bytes_allocated: AtomicU64::new(0),
             bytes_deallocated: AtomicU64::new(0),
-            watched: AtomicU64::new(0),
-            base: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
-            next_allocation: AtomicU64::new(0),
-            large: AtomicU64::new(0),
+            next_allocation: AtomicU64::new(u64::MAX),
+            base: AtomicU64::new(i64::MIN as u64),
+            peak: AtomicU64::new(i64::MAX as u64),
+            visited: AtomicU64::new(0),
         }
     }
 
     /// Counts a new block of `size` bytes. Returns whether it has to be looked at.
+    ///
+    /// While an account is entered, a block of [`LARGE`] bytes always crosses the mark, which is never
+    /// further away.
     #[inline]
-    pub(super) fn allocated(&self, size: usize, writer: Writer) -> bool {
-        bump(&self.allocations, 1, writer);
-        self.grew(size, writer)
+    pub(super) fn allocated(&self, size: usize) -> bool {
+        bump(&self.allocations, 1);
+        self.grew(size)
     }
 
     /// Counts a freed block of `size` bytes. Returns whether it has to be looked at.
     #[inline]
-    pub(super) fn deallocated(&self, size: usize, writer: Writer) -> bool {
-        bump(&self.deallocations, 1, writer);
-        bump(&self.bytes_deallocated, size as u64, writer);
-        size >= LARGE
+    pub(super) fn deallocated(&self, size: usize) -> bool {
+        bump(&self.deallocations, 1);
+        self.shrank(size) || size >= LARGE
     }
 
     /// Counts a block resized from `old` to `new` bytes. Returns whether it has to be looked at, if both
     /// are below [`LARGE`].
     #[inline]
-    pub(super) fn reallocated(&self, old: usize, new: usize, writer: Writer) -> bool {
-        bump(&self.reallocations, 1, writer);
+    pub(super) fn reallocated(&self, old: usize, new: usize) -> bool {
+        bump(&self.reallocations, 1);
         if new >= old {
-            self.grew(new - old, writer)
+            self.grew(new - old)
         } else {
-            bump(&self.bytes_deallocated, (old - new) as u64, writer);
-            false
+            self.shrank(old - new)
         }
-    }
-
-    /// While an account is entered, a block of [`LARGE`] bytes always crosses the mark, which is never
-    /// further away.
-    #[inline]
-    fn grew(&self, by: usize, writer: Writer) -> bool {
-        // Relaxed: the owner reads its own writes (invariant 1). Nothing watches `SHARED`.
-        let allocated = bump(&self.bytes_allocated, by as u64, writer);
-        if self.watched.load(Relaxed) == 0 {
-            return false;
-        }
-        let live = allocated.wrapping_sub(self.bytes_deallocated.load(Relaxed)) as i64;
-        if allocated >= self.next_allocation.load(Relaxed)
-            || live.wrapping_sub(by as i64) < self.base.load(Relaxed) as i64
-        {
-            return true;
-        }
-        self.raise_peak(live);
-        false
     }
 
     #[inline]
-    fn raise_peak(&self, live: i64) {
-        if live > self.peak.load(Relaxed) as i64 {
-            self.peak.store(live as u64, Relaxed);
-        }
+    fn grew(&self, by: usize) -> bool {
+        bump(&self.bytes_allocated, by as u64) >= self.next_allocation.load(Relaxed)
     }
 
-    /// The live bytes rose to the present ones. Owner only.
-    pub(super) fn rose(&self) {
-        self.raise_peak(self.live_bytes());
+    /// Live bytes are highest before they are freed, so this is where the peak is looked for.
+    #[inline]
+    fn shrank(&self, by: usize) -> bool {
+        let freed = self.bytes_deallocated.load(Relaxed);
+        let before = self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64;
+        self.bytes_deallocated
+            .store(freed.wrapping_add(by as u64), Relaxed);
+        if before > self.peak.load(Relaxed) as i64 {
+            self.peak.store(before as u64, Relaxed);
+        }
+        before.wrapping_sub(by as i64) < self.base()
     }
 
     /// Reads the counters. Exact for the owner; other threads may see each counter at another moment.
@@ -199,47 +207,53 @@ impl Block {
         self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64
     }
 
-    /// Returns the live bytes that are in small blocks. Exact for the owner.
+    /// Returns the live bytes below which an entered account has freed memory of others. Owner only, as
+    /// all below.
     #[inline]
-    pub(super) fn small_bytes(&self) -> i64 {
-        self.live_bytes()
-            .wrapping_sub(self.large.load(Relaxed) as i64)
+    pub(super) fn base(&self) -> i64 {
+        self.base.load(Relaxed) as i64
     }
 
-    /// Returns the highest number of live bytes in small blocks since the last [`watch`](Self::watch).
+    /// Returns how far the live bytes rose since the last [`watch`](Self::watch), and how many more they
+    /// are now that they are `live`.
     #[inline]
-    pub(super) fn small_peak(&self) -> i64 {
-        let peak = self.peak.load(Relaxed) as i64;
-        peak.wrapping_sub(self.large.load(Relaxed) as i64)
+    pub(super) fn moved(&self, live: i64) -> (i64, i64) {
+        let visited = self.visited.load(Relaxed) as i64;
+        let peak = (self.peak.load(Relaxed) as i64).max(live);
+        (peak.wrapping_sub(visited), live.wrapping_sub(visited))
     }
 
-    /// Watches for small bytes above `small`, the present ones, and below `base`. Owner only.
+    /// Watches for live bytes above `live`, the present ones, and below `base`, and for an allocation
+    /// when `step` bytes more were allocated.
     #[inline]
-    pub(super) fn watch(&self, small: i64, base: i64) {
-        let large = self.large.load(Relaxed) as i64;
-        // The mark may have been passed since it was set, which costs one visit.
-        self.watched.store(1, Relaxed);
-        self.base.store(base.wrapping_add(large) as u64, Relaxed);
-        self.peak.store(small.wrapping_add(large) as u64, Relaxed);
+    pub(super) fn watch(&self, live: i64, base: i64, step: u64) {
+        let mark = self.bytes_allocated.load(Relaxed).wrapping_add(step);
+        self.next_allocation.store(mark, Relaxed);
+        self.base.store(base as u64, Relaxed);
+        self.peak.store(live as u64, Relaxed);
+        self.visited.store(live as u64, Relaxed);
     }
 
-    /// No account is entered. Owner only.
+    /// No account is entered. What is left in the peak and the mark matters to none.
     #[inline]
     pub(super) fn unwatch(&self) {
-        self.watched.store(0, Relaxed);
+        self.base.store(i64::MIN as u64, Relaxed);
     }
 
-    /// Sets the mark at which the slow path is visited next. Owner only.
-    pub(super) fn set_mark(&self) {
-        let allocated = self.bytes_allocated.load(Relaxed);
-        self.next_allocation
-            .store(allocated.wrapping_add(LARGE as u64), Relaxed);
+    /// Has the next allocation looked at.
+    pub(super) fn look_at_next(&self) {
+        self.next_allocation.store(0, Relaxed);
     }
 
-    /// Live bytes moved by `by` in a large block, which is no change of the small ones. Owner only.
-    pub(super) fn move_large(&self, by: i64) {
-        bump(&self.large, by as u64, Writer::Exclusive);
-        bump(&self.base, by as u64, Writer::Exclusive);
-        bump(&self.peak, by as u64, Writer::Exclusive);
+    /// Has no allocation looked at.
+    pub(super) fn look_at_none(&self) {
+        self.next_allocation.store(u64::MAX, Relaxed);
+    }
+
+    /// Live bytes moved by `by`, which is no movement of the bytes that are watched.
+    pub(super) fn shift(&self, by: i64) {
+        bump(&self.base, by as u64);
+        bump(&self.peak, by as u64);
+        bump(&self.visited, by as u64);
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! An account is entered for a *section*. Its record learns what it holds when the section ends, and at
 //! *visits* in between: at every [`LARGE`] bytes that the thread allocates, at every block of that
-//! size, and when small blocks of others were freed. Every visit tells all accounts of the
+//! size, and sooner if an account is near a [threshold](super::Threshold). Every visit tells all accounts of the
 //! stack, so the thread's peak since the last visit is a peak for each of them.
+//!
+//! When a section frees more than its account holds, the rest was memory of others. Between visits the
+//! block of counters does without it, if one account is entered. If there are several, the next allocation is a visit,
+//! since each account holds another amount.
 
 use std::cell::Cell;
 
 use super::{
     counters::{Block, LARGE, Writer},
-    raw::{self, Pinned, Record},
+    raw::{Pinned, Record},
     usage::{Counts, HeapUsage},
 };
 
@@ -22,7 +26,7 @@ const _: () = assert!(MAX_DEPTH == 16);
 /// An account that is entered on this thread, and the thread's counters at that time.
 #[repr(align(64))]
 pub(super) struct Frame {
-    record: Cell<Option<Pinned>>,
+    pub(super) record: Cell<Option<Pinned>>,
     start: Counts<Cell<u64>>,
     /// How far the section has moved the account's small bytes.
     moved: Cell<i64>,
@@ -36,8 +40,6 @@ pub(super) struct Stack {
     depth: Cell<usize>,
     /// How many of the outermost frames are [set aside](Self::set_aside).
     aside: Cell<usize>,
-    /// The thread's small bytes at the last visit.
-    visited: Cell<i64>,
     frames: [Frame; MAX_DEPTH],
 }
 
@@ -52,7 +54,6 @@ thread_local! {
         Stack {
             depth: Cell::new(0),
             aside: Cell::new(0),
-            visited: Cell::new(0),
             frames: [const { Frame::new() }; MAX_DEPTH],
         }
     };
@@ -90,6 +91,7 @@ impl Frame {
         self.writer.set(writer);
     }
 
+    #[inline]
     fn is_of(&self, record: Pinned) -> bool {
         self.record.get() == Some(record)
     }
@@ -120,11 +122,19 @@ impl Frame {
         self.start.read(Cell::get)
     }
 
-    /// The small bytes of the thread rose by up to `rise`, and then were `net` more than before.
+    /// Tells the account what the thread has moved since the last visit.
     #[inline]
-    fn tell(&self, record: &Record, rise: i64, net: i64) {
+    fn tell(&self, record: &Record, block: &Block, live: i64) {
+        let (rise, net) = block.moved(live);
         let by = record.moved(rise, net, self.writer.get());
         self.moved.set(self.moved.get().wrapping_add(by));
+    }
+
+    /// Credits the section of the only account, which ends.
+    #[inline(never)]
+    fn end_only(&self, record: &Record, block: &Block) {
+        self.tell(record, block, block.live_bytes());
+        self.end(record, block);
     }
 
     /// Credits the section, which ends.
@@ -137,7 +147,7 @@ impl Frame {
 
 impl Stack {
     #[inline]
-    fn entered(&self) -> &[Frame] {
+    pub(super) fn entered(&self) -> &[Frame] {
         let entered = self.aside.get()..self.depth.get();
         self.frames.get(entered).unwrap_or(&[])
     }
@@ -155,13 +165,12 @@ impl Stack {
         let [frame, ..] = &self.frames;
         frame.begin(record, writer, block);
         self.depth.set(1);
-        let small = block.small_bytes();
-        let held = record.with(Record::small).max(0);
-        self.visited.set(small);
-        block.watch(small, small.wrapping_sub(held));
+        let live = block.live_bytes();
+        record.with(|record| watch(block, live, record));
         true
     }
 
+    #[cold]
     #[inline(never)]
     fn enter_inside(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
         if let Some(frame) = self
@@ -177,10 +186,10 @@ impl Stack {
         let Some(frame) = self.frames.get(depth) else {
             return false;
         };
-        self.visit(block, block.small_bytes());
+        self.tell(block, block.live_bytes());
         frame.begin(record, writer, block);
         self.depth.set(depth.saturating_add(1));
-        self.watch_from(block, block.small_bytes());
+        self.watch(block, block.live_bytes());
         true
     }
 
@@ -194,25 +203,15 @@ impl Stack {
         }
         // Most polls allocate nothing.
         if frame.has_moved(block) {
-            self.end_outermost(frame, account, block);
+            account.with(|record| frame.end_only(record, block));
         }
         self.depth.set(0);
         block.unwatch();
         true
     }
 
-    #[inline(never)]
-    fn end_outermost(&self, frame: &Frame, account: Pinned, block: &Block) {
-        let small = block.small_bytes();
-        let rise = block.small_peak().wrapping_sub(self.visited.get());
-        let net = small.wrapping_sub(self.visited.get());
-        account.with(|record| {
-            frame.tell(record, rise, net);
-            frame.end(record, block);
-        });
-    }
-
     /// Guards may be dropped in any order.
+    #[cold]
     #[inline(never)]
     fn leave_inside(&self, account: Pinned, block: &Block) -> bool {
         let Some(at) = self.position(account) else {
@@ -227,7 +226,7 @@ impl Stack {
             frame.guards.set(guards);
             return true;
         }
-        self.visit(block, block.small_bytes());
+        self.tell(block, block.live_bytes());
         if frame.has_moved(block) {
             account.with(|record| frame.end(record, block));
         }
@@ -238,7 +237,7 @@ impl Stack {
             }
         }
         self.depth.set(self.depth.get().saturating_sub(1));
-        self.watch_from(block, block.small_bytes());
+        self.watch(block, block.live_bytes());
         true
     }
 
@@ -248,7 +247,7 @@ impl Stack {
         if self.entered().is_empty() {
             return None;
         }
-        self.visit(block, block.small_bytes());
+        self.tell(block, block.live_bytes());
         block.unwatch();
         Some(Aside {
             former: self.aside.replace(self.depth.get()),
@@ -263,112 +262,54 @@ impl Stack {
         for frame in self.entered() {
             frame.start.write(&frame.start().plus(&counted), Cell::set);
         }
-        self.watch_from(block, block.small_bytes());
+        self.watch(block, block.live_bytes());
     }
 
     /// Returns what the thread has counted since the account was entered, after a visit.
     pub(super) fn current(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
         let at = self.position(account)?;
-        self.visit(block, block.small_bytes());
+        self.visit(block, block.live_bytes());
         let start = self.entered().get(at)?.start();
         Some(block.read() - start)
     }
 
-    /// Tells the accounts what the thread has moved since the last visit, when its small bytes are
-    /// `small`.
-    fn visit(&self, block: &Block, small: i64) {
-        let frames = self.entered();
-        let before = self.visited.get();
-        let rise = block.small_peak().wrapping_sub(before);
-        let net = small.wrapping_sub(before);
-        if frames.is_empty() || (rise <= 0 && net == 0) {
-            return;
-        }
-        for frame in frames {
-            if let Some(record) = frame.record.get() {
-                record.with(|record| frame.tell(record, rise, net));
-            }
-        }
-        self.watch_from(block, small);
+    /// Tells the accounts what the thread has moved since the last visit, when its live bytes are `live`.
+    #[inline]
+    pub(super) fn visit(&self, block: &Block, live: i64) {
+        self.tell(block, live);
+        self.watch(block, live);
     }
 
-    /// Watches the thread's small bytes from `small` on.
-    #[inline]
-    fn watch_from(&self, block: &Block, small: i64) {
-        self.visited.set(small);
+    pub(super) fn tell(&self, block: &Block, live: i64) {
+        for frame in self.entered() {
+            if let Some(record) = frame.record.get() {
+                record.with(|record| frame.tell(record, block, live));
+            }
+        }
+    }
+
+    /// Watches the thread from `live` bytes on.
+    pub(super) fn watch(&self, block: &Block, live: i64) {
         let frames = self.entered();
         if frames.is_empty() {
             block.unwatch();
             return;
         }
-        let mut base = i64::MIN;
+        let (mut base, mut step) = (i64::MIN, LARGE as u64);
         for frame in frames {
             if let Some(record) = frame.record.get() {
-                let held = record.with(Record::small).max(0);
-                base = base.max(small.wrapping_sub(held));
+                record.with(|record| {
+                    base = base.max(live.wrapping_sub(record.small()));
+                    step = step.min(record.step());
+                });
             }
         }
-        block.watch(small, base);
+        block.watch(live, base, step);
     }
 }
 
-/// Looks at an allocation of `size` bytes that the thread's counters include.
-#[cold]
-#[inline(never)]
-pub(super) fn allocated(block: &Block, address: usize, size: usize) {
-    block.set_mark();
-    if size >= LARGE {
-        block.move_large(size as i64);
-        with(|stack| {
-            stack.visit(block, block.small_bytes());
-            stack.own(address, size);
-        });
-        return;
-    }
-    with(|stack| stack.visit(block, block.small_bytes().wrapping_sub(size as i64)));
-    block.rose();
-}
-
-/// Looks at a large block that is about to be freed. The thread's counters include it.
-#[cold]
-#[inline(never)]
-pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
-    block.move_large((size as i64).wrapping_neg());
-    // Before the block is taken away from its owner, whose peak may be in what has passed.
-    with(|stack| stack.visit(block, block.small_bytes()));
-    raw::disown(address, |record| record.lost(size));
-}
-
-/// A block that is large, or was, is being resized. The thread's counters do not include that yet.
-pub(super) fn resizes(block: &Block) {
-    // Before the block is taken away from its owner, whose peak may be in what has passed.
-    with(|stack| stack.visit(block, block.small_bytes()));
-}
-
-/// The block was resized, and the thread's counters include it. It belongs to the account that resized
-/// it.
-pub(super) fn resized(block: &Block, address: usize, from: usize, to: usize) {
-    let large = |size: usize| if size >= LARGE { size as i64 } else { 0 };
-    block.move_large(large(to).wrapping_sub(large(from)));
-    block.set_mark();
-    block.rose();
-    with(|stack| {
-        stack.visit(block, block.small_bytes());
-        if to >= LARGE {
-            stack.own(address, to);
-        }
-    });
-}
-
-impl Stack {
-    /// Makes all entered accounts owners of a large block.
-    fn own(&self, address: usize, size: usize) {
-        for record in self.entered().iter().filter_map(|frame| frame.record.get()) {
-            record.with(|record| record.owns(size));
-            if !raw::own(address, record.to_ref()) {
-                // Who frees it is not seen.
-                record.with(Record::missed);
-            }
-        }
-    }
+/// Watches the thread for an account that is entered.
+#[inline]
+fn watch(block: &Block, live: i64, record: &Record) {
+    block.watch(live, live.wrapping_sub(record.small()), record.step());
 }

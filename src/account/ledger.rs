@@ -3,7 +3,7 @@ use std::{fmt, marker::PhantomData};
 use super::{
     counters::{self, Writer},
     frames,
-    raw::{self, RecordRef},
+    raw::{self, RecordRef, Threshold},
     totals::is_installed,
     usage::Usage,
 };
@@ -178,6 +178,30 @@ impl Account {
     /// Sets the bytes of earlier allocations that are lent to this account, and held by it.
     pub(crate) fn lend(&self, bytes: usize) {
         self.record.lend(bytes);
+        if self.record.is_limited() {
+            look();
+        }
+    }
+
+    /// Sets the held bytes at which [`has_crossed`](Self::has_crossed) becomes true, or removes the
+    /// threshold. It is false until then, even if an earlier threshold was crossed.
+    ///
+    /// Crossing sets nothing but this flag: it may happen inside the allocator. One thread in the account
+    /// sets it at the latest 1 KiB of small blocks beyond the threshold, in mid-poll. Each further thread may
+    /// have allocated another 64 KiB that no other one has seen.
+    #[allow(dead_code, reason = "for the budget of a request")]
+    pub(crate) fn set_threshold(&self, which: Threshold, bytes: Option<u64>) {
+        // What has passed crosses nothing. What comes does not pass unseen.
+        look();
+        self.record.set_threshold(which, bytes);
+        look();
+    }
+
+    /// Whether the held bytes have reached a threshold since it was set. One load.
+    #[allow(dead_code, reason = "for the budget of a request")]
+    #[inline]
+    pub(crate) fn has_crossed(&self, which: Threshold) -> bool {
+        self.record.has_crossed(which)
     }
 
     /// What is handed on from here on is a body's.
@@ -197,6 +221,15 @@ impl Account {
     pub(crate) fn reset(&mut self) {
         self.record.reset();
     }
+}
+
+/// Visits the accounts that are entered on this thread.
+fn look() {
+    frames::with(|stack| {
+        if let Some(block) = counters::own() {
+            stack.visit(block, block.live_bytes());
+        }
+    });
 }
 
 impl fmt::Debug for Account {
@@ -250,5 +283,34 @@ impl Drop for Section<'_> {
     #[inline]
     fn drop(&mut self) {
         self.account.leave(self.entry);
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threshold_is_crossed_by_what_is_held_or_lent() {
+        let mut account = Account::new();
+        account.set_threshold(Threshold::Budget, Some(1000));
+        account.set_threshold(Threshold::Outlier, Some(100));
+        account.lend(999);
+        assert!(!account.has_crossed(Threshold::Budget));
+        assert!(account.has_crossed(Threshold::Outlier));
+        account.lend(1000);
+        assert!(account.has_crossed(Threshold::Budget));
+        // Held already, or not as much.
+        account.set_threshold(Threshold::Budget, Some(1000));
+        assert!(account.has_crossed(Threshold::Budget));
+        account.set_threshold(Threshold::Budget, Some(1001));
+        assert!(!account.has_crossed(Threshold::Budget));
+        account.set_threshold(Threshold::Outlier, None);
+        account.lend(5000);
+        assert!(account.has_crossed(Threshold::Budget));
+        assert!(!account.has_crossed(Threshold::Outlier));
+        account.reset();
+        account.lend(5000);
+        assert!(!account.has_crossed(Threshold::Budget));
     }
 }

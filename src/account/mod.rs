@@ -15,6 +15,7 @@ mod raw;
 mod totals;
 mod track;
 mod usage;
+mod visits;
 
 pub use self::allocator::TrackingAllocator;
 pub use self::ledger::{Account, Entered};
@@ -26,3 +27,5 @@ pub(crate) use self::aside::aside;
 pub(crate) use self::counters::Writer;
 pub(crate) use self::inside::{Enter, Inside};
 pub(crate) use self::ledger::Entry;
+#[allow(unused_imports, reason = "for the budget of a request")]
+pub(crate) use self::raw::Threshold;

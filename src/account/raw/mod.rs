@@ -24,8 +24,11 @@
 
 mod owners;
 mod record;
+mod reference;
 mod registry;
 
 pub(super) use self::owners::{disown, own};
-pub(super) use self::record::{Pinned, Record, RecordRef};
+pub(super) use self::record::Record;
+pub(crate) use self::record::Threshold;
+pub(super) use self::reference::{Pinned, RecordRef};
 pub(super) use self::registry::{blocks, own_block};

@@ -9,7 +9,7 @@ use std::{
     ptr,
 };
 
-use super::record::{Record, RecordRef};
+use super::{record::Record, reference::RecordRef};
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Sizes of the table. A model has two levels of one and two buckets with two entries each.

@@ -1,17 +1,8 @@
-use std::{
-    alloc::{Layout, System, handle_alloc_error},
-    fmt,
-    ops::Deref,
-    ptr::NonNull,
-};
-
 use super::super::{
     counters::{LARGE, Writer},
     usage::{Counts, HeapUsage},
 };
-use crate::sync::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed, fence,
-};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// What a `Bytes` allocates for its own bookkeeping, and takes along when it is handed on.
 const BYTES_HEADER: i64 = 40;
@@ -23,33 +14,53 @@ const SHORT_FRAME: usize = 1024;
 /// taken for memory that others free.
 const MOST_RISES: u32 = 128;
 
+/// A threshold that is not set, and one that was crossed. No account holds as much.
+const NONE: u64 = u64::MAX;
+const CROSSED: u64 = u64::MAX - 1;
+
+/// The least distance between two visits, however near a threshold is.
+const LEAST_STEP: u64 = 1 << 10;
+
+/// An amount of held bytes that an account watches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "for the budget of a request")]
+pub(crate) enum Threshold {
+    /// What the account may hold.
+    Budget,
+    /// More than is usual.
+    Outlier,
+}
+
 /// What an account has counted, and what it holds.
 ///
-/// Figures of signed meaning are kept in `AtomicU64`s, by two's complement.
-#[derive(Default)]
+/// Figures of signed meaning are kept in `AtomicU64`s, by two's complement. What a section reads at
+/// its start comes first.
+#[repr(C)]
 pub(in crate::account) struct Record {
-    refs: AtomicUsize,
-    /// Some allocations could not be counted.
-    inexact: AtomicBool,
-    /// Others free the small blocks of this account, so what it holds is not known.
-    adrift: AtomicBool,
-    /// Sections that left more small bytes than they found, minus those that left fewer, since there
-    /// were none.
-    rises: AtomicU32,
-    /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
-    exclusive: Counts<AtomicU64>,
-    /// Written by any thread ([`Writer::Shared`]), with atomic additions.
-    shared: Counts<AtomicU64>,
     /// Bytes of small blocks that sections of either kind have allocated and not freed. The sum is
     /// what the account holds in small blocks, and never stays below zero.
     small_exclusive: AtomicU64,
     small_shared: AtomicU64,
+    /// For each [`Threshold`] the held bytes at which it is crossed, [`NONE`] or [`CROSSED`].
+    thresholds: [AtomicU64; 2],
     /// Bytes of large blocks that the account owns.
     large: AtomicU64,
     /// Bytes of memory that was allocated earlier and lent to this account.
     lent: AtomicU64,
     /// The highest value of [`held`](Self::held) so far.
     peak: AtomicU64,
+    /// Sections that left more small bytes than they found, minus those that left fewer, since there
+    /// were none.
+    rises: AtomicU32,
+    /// Some allocations could not be counted.
+    inexact: AtomicBool,
+    /// Others free the small blocks of this account, so what it holds is not known.
+    adrift: AtomicBool,
+    /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
+    exclusive: Counts<AtomicU64>,
+    pub(super) refs: AtomicUsize,
+    /// Written by any thread ([`Writer::Shared`]), with atomic additions.
+    shared: Counts<AtomicU64>,
     /// The small bytes when the response body began, or fewer since.
     floor: AtomicU64,
 }
@@ -57,6 +68,26 @@ pub(in crate::account) struct Record {
 // Relaxed throughout: counts, which publish no other memory. An exclusive owner sees the writes of the
 // former one, since its use happens after (see `Writer`).
 impl Record {
+    /// A record with one reference.
+    pub(super) fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            small_exclusive: zero(),
+            small_shared: zero(),
+            thresholds: std::array::from_fn(|_| AtomicU64::new(NONE)),
+            large: zero(),
+            lent: zero(),
+            peak: zero(),
+            rises: AtomicU32::new(0),
+            inexact: AtomicBool::new(false),
+            adrift: AtomicBool::new(false),
+            exclusive: Counts::default(),
+            refs: AtomicUsize::new(1),
+            shared: Counts::default(),
+            floor: zero(),
+        }
+    }
+
     /// Marks the counts as incomplete.
     #[cold]
     #[inline(never)]
@@ -92,10 +123,15 @@ impl Record {
         read(&self.exclusive).plus(&read(&self.shared))
     }
 
-    /// Returns the bytes held in small blocks. Two threads that lower them at the same time may leave a
-    /// negative value for a moment.
+    /// Returns the bytes held in small blocks.
     #[inline]
     pub(in crate::account) fn small(&self) -> i64 {
+        self.small_sum().max(0)
+    }
+
+    /// Two threads that lower the small bytes at the same time may leave a negative value for a moment.
+    #[inline]
+    fn small_sum(&self) -> i64 {
         let exclusive = self.small_exclusive.load(Relaxed);
         exclusive.wrapping_add(self.small_shared.load(Relaxed)) as i64
     }
@@ -121,23 +157,93 @@ impl Record {
     /// They do not fall below zero: what is freed beyond was allocated by others.
     #[inline]
     pub(in crate::account) fn moved(&self, rise: i64, net: i64, writer: Writer) -> i64 {
-        let before = self.small();
-        let small = before.max(0);
-        if rise > 0 {
-            self.note_peak(small.wrapping_add(rise));
-        }
-        let by = small.wrapping_add(net).max(0).wrapping_sub(before);
+        let before = self.small_sum();
+        let by = before.max(0).wrapping_add(net).max(0).wrapping_sub(before);
         self.add_small(by, writer);
+        if rise > 0 {
+            // Read again: of two threads that add at the same time, the later one sees both.
+            self.note(self.small_sum().wrapping_sub(by).max(0).wrapping_add(rise));
+        }
         by
     }
 
-    /// `small` is not negative, here and below.
+    /// The account has held `small` bytes in small blocks, which is not negative.
     #[inline]
-    fn note_peak(&self, small: i64) {
+    fn note(&self, small: i64) {
         let held = self.held_with(small);
         if held > self.peak.load(Relaxed) {
             self.peak.fetch_max(held, Relaxed);
         }
+        if held >= self.next_threshold() {
+            self.cross(small);
+        }
+    }
+
+    /// Returns the held bytes at which a threshold is crossed next, or more than any account holds.
+    #[inline]
+    fn next_threshold(&self) -> u64 {
+        let [first, second] = &self.thresholds;
+        first.load(Relaxed).min(second.load(Relaxed))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn cross(&self, small: i64) {
+        let held = self.limited_with(small);
+        for threshold in &self.thresholds {
+            let at = threshold.load(Relaxed);
+            if held >= at {
+                // If it fails, it was set anew, or another thread was first.
+                let _ = threshold.compare_exchange(at, CROSSED, Relaxed, Relaxed);
+            }
+        }
+    }
+
+    /// What counts for thresholds. Small blocks do not if others free them.
+    fn limited_with(&self, small: i64) -> u64 {
+        self.held_with(if self.adrift.load(Relaxed) { 0 } else { small })
+    }
+
+    fn threshold(&self, which: Threshold) -> &AtomicU64 {
+        let [budget, outlier] = &self.thresholds;
+        match which {
+            Threshold::Budget => budget,
+            Threshold::Outlier => outlier,
+        }
+    }
+
+    /// Sets a threshold, or removes it, and forgets whether it was crossed.
+    pub(in crate::account) fn set_threshold(&self, which: Threshold, bytes: Option<u64>) {
+        let bytes = bytes.map_or(NONE, |bytes| bytes.min(i64::MAX as u64));
+        self.threshold(which).swap(bytes, Relaxed);
+        self.note(self.small());
+    }
+
+    /// Whether a threshold was crossed since it was set.
+    #[inline]
+    pub(in crate::account) fn has_crossed(&self, which: Threshold) -> bool {
+        self.threshold(which).load(Relaxed) == CROSSED
+    }
+
+    /// Whether a threshold is set and not crossed.
+    #[inline]
+    pub(in crate::account) fn is_limited(&self) -> bool {
+        self.next_threshold() < CROSSED
+    }
+
+    /// Returns after how many bytes allocated by one section the account is to be told of them, so that a
+    /// threshold is not passed unseen.
+    ///
+    /// Half of what is left: other threads may be in the account, too.
+    #[inline]
+    pub(in crate::account) fn step(&self) -> u64 {
+        if !self.is_limited() {
+            return LARGE as u64;
+        }
+        let left = self
+            .next_threshold()
+            .saturating_sub(self.limited_with(self.small()));
+        (left / 2).clamp(LEAST_STEP, LARGE as u64)
     }
 
     #[inline]
@@ -152,7 +258,7 @@ impl Record {
     /// The account owns a large block more.
     pub(in crate::account) fn owns(&self, size: usize) {
         self.large.fetch_add(size as u64, Relaxed);
-        self.note_peak(self.small().max(0));
+        self.note(self.small());
     }
 
     /// A large block of this account was freed.
@@ -163,7 +269,7 @@ impl Record {
     /// Sets the bytes lent to this account.
     pub(in crate::account) fn lend(&self, bytes: usize) {
         self.lent.store(bytes as u64, Relaxed);
-        self.note_peak(self.small().max(0));
+        self.note(self.small());
     }
 
     /// A section has ended, in which the small bytes moved by `by`.
@@ -197,7 +303,7 @@ impl Record {
     /// The response body begins.
     #[inline]
     pub(in crate::account) fn body_began(&self) {
-        self.floor.store(self.small().max(0) as u64, Relaxed);
+        self.floor.store(self.small() as u64, Relaxed);
     }
 
     /// A frame of `bytes` was given to the server, which frees it. Exclusive owner only. `is_unique` says
@@ -206,7 +312,7 @@ impl Record {
     /// What was there before the body is no frame. So a body of static or cached data takes nothing. A
     /// short frame that is not unique is static, or a small part of a block that stays.
     pub(in crate::account) fn gave(&self, bytes: usize, is_unique: bool) {
-        let small = self.small().max(0);
+        let small = self.small();
         let floor = (self.floor.load(Relaxed) as i64).min(small);
         self.floor.store(floor as u64, Relaxed);
         let grown = small.saturating_sub(floor);
@@ -220,9 +326,29 @@ impl Record {
         self.rises.store(rises.saturating_sub(1), Relaxed);
     }
 
+    /// All figures are zero again. For the only reference.
+    pub(super) fn begin_anew(&self) {
+        self.inexact.store(false, Relaxed);
+        self.adrift.store(false, Relaxed);
+        self.rises.store(0, Relaxed);
+        let zero = |counter: &AtomicU64| counter.store(0, Relaxed);
+        for counts in [&self.exclusive, &self.shared] {
+            counts.write(&HeapUsage::default(), |counter, _| zero(counter));
+        }
+        zero(&self.small_exclusive);
+        zero(&self.small_shared);
+        zero(&self.large);
+        zero(&self.lent);
+        zero(&self.peak);
+        zero(&self.floor);
+        for threshold in &self.thresholds {
+            threshold.store(NONE, Relaxed);
+        }
+    }
+
     /// Returns what the account holds, if that is known.
     pub(in crate::account) fn held(&self) -> Option<u64> {
-        (!self.adrift.load(Relaxed)).then(|| self.held_with(self.small().max(0)))
+        (!self.adrift.load(Relaxed)).then(|| self.held_with(self.small()))
     }
 
     /// Returns the most that the account held, if that is known.
@@ -231,148 +357,42 @@ impl Record {
     }
 }
 
-/// A counted reference to a [`Record`].
-pub(in crate::account) struct RecordRef(NonNull<Record>);
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{sync::Arc, thread};
 
-// SAFETY: a record is made of atomics, and stays until its last reference is dropped (invariant 1).
-unsafe impl Send for RecordRef {}
-// SAFETY: as above (invariant 1).
-unsafe impl Sync for RecordRef {}
+    use super::*;
 
-impl RecordRef {
-    /// Makes a record.
-    ///
-    /// Its memory comes from the system allocator, since the last reference may be dropped by the global
-    /// one.
-    pub(in crate::account) fn new() -> Self {
-        let layout = Layout::new::<Record>();
-        // SAFETY: a record is not zero-sized; the memory is ours until the last reference is dropped
-        // (invariant 1).
-        let record = unsafe { std::alloc::GlobalAlloc::alloc(&System, layout) }.cast::<Record>();
-        let Some(record) = NonNull::new(record) else {
-            handle_alloc_error(layout);
-        };
-        let fresh = Record {
-            refs: AtomicUsize::new(1),
-            ..Record::default()
-        };
-        // SAFETY: `record` was allocated with this layout, and is not shared yet (invariant 1).
-        unsafe { record.write(fresh) };
-        Self(record)
+    #[test]
+    fn two_threads_that_cross_a_threshold_together_are_seen() {
+        loom::model(|| {
+            let record = Arc::new(Record::new());
+            record.set_threshold(Threshold::Budget, Some(10));
+            let other = thread::spawn({
+                let record = Arc::clone(&record);
+                move || record.moved(6, 6, Writer::Shared)
+            });
+            record.moved(6, 6, Writer::Shared);
+            other.join().expect("no panic");
+            assert!(record.has_crossed(Threshold::Budget));
+            assert_eq!((record.held(), record.peak()), (Some(12), Some(12)));
+        });
     }
 
-    /// Begins anew, with a record that nothing else refers to.
-    pub(in crate::account) fn reset(&mut self) {
-        // Acquire: pairs with the release in `drop`, so the writes of others come before those below.
-        if self.refs.load(Ordering::Acquire) != 1 {
-            *self = Self::new();
-            return;
-        }
-        // No other thread can get a reference from `&mut self`.
-        let record: &Record = self;
-        record.inexact.store(false, Relaxed);
-        record.adrift.store(false, Relaxed);
-        record.rises.store(0, Relaxed);
-        let zero = |counter: &AtomicU64| counter.store(0, Relaxed);
-        for counts in [&record.exclusive, &record.shared] {
-            counts.write(&HeapUsage::default(), |counter, _| zero(counter));
-        }
-        zero(&record.small_exclusive);
-        zero(&record.small_shared);
-        zero(&record.large);
-        zero(&record.lent);
-        zero(&record.peak);
-        zero(&record.floor);
-    }
-
-    /// The record, for a section that borrows the account or keeps a reference (invariant 2).
-    #[inline]
-    pub(in crate::account) const fn pin(&self) -> Pinned {
-        Pinned(self.0)
-    }
-
-    /// Gives the reference up, for [`from_raw`](Self::from_raw).
-    pub(super) fn into_raw(self) -> *mut Record {
-        let raw = self.0.as_ptr();
-        #[expect(clippy::mem_forget, reason = "the pointer is the reference now")]
-        std::mem::forget(self);
-        raw
-    }
-
-    /// # Safety
-    ///
-    /// `raw` comes from [`into_raw`](Self::into_raw), and is used once.
-    pub(super) unsafe fn from_raw(raw: *mut Record) -> Option<Self> {
-        NonNull::new(raw).map(Self)
-    }
-}
-
-impl Default for RecordRef {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Deref for RecordRef {
-    type Target = Record;
-
-    #[inline]
-    fn deref(&self) -> &Record {
-        // SAFETY: this is a reference to it (invariant 1).
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Clone for RecordRef {
-    fn clone(&self) -> Self {
-        // Relaxed: a new reference is made from one that exists.
-        self.refs.fetch_add(1, Relaxed);
-        Self(self.0)
-    }
-}
-
-impl Drop for RecordRef {
-    fn drop(&mut self) {
-        // Release: what this reference was used for comes before the record is freed or reset.
-        if self.refs.fetch_sub(1, Ordering::Release) != 1 {
-            return;
-        }
-        // Acquire: pairs with the releases of the other references.
-        fence(Ordering::Acquire);
-        // SAFETY: this was the last reference (invariant 1).
-        unsafe {
-            self.0.drop_in_place();
-            std::alloc::GlobalAlloc::dealloc(
-                &System,
-                self.0.as_ptr().cast(),
-                Layout::new::<Record>(),
-            );
-        }
-    }
-}
-
-impl fmt::Debug for RecordRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RecordRef").field(&self.0).finish()
-    }
-}
-
-/// A record that a section on this thread's stack refers to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::account) struct Pinned(NonNull<Record>);
-
-impl Pinned {
-    /// Returns another reference to the record.
-    pub(in crate::account) fn to_ref(self) -> RecordRef {
-        // SAFETY: a pinned record is alive (invariant 2), and the count is raised for the reference.
-        unsafe { self.0.as_ref() }.refs.fetch_add(1, Relaxed);
-        RecordRef(self.0)
-    }
-
-    /// Calls `f` with the record.
-    #[inline]
-    pub(in crate::account) fn with<R>(self, f: impl FnOnce(&Record) -> R) -> R {
-        // SAFETY: a pinned record is alive (invariant 2).
-        f(unsafe { self.0.as_ref() })
+    #[test]
+    fn a_threshold_that_is_set_anew_is_not_crossed_by_what_crossed_the_former_one() {
+        loom::model(|| {
+            let record = Arc::new(Record::new());
+            record.set_threshold(Threshold::Budget, Some(5));
+            let other = thread::spawn({
+                let record = Arc::clone(&record);
+                move || record.moved(6, 6, Writer::Exclusive)
+            });
+            record.set_threshold(Threshold::Budget, Some(100));
+            other.join().expect("no panic");
+            assert!(!record.has_crossed(Threshold::Budget));
+            record.moved(100, 100, Writer::Exclusive);
+            assert!(record.has_crossed(Threshold::Budget));
+        });
     }
 }
