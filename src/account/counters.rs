@@ -224,10 +224,9 @@ impl Block {
     }
 
     /// Watches for live bytes above `live`, the present ones, and below `base`, and for an allocation
-    /// when `step` bytes more were allocated.
+    /// with which the bytes allocated reach `mark`.
     #[inline]
-    pub(super) fn watch(&self, live: i64, base: i64, step: u64) {
-        let mark = self.bytes_allocated.load(Relaxed).wrapping_add(step);
+    pub(super) fn watch(&self, live: i64, base: i64, mark: u64) {
         self.next_allocation.store(mark, Relaxed);
         self.base.store(base as u64, Relaxed);
         self.peak.store(live as u64, Relaxed);
@@ -240,14 +239,32 @@ impl Block {
         self.base.store(i64::MIN as u64, Relaxed);
     }
 
+    /// Has everything looked at.
+    #[inline]
+    pub(super) fn look_at_all(&self) {
+        self.next_allocation.store(0, Relaxed);
+        self.base.store(i64::MAX as u64, Relaxed);
+    }
+
     /// Has the next allocation looked at.
     pub(super) fn look_at_next(&self) {
         self.next_allocation.store(0, Relaxed);
     }
 
     /// Has no allocation looked at.
+    #[inline]
     pub(super) fn look_at_none(&self) {
         self.next_allocation.store(u64::MAX, Relaxed);
+    }
+
+    /// Whether the live bytes are below those of an account.
+    pub(super) fn has_fallen(&self) -> bool {
+        self.live_bytes() < self.base()
+    }
+
+    /// Whether the bytes allocated have reached the mark.
+    pub(super) fn is_at_mark(&self) -> bool {
+        self.bytes_allocated.load(Relaxed) >= self.next_allocation.load(Relaxed)
     }
 
     /// Live bytes moved by `by`, which is no movement of the bytes that are watched.

@@ -23,21 +23,28 @@ pub(super) const MAX_DEPTH: usize = 16;
 // `Account::usage` states this bound.
 const _: () = assert!(MAX_DEPTH == 16);
 
+/// The values of [`Stack::level`]: one frame that nothing was counted in; and what is added for each
+/// time that an account is entered once more.
+const FRESH: usize = usize::MAX;
+const FURTHER: usize = 1 << 8;
+
 /// An account that is entered on this thread, and the thread's counters at that time.
 #[repr(align(64))]
 pub(super) struct Frame {
     pub(super) record: Cell<Option<Pinned>>,
     start: Counts<Cell<u64>>,
-    /// How far the section has moved the account's small bytes.
-    moved: Cell<i64>,
-    /// The number of guards, which is how often the account is entered.
-    guards: Cell<u32>,
     writer: Cell<Writer>,
+    /// How far the section has moved the account's small bytes. Zero while the frame is free.
+    moved: Cell<i64>,
+    /// How often the account is entered beyond the first time. Zero while the frame is free.
+    further: Cell<u32>,
 }
 
 /// The accounts entered on this thread, outermost first.
 pub(super) struct Stack {
-    depth: Cell<usize>,
+    /// The number of frames, and [`FURTHER`] for each time that an account is entered once more. Or
+    /// [`FRESH`], if there is one frame, and it has no start yet.
+    level: Cell<usize>,
     /// How many of the outermost frames are [set aside](Self::set_aside).
     aside: Cell<usize>,
     frames: [Frame; MAX_DEPTH],
@@ -52,7 +59,7 @@ pub(super) struct Aside {
 thread_local! {
     static ENTERED: Stack = const {
         Stack {
-            depth: Cell::new(0),
+            level: Cell::new(0),
             aside: Cell::new(0),
             frames: [const { Frame::new() }; MAX_DEPTH],
         }
@@ -76,18 +83,15 @@ impl Frame {
                 bytes_allocated: Cell::new(0),
                 bytes_deallocated: Cell::new(0),
             },
-            moved: Cell::new(0),
-            guards: Cell::new(0),
             writer: Cell::new(Writer::Shared),
+            moved: Cell::new(0),
+            further: Cell::new(0),
         }
     }
 
     #[inline]
-    fn begin(&self, record: Pinned, writer: Writer, block: &Block) {
+    fn begin(&self, record: Pinned, writer: Writer) {
         self.record.set(Some(record));
-        self.start.write(&block.read(), Cell::set);
-        self.moved.set(0);
-        self.guards.set(1);
         self.writer.set(writer);
     }
 
@@ -102,7 +106,7 @@ impl Frame {
         other.start.write(&mine, Cell::set);
         self.record.swap(&other.record);
         self.moved.swap(&other.moved);
-        self.guards.swap(&other.guards);
+        self.further.swap(&other.further);
         self.writer.swap(&other.writer);
     }
 
@@ -132,23 +136,28 @@ impl Frame {
 
     /// Credits the section of the only account, which ends.
     #[inline(never)]
-    fn end_only(&self, record: &Record, block: &Block) {
-        self.tell(record, block, block.live_bytes());
-        self.end(record, block);
+    fn end_only(&self, account: Pinned, block: &Block) {
+        account.with(|record| {
+            self.tell(record, block, block.live_bytes());
+            self.end(record, block);
+        });
     }
 
     /// Credits the section, which ends.
     #[inline(always)]
     fn end(&self, record: &Record, block: &Block) {
         record.credit(&(block.read() - self.start()), self.writer.get());
-        record.left(self.moved.get());
+        record.left(self.moved.replace(0));
     }
 }
 
 impl Stack {
-    #[inline]
+    fn depth(&self) -> usize {
+        self.level.get() % FURTHER
+    }
+
     pub(super) fn entered(&self) -> &[Frame] {
-        let entered = self.aside.get()..self.depth.get();
+        let entered = self.aside.get()..self.depth();
         self.frames.get(entered).unwrap_or(&[])
     }
 
@@ -157,38 +166,57 @@ impl Stack {
     }
 
     /// Enters an account. Returns `false` if the stack is full.
+    ///
+    /// Most polls count nothing. So the section's start is written down by the first count, which is brought
+    /// to the slow path.
     #[inline]
     pub(super) fn enter(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
-        if self.depth.get() != 0 {
+        if self.level.get() != 0 {
             return self.enter_inside(record, writer, block);
         }
         let [frame, ..] = &self.frames;
-        frame.begin(record, writer, block);
-        self.depth.set(1);
-        let live = block.live_bytes();
-        record.with(|record| watch(block, live, record));
+        frame.begin(record, writer);
+        self.level.set(FRESH);
+        block.look_at_all();
         true
+    }
+
+    /// The only frame, if it is fresh, starts at `start`.
+    #[inline]
+    pub(super) fn settle(&self, block: &Block, start: impl FnOnce() -> HeapUsage) {
+        if self.level.get() != FRESH {
+            return;
+        }
+        let [frame, ..] = &self.frames;
+        let start = start();
+        frame.start.write(&start, Cell::set);
+        self.level.set(1);
+        if let Some(record) = frame.record.get() {
+            record.with(|record| watch(block, &start, record));
+        }
     }
 
     #[cold]
     #[inline(never)]
     fn enter_inside(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
+        self.settle(block, || block.read());
         if let Some(frame) = self
             .entered()
             .iter()
             .rev()
             .find(|frame| frame.is_of(record))
         {
-            frame.guards.set(frame.guards.get().saturating_add(1));
+            frame.further.set(frame.further.get().saturating_add(1));
+            self.level.set(self.level.get().saturating_add(FURTHER));
             return true;
         }
-        let depth = self.depth.get();
-        let Some(frame) = self.frames.get(depth) else {
+        let Some(frame) = self.frames.get(self.depth()) else {
             return false;
         };
         self.tell(block, block.live_bytes());
-        frame.begin(record, writer, block);
-        self.depth.set(depth.saturating_add(1));
+        frame.begin(record, writer);
+        frame.start.write(&block.read(), Cell::set);
+        self.level.set(self.level.get().saturating_add(1));
         self.watch(block, block.live_bytes());
         true
     }
@@ -198,14 +226,12 @@ impl Stack {
     #[inline]
     pub(super) fn leave(&self, account: Pinned, block: &Block) -> bool {
         let [frame, ..] = &self.frames;
-        if self.depth.get() != 1 || frame.guards.get() != 1 || !frame.is_of(account) {
-            return self.leave_inside(account, block);
+        match self.level.get() {
+            FRESH if frame.is_of(account) => block.look_at_none(),
+            1 if frame.is_of(account) => frame.end_only(account, block),
+            _ => return self.leave_inside(account, block),
         }
-        // Most polls allocate nothing.
-        if frame.has_moved(block) {
-            account.with(|record| frame.end_only(record, block));
-        }
-        self.depth.set(0);
+        self.level.set(0);
         block.unwatch();
         true
     }
@@ -214,6 +240,7 @@ impl Stack {
     #[cold]
     #[inline(never)]
     fn leave_inside(&self, account: Pinned, block: &Block) -> bool {
+        self.settle(block, || block.read());
         let Some(at) = self.position(account) else {
             return false;
         };
@@ -221,9 +248,9 @@ impl Stack {
         let Some(frame) = left.first() else {
             return false;
         };
-        let guards = frame.guards.get().saturating_sub(1);
-        if guards != 0 {
-            frame.guards.set(guards);
+        if let Some(further) = frame.further.get().checked_sub(1) {
+            frame.further.set(further);
+            self.level.set(self.level.get().saturating_sub(FURTHER));
             return true;
         }
         self.tell(block, block.live_bytes());
@@ -236,7 +263,7 @@ impl Stack {
                 lower.swap(upper);
             }
         }
-        self.depth.set(self.depth.get().saturating_sub(1));
+        self.level.set(self.level.get().saturating_sub(1));
         self.watch(block, block.live_bytes());
         true
     }
@@ -244,13 +271,14 @@ impl Stack {
     /// Until [`put_back`](Self::put_back), the accounts entered so far see nothing of what the thread
     /// counts. Returns `None` if none is entered.
     pub(super) fn set_aside(&self, block: &Block) -> Option<Aside> {
+        self.settle(block, || block.read());
         if self.entered().is_empty() {
             return None;
         }
         self.tell(block, block.live_bytes());
         block.unwatch();
         Some(Aside {
-            former: self.aside.replace(self.depth.get()),
+            former: self.aside.replace(self.depth()),
             start: block.read(),
         })
     }
@@ -267,6 +295,7 @@ impl Stack {
 
     /// Returns what the thread has counted since the account was entered, after a visit.
     pub(super) fn current(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
+        self.settle(block, || block.read());
         let at = self.position(account)?;
         self.visit(block, block.live_bytes());
         let start = self.entered().get(at)?.start();
@@ -276,6 +305,7 @@ impl Stack {
     /// Tells the accounts what the thread has moved since the last visit, when its live bytes are `live`.
     #[inline]
     pub(super) fn visit(&self, block: &Block, live: i64) {
+        self.settle(block, || block.read());
         self.tell(block, live);
         self.watch(block, live);
     }
@@ -304,12 +334,15 @@ impl Stack {
                 });
             }
         }
-        block.watch(live, base, step);
+        let mark = block.read().bytes_allocated.wrapping_add(step);
+        block.watch(live, base, mark);
     }
 }
 
-/// Watches the thread for an account that is entered.
+/// Watches the thread for an account that is entered, from `start` on.
 #[inline]
-fn watch(block: &Block, live: i64, record: &Record) {
-    block.watch(live, live.wrapping_sub(record.small()), record.step());
+fn watch(block: &Block, start: &HeapUsage, record: &Record) {
+    let (live, step) = (start.live_bytes(), record.step());
+    let mark = start.bytes_allocated.wrapping_add(step);
+    block.watch(live, live.wrapping_sub(record.small()), mark);
 }

@@ -144,16 +144,27 @@ impl Account {
     /// account is borrowed.
     #[inline]
     pub(crate) fn begin(&self, writer: Writer) -> Entry {
+        // Only an installed allocator gives a thread a block.
+        let entered = counters::own()
+            .and_then(|block| frames::with(|stack| stack.enter(self.record.pin(), writer, block)));
+        if entered == Some(true) {
+            return Entry::Counting;
+        }
+        self.begin_first(writer)
+    }
+
+    /// As [`begin`](Self::begin), on a thread without a block, or inside of too many accounts.
+    #[cold]
+    #[inline(never)]
+    fn begin_first(&self, writer: Writer) -> Entry {
         if !is_installed() {
             return Entry::Inert;
         }
         let entered = frames::with(|stack| {
-            let Some(block) = raw::own_block() else {
-                return false;
-            };
-            stack.enter(self.record.pin(), writer, block)
+            let block = raw::own_block()?;
+            Some(stack.enter(self.record.pin(), writer, block))
         });
-        if entered == Some(true) {
+        if entered.flatten() == Some(true) {
             return Entry::Counting;
         }
         self.record.missed();
@@ -166,10 +177,9 @@ impl Account {
         if entry == Entry::Inert {
             return;
         }
-        let left = frames::with(|stack| {
-            // No block is claimed here: a thread that has released its block has lost its counts.
-            counters::own().is_some_and(|block| stack.leave(self.record.pin(), block))
-        });
+        // No block is claimed here: a thread that has released its block has lost its counts.
+        let left = counters::own()
+            .and_then(|block| frames::with(|stack| stack.leave(self.record.pin(), block)));
         if left != Some(true) {
             self.record.missed();
         }

@@ -1,7 +1,7 @@
 use std::{hint::black_box, sync::atomic::Ordering};
 
 use super::{
-    counters::{Block, SHARED},
+    counters::{self, Block, SHARED},
     raw::{self, own_block},
     usage::HeapUsage,
 };
@@ -36,6 +36,10 @@ pub fn is_installed() -> bool {
         let before = block.read().allocations;
         drop(black_box(Box::new(0_u64)));
         let installed = block.read().allocations != before;
+        if !installed {
+            // Without a block this thread enters no accounts.
+            counters::set_own(None);
+        }
         // Relaxed: every thread computes the same result.
         STATE.store(if installed { YES } else { NO }, Ordering::Relaxed);
         installed

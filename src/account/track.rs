@@ -47,6 +47,7 @@ pin_project! {
 impl Enter for Arc<Account> {
     type Guard<'a> = Section<'a>;
 
+    #[inline]
     fn enter(&mut self) -> Section<'_> {
         self.section()
     }

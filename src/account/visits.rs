@@ -4,13 +4,19 @@ use super::{
     counters::{Block, LARGE},
     frames::{self, Stack},
     raw::{self, Record},
+    usage::HeapUsage,
 };
 
 /// Looks at an allocation of `size` bytes that the thread's counters include.
 #[cold]
 #[inline(never)]
 pub(super) fn allocated(block: &Block, address: usize, size: usize) {
-    if frames::with(|stack| stack.allocated(block, address, size)).is_none() {
+    let counted = HeapUsage {
+        allocations: 1,
+        bytes_allocated: size as u64,
+        ..HeapUsage::default()
+    };
+    if frames::with(|stack| stack.allocated(block, address, size, counted)).is_none() {
         block.look_at_none();
     }
 }
@@ -19,12 +25,20 @@ pub(super) fn allocated(block: &Block, address: usize, size: usize) {
 #[cold]
 #[inline(never)]
 pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
+    let counted = HeapUsage {
+        deallocations: 1,
+        bytes_deallocated: size as u64,
+        ..HeapUsage::default()
+    };
     if size < LARGE {
-        frames::with(|stack| stack.fell(block));
+        frames::with(|stack| stack.freed(block, counted));
         return;
     }
     // Before the block is taken away from its owner, whose peak may be in what has passed.
-    frames::with(|stack| stack.moved_large(block, (size as i64).wrapping_neg()));
+    frames::with(|stack| {
+        stack.settle(block, || block.read() - counted);
+        stack.moved_large(block, (size as i64).wrapping_neg());
+    });
     raw::disown(address, |record| record.lost(size));
 }
 
@@ -32,10 +46,18 @@ pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
 #[cold]
 #[inline(never)]
 pub(super) fn reallocated(block: &Block, address: usize, from: usize, to: usize) {
-    if to < from {
-        frames::with(|stack| stack.fell(block));
+    let mut counted = HeapUsage {
+        reallocations: 1,
+        ..HeapUsage::default()
+    };
+    if let Some(by) = to.checked_sub(from) {
+        counted.bytes_allocated = by as u64;
+        if frames::with(|stack| stack.allocated(block, address, by, counted)).is_none() {
+            block.look_at_none();
+        }
     } else {
-        allocated(block, address, to.wrapping_sub(from));
+        counted.bytes_deallocated = from.wrapping_sub(to) as u64;
+        frames::with(|stack| stack.freed(block, counted));
     }
 }
 
@@ -71,8 +93,12 @@ impl Stack {
         self.watch(block, block.live_bytes());
     }
 
-    /// Live bytes are below those of an account.
-    fn fell(&self, block: &Block) {
+    /// Small blocks were freed: `counted`.
+    fn freed(&self, block: &Block, counted: HeapUsage) {
+        self.settle(block, || block.read() - counted);
+        if !block.has_fallen() {
+            return;
+        }
         match self.entered() {
             [] => block.unwatch(),
             // It holds nothing, whatever it frees. What it has held at most does not change.
@@ -81,7 +107,12 @@ impl Stack {
         }
     }
 
-    fn allocated(&self, block: &Block, address: usize, size: usize) {
+    /// Live bytes rose by `size`, and all that was counted is `counted`.
+    fn allocated(&self, block: &Block, address: usize, size: usize, counted: HeapUsage) {
+        self.settle(block, || block.read() - counted);
+        if !block.is_at_mark() {
+            return;
+        }
         if self.entered().is_empty() {
             block.look_at_none();
             return;

@@ -56,6 +56,8 @@ pub(in crate::account) struct Record {
     inexact: AtomicBool,
     /// Others free the small blocks of this account, so what it holds is not known.
     adrift: AtomicBool,
+    /// A threshold was set. None is looked at before.
+    limited: AtomicBool,
     /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
     exclusive: Counts<AtomicU64>,
     pub(super) refs: AtomicUsize,
@@ -81,6 +83,7 @@ impl Record {
             rises: AtomicU32::new(0),
             inexact: AtomicBool::new(false),
             adrift: AtomicBool::new(false),
+            limited: AtomicBool::new(false),
             exclusive: Counts::default(),
             refs: AtomicUsize::new(1),
             shared: Counts::default(),
@@ -174,7 +177,7 @@ impl Record {
         if held > self.peak.load(Relaxed) {
             self.peak.fetch_max(held, Relaxed);
         }
-        if held >= self.next_threshold() {
+        if self.is_limited() {
             self.cross(small);
         }
     }
@@ -186,7 +189,6 @@ impl Record {
         first.load(Relaxed).min(second.load(Relaxed))
     }
 
-    #[cold]
     #[inline(never)]
     fn cross(&self, small: i64) {
         let held = self.limited_with(small);
@@ -215,6 +217,8 @@ impl Record {
     /// Sets a threshold, or removes it, and forgets whether it was crossed.
     pub(in crate::account) fn set_threshold(&self, which: Threshold, bytes: Option<u64>) {
         let bytes = bytes.map_or(NONE, |bytes| bytes.min(i64::MAX as u64));
+        self.limited.store(true, Relaxed);
+        // Not a store, so that a crossing of the former one is replaced or fails.
         self.threshold(which).swap(bytes, Relaxed);
         self.note(self.small());
     }
@@ -225,10 +229,10 @@ impl Record {
         self.threshold(which).load(Relaxed) == CROSSED
     }
 
-    /// Whether a threshold is set and not crossed.
+    /// Whether a threshold was set.
     #[inline]
     pub(in crate::account) fn is_limited(&self) -> bool {
-        self.next_threshold() < CROSSED
+        self.limited.load(Relaxed)
     }
 
     /// Returns after how many bytes allocated by one section the account is to be told of them, so that a
@@ -237,12 +241,16 @@ impl Record {
     /// Half of what is left: other threads may be in the account, too.
     #[inline]
     pub(in crate::account) fn step(&self) -> u64 {
-        if !self.is_limited() {
-            return LARGE as u64;
+        if self.is_limited() {
+            return self.limited_step();
         }
-        let left = self
-            .next_threshold()
-            .saturating_sub(self.limited_with(self.small()));
+        LARGE as u64
+    }
+
+    #[inline(never)]
+    fn limited_step(&self) -> u64 {
+        let held = self.limited_with(self.small());
+        let left = self.next_threshold().saturating_sub(held);
         (left / 2).clamp(LEAST_STEP, LARGE as u64)
     }
 
@@ -330,6 +338,12 @@ impl Record {
     pub(super) fn begin_anew(&self) {
         self.inexact.store(false, Relaxed);
         self.adrift.store(false, Relaxed);
+        if self.limited.load(Relaxed) {
+            self.limited.store(false, Relaxed);
+            for threshold in &self.thresholds {
+                threshold.store(NONE, Relaxed);
+            }
+        }
         self.rises.store(0, Relaxed);
         let zero = |counter: &AtomicU64| counter.store(0, Relaxed);
         for counts in [&self.exclusive, &self.shared] {
@@ -341,9 +355,6 @@ impl Record {
         zero(&self.lent);
         zero(&self.peak);
         zero(&self.floor);
-        for threshold in &self.thresholds {
-            threshold.store(NONE, Relaxed);
-        }
     }
 
     /// Returns what the account holds, if that is known.
