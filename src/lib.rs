@@ -116,6 +116,10 @@ pub mod client;
 #[cfg(feature = "axum")]
 pub mod extract;
 
+// Its examples use every feature.
+#[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
+pub mod guide;
+
 #[doc(inline)]
 pub use self::account::{Account, TrackingAllocator};
 #[doc(inline)]
