@@ -29,7 +29,7 @@ use crate::{
 /// If they have passed by then, the layer answers and the inner service is not called. A clone starts
 /// without such a time. So does the next request of a service that became ready and was not called.
 /// While a request waits, it is not [in flight](crate::observe::Snapshot::in_flight), and nothing can
-/// answer it: prefer services whose futures wait (see the README, "Where to put the layer").
+/// answer it: prefer services whose futures wait (see `docs/guide/placing.md`).
 ///
 /// # Examples
 ///
