@@ -95,6 +95,7 @@ mod pack;
 mod recycled;
 mod slab;
 mod sync;
+mod thread_number;
 
 pub mod account;
 pub mod arena;

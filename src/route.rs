@@ -210,11 +210,6 @@ impl RouteRegistry {
         registry
     }
 
-    /// How many numbers there can be.
-    pub(crate) fn capacity(&self) -> usize {
-        self.routes.len()
-    }
-
     /// The number of `label`, or that of `{other}` if there are too many labels.
     pub(crate) fn number(&self, label: &str) -> usize {
         let address = label.as_ptr().addr() ^ label.len();

@@ -1,10 +1,11 @@
-use std::{array, cell::Cell, sync::atomic::AtomicUsize as StdAtomicUsize};
+use std::array;
 
 use slab::Slab;
 
 use crate::{
     account::aside,
     sync::{AtomicUsize, Mutex, Ordering, lock},
+    thread_number::thread_number,
 };
 
 /// The number of shards, each with a lock of its own, so that threads seldom contend.
@@ -15,21 +16,9 @@ pub(crate) const SHARDS: usize = 8;
 const CAPACITY: usize = 256;
 
 /// The calling thread's shard, a number below [`SHARDS`] that stays the same for its whole life.
+#[inline]
 pub(crate) fn thread_shard() -> usize {
-    // std's, not loom's: the models do not depend on which shard a thread uses.
-    static NEXT: StdAtomicUsize = StdAtomicUsize::new(0);
-    thread_local! {
-        static SHARD: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    SHARD
-        .try_with(|shard| {
-            if shard.get() == usize::MAX {
-                // Relaxed: the number only has to differ from thread to thread.
-                shard.set(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
-            }
-            shard.get()
-        })
-        .unwrap_or(0)
+    thread_number() % SHARDS
 }
 
 /// Values that one thread inserts and any thread removes, by key.

@@ -340,7 +340,7 @@ where
     let report = reports.recv().unwrap();
     let (held, held_truth) = *held.lock().unwrap();
     let peak = report.usage.unwrap().peak_bytes;
-    let counted = layer.handle().snapshot().routes[0].peak_bytes;
+    let counted = layer.handle().snapshot().routes[0].peak_bytes.clone();
     assert_eq!(counted.map(|counted| counted.total), peak);
     Seen {
         held,
@@ -619,7 +619,10 @@ fn statistics_have_the_peaks_of_a_routes_requests() {
         assert!((parts * 100 * KIB..=parts * 100 * KIB + OWN as usize).contains(&peak));
         peaks.push(peak as u64);
     }
-    let figures = layer.handle().snapshot().routes[0].peak_bytes.unwrap();
+    let figures = layer.handle().snapshot().routes[0]
+        .peak_bytes
+        .clone()
+        .unwrap();
     assert_eq!((figures.count, figures.max), (3, peaks[1]));
     assert_eq!(figures.total, peaks.iter().sum::<u64>());
 }

@@ -99,5 +99,5 @@ async fn a_request_has_no_heap_figures_and_all_others() {
     assert_eq!(snapshot.routes[0].requests, 1);
     assert_eq!(snapshot.routes[0].bytes, None);
     assert_eq!(snapshot.routes[0].allocations, None);
-    assert_eq!(snapshot.routes[0].arena_bytes.unwrap().total, 4);
+    assert_eq!(snapshot.routes[0].arena_bytes.as_ref().unwrap().total, 4);
 }

@@ -262,11 +262,7 @@ impl MemoryLayerBuilder {
     fn into_layer(self) -> MemoryLayer {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
-        let recorder = Arc::new(Recorder::new(
-            routes.capacity(),
-            self.observers,
-            &self.housekeeping,
-        ));
+        let recorder = Arc::new(Recorder::new(self.observers, &self.housekeeping));
         let pool = self
             .pool
             .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));

@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use super::{
     recorder::Recorder,
+    row::Figure,
     snapshot::{RouteSnapshot, Snapshot},
-    stats::Sum,
+    summary::Summary,
 };
 use crate::{
+    histogram::{Histograms, LARGEST},
     pool::ArenaPool,
     scope::{LayerState, TaskReport},
     sync::{Arc, Ordering},
@@ -55,15 +59,13 @@ impl MemoryHandle {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let open = self.layer.shutdown.open_usages();
-        let routes: Vec<_> = self
-            .recorder
-            .stats
-            .totals()
-            .map(|(key, opened, totals)| {
+        let rows = self.recorder.stats.rows().into_iter();
+        let routes: Vec<_> = rows
+            .map(|(key, row)| {
                 let route = self.layer.routes.route(key.route);
-                let mut open_bytes = Sum::default();
+                let mut open_bytes = Histograms::<1, LARGEST>::default();
                 for (_, usage) in open.iter().filter(|open| open.0 == key) {
-                    open_bytes.add(usage.bytes_allocated);
+                    open_bytes.add(0, usage.bytes_allocated);
                 }
                 let sizes = &route.sizes;
                 let origin = sizes.origin(key.method.index());
@@ -71,24 +73,23 @@ impl MemoryHandle {
                 RouteSnapshot {
                     method: key.method.as_str(),
                     route: route.label.clone(),
-                    requests: opened,
-                    in_flight: usize::try_from(opened.saturating_sub(totals.outcomes.total()))
-                        .unwrap_or(usize::MAX),
-                    open_bytes: open_bytes.figures(),
-                    outcomes: totals.outcomes,
-                    statuses: totals.statuses,
-                    bytes: totals.bytes.figures(),
-                    peak_bytes: totals.peak_bytes.figures(),
-                    allocations: totals.allocations.figures(totals.bytes.count),
-                    arena_bytes: totals.arena_bytes.figures(totals.outcomes.total()),
-                    learned_arena_bytes: route.sizes.arena_bytes(key.method.index()),
-                    learned_buffer_bytes: route.sizes.buffer_bytes(key.method.index()),
+                    requests: row.opened,
+                    in_flight: usize::try_from(row.open()).unwrap_or(0),
+                    open_bytes: Summary::of(&open_bytes, 0),
+                    outcomes: row.outcomes,
+                    statuses: row.statuses,
+                    bytes: row.summary(Figure::Bytes),
+                    peak_bytes: row.summary(Figure::PeakBytes),
+                    allocations: row.summary(Figure::Allocations),
+                    arena_bytes: row.summary(Figure::ArenaBytes),
+                    learned_arena_bytes: sizes.arena_bytes(key.method.index()),
+                    learned_buffer_bytes: sizes.buffer_bytes(key.method.index()),
                     unreleased_buffers: out.map(|out| out.blocks),
                     unreleased_bytes: out.map(|out| out.bytes),
                     arenas_left: out.map(|out| out.arenas),
-                    time_to_end: totals.time_to_end.into(),
-                    total_time: totals.total_time.into(),
-                    max_time: totals.max_time.into(),
+                    time_to_head: row.times(Figure::TimeToHead),
+                    time_to_end: Duration::from_nanos(row.time_to_end),
+                    total_time: row.times(Figure::TotalTime),
                 }
             })
             .collect();

@@ -12,15 +12,18 @@
     path = "coverage/disabled.rs"
 )]
 mod coverage;
+mod difference;
 pub(crate) mod handle;
-mod histogram;
+mod journal;
 mod observers;
 mod overruns;
 mod recorder;
+mod row;
 mod serve;
 mod shutdown;
 mod snapshot;
 mod stats;
+mod summary;
 mod tasks;
 #[cfg_attr(feature = "tracing", path = "warn/enabled.rs")]
 #[cfg_attr(not(feature = "tracing"), path = "warn/disabled.rs")]
@@ -28,7 +31,8 @@ mod warn;
 
 pub use self::overruns::TaskOverruns;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
-pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot, Summary};
+pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot};
+pub use self::summary::{Summary, TimeSummary};
 pub use self::tasks::CancelLatency;
 pub use crate::task::DetachedTasks;
 

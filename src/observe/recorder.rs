@@ -23,13 +23,9 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn new(
-        routes: usize,
-        observers: Vec<Observer>,
-        housekeeping: &Housekeeping,
-    ) -> Self {
+    pub(crate) fn new(observers: Vec<Observer>, housekeeping: &Housekeeping) -> Self {
         Self {
-            stats: Stats::new(routes),
+            stats: Stats::new(),
             overruns: Overruns::default(),
             coverage: Coverage::new(),
             observers: Observers::new(observers, housekeeping),

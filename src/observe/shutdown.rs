@@ -319,32 +319,28 @@ impl MemoryHandle {
         let before = shutdown.exempted();
         let tasks = &self.layer.tasks;
         let alive = tasks.bound.len() + tasks.detached.len();
-        // In both orders, so that a request that is being relabelled is found on one of its routes.
-        let forth: usize = self.open().map(|(_, open)| open.count).sum();
-        let back: usize = self.open().rev().map(|(_, open)| open.count).sum();
+        // A negative count is that of a request that is counted on another route, too.
+        let open = self.recorder.stats.open_requests().into_iter();
+        let open: i64 = open.map(|(_, open)| open).sum();
         // Those that were exempt all the time, so they have been counted.
         let mut exempt = shutdown.exempted();
         exempt.retain(|exempt| before.iter().any(|before| before.is_same(exempt)));
-        let requests = exempt.iter().filter(|e| e.is_open_request(None)).count();
+        let requests = exempt.iter().filter(|e| e.is_open_request(None)).count() as i64;
         let waiting = exempt.iter().filter_map(Exempt::task).count();
-        alive <= waiting && forth <= requests && back <= requests
+        alive <= waiting && open <= requests
     }
 
     /// The open requests, by what they are counted under.
-    fn open(&self) -> impl DoubleEndedIterator<Item = (RouteKey, OpenRequests)> {
-        self.recorder
-            .stats
-            .totals()
-            .filter_map(|(key, opened, totals)| {
-                let open = opened.wrapping_sub(totals.outcomes.total());
-                let open = OpenRequests {
-                    method: key.method.as_str(),
-                    route: self.layer.routes.route(key.route).label.clone(),
-                    // A request that is being relabelled may show up on both routes.
-                    count: usize::try_from(open as i64).ok().filter(|open| *open > 0)?,
-                };
-                Some((key, open))
-            })
+    fn open(&self) -> impl Iterator<Item = (RouteKey, OpenRequests)> {
+        let open = self.recorder.stats.open_requests().into_iter();
+        open.filter_map(|(key, open)| {
+            let open = OpenRequests {
+                method: key.method.as_str(),
+                route: self.layer.routes.route(key.route).label.clone(),
+                count: usize::try_from(open).ok().filter(|open| *open > 0)?,
+            };
+            Some((key, open))
+        })
     }
 }
 

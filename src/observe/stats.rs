@@ -1,295 +1,388 @@
-use std::{array, time::Duration};
+//! The statistics of all routes.
+//!
+//! Threads write journals ([`Journal`]), and whoever holds the lock of the table adds their entries to it:
+//! a thread whose journal is half full, if nobody else does so at that moment, and each reader. So a
+//! request takes no lock, and a row is there once however many threads there are.
 
 use super::{
-    histogram::Histogram,
-    snapshot::{OutcomeCounts, Summary},
+    journal::{Journal, Journals},
+    row::{self, Row},
+    summary::TimeSummary,
 };
 use crate::{
     account::aside,
     route::{KnownMethod, RouteKey},
     scope::Closed,
-    slab::{SHARDS, thread_shard},
-    sync::{AtomicU64, Mutex, OnceLock, Ordering, fence, lock},
+    sync::{Mutex, lock, try_lock},
 };
 
 /// The statistics of all routes, indexed by route number.
 #[derive(Debug)]
 pub(super) struct Stats {
-    routes: Box<[OnceLock<Box<RouteStats>>]>,
+    journals: Journals,
+    table: Mutex<Table>,
 }
 
-/// The statistics of one route: the shards of each method, and what all methods share.
-///
-/// A shard is created by the first thread that uses it, so a method that is not used costs one word per
-/// shard.
-#[derive(Debug)]
-struct RouteStats {
-    shards: [[OnceLock<Box<Shard>>; SHARDS]; KnownMethod::COUNT],
-    /// Created when a task is first cancelled.
-    cancel_latency: OnceLock<Box<Histogram>>,
-}
+/// A route's rows, by method.
+type Methods = [Option<Box<Row>>; KnownMethod::COUNT];
 
-/// Aligned so that two threads never share a cache line.
 #[derive(Debug, Default)]
-#[repr(align(128))]
-struct Shard {
-    /// Requests opened on this route or relabelled to it, minus those relabelled away. Outside of the
-    /// lock, so that opening a request is one addition. Wraps, since a request may be added in one
-    /// shard and subtracted in another.
-    opened: AtomicU64,
-    totals: Mutex<Totals>,
+struct Table {
+    routes: Vec<Option<Box<Methods>>>,
 }
 
-impl Shard {
-    /// Adds to the requests opened, and wraps.
-    fn add(&self, requests: u64) {
-        // SeqCst: a request is counted before it checks whether the layer shuts down (see `Shutdown`).
-        // An addition costs no more for it on most processors.
-        self.opened.fetch_add(requests, Ordering::SeqCst);
-    }
-}
-
-/// Sums over closed requests.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Totals {
-    pub(super) outcomes: OutcomeCounts,
-    /// By the first digit of the status; 0 without a response.
-    pub(super) statuses: [u64; 6],
-    pub(super) bytes: Sum,
-    pub(super) peak_bytes: Sum,
-    /// Of as many requests as `bytes`.
-    pub(super) allocations: Extent,
-    /// Of all.
-    pub(super) arena_bytes: Extent,
-    pub(super) time_to_end: Nanos,
-    pub(super) total_time: Nanos,
-    pub(super) max_time: Nanos,
-}
-
-/// A time in half the size of a `Duration`: up to 584 years.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Nanos(u64);
-
-impl Nanos {
-    fn plus(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
-    }
-}
-
-impl From<Duration> for Nanos {
-    fn from(time: Duration) -> Self {
-        Self(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-    }
-}
-
-impl From<Nanos> for Duration {
-    fn from(time: Nanos) -> Self {
-        Self::from_nanos(time.0)
-    }
-}
-
-/// Sum and maximum of values that are counted elsewhere.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Extent {
-    total: u64,
-    max: u64,
-}
-
-impl Extent {
-    fn add(&mut self, value: u64) {
-        self.total = self.total.saturating_add(value);
-        self.max = self.max.max(value);
+impl Table {
+    #[inline]
+    fn row(&mut self, (route, method): (usize, usize)) -> &mut Row {
+        let has = |methods: &Methods| methods[method].is_some();
+        if !self
+            .routes
+            .get(route)
+            .and_then(Option::as_deref)
+            .is_some_and(has)
+        {
+            self.add_row(route, method);
+        }
+        match self.routes[route]
+            .as_mut()
+            .and_then(|methods| methods[method].as_mut())
+        {
+            Some(row) => row,
+            None => unreachable!("added above"),
+        }
     }
 
-    fn merge(&mut self, other: &Self) {
-        self.total = self.total.saturating_add(other.total);
-        self.max = self.max.max(other.max);
+    #[cold]
+    #[inline(never)]
+    fn add_row(&mut self, route: usize, method: usize) {
+        aside(|| {
+            if self.routes.len() <= route {
+                self.routes.resize_with(route + 1, || None);
+            }
+            let methods = self.routes[route].get_or_insert_with(Box::default);
+            methods[method].get_or_insert_with(Box::default);
+        });
     }
 
-    /// Returns `None` if nothing was added: unknown is not zero.
-    pub(super) fn figures(&self, count: u64) -> Option<Summary> {
-        (count > 0).then_some(Summary {
-            count,
-            total: self.total,
-            max: self.max,
+    fn take_closes(&mut self, journal: &Journal) {
+        journal
+            .closes
+            .drain(|entry| self.row(row::key(entry[0])).add(entry));
+    }
+
+    fn take_opens(&mut self, journal: &Journal) {
+        journal.opens.drain(|[word]| {
+            let (route, method) = row::key(word);
+            let opened = &mut self.row((route, method)).opened;
+            *opened = opened.wrapping_add(1);
+            if let Some(from) = row::moved_from(word) {
+                let opened = &mut self.row((from, method)).opened;
+                *opened = opened.wrapping_sub(1);
+            }
+        });
+    }
+
+    fn take(&mut self, journal: &Journal) {
+        self.take_closes(journal);
+        self.take_opens(journal);
+    }
+
+    /// Iterates over the rows in the order of route numbers and methods.
+    fn rows(&self) -> impl Iterator<Item = (RouteKey, &Row)> {
+        let routes = self.routes.iter().enumerate();
+        routes.flat_map(|(route, methods)| {
+            let rows = methods
+                .iter()
+                .flat_map(|methods| KnownMethod::ALL.iter().zip(&**methods));
+            rows.filter_map(move |(&method, row)| {
+                Some((RouteKey { route, method }, &**row.as_ref()?))
+            })
         })
     }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sum {
-    pub(super) count: u64,
-    of: Extent,
-}
-
-impl Sum {
-    pub(super) fn add(&mut self, value: u64) {
-        self.count = self.count.saturating_add(1);
-        self.of.add(value);
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
-        self.of.merge(&other.of);
-    }
-
-    pub(super) fn figures(&self) -> Option<Summary> {
-        self.of.figures(self.count)
-    }
-}
-
-impl Totals {
-    fn close(&mut self, report: &Closed<'_>) {
-        self.outcomes.add(report.reason.outcome());
-        let class = usize::from(report.status.unwrap_or(0) / 100);
-        // Statuses from 600 on are invalid, and counted as none.
-        let class = if class < self.statuses.len() {
-            class
-        } else {
-            0
-        };
-        self.statuses[class] = self.statuses[class].saturating_add(1);
-        if let Some(usage) = &report.usage {
-            self.bytes.add(usage.bytes_allocated);
-            self.allocations.add(usage.allocations);
-            if let Some(peak) = usage.peak_bytes {
-                self.peak_bytes.add(peak);
-            }
-        }
-        self.arena_bytes.add(report.arena.bytes as u64);
-        let total_time = report.total_time.into();
-        self.time_to_end = self.time_to_end.plus(report.time_to_end.into());
-        self.total_time = self.total_time.plus(total_time);
-        self.max_time = self.max_time.max(total_time);
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.outcomes.merge(&other.outcomes);
-        for (count, other) in self.statuses.iter_mut().zip(other.statuses) {
-            *count = count.saturating_add(other);
-        }
-        self.bytes.merge(&other.bytes);
-        self.peak_bytes.merge(&other.peak_bytes);
-        self.allocations.merge(&other.allocations);
-        self.arena_bytes.merge(&other.arena_bytes);
-        self.time_to_end = self.time_to_end.plus(other.time_to_end);
-        self.total_time = self.total_time.plus(other.total_time);
-        self.max_time = self.max_time.max(other.max_time);
-    }
-}
-
-// `RouteSnapshot` states these bounds.
-const _: () = assert!(
-    cfg!(tower_memory_loom) || size_of::<RouteStats>() <= 1536 && size_of::<Shard>() <= 256
-);
-
-impl RouteStats {
-    fn new() -> Self {
-        Self {
-            shards: array::from_fn(|_| array::from_fn(|_| OnceLock::new())),
-            cancel_latency: OnceLock::new(),
-        }
-    }
-
-    fn shard(&self, method: KnownMethod) -> &Shard {
-        let cell = &self.shards[method.index()][thread_shard()];
-        match cell.get() {
-            Some(shard) => shard,
-            None => made(cell, Shard::default),
-        }
-    }
-
-    /// Returns the number of requests of a method opened so far, and the sums of those that have closed.
-    fn totals(&self, method: KnownMethod) -> (u64, Totals) {
-        let shards = self.shards[method.index()].iter();
-        let shards = shards.filter_map(|shard| shard.get());
-        let mut sum = Totals::default();
-        for shard in shards.clone() {
-            sum.merge(&lock(&shard.totals));
-        }
-        // Read after the closed ones, so that no request appears closed but not opened.
-        let opened = shards.fold(0_u64, |sum, shard| {
-            // SeqCst: see `Shard::add`.
-            sum.wrapping_add(shard.opened.load(Ordering::SeqCst))
-        });
-        (opened, sum)
-    }
-}
-
-/// Makes the value of an empty cell.
-#[cold]
-fn made<T>(cell: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
-    let value = cell.get_or_init(|| aside(|| Box::new(make())));
-    // As the additions in `open`: a shutdown sees the cell, or the request sees the shutdown.
-    fence(Ordering::SeqCst);
-    value
 }
 
 impl Stats {
-    pub(super) fn new(routes: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            routes: std::iter::repeat_with(OnceLock::new).take(routes).collect(),
+            journals: Journals::new(),
+            table: Mutex::default(),
         }
     }
 
-    fn route(&self, route: usize) -> &RouteStats {
-        let cell = &self.routes[route];
-        match cell.get() {
-            Some(stats) => stats,
-            None => made(cell, RouteStats::new),
+    /// Has the calling thread's journal write an entry, and empties it from time to time.
+    #[inline]
+    fn record(&self, push: impl Fn(&Journal) -> Option<usize>) {
+        self.journals.with_own(|journal| match push(journal) {
+            Some(waiting) if journal.may_wait(waiting) => {}
+            waiting => self.empty(journal, waiting, &push),
+        });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn empty(
+        &self,
+        journal: &Journal,
+        waiting: Option<usize>,
+        push: &impl Fn(&Journal) -> Option<usize>,
+    ) {
+        if waiting.is_some() {
+            // While there is room, no thread waits for another one.
+            if let Some(mut table) = try_lock(&self.table) {
+                table.take(journal);
+                journal.emptied();
+            }
+            return;
         }
+        lock(&self.table).take(journal);
+        let pushed = push(journal);
+        debug_assert!(
+            pushed.is_some(),
+            "emptied above, and only this thread writes"
+        );
     }
 
     /// Counts a request.
+    #[inline]
     pub(super) fn open(&self, key: RouteKey) {
-        self.route(key.route).shard(key.method).add(1);
+        self.record(|journal| journal.open(row::opened(key)));
     }
 
     pub(super) fn relabelled(&self, from: RouteKey, to: usize) {
-        // In this order a request is briefly on both routes, and never on neither.
-        self.route(to).shard(from.method).add(1);
-        self.route(from.route)
-            .shard(from.method)
-            .add(1_u64.wrapping_neg());
+        self.record(|journal| journal.open(row::moved(from, to)));
     }
 
     /// A scope has closed.
+    #[inline]
     pub(super) fn closed(&self, closed: &Closed<'_>) {
-        let route = self.route(closed.key.route);
-        lock(&route.shard(closed.key.method).totals).close(closed);
+        let entry = row::closed(closed);
+        self.record(|journal| journal.closes.push(entry));
         if let Some(latency) = closed.cancel_latency() {
-            route
-                .cancel_latency
-                .get_or_init(|| aside(Box::default))
-                .add(latency);
+            let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            let entry = row::latency(closed.key, nanos);
+            self.record(|journal| journal.closes.push(entry));
         }
     }
 
-    /// Iterates over the routes that cancelled tasks: route number, count, and percentiles of the
-    /// latency of their end.
-    pub(super) fn cancel_latencies(&self) -> impl Iterator<Item = (usize, u64, [Duration; 3])> {
-        self.routes
-            .iter()
-            .enumerate()
-            .filter_map(|(number, route)| {
-                let histogram = route.get()?.cancel_latency.get()?;
-                let (count, percentiles) = histogram.percentiles()?;
-                Some((number, count, percentiles))
-            })
+    /// Returns the rows of all routes and methods that have had requests.
+    pub(super) fn rows(&self) -> Vec<(RouteKey, Row)> {
+        let keys: Vec<RouteKey> = {
+            let mut table = lock(&self.table);
+            self.journals
+                .all()
+                .for_each(|journal| table.take_closes(journal));
+            table.rows().map(|(key, _)| key).collect()
+        };
+        // Locked for each row anew, so that no thread has to wait for more than the copy of one.
+        let rows = keys.into_iter().map(|key| {
+            let row = lock(&self.table)
+                .row((key.route, key.method.index()))
+                .clone();
+            (key, row)
+        });
+        let mut rows = rows.collect::<Vec<_>>().into_iter().peekable();
+        // Read after the closed ones, so that no request appears closed but not opened.
+        let mut table = lock(&self.table);
+        self.journals
+            .all()
+            .for_each(|journal| table.take_opens(journal));
+        let now = table.rows().map(|(key, now)| {
+            let mut row = rows
+                .next_if(|row| row.0 == key)
+                .map(|row| row.1)
+                .unwrap_or_default();
+            row.opened = now.opened;
+            (key, row)
+        });
+        // Not those whose requests were all relabelled.
+        now.filter(|(_, row)| row.opened > 0).collect()
     }
 
-    /// Iterates over the routes and methods in use: requests opened, and sums of the closed ones.
-    pub(super) fn totals(&self) -> impl DoubleEndedIterator<Item = (RouteKey, u64, Totals)> {
-        // For a shutdown, which has set its flag: see `made`.
-        fence(Ordering::SeqCst);
-        let routes = self.routes.iter().enumerate();
-        let routes = routes.filter_map(|(number, route)| Some((number, route.get()?)));
-        routes.flat_map(|(route, stats)| {
-            KnownMethod::ALL.into_iter().filter_map(move |method| {
-                let (opened, totals) = stats.totals(method);
-                // Unused, or all its requests have been relabelled.
-                (opened > 0).then_some((RouteKey { route, method }, opened, totals))
+    /// Returns the number of open requests of each route and method, for a shutdown that has set its word.
+    /// One that is negative is counted by another one, too, and the sum is right.
+    pub(super) fn open_requests(&self) -> Vec<(RouteKey, i64)> {
+        self.journals.fence();
+        let mut table = lock(&self.table);
+        self.journals
+            .all()
+            .for_each(|journal| table.take_closes(journal));
+        self.journals
+            .all()
+            .for_each(|journal| table.take_opens(journal));
+        let open = table.rows().map(|(key, row)| (key, row.open()));
+        open.filter(|open| open.1 != 0).collect()
+    }
+
+    /// Returns the latencies of the cancelled tasks of each route that has had any.
+    pub(super) fn cancel_latencies(&self) -> Vec<(usize, TimeSummary)> {
+        let mut found = Vec::<(usize, TimeSummary)>::new();
+        for (key, row) in self.rows() {
+            let Some(latency) = row.times(row::Figure::CancelLatency) else {
+                continue;
+            };
+            match found.last_mut().filter(|last| last.0 == key.route) {
+                Some(last) => last.1.merge(&latency),
+                None => found.push((key.route, latency)),
+            }
+        }
+        found
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use std::thread;
+
+    use super::{super::journal::ENTRIES, *};
+    use crate::{
+        cancel::Outcome,
+        scope::{closed_for_tests, report_for_tests},
+    };
+
+    fn key(route: usize) -> RouteKey {
+        RouteKey {
+            route,
+            method: KnownMethod::Get,
+        }
+    }
+
+    /// A closed request that took `nanos`.
+    fn close(stats: &Stats, key: RouteKey, nanos: u64) {
+        let report = report_for_tests();
+        stats.closed(&closed_for_tests(&report, key, nanos));
+    }
+
+    #[test]
+    fn readers_find_every_request_of_every_thread_while_they_run_and_afterwards() {
+        const THREADS: u64 = 8;
+        const REQUESTS: u64 = 5000;
+        let stats = Stats::new();
+        let one = |thread: u64, n: u64| {
+            let (from, to) = (key(n as usize % 3), key(3));
+            stats.open(from);
+            let moves = n % 5 == 0;
+            if moves {
+                stats.relabelled(from, to.route);
+            }
+            close(&stats, if moves { to } else { from }, thread * REQUESTS + n);
+        };
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let one = &one;
+                // Numbers are used again by threads that start later.
+                scope.spawn(move || {
+                    for half in [0..REQUESTS / 2, REQUESTS / 2..REQUESTS] {
+                        thread::scope(|scope| {
+                            scope.spawn(|| half.for_each(|n| one(thread, n)));
+                        });
+                    }
+                });
+            }
+            let mut seen = 0;
+            while seen < THREADS * REQUESTS {
+                let rows = stats.rows();
+                let closed = rows.iter().map(|(_, row)| row.outcomes.total()).sum();
+                let open: i64 = rows.iter().map(|(_, row)| row.open()).sum();
+                assert!(closed >= seen && open >= 0);
+                seen = closed;
+                for (_, row) in &rows {
+                    let times = row.times(row::Figure::TotalTime);
+                    let count = times.as_ref().map_or(0, |times| times.count);
+                    assert_eq!(count, row.outcomes.total(), "a row is read whole");
+                    let counted = times.iter().flat_map(TimeSummary::buckets).map(|b| b.1);
+                    // One request took no time, and is in no bucket.
+                    assert!(count - counted.sum::<u64>() <= 1);
+                }
+                let open: i64 = stats.open_requests().iter().map(|open| open.1).sum();
+                assert!(open >= 0, "{open}");
+            }
+        });
+        let rows = stats.rows();
+        assert_eq!(
+            rows.iter().map(|row| row.0.route).collect::<Vec<_>>(),
+            [0, 1, 2, 3]
+        );
+        let counts = rows
+            .iter()
+            .map(|row| (row.1.opened, row.1.outcomes.get(Outcome::Completed)));
+        let counts: Vec<_> = counts.collect();
+        assert!(
+            counts.iter().all(|(opened, closed)| opened == closed),
+            "{counts:?}"
+        );
+        assert_eq!(counts[3].0, THREADS * REQUESTS / 5);
+        let total: u128 = rows
+            .iter()
+            .map(|row| {
+                row.1
+                    .times(row::Figure::TotalTime)
+                    .unwrap()
+                    .total
+                    .as_nanos()
             })
-        })
+            .sum();
+        let all = u128::from(THREADS * REQUESTS);
+        assert_eq!(total, all * (all - 1) / 2);
+        assert!(stats.open_requests().is_empty());
+    }
+
+    #[test]
+    fn a_request_is_counted_while_another_thread_reads() {
+        let stats = Stats::new();
+        let reading = lock(&stats.table);
+        let requests = ENTRIES - 1;
+        for n in 0..requests {
+            stats.open(key(0));
+            close(&stats, key(0), n as u64);
+        }
+        drop(reading);
+        assert_eq!(stats.rows()[0].1.outcomes.total(), requests as u64);
+    }
+
+    #[test]
+    fn threads_without_a_number_of_their_own_are_counted() {
+        let stats = Stats::new();
+        stats
+            .journals
+            .with_shared(|journal| journal.open(row::opened(key(7))));
+        stats.open(key(7));
+        assert_eq!(stats.open_requests(), [(key(7), 2)]);
+    }
+
+    #[test]
+    fn recording_takes_a_lock_once_in_half_a_journal() {
+        let stats = Stats::new();
+        let report = report_for_tests();
+        let record = |requests: usize| {
+            let before = crate::sync::LOCKED.get();
+            for n in 0..requests {
+                stats.open(key(0));
+                stats.closed(&closed_for_tests(&report, key(0), n as u64));
+            }
+            crate::sync::LOCKED.get() - before
+        };
+        record(ENTRIES);
+        stats.rows();
+        assert_eq!(record(ENTRIES / 2 - 1), 0);
+        let locks = record(ENTRIES * 100);
+        assert!(
+            (200..=210).contains(&locks),
+            "{locks} for {ENTRIES} * 100 requests"
+        );
+    }
+
+    #[test]
+    fn entries_keep_what_they_are_made_of() {
+        let key = RouteKey {
+            route: 65_537,
+            method: KnownMethod::Trace,
+        };
+        assert_eq!(row::key(row::opened(key)), (65_537, key.method.index()));
+        assert_eq!(row::moved_from(row::opened(key)), None);
+        let moved = row::moved(key, 3);
+        assert_eq!(
+            (row::key(moved), row::moved_from(moved)),
+            ((3, key.method.index()), Some(65_537))
+        );
     }
 }

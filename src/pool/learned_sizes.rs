@@ -5,11 +5,12 @@ use crate::{
     sync::{AtomicU32, OnceLock, Ordering::Relaxed},
 };
 
-/// The lowest bucket of arena sizes also counts everything smaller.
-const LOWEST: usize = bucket(64);
+/// Arena sizes are counted by two buckets of a histogram together. The lowest two also count everything
+/// smaller.
+const LOWEST: usize = bucket(64) / 2;
 
-/// The last bucket also counts everything larger.
-const BUCKETS: usize = bucket(1 << 32) - LOWEST;
+/// The last two also count everything larger.
+const BUCKETS: usize = bucket(1 << 32) / 2 - LOWEST + 1;
 
 /// Buffer sizes are counted by the step of the block that holds them.
 const STEPS: usize = steps::LAST + 1;
@@ -32,7 +33,7 @@ const OF_A_KIND: usize = 4;
 
 // `RequestScope::arena`, `RouteSnapshot::learned_arena_bytes` and `learned_buffer_bytes` say so: the
 // size that suits 95 %, rounded up by at most an eighth.
-const _: () = assert!(100 - 100 / ONE_ABOVE == 95 && PARTS == 8 && OF_A_KIND == 4);
+const _: () = assert!(100 - 100 / ONE_ABOVE == 95 && PARTS == 16 && OF_A_KIND == 4);
 
 /// The size that 95 % of a route's recent requests did not exceed, among those that needed at most
 /// four times the median. Sizes are buckets; `DOUBLED` of them make twice the size.
@@ -127,7 +128,7 @@ impl<const BUCKETS: usize, const DOUBLED: usize> Learned<BUCKETS, DOUBLED> {
 /// The sizes of one route: what its requests allocate in their arenas, and their largest buffers.
 #[derive(Debug)]
 struct RouteSizes {
-    arena: Learned<BUCKETS, PARTS>,
+    arena: Learned<BUCKETS, { PARTS / 2 }>,
     buffer: Learned<STEPS, 2>,
     /// See [`RentedFor`].
     origin: u32,
@@ -152,7 +153,13 @@ pub(crate) struct LearnedSizes {
 
 /// The bucket for a number of bytes of an arena.
 fn index(bytes: usize) -> usize {
-    bucket(bytes as u64).saturating_sub(LOWEST).min(BUCKETS - 1)
+    let bucket = bucket(bytes as u64) / 2;
+    bucket.saturating_sub(LOWEST).min(BUCKETS - 1)
+}
+
+/// The highest number of bytes with this [`index`].
+fn highest(index: usize) -> usize {
+    usize::try_from(upper(2 * (LOWEST + index) + 1)).unwrap_or(usize::MAX)
 }
 
 impl LearnedSizes {
@@ -167,7 +174,7 @@ impl LearnedSizes {
     #[inline]
     pub(crate) fn arena_bytes(&self, route: usize) -> Option<usize> {
         let bucket = self.routes.get(route)?.get()?.arena.bucket()?;
-        Some(upper(LOWEST + bucket) as usize)
+        Some(highest(bucket))
     }
 
     /// Bytes for the largest buffer of a route's requests; `None` before the first request that had a
@@ -220,10 +227,14 @@ mod tests {
 
     #[test]
     fn sizes_from_64_bytes_to_4_gib_are_told_apart() {
-        assert_eq!((index(0), index(71), index(72)), (0, 0, 1));
+        assert_eq!((index(0), index(64), index(65)), (0, 0, 1));
         assert_eq!(index(u32::MAX as usize), BUCKETS - 1);
         assert_eq!(index(usize::MAX), BUCKETS - 1);
-        assert_eq!(upper(LOWEST + BUCKETS - 1), u64::from(u32::MAX));
+        assert!(highest(BUCKETS - 1) >= u32::MAX as usize);
+        for bytes in [64, 65, 1000, 4097, 1 << 20, 3_000_000_000] {
+            let learned = highest(index(bytes));
+            assert!(learned >= bytes && learned - bytes <= bytes / 8);
+        }
     }
 
     /// The arena sizes of one route.

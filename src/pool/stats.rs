@@ -92,6 +92,19 @@ impl Totals {
 }
 
 impl PoolStats {
+    /// What has happened since `earlier`, and what is there now.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let less = u64::saturating_sub;
+        Self {
+            evicted_bytes: less(self.evicted_bytes, earlier.evicted_bytes),
+            hits: less(self.hits, earlier.hits),
+            misses: less(self.misses, earlier.misses),
+            buffer_hits: less(self.buffer_hits, earlier.buffer_hits),
+            buffer_misses: less(self.buffer_misses, earlier.buffer_misses),
+            ..*self
+        }
+    }
+
     /// Adds up the counters of all threads.
     pub(super) fn sum<'a>(
         caches: &(impl Iterator<Item = &'a ThreadCache> + Clone),

@@ -141,15 +141,14 @@ impl ScopeState {
         let entry = layer.routes.route(route);
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
         let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
-        let total_time = self.limits.age();
+        let total_time = nanos(self.limits.age());
         if let Some(arena) = self.arena.get() {
             let buffer = arena.buffers().map_or(0, Buffers::largest);
             // The last digits of a duration serve as a random number that costs nothing.
-            let random = total_time.as_nanos() as u64;
             let method = self.method.index();
             entry
                 .sizes
-                .record(method, arena.high_water(), buffer, random);
+                .record(method, arena.high_water(), buffer, total_time);
         }
         layer.sink.closed(&Closed {
             key: RouteKey {
@@ -161,8 +160,8 @@ impl ScopeState {
             reason,
             usage: self.account.usage(),
             arena: self.arena_usage(),
-            time_to_head: head.map(|head| Duration::from_nanos(head >> STATUS_BITS)),
-            time_to_end: end.map_or(total_time, Duration::from_nanos),
+            time_to_head: head.map(|head| head >> STATUS_BITS),
+            time_to_end: end.unwrap_or(total_time),
             total_time,
             tasks: self.tasks.get().map(|tasks| &**tasks),
             annotations: self.rare.get().map(|rare| &rare.annotations),

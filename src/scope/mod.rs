@@ -38,8 +38,8 @@ pub(crate) use self::handle::RequestScope;
 pub(crate) use self::layer::{LayerState, ScopeSink};
 pub(crate) use self::open::OpenScope;
 pub(crate) use self::parent::own_path;
-#[cfg(test)]
-pub(crate) use self::report::report_for_tests;
 pub(crate) use self::report::{Closed, ScopeReport};
+#[cfg(all(test, not(tower_memory_loom)))]
+pub(crate) use self::report::{closed_for_tests, report_for_tests};
 pub(crate) use self::shutdown::Exempt;
 pub(crate) use self::stream::StreamPlace;

@@ -239,9 +239,10 @@ pub(crate) struct Closed<'a> {
     pub(crate) reason: CancelReason,
     pub(crate) usage: Option<Usage>,
     pub(crate) arena: ArenaUsage,
-    pub(crate) time_to_head: Option<Duration>,
-    pub(crate) time_to_end: Duration,
-    pub(crate) total_time: Duration,
+    /// Nanoseconds, here and below.
+    pub(crate) time_to_head: Option<u64>,
+    pub(crate) time_to_end: u64,
+    pub(crate) total_time: u64,
     pub(super) tasks: Option<&'a TaskGroup>,
     pub(super) annotations: Option<&'a Annotations>,
 }
@@ -257,9 +258,9 @@ impl Closed<'_> {
             deadline_source: self.reason.deadline_source(),
             usage: self.usage,
             arena: self.arena,
-            time_to_head: self.time_to_head,
-            time_to_end: self.time_to_end,
-            total_time: self.total_time,
+            time_to_head: self.time_to_head.map(Duration::from_nanos),
+            time_to_end: Duration::from_nanos(self.time_to_end),
+            total_time: Duration::from_nanos(self.total_time),
             tasks_spawned: spawned,
             tasks_aborted: aborted,
             tasks_given_up: given_up,
@@ -275,13 +276,30 @@ impl Closed<'_> {
     }
 }
 
-#[cfg(test)]
-pub(crate) use self::tests::report as report_for_tests;
+#[cfg(all(test, not(tower_memory_loom)))]
+pub(crate) use self::tests::{closed as closed_for_tests, report as report_for_tests};
 
-#[cfg(test)]
+#[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
     use crate::route::RouteRegistry;
+
+    /// The figures of a request that took `nanos`.
+    pub(crate) fn closed(report: &ScopeReport, key: RouteKey, nanos: u64) -> Closed<'_> {
+        Closed {
+            key,
+            label: &report.route,
+            status: Some(200),
+            reason: CancelReason::new(report.outcome),
+            usage: None,
+            arena: report.arena,
+            time_to_head: Some(nanos / 2),
+            time_to_end: nanos,
+            total_time: nanos,
+            tasks: None,
+            annotations: None,
+        }
+    }
 
     pub(crate) fn report() -> ScopeReport {
         ScopeReport {
@@ -308,7 +326,6 @@ mod tests {
         }
     }
 
-    #[cfg(not(tower_memory_loom))]
     #[test]
     fn a_report_is_one_line_of_what_is_known_and_not_usual() {
         let plain = report();

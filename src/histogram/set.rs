@@ -1,0 +1,258 @@
+use super::{
+    buckets::{PARTS, POWERS, bucket},
+    counts::Counts,
+};
+use crate::account::aside;
+
+/// A histogram has no chunk for a power of two.
+const NONE: u8 = u8::MAX;
+
+/// A histogram takes no more chunks than this.
+pub(crate) const LARGEST: usize = POWERS;
+
+/// Chunks that are allocated together, with the first value. So most histograms allocate once.
+const FIRST: usize = 24;
+
+/// `N` histograms that share room for `CHUNKS` powers of two.
+///
+/// The room is taken when a value of another magnitude is first added, so a histogram costs what its
+/// values are spread over: 64 bytes for each power of two. If all of it is taken, a value is counted in
+/// the nearest bucket that there is. Sums and maxima are exact in any case.
+#[derive(Debug, Clone)]
+pub(crate) struct Histograms<const N: usize, const CHUNKS: usize> {
+    figures: [Figure; N],
+    /// The counts of the buckets of a power of two.
+    chunks: Vec<[u32; PARTS]>,
+    /// Counts that have passed the highest `u32`: histogram, bucket, and how often.
+    wrapped: Vec<(u16, u16, u32)>,
+}
+
+#[derive(Debug, Clone)]
+struct Figure {
+    count: u64,
+    total: u64,
+    max: u64,
+    /// The chunk of each power of two, or [`NONE`].
+    chunks: [u8; POWERS],
+}
+
+impl<const N: usize, const CHUNKS: usize> Default for Histograms<N, CHUNKS> {
+    fn default() -> Self {
+        const { assert!(N <= CHUNKS && CHUNKS <= NONE as usize) };
+        Self {
+            figures: std::array::from_fn(|_| Figure {
+                count: 0,
+                total: 0,
+                max: 0,
+                chunks: [NONE; POWERS],
+            }),
+            chunks: Vec::new(),
+            wrapped: Vec::new(),
+        }
+    }
+}
+
+impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
+    /// Adds a value to one of the histograms.
+    #[inline]
+    pub(crate) fn add(&mut self, which: usize, value: u64) {
+        let figure = &mut self.figures[which];
+        figure.count += 1;
+        figure.total = figure.total.saturating_add(value);
+        figure.max = figure.max.max(value);
+        if value == 0 {
+            return;
+        }
+        let bucket = bucket(value);
+        let chunk = figure.chunks[bucket / PARTS];
+        let Some(chunk) = self.chunks.get_mut(usize::from(chunk)) else {
+            self.add_elsewhere(which, bucket);
+            return;
+        };
+        let count = &mut chunk[bucket % PARTS];
+        *count = count.wrapping_add(1);
+        if *count == 0 {
+            self.wrap(which, bucket);
+        }
+    }
+
+    /// Adds a value for which there is no chunk.
+    #[cold]
+    #[inline(never)]
+    fn add_elsewhere(&mut self, which: usize, bucket: usize) {
+        let power = bucket / PARTS;
+        // Each histogram can have one.
+        let others = self.figures.iter().enumerate();
+        let kept = others
+            .filter(|(other, figure)| *other != which && figure.chunks == [NONE; POWERS])
+            .count();
+        if self.chunks.len() + kept < CHUNKS {
+            self.figures[which].chunks[power] = self.chunks.len() as u8;
+            let len = self.chunks.len();
+            if len == self.chunks.capacity() {
+                let more = len.max(FIRST).min(CHUNKS - len);
+                aside(|| self.chunks.reserve_exact(more));
+            }
+            let mut chunk = [0; PARTS];
+            chunk[bucket % PARTS] = 1;
+            self.chunks.push(chunk);
+            return;
+        }
+        let chunks = &self.figures[which].chunks;
+        let has = |at: &usize| chunks[*at] != NONE;
+        let (chunk, part) = match (power..POWERS).find(has) {
+            Some(above) => (chunks[above], 0),
+            None => (
+                (0..power).rev().find(has).map_or(0, |at| chunks[at]),
+                PARTS - 1,
+            ),
+        };
+        let count = &mut self.chunks[usize::from(chunk)][part];
+        *count = count.saturating_add(1);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wrap(&mut self, which: usize, bucket: usize) {
+        let (which, bucket) = (which as u16, bucket as u16);
+        let mut known = self.wrapped.iter_mut();
+        match known.find(|known| (known.0, known.1) == (which, bucket)) {
+            Some(known) => known.2 = known.2.saturating_add(1),
+            None => aside(|| self.wrapped.push((which, bucket, 1))),
+        }
+    }
+
+    /// Returns count, sum and maximum of a histogram.
+    pub(crate) fn totals(&self, which: usize) -> [u64; 3] {
+        let figure = &self.figures[which];
+        [figure.count, figure.total, figure.max]
+    }
+
+    /// Returns the counts of a histogram.
+    pub(crate) fn counts(&self, which: usize) -> Counts {
+        let chunks = self.figures[which].chunks.iter().enumerate();
+        let chunks = chunks.filter_map(|(power, chunk)| {
+            let counts = self.chunks.get(usize::from(*chunk))?;
+            Some((power * PARTS, counts))
+        });
+        let counts = chunks.flat_map(|(first, counts)| {
+            let counts = counts.iter().enumerate();
+            counts.map(move |(part, count)| ((first + part) as u16, u64::from(*count)))
+        });
+        let counts = counts.map(|(bucket, count)| {
+            let mut wrapped = self.wrapped.iter();
+            let wraps = wrapped.find(|known| (known.0, known.1) == (which as u16, bucket));
+            let wraps = wraps.map_or(0, |known| u64::from(known.2));
+            (bucket, count + (wraps << 32))
+        });
+        Counts::new(counts.filter(|bucket| bucket.1 > 0).collect())
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{
+        super::{
+            buckets::{ERROR, tests::value},
+            upper,
+        },
+        *,
+    };
+
+    fn at<const N: usize, const C: usize>(all: &Histograms<N, C>, which: usize, rank: u64) -> u64 {
+        let [count, _, max] = all.totals(which);
+        all.counts(which).at(rank, count, max)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn each_rank_is_within_the_stated_error_of_the_sorted_list(
+            mut values in vec(value(), 1..200),
+            other in vec(value(), 0..20),
+        ) {
+            let mut all = Histograms::<2, { 2 * LARGEST }>::default();
+            values.iter().for_each(|value| all.add(0, *value));
+            other.iter().for_each(|value| all.add(1, *value));
+            values.sort_unstable();
+            for (rank, exact) in (1..).zip(&values) {
+                let found = at(&all, 0, rank);
+                prop_assert!(
+                    found.abs_diff(*exact) as f64 <= ERROR * *exact as f64,
+                    "{found} for {exact}"
+                );
+            }
+            let total = values.iter().fold(0_u64, |sum, value| sum.saturating_add(*value));
+            prop_assert_eq!(all.totals(0), [values.len() as u64, total, *values.last().unwrap()]);
+            prop_assert_eq!(all.totals(1)[0], other.len() as u64);
+        }
+
+        #[test]
+        fn a_difference_has_the_values_in_between_and_a_sum_has_all(
+            earlier in vec(value(), 0..50),
+            later in vec(value(), 0..50),
+        ) {
+            let [mut sum, mut between] = [(); 2].map(|()| Histograms::<1, LARGEST>::default());
+            earlier.iter().for_each(|value| sum.add(0, *value));
+            let before = sum.counts(0);
+            for value in &later {
+                sum.add(0, *value);
+                between.add(0, *value);
+            }
+            let (all, between) = (sum.counts(0), between.counts(0));
+            let mut since = all.clone();
+            since.since(&before);
+            prop_assert_eq!(&since, &between);
+            let highest = since.highest(sum.totals(0)[2]);
+            let max = later.iter().copied().max().unwrap_or(0);
+            prop_assert!(highest >= max && bucket(highest) == bucket(max));
+            since.merge(&before);
+            prop_assert_eq!(since, all);
+        }
+    }
+
+    #[test]
+    fn room_is_taken_for_magnitudes_that_occur_and_never_beyond_the_bound() {
+        let mut large = Histograms::<1, LARGEST>::default();
+        (0..64).for_each(|power| large.add(0, u64::MAX >> power));
+        assert_eq!(
+            (large.chunks.len(), large.chunks.capacity()),
+            (LARGEST, LARGEST)
+        );
+        let mut all = Histograms::<3, 8>::default();
+        for _ in 0..1000 {
+            all.add(0, 1000);
+        }
+        assert_eq!(all.chunks.len(), 1);
+        for power in 0..64 {
+            all.add(0, 1 << power);
+        }
+        assert_eq!(all.chunks.len(), 6, "one is kept for each other histogram");
+        all.add(1, u64::MAX);
+        all.add(2, 1);
+        all.add(2, u64::MAX);
+        assert_eq!((all.chunks.len(), all.chunks.capacity()), (8, 8));
+        // No value is lost: those without room are in the nearest bucket.
+        let counted = |which| all.counts(which).iter().map(|bucket| bucket.1).sum::<u64>();
+        assert_eq!([0, 1, 2].map(counted), [1064, 1, 2]);
+        let last = all.counts(2).iter().last();
+        assert_eq!((at(&all, 2, 1), last), (1, Some((16, 1))), "where 1 is");
+        assert_eq!(all.totals(2), [2, u64::MAX, u64::MAX]);
+    }
+
+    #[test]
+    fn a_count_passes_the_highest_u32() {
+        let mut all = Histograms::<1, LARGEST>::default();
+        all.add(0, 77);
+        for _ in 0..2 {
+            all.chunks[0][bucket(77) % PARTS] = u32::MAX;
+            all.add(0, 77);
+        }
+        all.add(0, 77);
+        let counts: Vec<_> = all.counts(0).iter().collect();
+        assert_eq!(counts, [(upper(bucket(77)), (2 << 32) + 1)]);
+    }
+}
