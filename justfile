@@ -66,6 +66,10 @@ miri:
 msrv:
     .ci/run msrv
 
+# Five million requests that end badly. The report is docs/soak.md; `just soak 1000000` sends fewer.
+soak requests="5000000":
+    SOAK_REQUESTS={{requests}} SOAK_REPORT=docs/soak.md cargo test --release --all-features --test soak
+
 # The circles of files in src, with the imports that make them.
 circles:
     cargo run --quiet --manifest-path ci/layers/Cargo.toml --target-dir target/ci -- --graph
