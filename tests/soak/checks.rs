@@ -423,7 +423,7 @@ impl Soaked {
         assert_eq!(self.in_use(), [0; 6], "{replay}: after the runtime's end");
         let (live, resident) = self.growth();
         // A tenth of a byte per request. One leak in a thousand of the smallest block would be more.
-        let most = self.requests() as i64 / 20 + 64 * 1024;
+        let most = self.requests() as i64 / 20 + 256 * 1024;
         assert!(
             live <= most,
             "{replay}: live heap grew by {live} bytes: {:?}",
