@@ -91,6 +91,7 @@
 mod config;
 mod counted;
 mod histogram;
+mod label_table;
 mod pack;
 mod recycled;
 mod slab;

@@ -1,11 +1,12 @@
-use std::{collections::HashMap, fmt};
+use std::fmt;
 
 use bytes::Bytes;
 
 use crate::{
     account::aside,
+    label_table::LabelTable,
     pool::LearnedSizes,
-    sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering, lock},
+    sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
 };
 
 /// The number of requests that matched no route.
@@ -159,19 +160,17 @@ impl fmt::Debug for RouteLabel {
     }
 }
 
-/// Slots of the cache of recent lookups.
-const RECENT: usize = 128;
-
 /// The routes of a layer, by number.
 ///
-/// Reading a route by its number takes no lock. Finding the number of a label takes one the first
-/// time, and seldom afterwards.
+/// Reading a route by its number takes no lock, and neither does finding the number of a label but for the
+/// first time.
 pub(crate) struct RouteRegistry {
     routes: Box<[OnceLock<Route>]>,
-    numbers: Mutex<HashMap<Arc<str>, usize>>,
-    /// Numbers by the address of the text they were found for. A router keeps the text of a route in
-    /// one place, so this finds the number of nearly every request. An entry is only a guess.
-    recent: Box<[AtomicUsize]>,
+    table: LabelTable,
+    /// How many routes there are. Its lock is held while a route is added.
+    count: Mutex<usize>,
+    /// Whether there is room for further labels.
+    is_full: AtomicBool,
 }
 
 /// One route.
@@ -200,10 +199,9 @@ impl RouteRegistry {
             routes: std::iter::repeat_with(OnceLock::new)
                 .take(max_routes + 2)
                 .collect(),
-            numbers: Mutex::default(),
-            recent: std::iter::repeat_with(|| AtomicUsize::new(OTHER))
-                .take(RECENT)
-                .collect(),
+            table: LabelTable::new(max_routes + 2),
+            count: Mutex::new(0),
+            is_full: AtomicBool::new(false),
         };
         assert_eq!(registry.find("{unmatched}"), UNMATCHED);
         assert_eq!(registry.find("{other}"), OTHER);
@@ -211,35 +209,44 @@ impl RouteRegistry {
     }
 
     /// The number of `label`, or that of `{other}` if there are too many labels.
+    #[inline]
     pub(crate) fn number(&self, label: &str) -> usize {
-        let address = label.as_ptr().addr() ^ label.len();
-        // The upper bits of a product depend on all bits of the address.
-        let spread = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let recent = &self.recent[spread as usize % RECENT];
-        // Relaxed: the label of the number is compared.
-        let guess = recent.load(Ordering::Relaxed);
-        if guess != OTHER && self.is(guess, label) {
-            return guess;
+        let label = cut(label);
+        match self.get(label) {
+            Some(number) => number,
+            None => self.find_or_other(label),
         }
-        let number = self.find(label);
-        recent.store(number, Ordering::Relaxed);
-        number
     }
 
+    #[cold]
+    fn find_or_other(&self, label: &str) -> usize {
+        // Acquire: a thread that sees it finds all labels, in the search that follows.
+        if self.is_full.load(Ordering::Acquire) {
+            return self.get(label).unwrap_or(OTHER);
+        }
+        self.find(label)
+    }
+
+    #[inline]
+    fn get(&self, label: &str) -> Option<usize> {
+        self.table.get(label, |number| self.is(number, label))
+    }
+
+    /// The number of `label`, which is added if there is room.
     fn find(&self, label: &str) -> usize {
-        let label = cut(label);
-        let mut numbers = lock(&self.numbers);
-        if let Some(&number) = numbers.get(label) {
+        let mut count = lock(&self.count);
+        if let Some(number) = self.get(label) {
             return number;
         }
-        let number = numbers.len();
+        let number = *count;
         let Some(slot) = self.routes.get(number) else {
+            // Release: pairs with `find_or_other`.
+            self.is_full.store(true, Ordering::Release);
             return OTHER;
         };
-        aside(|| {
-            let route = slot.get_or_init(|| Route::new(label));
-            numbers.insert(Arc::clone(&route.label.0), number);
-        });
+        aside(|| slot.get_or_init(|| Route::new(label)));
+        self.table.insert(label, number);
+        *count += 1;
         number
     }
 
@@ -251,7 +258,7 @@ impl RouteRegistry {
         }
         // The number came from another thread by a relaxed load. The lock orders this read after the
         // thread that found the number.
-        drop(lock(&self.numbers));
+        drop(lock(&self.count));
         match slot.get() {
             Some(route) => route,
             None => unreachable!("no label has the number {number}"),
@@ -259,12 +266,14 @@ impl RouteRegistry {
     }
 
     /// Whether `label` has this `number`. Takes no lock.
+    #[inline]
     pub(crate) fn is(&self, number: usize, label: &str) -> bool {
         let route = self.routes[number].get();
         route.is_some_and(|route| route.label.as_str() == cut(label))
     }
 }
 
+#[inline]
 fn cut(label: &str) -> &str {
     if label.len() <= MAX_LABEL_BYTES {
         return label;
@@ -276,9 +285,10 @@ fn cut(label: &str) -> &str {
     &label[..end]
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
+    use crate::sync::LOCKED;
 
     #[test]
     fn an_index_is_the_position_in_all() {
@@ -306,7 +316,26 @@ mod tests {
         assert_eq!(routes.number("/99999"), OTHER);
         assert_eq!(routes.route(OTHER).label.as_str(), "{other}");
         assert_eq!(routes.route(routes.number("/1")).label.as_str(), "/1");
-        assert_eq!(lock(&routes.numbers).len(), 4);
+        assert_eq!(*lock(&routes.count), 4);
+    }
+
+    #[test]
+    fn as_many_labels_as_there_may_be_are_found_without_a_lock_from_the_second_time_on() {
+        let routes = RouteRegistry::new(MAX_ROUTES);
+        let labels: Vec<_> = (0..MAX_ROUTES).map(|n| format!("/items/{n}")).collect();
+        let numbers: Vec<_> = labels.iter().map(|label| routes.number(label)).collect();
+        // Fills the registry up to its last place, and finds that out.
+        assert_eq!(routes.number("/beyond"), OTHER);
+        let locked = LOCKED.get();
+        for _ in 0..3 {
+            for (label, number) in labels.iter().zip(&numbers) {
+                assert_eq!(routes.number(label), *number);
+                // The same text elsewhere.
+                assert_eq!(routes.number(&label.clone()), *number);
+            }
+            assert_eq!(routes.number("/beyond"), OTHER);
+        }
+        assert_eq!(LOCKED.get(), locked);
     }
 
     #[test]
@@ -316,5 +345,59 @@ mod tests {
         let number = routes.number(&long);
         assert_eq!(routes.route(number).label.as_str().len(), MAX_LABEL_BYTES);
         assert!(routes.is(number, &long));
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::thread;
+
+    use super::*;
+
+    fn model(labels: [&'static str; 2], expected: fn([usize; 2]) -> bool) {
+        loom::model(move || {
+            let routes = Arc::new(RouteRegistry::new(2));
+            let threads = labels.map(|label| {
+                let routes = Arc::clone(&routes);
+                thread::spawn(move || {
+                    let number = routes.number(label);
+                    let found = routes.route(number).label.as_str();
+                    assert!(number == OTHER || found == label);
+                    number
+                })
+            });
+            let numbers = threads.map(|thread| thread.join().expect("no panic"));
+            assert!(expected(numbers), "{numbers:?}");
+            let again = labels.map(|label| routes.number(label));
+            assert_eq!(again, numbers);
+        });
+    }
+
+    /// Invariant 2 of `label_table`.
+    #[test]
+    fn two_threads_with_one_label_find_one_number() {
+        model(["/a", "/a"], |[one, other]| one == other && one > OTHER);
+    }
+
+    #[test]
+    fn two_threads_with_two_labels_find_two_numbers() {
+        model(["/a", "/b"], |[one, other]| {
+            one != other && one.min(other) > OTHER
+        });
+    }
+
+    /// A thread that finds no more room finds all labels.
+    #[test]
+    fn a_label_that_came_before_the_last_place_was_taken_is_found() {
+        loom::model(|| {
+            let routes = Arc::new(RouteRegistry::new(1));
+            let thread = thread::spawn({
+                let routes = Arc::clone(&routes);
+                move || [routes.number("/a"), routes.number("/b")]
+            });
+            let number = routes.number("/a");
+            assert_eq!(thread.join().expect("no panic"), [number, OTHER]);
+            assert!(number > OTHER);
+        });
     }
 }

@@ -95,7 +95,9 @@ impl Limits {
     /// Time since the request's start: when the service was called, or began to wait for being ready.
     #[inline]
     pub(crate) fn age(&self) -> Duration {
-        self.start.elapsed()
+        // As `self.start.elapsed()`, in fewer steps.
+        let now = Instant::now().into_std();
+        now.saturating_duration_since(self.start.into_std())
     }
 
     /// The deadline in force for code inside of the request, and its source: the request's, or that of a

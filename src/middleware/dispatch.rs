@@ -24,7 +24,7 @@ pub(super) struct Origin {
     /// thread works for that one.
     pub(super) parent: Option<RequestScope>,
     /// The request whose extensions this one is made of.
-    copied: Option<Copied>,
+    copied: Option<Box<Copied>>,
 }
 
 /// A request whose extensions were copied.
@@ -40,10 +40,10 @@ impl Origin {
     fn of_copy(scope: &RequestScope) -> Self {
         Self {
             parent: Some(scope.clone()).filter(|scope| !scope.is_ended()),
-            copied: Some(Copied {
+            copied: Some(Box::new(Copied {
                 path: scope.full_path(),
                 label: scope.route(),
-            }),
+            })),
         }
     }
 

@@ -44,6 +44,7 @@ impl Place {
 impl Enter for Place {
     type Guard<'a> = EnteredScope<'a>;
 
+    #[inline]
     fn enter(&mut self) -> EnteredScope<'_> {
         match self {
             Self::Outermost(open) => open.enter(),
@@ -51,6 +52,7 @@ impl Enter for Place {
         }
     }
 
+    #[inline]
     fn returned(guard: EnteredScope<'_>) {
         guard.done();
     }

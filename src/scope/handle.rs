@@ -69,6 +69,7 @@ impl Clone for RequestScope {
 
 impl RequestScope {
     /// Opens the scope of a new request.
+    #[inline]
     pub(super) fn open(
         layer: &Arc<LayerState>,
         key: RouteKey,

@@ -122,6 +122,7 @@ impl OpenScope {
 
     /// Records the response head: its status, the kind of its body, and whether it upgrades the
     /// connection.
+    #[inline]
     pub(crate) fn head(&mut self, status: u16, body: BodyKind, upgrade: bool) {
         self.unregister();
         let state = self.scope.state();

@@ -102,6 +102,7 @@ impl ScopeState {
     }
 
     /// Makes this the scope of a new request. `own_label` says that a router has matched the request.
+    #[inline]
     pub(super) fn open(
         &mut self,
         layer: Arc<LayerState>,
@@ -306,6 +307,7 @@ impl ScopeState {
     }
 
     /// Records the response head. From here on the deadline is the body's.
+    #[inline]
     pub(super) fn head(&self, status: u16, body: BodyKind) {
         let elapsed = self.limits.age();
         self.limits.start_body(elapsed, body);
