@@ -13,9 +13,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 
 use super::{
-    counters::{LARGE, shared},
+    counters::{Block, LARGE, shared},
     frames,
-    raw::{self, RecordRef, own_block},
+    raw::{self, RecordRef},
     visits,
 };
 
@@ -119,48 +119,72 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     }
 }
 
-// Counted in the calling thread's block, or in the shared one if the thread cannot have a block. A
-// thread without a block has entered no account.
+// Counted in the calling thread's block. A thread without one has a block that has each count looked at
+// again: it is counted in a new block, or in the shared counters if the thread cannot have one. Such
+// a thread has entered no account.
 
 #[inline]
 fn count_allocation(ptr: *mut u8, size: usize) {
-    match own_block() {
-        Some(block) => {
-            if block.allocated(size) {
-                visits::allocated(block, ptr.addr(), size);
-            }
-        }
-        None => shared::allocated(size),
+    let block = raw::block();
+    if block.allocated(size) {
+        look_at_allocation(block, ptr, size);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn look_at_allocation(block: &Block, ptr: *mut u8, size: usize) {
+    match raw::own() {
+        Some(_) => visits::allocated(block, ptr.addr(), size),
+        None => match raw::own_block() {
+            Some(block) => _ = block.allocated(size),
+            None => shared::allocated(size),
+        },
     }
 }
 
 #[inline]
 fn count_deallocation(ptr: *mut u8, size: usize) {
-    match own_block() {
-        Some(block) => {
-            if block.deallocated(size) {
-                visits::deallocated(block, ptr.addr(), size);
-            }
-        }
-        None => {
-            shared::deallocated(size);
-            if size >= LARGE {
-                raw::disown(ptr.addr(), |record| record.lost(size));
-            }
-        }
+    let block = raw::block();
+    if block.deallocated(size) {
+        look_at_deallocation(block, ptr, size);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn look_at_deallocation(block: &Block, ptr: *mut u8, size: usize) {
+    if raw::own().is_some() {
+        visits::deallocated(block, ptr.addr(), size);
+        return;
+    }
+    match raw::own_block() {
+        Some(block) => _ = block.deallocated(size),
+        None => shared::deallocated(size),
+    }
+    if size >= LARGE {
+        raw::take_owners(ptr.addr(), |record| record.lost(size));
     }
 }
 
 /// Both sizes are below [`LARGE`].
 #[inline]
 fn count_reallocation(ptr: *mut u8, from: usize, to: usize) {
-    match own_block() {
-        Some(block) => {
-            if block.reallocated(from, to) {
-                visits::reallocated(block, ptr.addr(), from, to);
-            }
-        }
-        None => shared::reallocated(from, to),
+    let block = raw::block();
+    if block.reallocated(from, to) {
+        look_at_reallocation(block, ptr, from, to);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn look_at_reallocation(block: &Block, ptr: *mut u8, from: usize, to: usize) {
+    match raw::own() {
+        Some(_) => visits::reallocated(block, ptr.addr(), from, to),
+        None => match raw::own_block() {
+            Some(block) => _ = block.reallocated(from, to),
+            None => shared::reallocated(from, to),
+        },
     }
 }
 
@@ -176,7 +200,7 @@ fn count_large_reallocation(
     let mut owners: [Option<RecordRef>; frames::MAX_DEPTH] = [const { None }; frames::MAX_DEPTH];
     if from >= LARGE {
         let mut places = owners.iter_mut();
-        raw::disown(ptr.addr(), |record| {
+        raw::take_owners(ptr.addr(), |record| {
             if let Some(place) = places.next() {
                 *place = Some(record);
             }
@@ -187,13 +211,13 @@ fn count_large_reallocation(
     if new_ptr.is_null() {
         for record in owners {
             let again = record.clone();
-            if !raw::own(ptr.addr(), again) {
+            if !raw::add_owner(ptr.addr(), again) {
                 record.missed();
             }
         }
         return new_ptr;
     }
-    let block = own_block();
+    let block = raw::own_block();
     if let Some(block) = block {
         visits::resizes(block);
     }

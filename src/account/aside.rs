@@ -1,6 +1,6 @@
 use super::{
-    counters,
     frames::{self, Aside},
+    raw,
 };
 
 /// Calls `f` outside of the accounts that are entered on this thread.
@@ -11,7 +11,7 @@ use super::{
 #[inline(never)]
 pub(crate) fn aside<R>(f: impl FnOnce() -> R) -> R {
     // A thread without a block has entered no account.
-    let set = counters::own()
+    let set = raw::own()
         .and_then(|block| frames::with(|stack| stack.set_aside(block)))
         .flatten();
     let _put_back = PutBack(set);
@@ -22,7 +22,7 @@ struct PutBack(Option<Aside>);
 
 impl Drop for PutBack {
     fn drop(&mut self) {
-        if let (Some(aside), Some(block)) = (&self.0, counters::own()) {
+        if let (Some(aside), Some(block)) = (&self.0, raw::own()) {
             frames::with(|stack| stack.put_back(aside, block));
         }
     }

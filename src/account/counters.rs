@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //!
-//! 1. A block that a thread *owns* (its `OWN` cell points to the block) is written by that thread
-//!    only. Its counters are therefore advanced by load, add and store, without a locked instruction.
+//! 1. A block that a thread *owns* is written by that thread only. Its counters are therefore advanced
+//!    by load, add and store, without a locked instruction, and what it watches for is in plain cells.
 //! 2. A block is never freed and its counters of calls and bytes never decrease, so a sum over all
 //!    blocks stays complete when threads start and end.
-//! 3. No thread owns the [`SHARED`] block. It counts, by `fetch_add`, what a thread allocates before
+//! 3. No thread owns the [`SHARED`] counters. They count, by `fetch_add`, what a thread allocates before
 //!    it has a block or after it released it.
 
 // Not from `crate::sync`: loom's atomics cannot be in a `static`, and single-writer counters have no
@@ -22,49 +22,39 @@ use super::usage::HeapUsage;
 /// greatest distance between two visits to the slow path ([`Block::next_allocation`]).
 pub(super) const LARGE: usize = 64 << 10;
 
-/// Counters of one thread. Aligned to two cache lines, which processors prefetch in pairs, so that
-/// two threads never share one.
-#[repr(align(128))]
+/// What was allocated and freed. Anyone may read it.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct Counters {
     allocations: AtomicU64,
     deallocations: AtomicU64,
     reallocations: AtomicU64,
     bytes_allocated: AtomicU64,
     bytes_deallocated: AtomicU64,
-    /// The value of `bytes_allocated` that is brought to the slow path. All that needs looking at now and
-    /// then shares this one comparison. A value left by a section that has ended costs one visit.
-    next_allocation: AtomicU64,
-    /// Live bytes below which an entered account has freed memory of others, as an `i64`. The lowest
-    /// possible value if none is entered.
-    base: AtomicU64,
-    /// Highest number of live bytes before a free since the last [`watch`](Self::watch), as an `i64`. No
-    /// free saw the bytes that are live now.
-    peak: AtomicU64,
-    /// The live bytes at the last [`watch`](Self::watch), as an `i64`.
-    visited: AtomicU64,
+}
+
+/// Counters of one thread, and what it watches for. Aligned to two cache lines, which processors
+/// prefetch in pairs, so that two threads never share one.
+///
+/// Only the owner uses it. Others get its counters.
+#[repr(align(128))]
+#[derive(Debug)]
+pub(super) struct Block {
+    counters: Counters,
+    /// The bytes allocated from which on allocations are brought to the slow path. All that needs looking at now
+    /// and then shares this one comparison. A value left by a section that has ended costs one visit.
+    next_allocation: Cell<u64>,
+    /// Live bytes below which an entered account has freed memory of others. The lowest possible value if
+    /// none is entered.
+    base: Cell<i64>,
+    /// Highest number of live bytes before a free since the last [`watch`](Self::watch). No free saw the
+    /// bytes that are live now.
+    peak: Cell<i64>,
+    /// The live bytes at the last [`watch`](Self::watch).
+    visited: Cell<i64>,
 }
 
 /// Counts allocations of threads without a block.
-pub(super) static SHARED: Block = Block::new();
-
-thread_local! {
-    // `const` and without `Drop`: an access is one instruction, never registers a destructor and never
-    // allocates. Inside a global allocator, correctness depends on that.
-    static OWN: Cell<Option<&'static Block>> = const { Cell::new(None) };
-}
-
-/// Returns the block that the calling thread owns, if it has one.
-#[inline]
-pub(super) fn own() -> Option<&'static Block> {
-    OWN.try_with(Cell::get).unwrap_or(None)
-}
-
-/// Makes the calling thread own `block`, or no block.
-pub(super) fn set_own(block: Option<&'static Block>) {
-    // Cannot fail: the cell has no destructor.
-    let _ = OWN.try_with(|own| own.set(block));
-}
+pub(super) static SHARED: Counters = Counters::new();
 
 /// How counts are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,67 +101,15 @@ pub(super) mod shared {
     }
 }
 
-// What is counted below is the calling thread's own (invariant 1).
-impl Block {
-    pub(super) const fn new() -> Self {
+impl Counters {
+    const fn new() -> Self {
         Self {
             allocations: AtomicU64::new(0),
             deallocations: AtomicU64::new(0),
             reallocations: AtomicU64::new(0),
             bytes_allocated: AtomicU64::new(0),
             bytes_deallocated: AtomicU64::new(0),
-            next_allocation: AtomicU64::new(u64::MAX),
-            base: AtomicU64::new(i64::MIN as u64),
-            peak: AtomicU64::new(i64::MAX as u64),
-            visited: AtomicU64::new(0),
         }
-    }
-
-    /// Counts a new block of `size` bytes. Returns whether it has to be looked at.
-    ///
-    /// While an account is entered, a block of [`LARGE`] bytes always crosses the mark, which is never
-    /// further away.
-    #[inline]
-    pub(super) fn allocated(&self, size: usize) -> bool {
-        bump(&self.allocations, 1);
-        self.grew(size)
-    }
-
-    /// Counts a freed block of `size` bytes. Returns whether it has to be looked at.
-    #[inline]
-    pub(super) fn deallocated(&self, size: usize) -> bool {
-        bump(&self.deallocations, 1);
-        self.shrank(size) || size >= LARGE
-    }
-
-    /// Counts a block resized from `old` to `new` bytes. Returns whether it has to be looked at, if both
-    /// are below [`LARGE`].
-    #[inline]
-    pub(super) fn reallocated(&self, old: usize, new: usize) -> bool {
-        bump(&self.reallocations, 1);
-        if new >= old {
-            self.grew(new - old)
-        } else {
-            self.shrank(old - new)
-        }
-    }
-
-    #[inline]
-    fn grew(&self, by: usize) -> bool {
-        bump(&self.bytes_allocated, by as u64) >= self.next_allocation.load(Relaxed)
-    }
-
-    /// Live bytes are highest before they are freed, so this is where the peak is looked for.
-    #[inline]
-    fn shrank(&self, by: usize) -> bool {
-        let freed = self.bytes_deallocated.load(Relaxed);
-        let before = self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64;
-        self.bytes_deallocated
-            .store(freed.wrapping_add(by as u64), Relaxed);
-        if before > self.peak.load(Relaxed) as i64 {
-            self.peak.store(before as u64, Relaxed);
-        }
-        before.wrapping_sub(by as i64) < self.base()
     }
 
     /// Reads the counters. Exact for the owner; other threads may see each counter at another moment.
@@ -189,37 +127,107 @@ impl Block {
             bytes_deallocated,
         }
     }
+}
+
+impl Block {
+    pub(super) const fn new() -> Self {
+        Self {
+            counters: Counters::new(),
+            next_allocation: Cell::new(u64::MAX),
+            base: Cell::new(i64::MIN),
+            peak: Cell::new(i64::MAX),
+            visited: Cell::new(0),
+        }
+    }
+
+    /// A block that nothing is counted in: each count is looked at, and belongs elsewhere.
+    pub(super) const fn none() -> Self {
+        Self {
+            next_allocation: Cell::new(0),
+            base: Cell::new(i64::MAX),
+            ..Self::new()
+        }
+    }
+
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    #[inline]
+    pub(super) fn read(&self) -> HeapUsage {
+        self.counters.read()
+    }
+
+    /// Counts a new block of `size` bytes. Returns whether it has to be looked at.
+    ///
+    /// While an account is entered, a block of [`LARGE`] bytes always crosses the mark, which is never
+    /// further away.
+    #[inline]
+    pub(super) fn allocated(&self, size: usize) -> bool {
+        bump(&self.counters.allocations, 1);
+        self.grew(size)
+    }
+
+    /// Counts a freed block of `size` bytes. Returns whether it has to be looked at.
+    #[inline]
+    pub(super) fn deallocated(&self, size: usize) -> bool {
+        bump(&self.counters.deallocations, 1);
+        self.shrank(size) || size >= LARGE
+    }
+
+    /// Counts a block resized from `old` to `new` bytes. Returns whether it has to be looked at, if both
+    /// are below [`LARGE`].
+    #[inline]
+    pub(super) fn reallocated(&self, old: usize, new: usize) -> bool {
+        bump(&self.counters.reallocations, 1);
+        if new >= old {
+            self.grew(new - old)
+        } else {
+            self.shrank(old - new)
+        }
+    }
+
+    #[inline]
+    fn grew(&self, by: usize) -> bool {
+        bump(&self.counters.bytes_allocated, by as u64) >= self.next_allocation.get()
+    }
+
+    /// Live bytes are highest before they are freed, so this is where the peak is looked for.
+    #[inline]
+    fn shrank(&self, by: usize) -> bool {
+        let before = self.live_bytes();
+        bump(&self.counters.bytes_deallocated, by as u64);
+        if before > self.peak.get() {
+            self.peak.set(before);
+        }
+        before.wrapping_sub(by as i64) < self.base.get()
+    }
 
     /// Returns allocations, deallocations and reallocations, in this order.
-    #[inline]
     pub(super) fn counts(&self) -> (u64, u64, u64) {
-        (
-            self.allocations.load(Relaxed),
-            self.deallocations.load(Relaxed),
-            self.reallocations.load(Relaxed),
-        )
+        let read = self.read();
+        (read.allocations, read.deallocations, read.reallocations)
     }
 
-    /// Returns the bytes allocated minus the bytes freed. Exact for the owner.
+    /// Returns the bytes allocated minus the bytes freed.
     #[inline]
     pub(super) fn live_bytes(&self) -> i64 {
-        let freed = self.bytes_deallocated.load(Relaxed);
-        self.bytes_allocated.load(Relaxed).wrapping_sub(freed) as i64
+        let freed = self.counters.bytes_deallocated.load(Relaxed);
+        let allocated = self.counters.bytes_allocated.load(Relaxed);
+        allocated.wrapping_sub(freed) as i64
     }
 
-    /// Returns the live bytes below which an entered account has freed memory of others. Owner only, as
-    /// all below.
+    /// Returns the live bytes below which an entered account has freed memory of others.
     #[inline]
     pub(super) fn base(&self) -> i64 {
-        self.base.load(Relaxed) as i64
+        self.base.get()
     }
 
     /// Returns how far the live bytes rose since the last [`watch`](Self::watch), and how many more they
     /// are now that they are `live`.
     #[inline]
     pub(super) fn moved(&self, live: i64) -> (i64, i64) {
-        let visited = self.visited.load(Relaxed) as i64;
-        let peak = (self.peak.load(Relaxed) as i64).max(live);
+        let (visited, peak) = (self.visited.get(), self.peak.get().max(live));
         (peak.wrapping_sub(visited), live.wrapping_sub(visited))
     }
 
@@ -227,34 +235,34 @@ impl Block {
     /// with which the bytes allocated reach `mark`.
     #[inline]
     pub(super) fn watch(&self, live: i64, base: i64, mark: u64) {
-        self.next_allocation.store(mark, Relaxed);
-        self.base.store(base as u64, Relaxed);
-        self.peak.store(live as u64, Relaxed);
-        self.visited.store(live as u64, Relaxed);
+        self.next_allocation.set(mark);
+        self.base.set(base);
+        self.peak.set(live);
+        self.visited.set(live);
     }
 
     /// No account is entered. What is left in the peak and the mark matters to none.
     #[inline]
     pub(super) fn unwatch(&self) {
-        self.base.store(i64::MIN as u64, Relaxed);
+        self.base.set(i64::MIN);
     }
 
     /// Has everything looked at.
     #[inline]
     pub(super) fn look_at_all(&self) {
-        self.next_allocation.store(0, Relaxed);
-        self.base.store(i64::MAX as u64, Relaxed);
+        self.next_allocation.set(0);
+        self.base.set(i64::MAX);
     }
 
     /// Has the next allocation looked at.
     pub(super) fn look_at_next(&self) {
-        self.next_allocation.store(0, Relaxed);
+        self.next_allocation.set(0);
     }
 
     /// Has no allocation looked at.
     #[inline]
     pub(super) fn look_at_none(&self) {
-        self.next_allocation.store(u64::MAX, Relaxed);
+        self.next_allocation.set(u64::MAX);
     }
 
     /// Whether the live bytes are below those of an account.
@@ -264,13 +272,13 @@ impl Block {
 
     /// Whether the bytes allocated have reached the mark.
     pub(super) fn is_at_mark(&self) -> bool {
-        self.bytes_allocated.load(Relaxed) >= self.next_allocation.load(Relaxed)
+        self.counters.bytes_allocated.load(Relaxed) >= self.next_allocation.get()
     }
 
     /// Live bytes moved by `by`, which is no movement of the bytes that are watched.
     pub(super) fn shift(&self, by: i64) {
-        bump(&self.base, by as u64);
-        bump(&self.peak, by as u64);
-        bump(&self.visited, by as u64);
+        for cell in [&self.base, &self.peak, &self.visited] {
+            cell.set(cell.get().wrapping_add(by));
+        }
     }
 }

@@ -1,7 +1,7 @@
 use std::{fmt, marker::PhantomData};
 
 use super::{
-    counters::{self, Writer},
+    counters::Writer,
     frames,
     raw::{self, RecordRef, Threshold},
     totals::is_installed,
@@ -145,7 +145,7 @@ impl Account {
     #[inline]
     pub(crate) fn begin(&self, writer: Writer) -> Entry {
         // Only an installed allocator gives a thread a block.
-        let entered = counters::own()
+        let entered = raw::own()
             .and_then(|block| frames::with(|stack| stack.enter(self.record.pin(), writer, block)));
         if entered == Some(true) {
             return Entry::Counting;
@@ -178,7 +178,7 @@ impl Account {
             return;
         }
         // No block is claimed here: a thread that has released its block has lost its counts.
-        let left = counters::own()
+        let left = raw::own()
             .and_then(|block| frames::with(|stack| stack.leave(self.record.pin(), block)));
         if left != Some(true) {
             self.record.missed();
@@ -236,7 +236,7 @@ impl Account {
 /// Visits the accounts that are entered on this thread.
 fn look() {
     frames::with(|stack| {
-        if let Some(block) = counters::own() {
+        if let Some(block) = raw::own() {
             stack.visit(block, block.live_bytes());
         }
     });

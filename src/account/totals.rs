@@ -1,7 +1,7 @@
 use std::{hint::black_box, sync::atomic::Ordering};
 
 use super::{
-    counters::{self, Block, SHARED},
+    counters::{Block, SHARED},
     raw::{self, own_block},
     usage::HeapUsage,
 };
@@ -38,7 +38,7 @@ pub fn is_installed() -> bool {
         let installed = block.read().allocations != before;
         if !installed {
             // Without a block this thread enters no accounts.
-            counters::set_own(None);
+            raw::disown_block();
         }
         // Relaxed: every thread computes the same result.
         STATE.store(if installed { YES } else { NO }, Ordering::Relaxed);
@@ -77,7 +77,7 @@ pub fn process_usage() -> Option<HeapUsage> {
     if !is_installed() {
         return None;
     }
-    let sum = raw::blocks().fold(SHARED.read(), |sum, block| sum.plus(&block.read()));
+    let sum = raw::counters().fold(SHARED.read(), |sum, one| sum.plus(&one.read()));
     Some(sum)
 }
 

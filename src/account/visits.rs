@@ -39,7 +39,7 @@ pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
         stack.settle(block, || block.read() - counted);
         stack.moved_large(block, (size as i64).wrapping_neg());
     });
-    raw::disown(address, |record| record.lost(size));
+    raw::take_owners(address, |record| record.lost(size));
 }
 
 /// Looks at a small block that was resized. The thread's counters include that.
@@ -84,7 +84,7 @@ impl Stack {
     fn own(&self, block: &Block, address: usize, size: usize) {
         for record in self.entered().iter().filter_map(|frame| frame.record.get()) {
             record.with(|record| record.owns(size));
-            if !raw::own(address, record.to_ref()) {
+            if !raw::add_owner(address, record.to_ref()) {
                 // Who frees it is not seen.
                 record.with(Record::missed);
             }
@@ -324,7 +324,7 @@ mod tests {
             // As the allocator does it.
             let mut lost = Vec::new();
             if from >= LARGE {
-                raw::disown(address, |record| lost.push(record));
+                raw::take_owners(address, |record| lost.push(record));
             }
             resizes(block);
             lost.iter().for_each(|record| record.lost(from));

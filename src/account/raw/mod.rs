@@ -17,6 +17,8 @@
 //! 6. A block's `claimed` flag is true while a thread owns it. It goes from false to true by
 //!    compare-and-swap (acquire) and back by a release store of the owner, so the next owner
 //!    continues from the last values of the former owner.
+//! 7. The cells of the block of threads that have none are never written: its marks have each count looked at,
+//!    which finds the thread's own block or the shared counters; and its peak is the highest value.
 #![expect(
     unsafe_code,
     reason = "counts references to records, and shares them and counters through pointers"
@@ -27,8 +29,8 @@ mod record;
 mod reference;
 mod registry;
 
-pub(super) use self::owners::{disown, own};
+pub(super) use self::owners::{add_owner, take_owners};
 pub(super) use self::record::Record;
 pub(crate) use self::record::Threshold;
 pub(super) use self::reference::{Pinned, RecordRef};
-pub(super) use self::registry::{blocks, own_block};
+pub(super) use self::registry::{block, counters, disown_block, own, own_block};

@@ -46,12 +46,12 @@ loom::lazy_static! {
 /// once.
 ///
 /// Returns `false` if there is no memory for the table.
-pub(in crate::account) fn own(address: usize, record: RecordRef) -> bool {
+pub(in crate::account) fn add_owner(address: usize, record: RecordRef) -> bool {
     OWNERS.insert(address, record)
 }
 
 /// Removes the owners of the block at `address`, which is about to be freed, and passes each to `f`.
-pub(in crate::account) fn disown(address: usize, f: impl FnMut(RecordRef)) {
+pub(in crate::account) fn take_owners(address: usize, f: impl FnMut(RecordRef)) {
     OWNERS.take(address, f);
 }
 

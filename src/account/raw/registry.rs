@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    account::counters::{self, Block},
+    account::counters::{Block, Counters},
     sync::{AtomicBool, AtomicPtr, Ordering},
 };
 
@@ -19,9 +19,17 @@ struct Node {
     next: *const Self,
 }
 
-// SAFETY: `block` and `claimed` are made of atomics and `next` is written once, before the node
-// is published (invariant 5).
+// SAFETY: `claimed` and the counters of `block` are made of atomics, the rest of `block` is used by its
+// owner only (invariant 6), and `next` is written once, before the node is published (invariant 5).
 unsafe impl Sync for Node {}
+
+/// The block of threads that have none.
+struct NoBlock(Block);
+
+static NO_BLOCK: NoBlock = NoBlock(Block::none());
+
+// SAFETY: its counters are made of atomics, and the rest is never written (invariant 7).
+unsafe impl Sync for NoBlock {}
 
 /// All blocks, newest first.
 struct Registry {
@@ -122,6 +130,9 @@ enum Phase {
 }
 
 thread_local! {
+    // `const` and without `Drop`: an access is one instruction, never registers a destructor and never
+    // allocates. Inside a global allocator, correctness depends on that.
+    static OWN: Cell<&'static Block> = const { Cell::new(&NO_BLOCK.0) };
     static PHASE: Cell<Phase> = const { Cell::new(Phase::New) };
     // The destructor releases the block. Registering it may allocate on some platforms, so the phase
     // is `Detached` meanwhile.
@@ -132,7 +143,7 @@ struct HandBack(Cell<Option<&'static Node>>);
 
 impl Drop for HandBack {
     fn drop(&mut self) {
-        counters::set_own(None);
+        disown_block();
         let _ = PHASE.try_with(|phase| phase.set(Phase::Detached));
         if let Some(node) = self.0.take() {
             // Release: makes this thread's last values visible to the next owner (invariant 6).
@@ -141,13 +152,28 @@ impl Drop for HandBack {
     }
 }
 
+/// Returns the block of the calling thread, or one that nothing is counted in. The latter has each count
+/// looked at.
+#[inline]
+pub(in crate::account) fn block() -> &'static Block {
+    // Cannot fail: the cell has no destructor.
+    OWN.try_with(Cell::get).unwrap_or(&NO_BLOCK.0)
+}
+
+/// Returns the block that the calling thread owns, if it has one.
+#[inline]
+pub(in crate::account) fn own() -> Option<&'static Block> {
+    let block = block();
+    (!ptr::eq(block, &raw const NO_BLOCK.0)).then_some(block)
+}
+
 /// Returns the block of the calling thread, and claims one at the first call.
 ///
 /// Returns `None` while a block is being claimed, after the thread released it, or without memory.
 #[cold]
 #[inline(never)]
-fn attached() -> Option<&'static Block> {
-    if let Some(block) = counters::own() {
+pub(in crate::account) fn own_block() -> Option<&'static Block> {
+    if let Some(block) = own() {
         return Some(block);
     }
     if PHASE.try_with(Cell::get) != Ok(Phase::New) {
@@ -160,7 +186,7 @@ fn attached() -> Option<&'static Block> {
             hand_back.0.set(Some(node));
             // The former owner may have ended inside an account.
             node.block.unwatch();
-            counters::set_own(Some(&node.block));
+            let _ = OWN.try_with(|own| own.set(&node.block));
             let _ = PHASE.try_with(|phase| phase.set(Phase::Attached));
             Some(&node.block)
         })
@@ -168,15 +194,14 @@ fn attached() -> Option<&'static Block> {
         .flatten()
 }
 
-/// Returns the block of the calling thread, or `None` if it cannot have one.
-#[inline]
-pub(in crate::account) fn own_block() -> Option<&'static Block> {
-    counters::own().or_else(attached)
+/// The calling thread counts in its block no more.
+pub(in crate::account) fn disown_block() {
+    let _ = OWN.try_with(|own| own.set(&NO_BLOCK.0));
 }
 
-/// The blocks of all threads, ended ones included.
-pub(in crate::account) fn blocks() -> impl Iterator<Item = &'static Block> {
-    REGISTRY.nodes().map(|node| &node.block)
+/// The counters of all threads, ended ones included.
+pub(in crate::account) fn counters() -> impl Iterator<Item = &'static Counters> {
+    REGISTRY.nodes().map(|node| node.block.counters())
 }
 
 #[cfg(all(test, tower_memory_loom))]
