@@ -132,7 +132,7 @@ enum Phase {
 thread_local! {
     // `const` and without `Drop`: an access is one instruction, never registers a destructor and never
     // allocates. Inside a global allocator, correctness depends on that.
-    static OWN: Cell<&'static Block> = const { Cell::new(&NO_BLOCK.0) };
+    static OWN: Cell<*const Block> = const { Cell::new(&raw const NO_BLOCK.0) };
     static PHASE: Cell<Phase> = const { Cell::new(Phase::New) };
     // The destructor releases the block. Registering it may allocate on some platforms, so the phase
     // is `Detached` meanwhile.
@@ -157,7 +157,9 @@ impl Drop for HandBack {
 #[inline]
 pub(in crate::account) fn block() -> &'static Block {
     // Cannot fail: the cell has no destructor.
-    OWN.try_with(Cell::get).unwrap_or(&NO_BLOCK.0)
+    let block = OWN.try_with(Cell::get).unwrap_or(&raw const NO_BLOCK.0);
+    // SAFETY: the block of a node, which is never freed (invariant 5), or a static (invariant 7).
+    unsafe { &*block }
 }
 
 /// Returns the block that the calling thread owns, if it has one.
@@ -186,7 +188,7 @@ pub(in crate::account) fn own_block() -> Option<&'static Block> {
             hand_back.0.set(Some(node));
             // The former owner may have ended inside an account.
             node.block.unwatch();
-            let _ = OWN.try_with(|own| own.set(&node.block));
+            let _ = OWN.try_with(|own| own.set(&raw const node.block));
             let _ = PHASE.try_with(|phase| phase.set(Phase::Attached));
             Some(&node.block)
         })
@@ -196,7 +198,7 @@ pub(in crate::account) fn own_block() -> Option<&'static Block> {
 
 /// The calling thread counts in its block no more.
 pub(in crate::account) fn disown_block() {
-    let _ = OWN.try_with(|own| own.set(&NO_BLOCK.0));
+    let _ = OWN.try_with(|own| own.set(&raw const NO_BLOCK.0));
 }
 
 /// The counters of all threads, ended ones included.
