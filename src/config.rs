@@ -1,6 +1,6 @@
 //! The error of invalid settings, shared by the builders.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
 /// An invalid setting, or two settings that contradict each other.
 ///
@@ -39,6 +39,28 @@ pub enum ConfigError {
     },
     /// `initial_bytes` is zero.
     InitialZero,
+    /// The limit of the process is below what it uses already.
+    #[non_exhaustive]
+    LimitBelowUse {
+        /// The limit, in bytes.
+        asked: u64,
+        /// The bytes in use.
+        used: u64,
+    },
+    /// No limit for the process was set, and none can be found.
+    #[non_exhaustive]
+    LimitNotFound {
+        /// Where it was looked for.
+        tried: Vec<&'static str>,
+    },
+    /// The limit of the process is below the minimum.
+    #[non_exhaustive]
+    LimitTooSmall {
+        /// The limit, in bytes.
+        asked: u64,
+        /// The minimum, in bytes.
+        least: u64,
+    },
     /// `max_routes` is zero or above the maximum.
     #[non_exhaustive]
     MaxRoutes {
@@ -46,6 +68,14 @@ pub enum ConfigError {
         asked: usize,
         /// The maximum; the minimum is 1.
         limit: usize,
+    },
+    /// The lower bound of `retry_after` is above the upper one.
+    #[non_exhaustive]
+    RetryAfter {
+        /// The lower bound.
+        min: Duration,
+        /// The upper bound.
+        max: Duration,
     },
     /// A route label is empty, too long, or has characters that are invalid in a header value.
     #[non_exhaustive]
@@ -65,6 +95,8 @@ pub enum ConfigError {
         /// The maximum, in bytes.
         limit: usize,
     },
+    /// Shares of [`Stages`](crate::limit::Stages) do not rise, or are outside of 0 to 1.
+    StagesNotRising,
     /// `trim_interval` is zero. To free arenas as soon as they are returned, use `enabled(false)`.
     TrimIntervalZero,
 }
@@ -87,8 +119,27 @@ impl fmt::Display for ConfigError {
                 "initial_bytes of {initial_bytes} exceeds max_arena_bytes of {max_arena_bytes}"
             ),
             Self::InitialZero => f.write_str("initial_bytes must be at least 1"),
+            Self::LimitBelowUse { asked, used } => write!(
+                f,
+                "process limit of {asked} bytes is below the {used} bytes in use"
+            ),
+            Self::LimitNotFound { tried } => write!(
+                f,
+                "no process limit was set, and none was found in: {}",
+                tried.join(", ")
+            ),
+            Self::LimitTooSmall { asked, least } => write!(
+                f,
+                "process limit of {asked} bytes is below the minimum of {least}"
+            ),
             Self::MaxRoutes { asked, limit } => {
                 write!(f, "max_routes of {asked} is outside of 1 to {limit}")
+            }
+            Self::RetryAfter { min, max } => {
+                write!(
+                    f,
+                    "retry_after has a minimum of {min:?} above its maximum of {max:?}"
+                )
             }
             Self::RouteLabel { label, limit } => write!(
                 f,
@@ -97,6 +148,9 @@ impl fmt::Display for ConfigError {
             ),
             Self::SizeTooLarge { name, asked, limit } => {
                 write!(f, "{name} of {asked} bytes exceeds the maximum of {limit}")
+            }
+            Self::StagesNotRising => {
+                f.write_str("the shares of the stages must rise, from above 0 to at most 1")
             }
             Self::TrimIntervalZero => {
                 f.write_str("trim_interval must be longer than zero, or `None`")

@@ -7,6 +7,7 @@
 //! | [`tasks`] | tasks, sockets, shutdown |
 //! | [`placing`] | where to put the layer |
 //! | [`figures`] | what is counted, outcomes, and what is not counted |
+//! | [`limits`] | staying within the process's memory |
 //! | [`numbers`] | choosing numbers |
 //! | [`production`] | a checklist |
 //! | [`go`] | coming from Go |
@@ -20,6 +21,8 @@ pub mod deadlines {}
 pub mod figures {}
 #[doc = include_str!("../docs/guide/go.md")]
 pub mod go {}
+#[doc = include_str!("../docs/guide/limits.md")]
+pub mod limits {}
 #[doc = include_str!("../docs/guide/neighbours.md")]
 pub mod neighbours {}
 #[doc = include_str!("../docs/guide/numbers.md")]

@@ -60,7 +60,7 @@
 //!
 //! # What it does not do
 //!
-//! - It does not limit memory. It measures and recycles.
+//! - It does not limit the memory of a single request. A [`limit`] for the process admits what fits.
 //! - It does not find leaks. The allocations of a request are exact, but servers free response bodies
 //!   elsewhere, so allocated minus freed bytes do not measure leaks.
 //! - It does not count memory outside of the layer, such as the server's own buffers, nor tasks that
@@ -103,6 +103,7 @@ pub mod arena;
 pub mod cancel;
 mod deadline;
 pub mod housekeeping;
+pub mod limit;
 pub mod pool;
 mod route;
 pub mod scope;

@@ -208,6 +208,11 @@ impl RouteRegistry {
         registry
     }
 
+    /// All numbers are below this.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.routes.len()
+    }
+
     /// The number of `label`, or that of `{other}` if there are too many labels.
     #[inline]
     pub(crate) fn number(&self, label: &str) -> usize {

@@ -185,6 +185,16 @@ impl Account {
         }
     }
 
+    /// Returns the bytes that the account holds, as of the last visit of each thread; `None` if that is not
+    /// known.
+    #[inline]
+    pub(crate) fn held(&self) -> Option<u64> {
+        if !is_installed() || self.record.is_inexact() {
+            return None;
+        }
+        self.record.held()
+    }
+
     /// Sets the bytes of earlier allocations that are lent to this account, and held by it.
     pub(crate) fn lend(&self, bytes: usize) {
         self.record.lend(bytes);

@@ -33,6 +33,9 @@ pub enum Outcome {
     Completed,
     /// The deadline passed before there was a response, or a limit for its body.
     DeadlineExceeded,
+    /// The request held the most memory, compared with others of its route, when the process was at its
+    /// [limit](crate::limit::ProcessLimit).
+    MemoryPressure,
     /// The response was an upgrade, but no [hold](crate::RequestScope::hold) was taken up in time: an outer
     /// layer replaced the response, or the connection failed.
     NotUpgraded,
@@ -40,7 +43,8 @@ pub enum Outcome {
     Panicked,
     /// The inner service, or the response body, returned an error.
     ServiceError,
-    /// The server refused the request, because clients had not taken as many bytes of earlier responses as
+    /// The server refused the request: the [limit of the process](crate::limit::ProcessLimit) had no room for
+    /// it, or clients had not taken as many bytes of earlier responses as
     /// [`max_unreleased_bytes`](crate::middleware::MemoryLayerBuilder::max_unreleased_bytes) allows.
     Shed,
     /// The server was shutting down.
@@ -55,6 +59,7 @@ impl Outcome {
         Self::ClientGone,
         Self::Completed,
         Self::DeadlineExceeded,
+        Self::MemoryPressure,
         Self::NotUpgraded,
         Self::Panicked,
         Self::ServiceError,
@@ -71,6 +76,7 @@ impl Outcome {
             Self::ClientGone => "client_gone",
             Self::Completed => "completed",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::MemoryPressure => "memory_pressure",
             Self::NotUpgraded => "not_upgraded",
             Self::Panicked => "panicked",
             Self::ServiceError => "service_error",

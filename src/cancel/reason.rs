@@ -69,6 +69,7 @@ impl CancelReason {
             | Outcome::Cancelled
             | Outcome::ClientGone
             | Outcome::DeadlineExceeded
+            | Outcome::MemoryPressure
             | Outcome::Shed
             | Outcome::Shutdown => self,
         }
@@ -122,6 +123,7 @@ impl fmt::Display for CancelReason {
             Outcome::ClientGone => "the client went away",
             Outcome::Completed => "the response is complete",
             Outcome::DeadlineExceeded => "a deadline passed",
+            Outcome::MemoryPressure => "the request was cancelled to free memory",
             Outcome::NotUpgraded => "the connection was not upgraded",
             Outcome::Panicked => "the handler panicked",
             Outcome::ServiceError => "the service failed",

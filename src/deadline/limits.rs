@@ -323,6 +323,11 @@ impl Limits {
         self.waker.register(waker);
     }
 
+    /// Wakes the registered future.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Drops the registered waker.
     pub(crate) fn unregister(&self) {
         drop(self.waker.take());

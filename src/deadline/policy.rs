@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::limit::Priority;
+
 /// Limits for some requests of a layer: part of an application, a route, or one method of it.
 ///
 /// A [`MemoryLayer`](crate::MemoryLayer) sets the limits of all its requests, and policies inside it
@@ -63,6 +65,7 @@ pub struct RoutePolicy {
     pub(crate) body_timeout: Rule,
     pub(crate) body_idle_timeout: Rule,
     pub(crate) request_body_idle_timeout: Rule,
+    pub(crate) priority: Option<Priority>,
 }
 
 /// What a policy does to one limit.
@@ -93,6 +96,7 @@ impl RoutePolicy {
             body_timeout: nothing,
             body_idle_timeout: nothing,
             request_body_idle_timeout: nothing,
+            priority: None,
         }
     }
 
@@ -139,6 +143,25 @@ impl RoutePolicy {
         self
     }
 
+    /// Sets the priority of requests when memory is tight
+    /// ([`process_limit`](crate::middleware::MemoryLayerBuilder::process_limit)).
+    ///
+    /// Around a layer it holds for each request. Inside of one, a request has been admitted before it reaches
+    /// the policy, so it is the priority of the route's later requests.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::{RoutePolicy, limit::Priority};
+    ///
+    /// let reports = RoutePolicy::new().priority(Priority::Low);
+    /// # let _ = reports;
+    /// ```
+    pub const fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
     /// Disables the outer limits for idle request bodies.
     pub const fn disable_request_body_idle_timeout(mut self) -> Self {
         self.request_body_idle_timeout.disable = true;
@@ -170,6 +193,7 @@ impl RoutePolicy {
             request_body_idle_timeout: self
                 .request_body_idle_timeout
                 .inside(outer.request_body_idle_timeout),
+            priority: self.priority.or(outer.priority),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Housekeeping {
     }
 
     /// Calls `f` where code of users is called, soon. A panic in it is counted.
-    pub(super) fn call(&self, f: impl FnOnce() + Send + 'static) {
+    pub(crate) fn call(&self, f: impl FnOnce() + Send + 'static) {
         let hooks = self.hooks();
         let call = Waker::from(Arc::new(Call(Mutex::new(Some(f)))));
         let now = hooks.now();

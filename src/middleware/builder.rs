@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::{
     config::Config, deadline_response::DeadlineResponses, draining::Draining, expose::Expose,
-    layer::MemoryLayer, trust::Trust,
+    layer::MemoryLayer, load::Load, trust::Trust,
 };
 use crate::{
     config::ConfigError,
@@ -13,7 +13,7 @@ use crate::{
     observe::{MemoryHandle, Observer, Recorder},
     pool::ArenaPool,
     route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED},
-    scope::{LayerState, ScopeReport},
+    scope::{LayerState, PoolRelief, ScopeReport},
     sync::Arc,
 };
 
@@ -72,7 +72,7 @@ pub struct MemoryLayerBuilder {
     expose: Expose,
     pub(super) draining: Draining,
     pub(super) hold_timeout: Duration,
-    pub(super) max_unreleased: Option<usize>,
+    pub(super) load: Load,
 }
 
 impl MemoryLayer {
@@ -128,7 +128,7 @@ impl MemoryLayerBuilder {
             expose: Expose::DebugBuilds,
             draining: Draining::new(),
             hold_timeout: HOLD_TIMEOUT,
-            max_unreleased: None,
+            load: Load::new(),
         }
     }
 
@@ -267,6 +267,12 @@ impl MemoryLayerBuilder {
             .pool
             .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));
         let sink = Arc::clone(&recorder) as _;
+        let relief = Arc::new(PoolRelief(pool.clone()));
+        let limit = self.load.process.as_ref().map(|limit| {
+            let limit = limit.for_layer(routes.capacity());
+            limit.add_relief(Arc::downgrade(&relief) as _);
+            limit
+        });
         let layer = LayerState::new(
             pool,
             routes,
@@ -274,6 +280,7 @@ impl MemoryLayerBuilder {
             self.grace,
             self.hold_timeout,
             self.housekeeping,
+            limit,
         );
         MemoryLayer::built(Config {
             handle: MemoryHandle::new(Arc::new(layer), recorder),
@@ -283,7 +290,8 @@ impl MemoryLayerBuilder {
             responses: self.responses.into_shared(),
             expose: self.expose,
             draining: self.draining,
-            max_unreleased: self.max_unreleased,
+            load: self.load,
+            _relief: relief,
             route,
         })
     }
@@ -304,7 +312,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("expose", &self.expose)
             .field("draining", &self.draining)
             .field("hold_timeout", &self.hold_timeout)
-            .field("max_unreleased_bytes", &self.max_unreleased)
+            .field("load", &self.load)
             .finish()
     }
 }

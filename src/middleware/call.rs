@@ -30,6 +30,9 @@ impl Call {
         } else {
             DeadlineSource::Policy
         };
+        if let Some(priority) = policy.priority {
+            scope.set_route_priority(priority);
+        }
         let (limits, expired) = scope.limits().begin_call(policy, source);
         let call = Self {
             scope,

@@ -1,9 +1,11 @@
 use super::{
-    deadline_response::DeadlineResponses, draining::Draining, expose::Expose, trust::Trust,
+    deadline_response::DeadlineResponses, draining::Draining, expose::Expose, load::Load,
+    trust::Trust,
 };
 use crate::{
     deadline::{FirstLimits, RoutePolicy},
     observe::MemoryHandle,
+    scope::PoolRelief,
     sync::Arc,
 };
 
@@ -20,8 +22,10 @@ pub(super) struct Config {
     pub(super) responses: Option<Arc<DeadlineResponses>>,
     pub(super) expose: Expose,
     pub(super) draining: Draining,
-    /// Bytes from which on requests are refused.
-    pub(super) max_unreleased: Option<usize>,
+    /// Which requests are refused because of the load.
+    pub(super) load: Load,
+    /// What the limit of the process refers to.
+    pub(super) _relief: Arc<PoolRelief>,
     /// The label of requests that no router has labelled.
     pub(super) route: usize,
 }

@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use http::Response;
 
-use super::deadline_context::DeadlineContext;
+use super::{deadline_context::DeadlineContext, limit_context::LimitContext};
 use crate::{
     sync::Arc,
     wire::{self, Protocol},
@@ -12,11 +12,15 @@ use crate::{
 /// Responds to a request whose deadline has passed.
 type Respond = dyn Fn(&DeadlineContext<'_>) -> Response<Bytes> + Send + Sync;
 
-/// A layer's settings for its deadline responses. A layer with the default ones has none, so that its
+/// Responds to a request that is refused or cancelled because of memory.
+type RespondForLimit = dyn Fn(&LimitContext<'_>) -> Response<Bytes> + Send + Sync;
+
+/// A layer's settings for the responses that it makes itself. A layer with the default ones has none, so that its
 /// requests change no reference count.
 #[derive(Clone)]
 pub(super) struct DeadlineResponses {
     pub(super) deadline: Option<Arc<Respond>>,
+    pub(super) limit: Option<Arc<RespondForLimit>>,
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -24,13 +28,15 @@ impl DeadlineResponses {
     pub(super) const fn new() -> Self {
         Self {
             deadline: None,
+            limit: None,
             retry_after: None,
         }
     }
 
     /// Shared by the requests, or `None` if nothing is set.
     pub(super) fn into_shared(self) -> Option<Arc<Self>> {
-        (self.deadline.is_some() || self.retry_after.is_some()).then(|| Arc::new(self))
+        let is_set = self.deadline.is_some() || self.limit.is_some() || self.retry_after.is_some();
+        is_set.then(|| Arc::new(self))
     }
 }
 
@@ -58,6 +64,7 @@ impl fmt::Debug for DeadlineResponses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadlineResponses")
             .field("deadline", &self.deadline.is_some())
+            .field("limit", &self.limit.is_some())
             .field("retry_after", &self.retry_after)
             .finish()
     }

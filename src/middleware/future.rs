@@ -13,6 +13,8 @@ use super::{
     body::ResponseBody,
     deadline_context::{DeadlineContext, ExpiredInside},
     deadline_response::{DeadlineResponses, deadline_response},
+    limit_context::LimitContext,
+    limit_response::limit_response,
     open_body::BodyLength,
     place::Place,
     request_info::RequestInfo,
@@ -232,6 +234,29 @@ fn expire<F, R>(
     respond(place, answer, length, info, ResponseBody::answer)
 }
 
+/// Drops the handler of a request that was cancelled since it holds too much, and answers instead.
+#[cold]
+#[inline(never)]
+fn exceed<F, R>(
+    mut inside: Pin<&mut Inside<F, Option<Place>>>,
+    reason: CancelReason,
+    info: RequestInfo,
+    responses: Option<&DeadlineResponses>,
+) -> Response<ResponseBody<R>> {
+    let Some(place) = inside.place().as_ref() else {
+        unreachable!("a running future has a place");
+    };
+    let scope = place.scope().clone();
+    let answer = inside.as_mut().run(|mut handler| {
+        handler.set(None);
+        limit_response(LimitContext::cancelled(&scope, reason), info, responses)
+    });
+    drop(scope);
+    let length = BodyLength::of_bytes(answer.body());
+    let place = inside.place_mut().take();
+    respond(place, answer, length, info, ResponseBody::answer)
+}
+
 /// The response of a call inside of `place` whose limit has passed: that of the nearest layer. If it is
 /// the request's, the request has exceeded its deadline.
 #[cold]
@@ -309,7 +334,13 @@ where
                             .as_mut()
                             .and_then(|place| place.poll_deadline(timer, cx));
                         let Some(source) = passed else {
-                            return Poll::Pending;
+                            // After the waker was registered.
+                            let exceeded = place.as_ref().and_then(Place::exceeded);
+                            let Some(reason) = exceeded else {
+                                return Poll::Pending;
+                            };
+                            let response = exceed(inside, reason, *info, responses.as_deref());
+                            return Poll::Ready(Ok(response));
                         };
                         let expired = ExpiredInside {
                             source,

@@ -1,6 +1,7 @@
 //! The parts of [`MemoryLayer`](crate::MemoryLayer) and [`MemoryService`](crate::MemoryService): the
 //! builder, the future and the body that carry a request's scope, and the layers to put inside.
 
+mod admission;
 mod body;
 mod body_error;
 mod builder;
@@ -14,6 +15,10 @@ mod end_settings;
 pub(crate) mod expose;
 mod future;
 pub(crate) mod layer;
+mod limit_context;
+mod limit_response;
+mod load;
+mod load_settings;
 mod open_body;
 mod place;
 mod policy;
@@ -22,7 +27,6 @@ mod request_body;
 mod request_info;
 mod respond;
 pub(crate) mod service;
-mod shed;
 mod time_settings;
 mod trust;
 
@@ -31,5 +35,6 @@ pub use self::body_error::BodyTimeoutError;
 pub use self::builder::MemoryLayerBuilder;
 pub use self::deadline_context::DeadlineContext;
 pub use self::future::ResponseFuture;
+pub use self::limit_context::LimitContext;
 pub use self::policy::PolicyService;
 pub use self::request_body::{RequestBody, RequestBodyLayer, RequestBodyService};

@@ -219,11 +219,12 @@ where
         let (mut inside, length, stream) = (this.inside, this.length, this.stream);
         let cut = inside.place().as_ref().and_then(|open| {
             let expired = open.scope().limits().expired();
-            expired.map(CancelReason::deadline).or_else(|| {
+            let cut = expired.map(CancelReason::deadline).or_else(|| {
                 stream
                     .is_cut_off(open.scope())
                     .then(|| CancelReason::new(Outcome::Shutdown))
-            })
+            });
+            cut.or_else(|| open.scope().exceeded())
         });
         if let Some(reason) = cut {
             return Poll::Ready(Some(self.cut_off(reason)));
@@ -265,6 +266,8 @@ where
                 if polled.is_pending() {
                     let expired = open.poll_body_deadline(this.timer, this.since, cx);
                     cut = expired.map(CancelReason::deadline).or(cut);
+                    // After the waker was registered.
+                    cut = cut.or_else(|| open.scope().exceeded());
                 }
             }
         }

@@ -3,6 +3,7 @@ use std::task::Context;
 use super::call::Call;
 use crate::{
     account::Enter,
+    cancel::CancelReason,
     deadline::{DeadlineSource, DeadlineTimer},
     scope::{EnteredScope, OpenScope, RequestScope},
 };
@@ -27,6 +28,16 @@ impl Place {
     /// Whether a policy has made it, which leaves the answer to the layer around it.
     pub(super) const fn is_policy(&self) -> bool {
         matches!(self, Self::Nested(call) if !call.by_layer)
+    }
+
+    /// Why the request ends although its handler goes on: it holds too much. A call inside leaves that to the
+    /// layer around it.
+    #[inline]
+    pub(super) fn exceeded(&self) -> Option<CancelReason> {
+        match self {
+            Self::Outermost(open) => open.scope().exceeded(),
+            Self::Nested(_) => None,
+        }
     }
 
     pub(super) fn poll_deadline(

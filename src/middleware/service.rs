@@ -187,17 +187,20 @@ where
                 open.spare();
             }
         }
-        if part_of.is_none() {
-            if let Some(answer) = config.shed(info) {
-                let reason = CancelReason::new(Outcome::Shed);
-                return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
-            }
-        }
         // It is this request's, and not that of a request made of the same extensions.
         let outer = request.extensions().get::<RoutePolicy>().copied();
         if outer.is_some() {
             request.extensions_mut().remove::<RoutePolicy>();
             policy_was_taken();
+        }
+        if part_of.is_none() {
+            let priority;
+            (request, priority) = config.priority(request);
+            let priority = priority.or_else(|| outer.and_then(|policy| policy.priority));
+            if let Some(answer) = config.refuses(&open, priority, info) {
+                let reason = CancelReason::new(Outcome::Shed);
+                return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
+            }
         }
         let scope = open.scope();
         let limits = scope.limits();

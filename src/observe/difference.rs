@@ -63,6 +63,7 @@ impl Snapshot {
             observer_panics: less(self.observer_panics, earlier.observer_panics),
             dropped_reports: less(self.dropped_reports, earlier.dropped_reports),
             housekeeping_panics: less(self.housekeeping_panics, earlier.housekeeping_panics),
+            limit: self.limit.clone(),
             ..*self
         }
     }
@@ -93,6 +94,8 @@ impl RouteSnapshot {
             total_time: self
                 .total_time
                 .and_then(|of| of.since(earlier.total_time.as_ref())),
+            would_refuse: less(self.would_refuse, earlier.would_refuse),
+            would_cancel: less(self.would_cancel, earlier.would_cancel),
             ..self
         }
     }

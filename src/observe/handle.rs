@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     histogram::{Histograms, LARGEST},
+    limit::ProcessLimit,
     pool::ArenaPool,
     scope::{LayerState, TaskReport},
     sync::{Arc, Ordering},
@@ -67,6 +68,8 @@ impl MemoryHandle {
                 for (_, usage) in open.iter().filter(|open| open.0 == key) {
                     open_bytes.add(0, usage.bytes_allocated);
                 }
+                let limited = self.layer.limit.as_ref();
+                let limited = limited.and_then(|limit| limit.peaks.get(key));
                 let sizes = &route.sizes;
                 let origin = sizes.origin(key.method.index());
                 let out = origin.map(|origin| self.layer.pool.handed_out(origin));
@@ -90,6 +93,8 @@ impl MemoryHandle {
                     time_to_head: row.times(Figure::TimeToHead),
                     time_to_end: Duration::from_nanos(row.time_to_end),
                     total_time: row.times(Figure::TotalTime),
+                    would_refuse: limited.map_or(0, |entry| entry.would_refuse()),
+                    would_cancel: limited.map_or(0, |entry| entry.would_cancel()),
                 }
             })
             .collect();
@@ -107,6 +112,7 @@ impl MemoryHandle {
             observer_panics: self.recorder.observers.panics.load(Ordering::Relaxed),
             dropped_reports: self.recorder.observers.dropped.load(Ordering::Relaxed),
             housekeeping_panics: layer.housekeeping.panics(),
+            limit: self.limit().map(|limit| limit.snapshot()),
         }
     }
 
@@ -159,6 +165,26 @@ impl MemoryHandle {
     /// See [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
     pub fn flush_observers(&self) {
         self.recorder.observers.flush();
+    }
+
+    /// Returns the limit of the process, if the layer has one: to change it, or to ask whether the process is
+    /// [ready](ProcessLimit::is_ready).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::{MemoryLayer, limit::{LimitMode, ProcessLimit}};
+    ///
+    /// let limit = ProcessLimit::builder().bytes(1 << 30).build()?;
+    /// let handle = MemoryLayer::builder().process_limit(&limit).build()?.handle();
+    /// let limit = handle.limit().expect("it has one");
+    /// limit.set_mode(LimitMode::Observe);
+    /// assert!(limit.is_ready());
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn limit(&self) -> Option<ProcessLimit> {
+        self.layer.limit.as_ref().map(ProcessLimit::of)
     }
 
     /// Returns the pool that the layer rents its arenas from.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::summary::{Summary, TimeSummary};
-use crate::{cancel::Outcome, pool::PoolStats, scope::RouteLabel};
+use crate::{cancel::Outcome, limit::LimitSnapshot, pool::PoolStats, scope::RouteLabel};
 
 /// The statistics of a layer by route and method, and what is alive now.
 ///
@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub dropped_reports: u64,
     /// Panics that the [housekeeping](crate::housekeeping) has caught, of all pools and layers.
     pub housekeeping_panics: u64,
+    /// The figures of the [limit of the process](crate::limit::ProcessLimit), if the layer has one.
+    pub limit: Option<LimitSnapshot>,
 }
 
 /// The statistics of one method of one route.
@@ -132,6 +134,13 @@ pub struct RouteSnapshot {
     /// Time from the call of the service to the close of the scope, tasks included, per closed request;
     /// `None` if none has closed.
     pub total_time: Option<TimeSummary>,
+    /// Requests that would have been refused, while the limit of the process was in
+    /// [`LimitMode::Observe`](crate::limit::LimitMode::Observe) or `Warn`. Those that were refused have the
+    /// outcome `Shed`.
+    pub would_refuse: u64,
+    /// Requests that would have been cancelled in these modes. Those that were cancelled have the outcome
+    /// `MemoryPressure`.
+    pub would_cancel: u64,
 }
 
 /// The number of requests by [`Outcome`].
@@ -323,6 +332,6 @@ mod tests {
         for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             assert_eq!(counts.get(outcome), at as u64 + 1);
         }
-        assert_eq!(counts.total(), 55);
+        assert_eq!(counts.total(), 66);
     }
 }

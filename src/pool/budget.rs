@@ -12,9 +12,13 @@ const MAX_CREDIT: usize = 128 * 1024;
 ///
 /// # Invariants
 ///
-/// 1. `reserved` is the bytes of all waiting arenas plus all threads' credits, and at most `limit`.
+/// 1. `reserved` is the bytes of all waiting arenas plus all threads' credits. A reservation does not make it
+///    exceed `limit`.
 pub(super) struct ByteBudget {
-    limit: usize,
+    /// The limit of the settings.
+    configured: usize,
+    /// The limit now, which may be lower while memory is tight.
+    limit: AtomicUsize,
     max_credit: usize,
     reserved: CachePadded,
 }
@@ -28,7 +32,8 @@ impl ByteBudget {
     pub(super) fn new(limit: usize, threads: usize) -> Self {
         Self {
             reserved: CachePadded(AtomicUsize::new(0)),
-            limit,
+            configured: limit,
+            limit: AtomicUsize::new(limit),
             max_credit: MAX_CREDIT.min(limit / (2 * threads)),
         }
     }
@@ -59,13 +64,14 @@ impl ByteBudget {
 
     /// Adds `bytes` to the sum, if that does not exceed the limit.
     fn reserve_shared(&self, bytes: usize) -> bool {
-        // Relaxed: a sum; it orders nothing.
+        // Relaxed: a sum and a limit; they order nothing.
+        let limit = self.limit.load(Ordering::Relaxed);
         self.reserved
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
                 reserved
                     .checked_add(bytes)
-                    .filter(|&reserved| reserved <= self.limit)
+                    .filter(|&reserved| reserved <= limit)
             })
             .is_ok()
     }
@@ -99,6 +105,13 @@ impl ByteBudget {
     fn release_shared(&self, credit: &AtomicUsize, bytes: usize, left: usize) {
         credit.store(left - bytes, Ordering::Relaxed);
         self.reserved.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Lowers the limit to `most` bytes, or restores it. What is reserved stays.
+    pub(super) fn cap(&self, most: Option<usize>) {
+        let limit = most.map_or(self.configured, |most| most.min(self.configured));
+        // Relaxed: see `reserve_shared`.
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Bytes reserved, credits included.

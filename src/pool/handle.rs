@@ -185,6 +185,16 @@ impl ArenaPool {
         self.handle.state.stats()
     }
 
+    /// Lowers the limit of what waits to `most` bytes, or restores that of the settings.
+    pub(crate) fn cap(&self, most: Option<usize>) {
+        self.handle.state.budget.cap(most);
+    }
+
+    /// Frees what has waited since the last interval, as its end does.
+    pub(crate) fn age(&self) {
+        self.handle.state.tick();
+    }
+
     /// Returns [`PoolStats::buffer_bytes`] alone, which is cheap enough to be read for each request.
     ///
     /// # Examples

@@ -93,6 +93,7 @@ impl Drop for EnteredScope<'_> {
         swap(self.slot);
         if let Some(scope) = self.slot.as_ref() {
             scope.account.leave(self.entry);
+            ScopeState::section_ended(scope);
             if self.guards_panics {
                 scope.cancel(CancelReason::new(Outcome::Panicked));
             }

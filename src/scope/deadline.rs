@@ -116,6 +116,9 @@ impl RequestScope {
     /// }
     /// ```
     pub fn apply_policy(&self, policy: &RoutePolicy) {
+        if let Some(priority) = policy.priority {
+            self.set_route_priority(priority);
+        }
         self.limits().apply(policy, DeadlineSource::Policy);
     }
 

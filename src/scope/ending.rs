@@ -150,15 +150,21 @@ impl ScopeState {
                 .sizes
                 .record(method, arena.high_water(), buffer, total_time);
         }
+        let key = RouteKey {
+            route,
+            method: self.method,
+        };
+        let usage = self.account.usage();
+        if let Some(limit) = &layer.limit {
+            let peak = usage.as_ref().and_then(|usage| usage.peak_bytes);
+            limit.closed(&self.claim, key, peak, total_time);
+        }
         layer.sink.closed(&Closed {
-            key: RouteKey {
-                route,
-                method: self.method,
-            },
+            key,
             label: &entry.label,
             status: head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1)),
             reason,
-            usage: self.account.usage(),
+            usage,
             arena: self.arena_usage(),
             time_to_head: head.map(|head| head >> STATUS_BITS),
             time_to_end: end.unwrap_or(total_time),

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use super::shutdown::OpenRequest;
 use crate::{
     counted::{Counted, Inner},
+    limit::Victim,
     task::TaskOwner,
 };
 
@@ -16,6 +17,15 @@ impl<T: OpenRequest + 'static> Counted<T> {
     /// The request, as a shutdown sees it.
     pub(super) fn into_request(self) -> Counted<dyn OpenRequest> {
         let inner: NonNull<Inner<dyn OpenRequest>> = self.into_raw();
+        // SAFETY: from `into_raw`, made unsized, and used once (invariant 1 of `counted`).
+        unsafe { Counted::from_raw(inner) }
+    }
+}
+
+impl<T: Victim + 'static> Counted<T> {
+    /// The request, as the limit of the process sees it.
+    pub(crate) fn into_victim(self) -> Counted<dyn Victim> {
+        let inner: NonNull<Inner<dyn Victim>> = self.into_raw();
         // SAFETY: from `into_raw`, made unsized, and used once (invariant 1 of `counted`).
         unsafe { Counted::from_raw(inner) }
     }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::{report::Closed, shutdown::Shutdown};
 use crate::{
     housekeeping::Housekeeping,
+    limit::LayerLimit,
     pool::ArenaPool,
     route::{RouteKey, RouteRegistry},
     slab::ShardedSlab,
@@ -39,6 +40,8 @@ pub(crate) struct LayerState {
     /// How long a hold may wait to be taken up after the response.
     pub(crate) hold_timeout: Duration,
     pub(crate) housekeeping: Housekeeping,
+    /// The limit of the process, if there is one.
+    pub(crate) limit: Option<LayerLimit>,
     pub(crate) shutdown: Shutdown,
     pub(crate) tokens: ShardedSlab<CancellationToken>,
     pub(crate) tasks: Tasks,
@@ -56,6 +59,7 @@ impl LayerState {
         grace: Duration,
         hold_timeout: Duration,
         housekeeping: Housekeeping,
+        limit: Option<LayerLimit>,
     ) -> Self {
         Self {
             pool,
@@ -64,6 +68,7 @@ impl LayerState {
             grace,
             hold_timeout,
             housekeeping,
+            limit,
             shutdown: Shutdown::default(),
             tokens: ShardedSlab::default(),
             tasks: Tasks::default(),

@@ -17,6 +17,7 @@ use crate::{
     counted::Counted,
     deadline::{BodyKind, Limits},
     housekeeping::Key,
+    limit::Claim,
     route::{KnownMethod, Route, RouteKey},
     slab::KeySlot,
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
@@ -48,6 +49,8 @@ pub(crate) struct ScopeState {
     pub(super) head: AtomicU64,
     /// Nanoseconds from the start to the end, or [`NEVER`] if the scope closed as it ended.
     pub(super) end: AtomicU64,
+    /// What the request has of the process's limit.
+    pub(super) claim: Claim,
     /// The token in the layer's list.
     pub(super) token: KeySlot,
     /// Made when the first task is started.
@@ -95,6 +98,7 @@ impl ScopeState {
             method: KnownMethod::Other,
             head: AtomicU64::new(NEVER),
             end: AtomicU64::new(NEVER),
+            claim: Claim::closed(),
             token: KeySlot::empty(),
             tasks: OnceLock::new(),
             rare: OnceLock::new(),
@@ -198,6 +202,7 @@ impl ScopeState {
                 method: self.method,
             };
             layer.sink.relabelled(key, to);
+            self.claim_moved(to);
         }
     }
 

@@ -19,6 +19,9 @@ pub(crate) const CANCELLED: HeaderValue = HeaderValue::from_static("1");
 /// `UNAVAILABLE`: the call was not processed and may be retried.
 pub(crate) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
+/// `RESOURCE_EXHAUSTED`: the call needs more than there is.
+pub(crate) const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
+
 /// Builds a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` is
 /// inserted into a JSON string unescaped.
 pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
@@ -26,7 +29,11 @@ pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
 }
 
 /// As [`problem`], with further members, each after a comma.
-fn problem_with(status: StatusCode, detail: &str, members: fmt::Arguments<'_>) -> Response<Bytes> {
+pub(crate) fn problem_with(
+    status: StatusCode,
+    detail: &str,
+    members: fmt::Arguments<'_>,
+) -> Response<Bytes> {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = format!(
         "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\"{members}}}",
@@ -159,29 +166,19 @@ pub(crate) fn shutting_down(protocol: Protocol, http1: bool, delay: Duration) ->
     response
 }
 
-/// Builds the response to a request that is refused because of the server's load: `503` with a problem
-/// description, with the limit and what is used if these are to be seen, or gRPC's `UNAVAILABLE`. The
-/// handler did not run, so a client may retry any method.
-#[cold]
-pub(crate) fn overloaded(protocol: Protocol, figures: Option<(usize, usize)>) -> Response<Bytes> {
-    const REASON: CancelReason = CancelReason::new(Outcome::Shed);
-    const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The problem description of a request that is refused because of the server's load, but for its
+/// `retry-after`. The handler did not run, so a client may retry any method.
+pub(crate) fn overloaded() -> Response<Bytes> {
+    const BODY: &[u8] =
+        b"{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+        \"detail\":\"the server is overloaded\",\"durability\":\"transient\"}";
 
-    let detail = REASON.to_string();
-    let mut response = match (protocol.content_type(), figures) {
-        (Some(content_type), _) => grpc_answer(content_type, UNAVAILABLE, &detail),
-        (None, None) => problem(StatusCode::SERVICE_UNAVAILABLE, &detail),
-        (None, Some((limit, used))) => problem_with(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &detail,
-            format_args!(",\"limit\":{limit},\"used\":{used}"),
-        ),
-    };
-    if protocol == Protocol::Plain {
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, retry_after(RETRY_AFTER));
-    }
-    response.extensions_mut().insert(REASON);
+    let mut response = Response::new(Bytes::from_static(BODY));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     response
 }
 

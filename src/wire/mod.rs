@@ -13,8 +13,8 @@ mod method;
 mod protocol;
 
 pub(crate) use self::answer::{
-    CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE, grpc_answer, last_frame, overloaded, problem,
-    retry_after, shutting_down,
+    CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE, grpc_answer, last_frame,
+    overloaded, problem, problem_with, retry_after, shutting_down,
 };
 pub use self::collect::CollectError;
 pub(crate) use self::matched_path::matched_path;

@@ -93,6 +93,7 @@ async fn requests_are_refused_from_the_limit_on_until_bytes_are_released() {
         "title": "Service Unavailable",
         "status": 503,
         "detail": "the server is overloaded",
+        "durability": "transient",
         "limit": limit,
         "used": used,
     });

@@ -1,0 +1,96 @@
+//! One request's part of the sums, and its place among the candidates for a cancellation.
+//!
+//! # Invariants
+//!
+//! 1. A request is in the list of candidates only while it is open. Its thread marks `held` under the lock of
+//!    `place`, and inserts before it releases the lock; the close takes the mark with the value, and then
+//!    locks `place` if it was marked. So it finds what was inserted, or the mark was refused.
+
+use super::sums::Part;
+use crate::{
+    slab::Key,
+    sync::{Mutex, lock},
+};
+
+/// What a scope keeps for the limit of the process.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(super) reserved: Part,
+    /// What the request held when that was last looked at.
+    pub(super) held: Part,
+    place: Mutex<Option<Key>>,
+}
+
+impl Claim {
+    /// Of no open request.
+    pub(crate) fn closed() -> Self {
+        Self {
+            reserved: Part::closed(),
+            held: Part::closed(),
+            place: Mutex::new(None),
+        }
+    }
+
+    /// Of a request that has reserved so much.
+    #[inline]
+    pub(super) fn open(&self, reserved: u64) {
+        self.reserved.open(reserved);
+        self.held.open(0);
+    }
+
+    /// Lists the request as a candidate, unless it is listed or closed.
+    #[cold]
+    pub(super) fn list(&self, insert: impl FnOnce() -> Key) {
+        let mut place = lock(&self.place);
+        if self.held.mark() {
+            *place = Some(insert());
+        }
+    }
+
+    /// Closes both parts, and takes the request from the list. Returns what it had reserved and held.
+    #[inline]
+    pub(super) fn close(&self, remove: impl FnOnce(Key)) -> (u64, u64) {
+        let reserved = self.reserved.close().value;
+        let held = self.held.close();
+        if held.marked {
+            self.unlist(remove);
+        }
+        (reserved, held.value)
+    }
+
+    #[cold]
+    fn unlist(&self, remove: impl FnOnce(Key)) {
+        let key = lock(&self.place).take();
+        if let Some(key) = key {
+            remove(key);
+        }
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+    use crate::slab::ShardedSlab;
+
+    /// Invariant 1: a request is listed while it closes, and a third thread cancels what it finds.
+    #[test]
+    fn a_request_that_is_listed_while_it_closes_is_not_left_in_the_list() {
+        loom::model(|| {
+            let claim = Arc::new(Claim::closed());
+            let list = Arc::new(ShardedSlab::<u8>::default());
+            claim.open(10);
+            let listing = thread::spawn({
+                let (claim, list) = (Arc::clone(&claim), Arc::clone(&list));
+                move || claim.list(|| list.insert(1))
+            });
+            let (reserved, held) = claim.close(|key| {
+                assert_eq!(list.remove(key), Some(1));
+            });
+            assert_eq!((reserved, held), (10, 0));
+            listing.join().expect("no panic");
+            assert_eq!(list.len(), 0);
+        });
+    }
+}

@@ -1,0 +1,41 @@
+use std::fmt;
+
+use http::request::Parts;
+
+use crate::{
+    limit::{Priority, ProcessLimit},
+    sync::Arc,
+};
+
+/// What decides which requests are refused because of the load, and their answers.
+#[derive(Clone)]
+pub(super) struct Load {
+    /// The limit of the process.
+    pub(super) process: Option<ProcessLimit>,
+    pub(super) priority: Option<Arc<Prioritize>>,
+    /// Bytes of the pool's buffers from which on requests are refused.
+    pub(super) max_unreleased: Option<usize>,
+}
+
+/// Chooses a request's priority.
+pub(super) type Prioritize = dyn Fn(&Parts) -> Priority + Send + Sync;
+
+impl Load {
+    pub(super) const fn new() -> Self {
+        Self {
+            process: None,
+            priority: None,
+            max_unreleased: None,
+        }
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load")
+            .field("process_limit", &self.process)
+            .field("priority_from", &self.priority.is_some())
+            .field("max_unreleased_bytes", &self.max_unreleased)
+            .finish()
+    }
+}

@@ -1,0 +1,116 @@
+//! A request and the limit of the process.
+
+use super::{handle::RequestScope, state::ScopeState};
+use crate::{
+    cancel::{CancelReason, Outcome},
+    counted::Counted,
+    limit::{Pressure, Priority, Refusal, Relief, Stage, Victim},
+    pool::ArenaPool,
+    route::RouteKey,
+};
+
+impl ScopeState {
+    fn key(&self) -> RouteKey {
+        RouteKey {
+            route: self.route.number(),
+            method: self.method,
+        }
+    }
+
+    /// A section of the request has ended.
+    #[inline]
+    pub(super) fn section_ended(this: &Counted<Self>) {
+        let Some(limit) = &this.layer().limit else {
+            return;
+        };
+        limit.changed(&this.claim, this.key(), this.account.held(), || {
+            (this.clone().into_victim(), this.limits.age())
+        });
+    }
+
+    /// The request is moved to another route.
+    pub(super) fn claim_moved(&self, to: usize) {
+        if let Some(limit) = &self.layer().limit {
+            let method = self.method;
+            limit.relabelled(&self.claim, RouteKey { route: to, method });
+        }
+    }
+}
+
+impl RequestScope {
+    /// Admits the request, or refuses it. Called once, before anything else can use the scope.
+    #[inline]
+    pub(crate) fn admit(&self, priority: Option<Priority>) -> Result<(), Refusal> {
+        let state = self.state();
+        match &state.layer().limit {
+            None => Ok(()),
+            Some(limit) => limit.admit(&state.claim, state.key(), priority),
+        }
+    }
+
+    /// The priority of the route's requests to come.
+    pub(crate) fn set_route_priority(&self, priority: Priority) {
+        let state = self.state();
+        if let Some(limit) = &state.layer().limit {
+            limit.learn_priority(state.key(), priority);
+        }
+    }
+
+    /// Why the request ends although its handler goes on: it holds too much.
+    #[inline]
+    pub(crate) fn exceeded(&self) -> Option<CancelReason> {
+        let reason = self.state().cancel.reason()?;
+        (reason == Outcome::MemoryPressure).then_some(reason)
+    }
+
+    /// Returns how tight the process's memory is; `None` if the layer has no
+    /// [limit for it](crate::middleware::MemoryLayerBuilder::process_limit).
+    ///
+    /// # Examples
+    ///
+    /// See [`Pressure`].
+    #[must_use]
+    pub fn pressure(&self) -> Option<Pressure> {
+        let limit = self.state().layer().limit.as_ref()?;
+        Some(limit.pressure())
+    }
+}
+
+impl Victim for ScopeState {
+    fn held(&self) -> Option<u64> {
+        self.account.held()
+    }
+
+    fn cancel_for_memory(&self) {
+        self.cancel(CancelReason::new(Outcome::MemoryPressure));
+        self.limits.wake();
+    }
+
+    fn count_would_cancel(&self) {
+        if let Some(limit) = &self.layer().limit {
+            limit.count_would_cancel(self.key());
+        }
+    }
+}
+
+/// A layer's pool gives memory back when it is tight.
+#[derive(Debug)]
+pub(crate) struct PoolRelief(pub(crate) ArenaPool);
+
+impl Relief for PoolRelief {
+    fn relieve(&self, stage: Stage, spare: u64) {
+        // What waits may take an eighth of what is left.
+        let most = usize::try_from(spare / 8).unwrap_or(usize::MAX);
+        match stage {
+            Stage::Normal => self.0.cap(None),
+            Stage::Trim => {
+                self.0.cap(Some(most));
+                self.0.age();
+            }
+            _ => {
+                self.0.cap(Some(0));
+                self.0.trim();
+            }
+        }
+    }
+}

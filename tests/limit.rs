@@ -1,0 +1,831 @@
+//! The limit of the process, in a layer: who is admitted, answered and cancelled, and that nothing is left.
+//!
+//! The bytes in use are those of a closure, and what requests hold is real, with small sizes.
+
+use std::{
+    convert::Infallible,
+    future::{pending, ready},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::sync::oneshot;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_memory::{
+    ArenaPool, ConfigError, Expose, MemoryLayer, Outcome, RequestScope, RoutePolicy,
+    TrackingAllocator,
+    housekeeping::ManualClock,
+    limit::{LimitMode, Priority, ProcessLimit, ProcessLimitBuilder, Stage, Stages},
+    middleware::{LimitContext, MemoryLayerBuilder},
+};
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const LIMIT: u64 = 64 * MIB;
+
+/// A limit whose use and clock the test sets.
+struct Process {
+    limit: ProcessLimit,
+    used: Arc<AtomicU64>,
+    clock: ManualClock,
+}
+
+impl Process {
+    fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    fn with(set: impl FnOnce(ProcessLimitBuilder) -> ProcessLimitBuilder) -> Self {
+        let (used, clock) = (Arc::new(AtomicU64::new(MIB)), ManualClock::new());
+        let source = {
+            let used = Arc::clone(&used);
+            move || Some(used.load(Relaxed))
+        };
+        let builder = ProcessLimit::builder()
+            .bytes(LIMIT)
+            .clock(&clock)
+            .source(source);
+        Self {
+            limit: set(builder).build().unwrap(),
+            used,
+            clock,
+        }
+    }
+
+    fn layer(&self) -> MemoryLayerBuilder {
+        MemoryLayer::builder()
+            .clock(&self.clock)
+            .expose(Expose::Never)
+            .process_limit(&self.limit)
+    }
+
+    /// The process uses so much, and the next request sees it.
+    fn uses(&self, bytes: u64) {
+        self.used.store(bytes, Relaxed);
+        self.clock.advance(Duration::from_millis(10));
+    }
+
+    #[track_caller]
+    fn is_empty(&self) {
+        let snapshot = self.limit.snapshot();
+        assert_eq!(
+            (snapshot.reserved, snapshot.held),
+            (0, Some(0)),
+            "{snapshot}"
+        );
+    }
+}
+
+fn scope_of<B>(request: &Request<B>) -> RequestScope {
+    request.extensions().get::<RequestScope>().unwrap().clone()
+}
+
+fn request(route: &str) -> Request<Empty<Bytes>> {
+    Request::get(route).body(Empty::new()).unwrap()
+}
+
+type Answer = Result<Response<Full<Bytes>>, Infallible>;
+
+/// Labels a request by its path, and has it hold as many KiB as its path says.
+async fn hold(request: Request<Empty<Bytes>>) -> Answer {
+    let scope = scope_of(&request);
+    let path = request.uri().path().to_owned();
+    scope.set_route(&path);
+    let kib: usize = path.rsplit('/').next().unwrap().parse().unwrap();
+    let held = vec![1_u8; kib << 10];
+    tokio::task::yield_now().await;
+    drop(held);
+    Ok(Response::new(Full::default()))
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_and_what_is_smaller_still_fits() {
+    let process = Process::new();
+    let service = |label: &str| {
+        let layer = process.layer().route(label).build().unwrap();
+        let service = layer.layer(service_fn(hold));
+        move |path: &'static str| service.clone().oneshot(request(path))
+    };
+    // Two layers with one limit; each learns what its route holds.
+    let (large, small) = (service("/8192"), service("/16"));
+    for _ in 0..3 {
+        assert_eq!(large("/8192").await.unwrap().status(), 200);
+        assert_eq!(small("/16").await.unwrap().status(), 200);
+    }
+    process.is_empty();
+    // 0.90 of 64 MiB is 57.6 MiB.
+    process.uses(50 * MIB);
+    assert_eq!(large("/8192").await.unwrap().status(), 503);
+    assert_eq!(small("/16").await.unwrap().status(), 200);
+    process.uses(49 * MIB);
+    assert_eq!(large("/8192").await.unwrap().status(), 200);
+    let snapshot = process.limit.snapshot();
+    assert_eq!(snapshot.refused, [1, 0, 0]);
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn open_requests_reserve_their_routes_mean_and_hold_what_they_hold() {
+    let process = Process::new();
+    let layer = process.layer().route("/r").build().unwrap();
+    let (release, released) = oneshot::channel::<()>();
+    let released = Arc::new(Mutex::new(Some(released)));
+    let service = layer.layer(service_fn(move |_: Request<Empty<Bytes>>| {
+        let released = released.lock().unwrap().take();
+        async move {
+            let held = vec![1_u8; 2 << 20];
+            if let Some(released) = released {
+                released.await.unwrap();
+            }
+            drop(held);
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }
+    }));
+    let waiting = tokio::spawn(service.clone().oneshot(request("/")));
+    tokio::task::yield_now().await;
+    let snapshot = process.limit.snapshot();
+    assert_eq!(snapshot.reserved, LIMIT / 64, "nobody has seen the route");
+    let held = snapshot.held.unwrap();
+    assert!((2 * MIB..2 * MIB + 64 * KIB).contains(&held), "{held}");
+    release.send(()).unwrap();
+    drop(waiting.await.unwrap());
+    process.is_empty();
+    let future = service.oneshot(request("/"));
+    let reserved = process.limit.snapshot().reserved;
+    assert_eq!(
+        reserved, 0,
+        "a future that was not polled has not called the layer"
+    );
+    drop(future);
+}
+
+/// Outside of a router the mean of all is reserved, until the label is known.
+#[tokio::test]
+async fn the_reservation_follows_the_label() {
+    let process = Process::new();
+    let layer = process.layer().build().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let service = layer.layer(service_fn({
+        let (limit, seen) = (process.limit.clone(), Arc::clone(&seen));
+        move |request: Request<Empty<Bytes>>| {
+            let before = limit.snapshot().reserved;
+            let scope = scope_of(&request);
+            let held = hold(request);
+            let (limit, seen) = (limit.clone(), Arc::clone(&seen));
+            async move {
+                let answer = held.await;
+                assert!(!scope.is_cancelled());
+                seen.lock()
+                    .unwrap()
+                    .push((before, limit.snapshot().reserved));
+                answer
+            }
+        }
+    }));
+    for path in ["/1024", "/1024", "/64", "/64", "/1024"] {
+        service.clone().oneshot(request(path)).await.unwrap();
+    }
+    let seen = seen.lock().unwrap();
+    let about = |bytes: u64, kib: u64| bytes.abs_diff(kib * KIB) < 4 * KIB;
+    assert_eq!(seen[0], (LIMIT / 64, LIMIT / 64));
+    assert!(about(seen[1].0, 1024) && about(seen[1].1, 1024), "{seen:?}");
+    assert!(
+        about(seen[3].0, (1024 + 1024 + 64) / 3) && about(seen[3].1, 64),
+        "{seen:?}"
+    );
+    process.is_empty();
+}
+
+/// Whichever way a request ends, nothing is left.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_however_a_request_ends() {
+    let process = Process::new();
+    let layer = process
+        .layer()
+        .timeout(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let handle = layer.handle();
+    type Stream = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
+    let full =
+        |bytes: &'static [u8]| -> Stream { Full::new(Bytes::from_static(bytes)).boxed_unsync() };
+    let service = layer.layer(service_fn(
+        move |request: Request<Empty<Bytes>>| async move {
+            let scope = scope_of(&request);
+            let held = vec![1_u8; 100_000];
+            let mut response = Response::new(full(b"text"));
+            match request.uri().path() {
+                "/error" => return Err("the service failed"),
+                "/panic" => panic!("the handler panics"),
+                "/late" => pending().await,
+                "/cancel" => scope.cancel(),
+                "/stream" => {
+                    let frames =
+                        futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+                    response = Response::new(StreamBody::new(frames).boxed_unsync());
+                }
+                "/task" => {
+                    // Outlives the request, and works for it.
+                    scope.spawn(async {
+                        let kept = vec![1_u8; 1 << 20];
+                        tokio::task::yield_now().await;
+                        drop(kept);
+                    });
+                }
+                "/forget" => {
+                    #[expect(clippy::mem_forget, reason = "what the test is about")]
+                    std::mem::forget(scope.clone());
+                }
+                "/relabel" => scope.set_route("/other"),
+                _ => {}
+            }
+            drop(held);
+            Ok(response)
+        },
+    ));
+    let send = |path: &'static str| {
+        let service = service.clone();
+        tokio::spawn(async move { service.oneshot(request(path)).await })
+    };
+    for path in [
+        "/", "/error", "/panic", "/late", "/cancel", "/task", "/forget", "/relabel",
+    ] {
+        if let Ok(Ok(response)) = send(path).await {
+            let _ = response.into_body().collect().await;
+        }
+        while handle.snapshot().in_flight > 0 {
+            tokio::task::yield_now().await;
+        }
+        process.is_empty();
+    }
+    // Dropped by the server: the future, and an unread body.
+    let waiting = send("/late");
+    tokio::task::yield_now().await;
+    assert!(process.limit.snapshot().reserved > 0);
+    waiting.abort();
+    let _ = waiting.await;
+    process.is_empty();
+    let stream = send("/stream").await.unwrap().unwrap();
+    assert!(process.limit.snapshot().reserved > 0, "the body is open");
+    drop(stream);
+    process.is_empty();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let gone = service.clone();
+    let limit = process.limit.clone();
+    let ended = move || {
+        runtime.block_on(async {
+            tokio::spawn(gone.oneshot(request("/late")));
+            tokio::task::yield_now().await;
+        });
+        assert!(limit.snapshot().reserved > 0);
+        drop(runtime);
+    };
+    tokio::task::spawn_blocking(ended).await.unwrap();
+    process.is_empty();
+    assert_eq!(handle.snapshot().limit.unwrap().admitted, 11);
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_problem_description_and_figures_are_for_those_who_may_see_them() {
+    let process = Process::new();
+    let layer = |expose| {
+        let layer = process.layer().expose(expose).build().unwrap();
+        let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| {
+            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+        }));
+        (layer.handle(), service)
+    };
+    let (handle, service) = layer(Expose::Never);
+    process.uses(LIMIT);
+    let response = service.clone().oneshot(request("/")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        response.headers()[header::CONTENT_TYPE],
+        "application/problem+json"
+    );
+    let seconds: u64 = response.headers()[header::RETRY_AFTER]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1..=75).contains(&seconds), "{seconds}");
+    let reason = response
+        .extensions()
+        .get::<tower_memory::cancel::CancelReason>()
+        .unwrap();
+    assert_eq!(*reason, Outcome::Shed);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let expected = serde_json::json!({
+        "type": "about:blank", "title": "Service Unavailable", "status": 503,
+        "detail": "the server is overloaded", "durability": "transient",
+    });
+    assert_eq!(body, expected);
+    let snapshot = handle.snapshot();
+    assert_eq!(snapshot.routes[0].outcomes.get(Outcome::Shed), 1);
+    assert_eq!(snapshot.in_flight, 0);
+
+    let (_, service) = layer(Expose::Always);
+    let response = service.clone().oneshot(request("/")).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&body["used"], &body["limit"], &body["asked"]),
+        (&LIMIT.into(), &LIMIT.into(), &(LIMIT / 64).into())
+    );
+
+    let call = Request::post("/").header("content-type", "application/grpc");
+    let response = service
+        .oneshot(call.body(Empty::new()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        (response.status(), &response.headers()["grpc-status"]),
+        (StatusCode::OK, &"14".parse().unwrap())
+    );
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn a_route_whose_smallest_request_is_larger_than_the_process_fails_for_good_and_others_run_alone()
+ {
+    let process = Process::with(|builder| builder.bytes(4 * MIB));
+    let service = |label: &str| {
+        let layer = process.layer().route(label).build().unwrap();
+        let service = layer.layer(service_fn(hold));
+        move |path: &'static str| service.clone().oneshot(request(path))
+    };
+    process.uses(MIB);
+    let (huge, large) = (service("/8192"), service("/large"));
+    assert_eq!(
+        huge("/8192").await.unwrap().status(),
+        200,
+        "nobody has seen it"
+    );
+    let response = huge("/8192").await.unwrap();
+    assert_eq!(response.status(), 500);
+    assert!(!response.headers().contains_key("retry-after"));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(
+        String::from_utf8_lossy(&body).contains("\"durability\":\"permanent\""),
+        "{body:?}"
+    );
+    assert_eq!(process.limit.snapshot().refused, [0, 0, 1]);
+    let _ = large("/16").await;
+    process.is_empty();
+
+    // Its mean is larger than the process, its smallest request is not.
+    let layer = process.layer().route("/r").build().unwrap();
+    let mixed = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
+        let kib: usize = request.uri().path()[1..].parse().unwrap();
+        let held = vec![1_u8; kib << 10];
+        async move {
+            tokio::task::yield_now().await;
+            drop(held);
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }
+    }));
+    for path in ["/16", "/9000", "/9000", "/16"] {
+        let status = mixed.clone().oneshot(request(path)).await.unwrap().status();
+        assert_eq!(status, 200, "admitted alone");
+    }
+    let first = tokio::spawn(mixed.clone().oneshot(request("/16")));
+    tokio::task::yield_now().await;
+    let second = mixed
+        .clone()
+        .oneshot(request("/16"))
+        .await
+        .unwrap()
+        .status();
+    first.await.unwrap().unwrap();
+    assert_eq!(second, 503, "not beside another one");
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn the_request_that_holds_the_most_is_cancelled_and_answered_before_the_head() {
+    let process = Process::new();
+    let layer = process.layer().route("/r").build().unwrap();
+    let handle = layer.handle();
+    let dropped = Arc::new(AtomicU64::new(0));
+    struct Guard(Arc<AtomicU64>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+    let service = layer.layer(service_fn({
+        let dropped = Arc::clone(&dropped);
+        move |request: Request<Empty<Bytes>>| {
+            let guard = Guard(Arc::clone(&dropped));
+            let mib: usize = request.uri().path()[1..].parse().unwrap();
+            async move {
+                let held = vec![1_u8; mib << 20];
+                pending::<()>().await;
+                drop((held, guard));
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        }
+    }));
+    let send = |path| tokio::spawn(service.clone().oneshot(request(path)));
+    let (small, large) = (send("/2"), send("/5"));
+    tokio::task::yield_now().await;
+    assert_eq!(process.limit.snapshot().stage, Stage::Normal);
+    process.uses(LIMIT + 1);
+    // Whoever looks: a request, or the housekeeping.
+    let _ = process.limit.pressure();
+    let response = large.await.unwrap().unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    assert_eq!(dropped.load(Relaxed), 1, "its handler");
+    let reason = response
+        .extensions()
+        .get::<tower_memory::cancel::CancelReason>()
+        .unwrap();
+    assert_eq!(*reason, Outcome::MemoryPressure);
+    drop(response);
+    process.uses(MIB);
+    let _ = process.limit.pressure();
+    assert!(!small.is_finished());
+    small.abort();
+    let _ = small.await;
+    let snapshot = handle.snapshot();
+    assert_eq!(snapshot.routes[0].outcomes.get(Outcome::MemoryPressure), 1);
+    assert_eq!(snapshot.limit.unwrap().cancelled, 1);
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn the_body_of_a_request_that_is_cancelled_after_its_head_fails() {
+    for grpc in [false, true] {
+        let process = Process::new();
+        let layer = process.layer().route("/r").build().unwrap();
+        let service = layer.layer(service_fn(move |_: Request<Empty<Bytes>>| async move {
+            let held = vec![1_u8; 5 << 20];
+            let frames = futures_util::stream::once(async move {
+                pending::<()>().await;
+                drop(held);
+                Ok::<_, Infallible>(Frame::data(Bytes::new()))
+            });
+            let mut response = Response::new(StreamBody::new(frames));
+            if grpc {
+                let kind = "application/grpc".parse().unwrap();
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            }
+            Ok::<_, Infallible>(response)
+        }));
+        let mut call = request("/");
+        if grpc {
+            call.headers_mut()
+                .insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
+            *call.method_mut() = http::Method::POST;
+        }
+        let response = service.oneshot(call).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let mut body = Box::pin(response.into_body());
+            body.frame().await
+        });
+        tokio::task::yield_now().await;
+        process.uses(LIMIT + 1);
+        let _ = process.limit.pressure();
+        let frame = reading.await.unwrap().unwrap();
+        if grpc {
+            let trailers = frame.unwrap().into_trailers().unwrap();
+            assert_eq!(trailers["grpc-status"], "14");
+        } else {
+            let error = frame.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "the request was cancelled to free memory"
+            );
+        }
+        process.is_empty();
+    }
+}
+
+#[tokio::test]
+async fn priorities_come_from_the_head_or_from_a_policy_around_the_layer() {
+    let process = Process::new();
+    let service = |layer: MemoryLayerBuilder| {
+        layer
+            .build()
+            .unwrap()
+            .layer(service_fn(|_: Request<Empty<Bytes>>| {
+                ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+            }))
+    };
+    let by_head = service(
+        process
+            .layer()
+            .priority_from(|request| match request.uri.path() {
+                "/livez" => Priority::Critical,
+                "/crawl" => Priority::Low,
+                "/panic" => std::panic::resume_unwind(Box::new("the function panics")),
+                _ => Priority::Normal,
+            }),
+    );
+    let status = |path| {
+        let service = by_head.clone();
+        async move {
+            service
+                .oneshot(request(path))
+                .await
+                .unwrap()
+                .status()
+                .as_u16()
+        }
+    };
+    process.uses(LIMIT / 100 * 80);
+    let paths = ["/livez", "/", "/panic", "/crawl"];
+    let mut statuses = Vec::new();
+    for used in [80, 92, 98] {
+        process.uses(LIMIT / 100 * used);
+        for path in paths {
+            statuses.push(status(path).await);
+        }
+    }
+    assert_eq!(
+        statuses,
+        [200, 200, 200, 503, 200, 503, 503, 503, 503, 503, 503, 503]
+    );
+
+    let critical = RoutePolicy::new()
+        .priority(Priority::Critical)
+        .layer(service(process.layer()));
+    process.uses(LIMIT / 100 * 50);
+    process.clock.advance(Duration::from_secs(2));
+    process.uses(LIMIT / 100 * 92);
+    assert_eq!(critical.oneshot(request("/")).await.unwrap().status(), 200);
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn a_response_function_is_used_and_may_panic() {
+    let process = Process::new();
+    let layer = process
+        .layer()
+        .limit_response(|exceeded: &LimitContext<'_>| {
+            assert_eq!(exceeded.limit(), Some(LIMIT));
+            if exceeded.scope().route() == "/panic" {
+                std::panic::resume_unwind(Box::new("the function panics"));
+            }
+            exceeded.problem(StatusCode::TOO_MANY_REQUESTS)
+        });
+    process.uses(LIMIT);
+    for (route, status) in [("/r", 429), ("/panic", 503)] {
+        let service = layer
+            .clone()
+            .route(route)
+            .build()
+            .unwrap()
+            .layer(service_fn(hold));
+        let response = service.oneshot(request("/1")).await.unwrap();
+        assert_eq!(response.status(), status);
+        assert!(response.headers().contains_key("retry-after"));
+    }
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn what_an_open_request_sends_is_part_of_it() {
+    let process = Process::new();
+    let layer = process.layer().route("/r").build().unwrap();
+    let inner = layer.layer(service_fn(hold));
+    let outer = layer.layer(service_fn({
+        let used = Arc::clone(&process.used);
+        let clock = process.clock.clone();
+        move |_: Request<Empty<Bytes>>| {
+            let inner = inner.clone();
+            used.store(LIMIT, Relaxed);
+            clock.advance(Duration::from_millis(10));
+            async move {
+                let status = inner.oneshot(request("/16")).await?.status();
+                assert_eq!(status, 200, "admitted with its parent");
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        }
+    }));
+    assert_eq!(outer.oneshot(request("/")).await.unwrap().status(), 200);
+    assert_eq!(process.limit.snapshot().admitted, 1);
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn a_pool_gives_back_what_waits_stage_by_stage() {
+    let process = Process::new();
+    let pool = ArenaPool::builder().clock(&process.clock).build().unwrap();
+    let layer = process.layer().pool(pool.clone()).build().unwrap();
+    let waits = || pool.stats().pooled_bytes;
+    let fill = || {
+        drop(
+            (0..20)
+                .map(|_| {
+                    let arena = pool.rent_with_capacity(100_000);
+                    arena.alloc(1_u8);
+                    arena
+                })
+                .collect::<Vec<_>>(),
+        );
+    };
+    fill();
+    let filled = waits();
+    assert!(filled >= 2_000_000, "{filled}");
+    process.uses(LIMIT / 100 * 75);
+    let _ = process.limit.pressure();
+    process.clock.advance(Duration::from_millis(10));
+    assert_eq!(
+        waits(),
+        filled,
+        "a generation has not waited for a whole interval"
+    );
+    process.used.store(LIMIT / 100 * 76, Relaxed);
+    process.clock.advance(Duration::from_secs(1));
+    assert!(waits() < 200_000, "{} wait", waits());
+    fill();
+    process.uses(LIMIT / 100 * 85);
+    let _ = process.limit.pressure();
+    process.clock.advance(Duration::from_millis(10));
+    assert!(waits() < 200_000, "{} wait", waits());
+    fill();
+    assert!(waits() < 400_000, "and nothing is kept: {} wait", waits());
+    process.uses(MIB);
+    process.clock.advance(Duration::from_secs(2));
+    fill();
+    assert!(waits() >= filled, "{} wait again", waits());
+    drop(layer);
+}
+
+#[test]
+fn a_container_that_is_resized_has_another_limit_after_ten_seconds() {
+    let root = std::env::temp_dir().join(format!("tower-memory-resized-{}", std::process::id()));
+    let write = |path: &str, text: &str| {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("proc/self/cgroup", "0::/a\n");
+    write("sys/fs/cgroup/a/memory.max", "1000000000\n");
+    let clock = ManualClock::new();
+    let limit = ProcessLimit::builder()
+        .root(&root)
+        .clock(&clock)
+        .build()
+        .unwrap();
+    let snapshot = limit.snapshot();
+    assert_eq!(
+        (snapshot.limit, snapshot.limit_source),
+        (900_000_000, "cgroup v2")
+    );
+    // While a request is open.
+    let layer = MemoryLayer::builder()
+        .process_limit(&limit)
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| pending::<Answer>()));
+    let mut open = tokio_test_task(service.oneshot(request("/")));
+    assert!(open.poll());
+    write("sys/fs/cgroup/a/memory.max", "500000000\n");
+    clock.advance(Duration::from_secs(12));
+    assert_eq!(limit.snapshot().limit, 450_000_000);
+    // Below what is used: it refuses, and does not panic.
+    write("sys/fs/cgroup/a/memory.max", "1\n");
+    clock.advance(Duration::from_secs(12));
+    assert_eq!(limit.pressure().stage, Stage::Cancel);
+    std::fs::remove_dir_all(&root).unwrap();
+    clock.advance(Duration::from_secs(12));
+    assert_eq!(limit.snapshot().limit, 0, "the last one that was found");
+    drop(open);
+    clock.advance(Duration::from_secs(3));
+}
+
+/// A future that is polled by hand.
+struct Polled<F>(std::pin::Pin<Box<F>>);
+
+fn tokio_test_task<F: Future>(future: F) -> Polled<F> {
+    Polled(Box::pin(future))
+}
+
+impl<F: Future> Polled<F> {
+    /// Whether it is pending.
+    fn poll(&mut self) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        self.0.as_mut().poll(&mut context).is_pending()
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_errors() {
+    let text = |builder: ProcessLimitBuilder| builder.build().unwrap_err().to_string();
+    let builder = ProcessLimit::builder;
+    assert_eq!(
+        text(builder().bytes(0)),
+        "process limit of 0 bytes is below the minimum of 1048576"
+    );
+    let kept = vec![1_u8; 3 << 20];
+    let error = builder().bytes(2 * MIB).build().unwrap_err();
+    assert!(
+        matches!(error, ConfigError::LimitBelowUse { asked: 2_097_152, used, .. } if used > 3_000_000)
+    );
+    drop(kept);
+    let stages = |trim, refuse, cancel| {
+        let stages = Stages {
+            trim,
+            refuse,
+            cancel,
+            ..Stages::default()
+        };
+        builder().bytes(LIMIT).stages(stages).build()
+    };
+    for (trim, refuse, cancel) in [
+        (0.0, 0.97, 1.0),
+        (-0.1, 0.97, 1.0),
+        (0.85, 0.97, 1.0),
+        (f64::NAN, 0.97, 1.0),
+        (0.7, 0.97, f64::NAN),
+        (0.7, 0.97, 1.01),
+        (0.7, 1.0, 1.0),
+        (0.7, 0.9, 1.0),
+    ] {
+        let error = stages(trim, refuse, cancel).unwrap_err();
+        assert_eq!(
+            error,
+            ConfigError::StagesNotRising,
+            "{trim} {refuse} {cancel}"
+        );
+    }
+    stages(0.5, 0.95, 0.99).unwrap();
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        text(builder().bytes(LIMIT).retry_after(2 * second, second)),
+        "retry_after has a minimum of 2s above its maximum of 1s"
+    );
+    let error = text(builder().root("/nonexistent"));
+    assert!(
+        error.ends_with("cgroup v2, cgroup v1, RLIMIT_DATA, RLIMIT_AS, machine"),
+        "{error}"
+    );
+    let limit = builder().bytes(LIMIT).build().unwrap();
+    assert!(limit.set_bytes(MIB - 1).is_err());
+    limit.set_bytes(MIB).unwrap();
+    assert_eq!(limit.snapshot().limit_source, "set");
+}
+
+#[test]
+fn the_environment_sets_the_mode() {
+    const INSIDE: &str = "TOWER_MEMORY_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        let limit = ProcessLimit::builder()
+            .bytes(1 << 30)
+            .mode(LimitMode::Warn)
+            .build()
+            .unwrap();
+        println!("mode: {}", limit.mode().as_str());
+        return;
+    }
+    for (word, mode) in [
+        ("off", "off"),
+        ("Observe", "observe"),
+        ("enforce", "enforce"),
+        ("on", "warn"),
+        ("", "warn"),
+    ] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_environment_sets_the_mode", "--nocapture"])
+            .env(INSIDE, "1")
+            .env("TOWER_MEMORY_LIMIT", word)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            text.contains(&format!("mode: {mode}\n")),
+            "{word:?}: {text}"
+        );
+    }
+}
+
+#[test]
+fn the_heap_with_what_is_beside_it_is_what_is_used() {
+    let limit = ProcessLimit::builder().bytes(1 << 30).build().unwrap();
+    let before = limit.snapshot();
+    assert_eq!(before.source, Some("heap"));
+    let kept = vec![1_u8; 32 << 20];
+    std::thread::sleep(Duration::from_millis(6));
+    let after = limit.snapshot();
+    let grown = after.used.unwrap().saturating_sub(before.used.unwrap());
+    assert!(grown.abs_diff(32 * MIB) < 4 * MIB, "{grown}");
+    assert_eq!(after.base, after.used, "no request is open");
+    drop(kept);
+}
