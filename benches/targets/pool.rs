@@ -348,7 +348,32 @@ fn second() -> Contest {
                 Side::single("second pool", || fill_ours(&mut second.rent(), 10)),
                 Side::single("first pool", || fill_ours(&mut first.rent(), 10)),
             ]);
-            report.compare(row, &second, &first, Target::None);
+            report.compare(row, &second, &first, Target::Below(1.1));
+        },
+    )
+}
+
+/// A pool of a thread that has used others before: one that has closed, and three that have not. So a row
+/// does not depend on the rows before it.
+fn after_others() -> Contest {
+    Contest::new(
+        ["pool/rent_10x40B_recycle/after_others/Mutex_Vec_Bump".to_owned()],
+        |report: &mut Report, [row]| {
+            let [closed, open @ ..]: [ArenaPool; 4] = std::array::from_fn(|_| ArenaPool::new());
+            for other in open.iter().chain([&closed]) {
+                drop(other.rent());
+            }
+            drop(closed);
+            let (pool, std) = (ArenaPool::new(), StdMutex::default());
+            let [ours, std] = measure([
+                Side::single("ArenaPool", || fill_ours(&mut pool.rent(), 10)),
+                Side::single("Mutex<Vec<Bump>>", || {
+                    let bump = std.take();
+                    fill(&bump, 10);
+                    std.give(bump);
+                }),
+            ]);
+            report.compare(row, &ours, &std, Target::Below(1.0));
         },
     )
 }
@@ -377,6 +402,7 @@ pub(crate) fn add(contests: &mut Vec<Contest>) {
         recycled(1, 1),
         recycled(1, 2),
         second(),
+        after_others(),
         unused(),
     ]);
 }

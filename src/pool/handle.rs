@@ -84,6 +84,11 @@ impl ArenaPool {
         }
     }
 
+    #[cfg(all(test, not(tower_memory_loom)))]
+    pub(super) fn state(&self) -> &Arc<PoolState> {
+        &self.handle.state
+    }
+
     /// Rents an arena: a waiting one, or a new one of the pool's initial size.
     #[must_use]
     #[inline]

@@ -1,6 +1,6 @@
 //! The calling thread's part of each pool it uses.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 
 use super::{
     kind::Kind,
@@ -9,24 +9,49 @@ use super::{
 };
 use crate::sync::Arc;
 
-/// Pools that a thread has caches of beside its first. One more, and it leaves the oldest.
-const POOLS: usize = 4;
+/// Pools that a thread has caches of. One more, and it leaves the oldest.
+const POOLS: usize = 5;
 
 thread_local! {
     static LOCALS: Locals = const {
         Locals {
-            first: OnceCell::new(),
-            others: RefCell::new([const { None }; POOLS]),
+            parts: [const { Part::new() }; POOLS],
+            next: Cell::new(0),
         }
     };
 }
 
 struct Locals {
-    /// The first pool the thread used. It never changes, so looking it up is cheap. Most programs
-    /// have one pool.
-    first: OnceCell<Local>,
-    /// Newest first.
-    others: RefCell<[Option<Local>; POOLS]>,
+    /// Found by the same few comparisons, so it does not matter which pool the thread used first.
+    parts: [Part; POOLS],
+    /// Counts the parts that were filled, so that the oldest is left first.
+    next: Cell<usize>,
+}
+
+struct Part {
+    /// Where the pool lies; zero if there is none.
+    pool: Cell<usize>,
+    /// Borrowed while it is used.
+    local: RefCell<Option<Local>>,
+}
+
+impl Part {
+    const fn new() -> Self {
+        Self {
+            pool: Cell::new(0),
+            local: RefCell::new(None),
+        }
+    }
+
+    /// Exchanges what is not in use. The former one must be dropped outside of all borrows, since that may
+    /// free a pool.
+    fn replace(&self, local: &mut Option<Local>) {
+        if let Ok(mut here) = self.local.try_borrow_mut() {
+            let pool = local.as_ref().map_or(0, Local::address);
+            std::mem::swap(&mut *here, local);
+            self.pool.set(pool);
+        }
+    }
 }
 
 /// The calling thread's part of one pool, returned when the thread ends.
@@ -54,9 +79,8 @@ impl Local {
         self.pool.seems_closed()
     }
 
-    #[inline]
-    fn is_of(&self, pool: usize) -> bool {
-        Arc::as_ptr(&self.pool).addr() == pool
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.pool).addr()
     }
 }
 
@@ -88,89 +112,125 @@ pub(super) fn leave(pool: &PoolState, cache: &ThreadCache) {
     }
 }
 
-/// Calls `f` with the calling thread's part of the pool at this address, if that is the first pool
-/// the thread used.
+/// Calls `f` with the calling thread's part of the pool at this address, if it has one.
 ///
 /// The thread keeps the pool alive, so no other pool can have its address.
 #[inline]
-pub(super) fn with_first<R>(pool: usize, f: impl FnOnce(&Local) -> Option<R>) -> Option<R> {
+pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Local) -> R) -> Option<R> {
     LOCALS
-        .try_with(|locals| match locals.first.get() {
-            Some(first) if first.is_of(pool) => f(first),
-            _ => None,
+        .try_with(|locals| {
+            let part = locals.parts.iter().find(|part| part.pool.get() == pool)?;
+            let local = part.local.try_borrow().ok()?;
+            local.as_ref().map(f)
         })
         .ok()
         .flatten()
 }
 
-/// As [`with_first`], for any pool. The thread gets a cache of it if it has none.
+/// As [`with`]. The thread gets a part of the pool if it has none.
 ///
 /// `None` if all caches are owned, or if the thread's locals are already destroyed.
 pub(super) fn with_any<R>(pool: &Arc<PoolState>, f: impl FnOnce(&Local) -> R) -> Option<R> {
     let at = Arc::as_ptr(pool).addr();
-    leave_closed();
     let mut f = Some(f);
     let mut call = |local: &Local| f.take().map(|f| f(local));
     if let Some(done) = with(at, &mut call) {
         return done;
     }
+    leave_closed();
     enter(pool);
     with(at, call).flatten()
 }
 
-/// As [`with_first`], for any pool that the thread has a cache of.
-pub(super) fn with<R>(pool: usize, f: impl FnOnce(&Local) -> R) -> Option<R> {
-    LOCALS
-        .try_with(|locals| {
-            match locals.first.get() {
-                Some(first) if first.is_of(pool) => return Some(f(first)),
-                _ => {}
-            }
-            let others = locals.others.try_borrow().ok()?;
-            let mut others = others.iter().flatten();
-            others.find(|local| local.is_of(pool)).map(f)
-        })
-        .ok()
-        .flatten()
-}
-
-/// Gives the calling thread a cache of `pool`.
+/// Gives the calling thread a part of `pool`.
 #[cold]
 #[inline(never)]
 fn enter(pool: &Arc<PoolState>) {
-    // Dropped at the end, outside of the borrow: that may free a pool.
-    let mut left = None;
+    let mut new = Local::new(pool);
+    if new.is_none() {
+        return;
+    }
     let _ = LOCALS.try_with(|locals| {
-        if locals.first.get().is_none() {
-            return locals.first.set(Local::new(pool)?).ok();
+        let empty = locals.parts.iter().find(|part| part.pool.get() == 0);
+        let next = locals.next.get();
+        locals.next.set((next + 1) % POOLS);
+        if let Some(part) = empty.or_else(|| locals.parts.get(next)) {
+            part.replace(&mut new);
         }
-        let others = &mut *locals.others.try_borrow_mut().ok()?;
-        let new = Local::new(pool)?;
-        let empty = others.iter().position(Option::is_none);
-        let index = empty.unwrap_or(POOLS - 1);
-        left = others[index].replace(new);
-        others[..=index].rotate_right(1);
-        Some(())
     });
 }
 
-/// Makes the calling thread leave pools that have closed. It stays in its first pool, and frees the
-/// hot arena and block of that.
+/// Makes the calling thread leave pools that have closed, except for one that it uses.
+#[cold]
+#[inline(never)]
 pub(super) fn leave_closed() {
-    // Dropped at the end, outside of the borrow: that may free a pool.
-    let mut left: [Option<Local>; POOLS] = [const { None }; POOLS];
     let _ = LOCALS.try_with(|locals| {
-        if let Some(first) = locals.first.get().filter(|local| local.has_closed()) {
-            let (arena, block) = (first.hot.arena.take(), first.hot.block.take());
-            drop(arena.map(|arena| first.pool.evict(None, arena)));
-            drop(block.map(|block| first.pool.evict(None, block)));
-        }
-        let others = &mut *locals.others.try_borrow_mut().ok()?;
-        for (other, left) in others.iter_mut().zip(&mut left) {
-            if other.as_ref().is_some_and(Local::has_closed) {
-                *left = other.take();
+        for part in &locals.parts {
+            let closed = match part.local.try_borrow() {
+                Ok(local) => local.as_ref().is_some_and(Local::has_closed),
+                Err(_) => false,
+            };
+            let mut left = None;
+            if closed {
+                part.replace(&mut left);
             }
         }
-        Some(())
     });
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use crate::ArenaPool;
+
+    use super::*;
+
+    fn parts() -> Vec<usize> {
+        LOCALS.with(|locals| {
+            let pools = locals.parts.iter().map(|part| part.pool.get());
+            pools.filter(|pool| *pool != 0).collect()
+        })
+    }
+
+    fn address(pool: &ArenaPool) -> usize {
+        Arc::as_ptr(pool.state()).addr()
+    }
+
+    #[test]
+    fn a_thread_leaves_its_oldest_pool_for_a_sixth_one() {
+        let pools: [ArenaPool; POOLS + 2] = std::array::from_fn(|_| ArenaPool::new());
+        for (used, pool) in pools.iter().enumerate() {
+            drop(pool.rent());
+            drop(pool.rent());
+            let newest = &pools[(used + 1).saturating_sub(POOLS)..=used];
+            let (mut parts, mut expected) =
+                (parts(), newest.iter().map(address).collect::<Vec<_>>());
+            parts.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(parts, expected);
+        }
+    }
+
+    #[test]
+    fn a_thread_leaves_pools_that_have_closed_even_its_first() {
+        let (first, second) = (ArenaPool::new(), ArenaPool::new());
+        drop((first.rent(), second.rent()));
+        assert_eq!(parts(), [address(&first), address(&second)]);
+        let waiting = Arc::downgrade(first.state());
+        drop(first);
+        let third = ArenaPool::new();
+        drop(third.rent());
+        assert_eq!(parts(), [address(&third), address(&second)]);
+        assert!(waiting.upgrade().is_none(), "nothing keeps the pool");
+    }
+
+    #[test]
+    fn a_thread_that_uses_one_pool_only_leaves_others_that_have_closed_in_time() {
+        let (closed, pool) = (ArenaPool::new(), ArenaPool::new());
+        drop((closed.rent(), pool.rent()));
+        drop(closed);
+        for _ in 0..257 {
+            drop(pool.rent());
+        }
+        assert_eq!(parts(), [address(&pool)]);
+    }
 }

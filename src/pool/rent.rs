@@ -29,8 +29,8 @@ impl PoolState {
     #[inline]
     pub(super) fn rent(self: &Arc<Self>, wanted: Wanted) -> IdleArena {
         let pool = Arc::as_ptr(self).addr();
-        let rented = local::with_first(pool, |local| {
-            Some(self.rent_with(wanted, Some(local), Some(&local.cache)))
+        let rented = local::with(pool, |local| {
+            self.rent_with(wanted, Some(local), Some(&local.cache))
         });
         match rented {
             Some(arena) => arena,
@@ -38,7 +38,7 @@ impl PoolState {
         }
     }
 
-    /// As [`rent`](Self::rent), on a thread whose first pool is another one.
+    /// As [`rent`](Self::rent), on a thread that has no part of the pool.
     #[cold]
     #[inline(never)]
     fn rent_any(self: &Arc<Self>, wanted: Wanted) -> IdleArena {

@@ -33,11 +33,11 @@ const _: () = assert!(MAX_HOT == 64 << 10);
 impl Recycler for PoolState {
     fn recycle(arena: IdleArena, pool: usize) {
         let mut arena = Some(arena);
-        let kept = local::with_first(pool, |local| {
+        let kept = local::with(pool, |local| {
             local.pool.arena_came_back(arena.as_mut()?);
             local.pool.keep_hot(local, &mut arena)
         });
-        if kept.is_none() {
+        if kept.flatten().is_none() {
             recycle_cold(arena, pool);
         }
     }
@@ -70,9 +70,10 @@ impl Recycler for PoolState {
 impl BlockPool for PoolState {
     #[inline]
     fn take_block(bytes: usize, pool: usize) -> Option<IdleBlock> {
-        local::with_first(pool, |local| {
+        local::with(pool, |local| {
             local.pool.block(bytes, Some(local), Some(&local.cache))
         })
+        .flatten()
     }
 
     #[cold]
@@ -85,7 +86,7 @@ impl BlockPool for PoolState {
 
     fn recycle_block(block: IdleBlock, pool: usize) {
         let mut block = Some(block);
-        let kept = local::with_first(pool, |local| {
+        let kept = local::with(pool, |local| {
             local.pool.block_came_back(block.as_mut()?);
             if local.pool.keep_hot(local, &mut block).is_some() {
                 return Some(None);
@@ -93,7 +94,7 @@ impl BlockPool for PoolState {
             let block = block.take()?;
             Some(local.pool.return_block(block, Some(&local.cache)))
         });
-        match kept {
+        match kept.flatten() {
             // Freed outside of the pool's own code: with the block, the pool may go.
             Some(refused) => drop(refused),
             None => {
@@ -124,9 +125,9 @@ impl BlockPool for PoolState {
 #[cold]
 #[inline(never)]
 fn recycle_cold(mut arena: Option<IdleArena>, pool: usize) {
-    let refused = local::with_first(pool, |local| {
+    let refused = local::with(pool, |local| {
         let arena = arena.take()?;
-        Some(local.pool.return_cached(arena, Some(&local.cache)))
+        local.pool.return_cached(arena, Some(&local.cache))
     });
     // Freed outside of the pool's own code: with the arena, the pool may go.
     drop(refused.flatten());

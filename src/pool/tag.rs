@@ -8,7 +8,6 @@ const CLASS: Field = Field::first(5);
 const EPOCH: Field = CLASS.then(2);
 
 const _: () = assert!(CLASSES as u64 - 1 <= CLASS.max());
-const _: () = assert!(1 << EPOCH.end() <= Slot::<IdleArena>::TAGS as u32);
 
 /// What any thread may read of a waiting item without owning it: its size class, and the epoch in
 /// which it was returned.
@@ -21,6 +20,7 @@ impl Tag {
     /// `epoch` counts without end; its last two bits are kept.
     #[inline]
     pub(super) const fn new(class: usize, epoch: usize) -> Self {
+        const { assert!(1 << EPOCH.end() <= Slot::<IdleArena>::TAGS as u32) };
         Self {
             bits: (CLASS.pack(class as u64) | EPOCH.pack(epoch as u64)) as u8,
         }
