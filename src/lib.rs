@@ -103,6 +103,8 @@ pub mod arena;
 pub mod cancel;
 mod deadline;
 pub mod housekeeping;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod limit;
 pub mod pool;
 mod route;

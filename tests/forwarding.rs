@@ -385,7 +385,7 @@ fn an_infallible_method_panics_with_the_numbers() {
 #[cfg(feature = "json")]
 #[test]
 fn json_that_finds_no_memory_is_an_error_and_not_a_panic() {
-    use tower_memory::arena::JsonError;
+    use tower_memory::json::SerializeError;
 
     let arena = Arena::new();
     let long = "x".repeat(ASKED);
@@ -393,7 +393,7 @@ fn json_that_finds_no_memory_is_an_error_and_not_a_panic() {
     assert_eq!(error.written(), 1, "the opening quote");
     let response: http::Response<bytes::Bytes> = refusing_chunks(|| arena.json(&long));
     assert_eq!(response.status(), 500);
-    let error = response.extensions().get::<JsonError>().unwrap();
+    let error = response.extensions().get::<SerializeError>().unwrap();
     let source = std::error::Error::source(error).unwrap().to_string();
     assert!(source.contains("of 5001 bytes failed"), "{source}");
 }

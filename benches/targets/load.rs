@@ -41,7 +41,7 @@ const CLIENTS: u64 = 8;
 const REQUEST: &[u8] = b"GET /items HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 /// The items without the formatting machinery: what `strconv.AppendInt` does in Go.
-fn put_items(body: &mut impl BufMut) {
+pub(crate) fn put_items(body: &mut impl BufMut) {
     let mut digits = itoa::Buffer::new();
     let mut before: &[u8] = b"[\"item-";
     for i in 0..ITEMS {

@@ -25,6 +25,7 @@ mod load;
 mod machine;
 mod map;
 mod memory;
+mod natural;
 mod poll;
 mod pool;
 mod run;
@@ -42,6 +43,7 @@ fn main() {
         &[
             layer::add,
             load::add,
+            natural::add,
             arena::add,
             text::add,
             map::add,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     error::{ArenaError, NoDropGlue, or_panic},
+    parts::Parts,
     raw::{Allocate, ArenaString, ArenaVec, Cursor, CursorString, CursorVec},
 };
 
@@ -76,6 +77,24 @@ impl<'a> Cursor<'a> {
         }
         let mut text = self.string();
         text.write_fmt(args)?;
+        Ok(text.into_str())
+    }
+
+    /// Joins `parts` to one text in the arena, as [`Arena::alloc_concat`](super::Arena::alloc_concat).
+    #[inline]
+    pub fn alloc_concat(&mut self, parts: impl Parts) -> &'a mut str {
+        or_panic!(self.try_alloc_concat(parts))
+    }
+
+    /// As [`alloc_concat`](Self::alloc_concat), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the allocator has no memory.
+    #[inline]
+    pub fn try_alloc_concat(&mut self, parts: impl Parts) -> Result<&'a mut str, ArenaError> {
+        let mut text = self.string();
+        parts.write_parts(&mut text)?;
         Ok(text.into_str())
     }
 

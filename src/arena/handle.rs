@@ -3,6 +3,7 @@ use std::fmt;
 use super::{
     error::{ArenaError, NoDropGlue, or_panic},
     format,
+    parts::{self, Parts},
     raw::{
         Allocate, Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, FIRST_STEP,
         FormatBuffer, IdleArena,
@@ -102,6 +103,36 @@ impl Arena {
         let mut text = FormatBuffer::new(self);
         format::write(args, |part| text.push_str(part))?;
         text.into_str()
+    }
+
+    /// Joins `parts` to one text in the arena.
+    ///
+    /// For texts of strings and integers this takes about half the time of
+    /// [`alloc_fmt`](Self::alloc_fmt), which goes through `core::fmt`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let arena = tower_memory::Arena::new();
+    /// assert_eq!(arena.alloc_concat(("item-", 7)), "item-7");
+    /// ```
+    #[inline]
+    pub fn alloc_concat(&self, parts: impl Parts) -> &mut str {
+        or_panic!(self.try_alloc_concat(parts))
+    }
+
+    /// As [`alloc_concat`](Self::alloc_concat), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the allocator has no memory.
+    #[inline]
+    pub fn try_alloc_concat(&self, parts: impl Parts) -> Result<&mut str, ArenaError> {
+        // To measure the parts takes less time than to put them together on the stack and copy them.
+        let bytes = ArenaVec::with_capacity(self, parts::len(&parts))?;
+        let mut text = ArenaString::in_place_of(bytes);
+        parts.write_parts(&mut text)?;
+        Ok(text.into_str())
     }
 
     /// Copies `values` into the arena.

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | a value, a string or a slice for the length of a borrow | [`Arena::alloc`], [`Arena::alloc_str`], [`Arena::alloc_fmt`], ... |
 //! | many small values in a loop | a [`Cursor`]: it allocates without atomic operations |
+//! | a text of a few parts, without the cost of `format_args!` | [`Arena::alloc_concat`] |
 //! | a growing list or text | [`ArenaVec`], [`ArenaString`]; in a cursor [`CursorVec`], [`CursorString`] |
 //! | a value that must be dropped | [`ArenaBox`], or an [`ArenaVec`] |
 //! | bytes for a response body | [`ArenaBuf`], frozen into [`Bytes`](bytes::Bytes) without a copy |
@@ -23,16 +24,14 @@ mod cursor;
 mod error;
 mod format;
 mod handle;
-#[cfg(feature = "json")]
-mod json;
+mod parts;
 mod raw;
 pub(crate) mod steps;
 mod string;
 mod vec;
 
 pub use self::error::{ArenaError, ArenaErrorKind};
-#[cfg(feature = "json")]
-pub use self::json::JsonError;
+pub use self::parts::Parts;
 pub use self::raw::{
     Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, CursorString, CursorVec,
 };
@@ -42,3 +41,5 @@ pub use self::raw::{Drain, IntoIter, OwnedRegion, Segment, Storage};
 pub(crate) use self::raw::{
     BlockPool, Buffers, IdleArena, IdleBlock, PoolHint, Pooled, Recycler, RentedFor, Retain, Slot,
 };
+#[cfg(feature = "json")]
+pub(crate) use self::{parts::WriteParts, raw::StackText};

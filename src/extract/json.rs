@@ -1,7 +1,16 @@
-use axum::response::{IntoResponse, Response};
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::{arena::Arena, scope::RequestScope};
+use crate::{
+    arena::Arena,
+    json::{DeserializeError, List},
+    scope::RequestScope,
+    wire::{json_response, problem},
+};
 
 /// A JSON response, serialized into the arena of the current request.
 ///
@@ -47,5 +56,24 @@ impl<T: Serialize> IntoResponse for ArenaJson<T> {
             Some(scope) => scope.arena().json(&self.0),
             None => Arena::new().json(&self.0),
         }
+    }
+}
+
+/// A `200` response with the list as its body, without a copy.
+impl IntoResponse for List {
+    fn into_response(self) -> Response {
+        json_response(self.freeze())
+    }
+}
+
+/// Responds with [`DeserializeError::status`] and a problem description
+/// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with the error's text.
+impl IntoResponse for DeserializeError {
+    fn into_response(self) -> Response {
+        // The text can quote the body, so it is escaped, and the quotes around it left out.
+        let json = Value::from(self.to_string()).to_string();
+        problem(self.status(), &json[1..json.len() - 1])
+            .map(Body::from)
+            .into_response()
     }
 }

@@ -8,11 +8,13 @@
 mod buffer;
 #[cfg(feature = "json")]
 mod json;
+#[cfg(feature = "json")]
+mod json_body;
 mod label;
 mod rejection;
 mod scope;
 
-#[cfg(feature = "json")]
-pub use self::json::ArenaJson;
 pub use self::label::{RouteLabelLayer, RouteLabelService};
 pub use self::rejection::MissingMemoryLayer;
+#[cfg(feature = "json")]
+pub use self::{json::ArenaJson, json_body::JsonBody};

@@ -7,7 +7,7 @@ use super::rejection::MissingMemoryLayer;
 use crate::{arena::Arena, scope::RequestScope, wire::matched_path};
 
 /// Returns the request's scope. If the layer is around the router, this also sets the route label.
-fn scope(parts: &Parts) -> Option<RequestScope> {
+pub(super) fn scope(parts: &Parts) -> Option<RequestScope> {
     let scope = parts.extensions.get::<RequestScope>()?;
     if let Some(path) = matched_path(&parts.extensions) {
         scope.set_matched_path(path);

@@ -1,8 +1,17 @@
-use std::{convert::Infallible, error::Error, fmt, future::poll_fn, pin::pin};
+use std::{
+    convert::Infallible,
+    error::Error,
+    fmt,
+    future::poll_fn,
+    mem,
+    pin::{Pin, pin},
+};
 
+#[cfg(all(feature = "axum", feature = "json"))]
+use bytes::Bytes;
 use bytes::{Buf, BufMut};
 use http::StatusCode;
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use crate::arena::{Arena, ArenaBuf, ArenaError};
 
@@ -55,32 +64,104 @@ impl Arena {
         body: B,
         limit: usize,
     ) -> Result<ArenaBuf, CollectError<B::Error>> {
-        let mut body = pin!(body);
-        let mut read = self.buf();
-        let mut announced = body.size_hint().lower();
+        let body = pin!(body);
+        Collector::new(self, body.size_hint().lower(), limit)?
+            .read_to_end(body)
+            .await
+    }
+}
+
+/// The data of a body's next frame that has some.
+async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Option<Result<B::Data, B::Error>> {
+    loop {
+        let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await?;
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) if data.has_remaining() => return Some(Ok(data)),
+            Ok(_) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+/// What has come of a body, in a buffer that takes memory as far as the announced length is believed.
+struct Collector {
+    read: ArenaBuf,
+    announced: u64,
+    limit: usize,
+}
+
+impl Collector {
+    fn new<E>(arena: &Arena, announced: u64, limit: usize) -> Result<Self, CollectError<E>> {
+        let mut read = arena.buf();
         let in_advance = announced.min(MAX_IN_ADVANCE) as usize;
         fits(announced, limit)
             .and_then(|()| read.try_reserve(in_advance).map_err(Cause::Arena))
             .map_err(|cause| CollectError::new(cause, 0))?;
-        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            let received = read.len();
-            let frame = frame.map_err(|error| CollectError::new(Cause::Body(error), received))?;
-            let Ok(mut data) = frame.into_data() else {
-                continue;
-            };
-            let after = received.saturating_add(data.remaining()) as u64;
-            let mut needed = data.remaining();
-            if after >= announced / BELIEVED_AFTER {
-                // `fits` has checked that it is a `usize`.
-                let announced = std::mem::take(&mut announced) as usize;
-                needed = needed.max(announced.saturating_sub(received));
-            }
-            fits(after, limit)
-                .and_then(|()| read.try_reserve(needed).map_err(Cause::Arena))
-                .map_err(|cause| CollectError::new(cause, received))?;
-            read.put(&mut data);
+        Ok(Self {
+            read,
+            announced,
+            limit,
+        })
+    }
+
+    fn push<E>(&mut self, mut data: impl Buf) -> Result<(), CollectError<E>> {
+        let received = self.read.len();
+        let after = received.saturating_add(data.remaining()) as u64;
+        let mut needed = data.remaining();
+        if after >= self.announced / BELIEVED_AFTER {
+            // `fits` has checked that it is a `usize`.
+            let announced = mem::take(&mut self.announced) as usize;
+            needed = needed.max(announced.saturating_sub(received));
         }
-        Ok(read)
+        fits(after, self.limit)
+            .and_then(|()| self.read.try_reserve(needed).map_err(Cause::Arena))
+            .map_err(|cause| CollectError::new(cause, received))?;
+        self.read.put(&mut data);
+        Ok(())
+    }
+
+    async fn read_to_end<B: Body>(
+        mut self,
+        mut body: Pin<&mut B>,
+    ) -> Result<ArenaBuf, CollectError<B::Error>> {
+        while let Some(data) = next_data(body.as_mut()).await {
+            let received = self.read.len();
+            self.push(data.map_err(|error| CollectError::new(Cause::Body(error), received))?)?;
+        }
+        Ok(self.read)
+    }
+}
+
+/// A whole body: as it came if that was in one frame, and in the arena otherwise.
+#[cfg(all(feature = "axum", feature = "json"))]
+#[derive(Debug)]
+pub(crate) enum Whole {
+    Frame(Bytes),
+    Buffer(ArenaBuf),
+}
+
+#[cfg(all(feature = "axum", feature = "json"))]
+impl Whole {
+    /// Reads a body that limits its length by itself.
+    pub(crate) async fn read<B>(arena: &Arena, body: B) -> Result<Self, CollectError<B::Error>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let mut body = pin!(body);
+        let announced = body.size_hint().lower();
+        let failed = |received| move |error| CollectError::new(Cause::Body(error), received);
+        let Some(first) = next_data(body.as_mut()).await else {
+            return Ok(Self::Frame(Bytes::new()));
+        };
+        let first = first.map_err(failed(0))?;
+        let Some(second) = next_data(body.as_mut()).await else {
+            return Ok(Self::Frame(first));
+        };
+        let second = second.map_err(failed(first.len()))?;
+        let mut collector = Collector::new(arena, announced, usize::MAX)?;
+        collector.push(first)?;
+        collector.push(second)?;
+        Ok(Self::Buffer(collector.read_to_end(body).await?))
     }
 }
 

@@ -20,3 +20,5 @@ pub use self::collect::CollectError;
 pub(crate) use self::matched_path::matched_path;
 pub(crate) use self::method::known_method;
 pub(crate) use self::protocol::Protocol;
+#[cfg(all(feature = "axum", feature = "json"))]
+pub(crate) use self::{collect::Whole, json::json_response};

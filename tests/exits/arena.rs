@@ -15,8 +15,8 @@ use http::{Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_memory::{
-    Arena, ArenaBuf, ArenaPool, MemoryLayer, RequestScope, arena::JsonError, extract::ArenaJson,
-    housekeeping::ManualClock,
+    Arena, ArenaBuf, ArenaPool, MemoryLayer, RequestScope, extract::ArenaJson,
+    housekeeping::ManualClock, json::SerializeError,
 };
 
 use super::support::{Step, Steps, data, poll_once, settled, trailers, watched};
@@ -195,7 +195,7 @@ async fn arena_json_that_cannot_be_written_is_an_internal_error() {
     let response = app.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-    let error = response.extensions().get::<JsonError>().unwrap();
+    let error = response.extensions().get::<SerializeError>().unwrap();
     assert_eq!(error.written(), 1, "the opening brace");
     drop(response);
     settled(&watch.handle).await;

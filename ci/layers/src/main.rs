@@ -41,6 +41,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "slab",       "sync thread_number account"),
     (Core, "housekeeping", "sync account slab"),
     (Core, "arena",      "sync"),
+    (Core, "json",       "sync arena"),
     (Core, "deadline",   "sync housekeeping limit"),
     (Core, "cancel",     "sync housekeeping account deadline"),
     (Core, "pool",       "sync account config slab arena histogram housekeeping pack"),
@@ -49,11 +50,11 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "limit",      "sync account config counted slab housekeeping route"),
     (Core, "scope",      "sync counted housekeeping slab account arena deadline cancel pool route task limit"),
     (Http, "observe",    "sync pack thread_number housekeeping histogram slab account arena deadline cancel pool route task limit scope"),
-    (Http, "wire",       "sync account arena deadline cancel route scope"),
+    (Http, "wire",       "sync account arena json deadline cancel route scope"),
     (Http, "middleware", "sync config housekeeping account arena deadline cancel pool route limit scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
-    (Http, "extract",    "sync arena scope observe wire middleware"),
+    (Http, "extract",    "sync arena json scope observe wire middleware"),
 ];
 
 const HTTP_CRATES: &[&str] = &["http", "http_body", "tower_service", "tower_layer", "axum"];

@@ -135,10 +135,7 @@ impl ArenaBuf {
 
     /// On an error the buffer is unchanged.
     #[inline(always)]
-    pub(in crate::arena) fn try_extend_from_slice(
-        &mut self,
-        bytes: &[u8],
-    ) -> Result<(), ArenaError> {
+    pub(crate) fn try_extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
         self.try_reserve(bytes.len())?;
         // SAFETY: `try_reserve` made room for them behind the first `len` bytes (invariant 1), and a shared
         // slice cannot lie in this buffer's own block.

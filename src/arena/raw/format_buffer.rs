@@ -2,23 +2,14 @@
 //!
 //! Taking too much room and giving back the rest are two atomic operations on the arena's position;
 //! taking exactly what is needed is one. Most texts are short enough for that.
-//!
-//! # Invariant
-//!
-//! 1. The first `len` bytes of `short` are initialised and valid UTF-8: only whole `str`s are appended.
 
-use std::{mem::MaybeUninit, ptr::NonNull, slice};
-
-use super::{copy::copy, reference::Arena, string::ArenaString, typed::Allocate};
+use super::{reference::Arena, stack_text::StackText, string::ArenaString, typed::Allocate};
 use crate::arena::ArenaError;
-
-/// Longer texts continue in the arena.
-const SHORT: usize = 128;
 
 pub(in crate::arena) struct FormatBuffer<'a> {
     arena: &'a Arena,
-    len: usize,
-    short: [MaybeUninit<u8>; SHORT],
+    short: StackText,
+    /// Where a text continues that is too long for the stack.
     long: Option<ArenaString<'a>>,
 }
 
@@ -27,37 +18,17 @@ impl<'a> FormatBuffer<'a> {
     pub(in crate::arena) fn new(arena: &'a Arena) -> Self {
         Self {
             arena,
-            len: 0,
-            short: [const { MaybeUninit::uninit() }; SHORT],
+            short: StackText::new(),
             long: None,
         }
     }
 
     #[inline]
-    fn as_str(&self) -> &str {
-        // SAFETY: the first `len` bytes are initialised and valid UTF-8 (invariant 1).
-        unsafe {
-            let bytes = slice::from_raw_parts(self.short.as_ptr().cast(), self.len);
-            std::str::from_utf8_unchecked(bytes)
-        }
-    }
-
-    #[inline]
     pub(in crate::arena) fn push_str(&mut self, text: &str) -> Result<(), ArenaError> {
-        let place = match self.long {
-            None => self.short.get_mut(self.len..self.len + text.len()),
-            Some(_) => None,
-        };
-        let Some(place) = place else {
-            return self.push_long(text);
-        };
-        let from = NonNull::from(text).cast();
-        let to = NonNull::from(place).cast();
-        // SAFETY: `place` has room for the text, which lies elsewhere; it stays valid UTF-8
-        // (invariant 1).
-        unsafe { copy(from, to, text.len()) };
-        self.len += text.len();
-        Ok(())
+        if self.long.is_none() && self.short.push_str(text) {
+            return Ok(());
+        }
+        self.push_long(text)
     }
 
     /// [`push_str`](Self::push_str) for a text that is no longer short.
@@ -67,10 +38,11 @@ impl<'a> FormatBuffer<'a> {
         let long = match &mut self.long {
             Some(long) => long,
             None => {
+                let short = self.short.as_str();
                 let mut long = self.arena.string();
                 // One reservation for both parts: it succeeds or fails as a whole.
-                long.try_reserve(self.len + text.len())?;
-                long.try_push_str(self.as_str())?;
+                long.try_reserve(short.len() + text.len())?;
+                long.try_push_str(short)?;
                 self.long.insert(long)
             }
         };
@@ -82,7 +54,7 @@ impl<'a> FormatBuffer<'a> {
     pub(in crate::arena) fn into_str(self) -> Result<&'a mut str, ArenaError> {
         match self.long {
             Some(long) => Ok(long.into_str()),
-            None => self.arena.copy_str(self.as_str()),
+            None => self.arena.copy_str(self.short.as_str()),
         }
     }
 }

@@ -44,11 +44,14 @@ mod reference;
 mod rented_for;
 mod segment;
 mod slot;
+mod stack_text;
 mod storage;
 mod string;
 mod typed;
 mod vec;
 
+#[cfg(feature = "json")]
+pub(crate) use self::stack_text::StackText;
 pub(crate) use self::{
     block::{BlockPool, IdleBlock},
     buffers::Buffers,

@@ -3,8 +3,7 @@ use std::{error::Error, fmt};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::raw::Arena;
-use crate::sync::Arc;
+use crate::{arena::Arena, sync::Arc};
 
 /// A value could not be serialized as JSON.
 ///
@@ -25,13 +24,18 @@ use crate::sync::Arc;
 /// assert!(error.source().is_some());
 /// ```
 #[derive(Debug, Clone)]
-pub struct JsonError {
+pub struct SerializeError {
     /// Shared, since what lies in the extensions of a response must be `Clone`.
     source: Arc<serde_json::Error>,
     written: usize,
 }
 
-impl JsonError {
+impl SerializeError {
+    pub(super) fn new(source: serde_json::Error, written: usize) -> Self {
+        let source = Arc::new(source);
+        Self { source, written }
+    }
+
     /// Bytes written before the error.
     #[must_use]
     pub const fn written(&self) -> usize {
@@ -39,13 +43,13 @@ impl JsonError {
     }
 }
 
-impl fmt::Display for JsonError {
+impl fmt::Display for SerializeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JSON serialization failed after {} bytes", self.written)
     }
 }
 
-impl Error for JsonError {
+impl Error for SerializeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.source)
     }
@@ -64,19 +68,16 @@ impl Arena {
     /// let arena = tower_memory::Arena::new();
     /// let bytes = arena.json_bytes(&["a", "b"])?;
     /// assert_eq!(bytes, r#"["a","b"]"#);
-    /// # Ok::<(), tower_memory::arena::JsonError>(())
+    /// # Ok::<(), tower_memory::json::SerializeError>(())
     /// ```
-    pub fn json_bytes<T: Serialize + ?Sized>(&self, value: &T) -> Result<Bytes, JsonError> {
+    pub fn json_bytes<T: Serialize + ?Sized>(&self, value: &T) -> Result<Bytes, SerializeError> {
         // By value: through a `&mut` the compiler leaves each write as a call.
         let mut serializer = serde_json::Serializer::new(self.buf());
         let result = value.serialize(&mut serializer);
         let buf = serializer.into_inner();
         match result {
             Ok(()) => Ok(buf.freeze()),
-            Err(source) => Err(JsonError {
-                source: Arc::new(source),
-                written: buf.len(),
-            }),
+            Err(source) => Err(SerializeError::new(source, buf.len())),
         }
     }
 }
