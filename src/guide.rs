@@ -3,6 +3,7 @@
 //! | page | for |
 //! |---|---|
 //! | [`arenas`] | what to allocate where, and what the pool keeps |
+//! | [`json`] | lists and texts out, orders in |
 //! | [`deadlines`] | limits, their sources, and what the client gets |
 //! | [`tasks`] | tasks, sockets, shutdown |
 //! | [`placing`] | where to put the layer |
@@ -21,6 +22,8 @@ pub mod deadlines {}
 pub mod figures {}
 #[doc = include_str!("../docs/guide/go.md")]
 pub mod go {}
+#[doc = include_str!("../docs/guide/json.md")]
+pub mod json {}
 #[doc = include_str!("../docs/guide/limits.md")]
 pub mod limits {}
 #[doc = include_str!("../docs/guide/neighbours.md")]

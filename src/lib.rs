@@ -9,26 +9,36 @@
 #![cfg_attr(not(all(feature = "axum", feature = "json")), doc = "```text")]
 //! use std::time::Duration;
 //!
-//! use axum::{Router, extract::Path, response::Response, routing::get};
-//! use tower_memory::{MemoryLayer, RequestScope, TrackingAllocator};
+//! use axum::{
+//!     Router,
+//!     extract::Path,
+//!     response::{IntoResponse, Response},
+//!     routing::get,
+//! };
+//! use tower_memory::{Arena, MemoryLayer, TrackingAllocator, extract::ArenaJson, json};
 //!
 //! #[global_allocator]
 //! static ALLOC: TrackingAllocator = TrackingAllocator::system();
 //!
-//! async fn items(scope: RequestScope, Path(n): Path<usize>) -> Response {
-//!     let arena = scope.arena(); // pooled; Send + Sync
-//!     let mut items = arena.vec::<&str>(); // lives in the arena ...
-//!     for i in 0..n {
-//!         items.push(arena.alloc_fmt(format_args!("item-{i}")));
+//! async fn items(Path(n): Path<usize>) -> impl IntoResponse {
+//!     // Into a pooled buffer, which becomes the response's `Bytes`: no list, no strings, no copy.
+//!     ArenaJson(json::seq((0..n).map(|i| json::concat(("item-", i)))))
+//! }
+//!
+//! async fn names(arena: Arena) -> Response {
+//!     let mut names = arena.vec::<&str>(); // lives in the arena ...
+//!     for i in 0..3 {
+//!         names.push(arena.alloc_concat(("name-", i)));
 //!     }
 //!     tokio::task::yield_now().await; // ... and across .await
-//!     arena.json(&items) // pooled buffer -> Bytes, no copy
+//!     arena.json(&names)
 //! }
 //!
 //! #[tokio::main]
 //! async fn main() -> std::io::Result<()> {
 //!     let app = Router::new()
 //!         .route("/items/{n}", get(items))
+//!         .route("/names", get(names))
 //!         .layer(MemoryLayer::with_timeout(Duration::from_secs(5)));
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 //!     axum::serve(listener, app).await

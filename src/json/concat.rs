@@ -23,7 +23,7 @@ pub const fn concat<P: Parts>(parts: P) -> Concat<P> {
     Concat(parts)
 }
 
-/// The text that [`concat`] makes.
+/// The text that [`concat()`] makes.
 #[derive(Debug, Clone, Copy)]
 #[must_use = "it does nothing until it is serialized or displayed"]
 pub struct Concat<P>(P);

@@ -1,7 +1,7 @@
 //! JSON out of the arena, and into it.
 //!
 //! What takes the time of a response with many short texts is neither JSON nor memory, but `core::fmt`
-//! and the intermediate strings. [`seq`] and [`concat`] need neither:
+//! and the intermediate strings. [`seq`] and [`concat()`] need neither:
 //!
 //! ```
 //! use tower_memory::{Arena, json};
@@ -15,7 +15,7 @@
 //! |---|---|
 //! | any [`Serialize`](serde::Serialize) value | [`Arena::json_bytes`](crate::Arena::json_bytes), [`Arena::json`](crate::Arena::json) |
 //! | the values of an iterator, without a list of them | [`seq`] |
-//! | a text of a few parts, such as `item-7` | [`concat`] |
+//! | a text of a few parts, such as `item-7` | [`concat()`] |
 //! | values as they come, also across `.await` | [`List`] |
 //!
 #![cfg_attr(
