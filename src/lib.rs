@@ -104,6 +104,7 @@ mod histogram;
 mod label_table;
 mod pack;
 mod recycled;
+mod sharded;
 mod slab;
 mod sync;
 mod thread_number;

@@ -14,6 +14,7 @@ use crate::{
     pool::ArenaPool,
     route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED},
     scope::{LayerState, PoolRelief, ScopeReport},
+    sharded::Sharded,
     sync::Arc,
 };
 
@@ -282,8 +283,10 @@ impl MemoryLayerBuilder {
             self.housekeeping,
             limit,
         );
+        let layer = Arc::new(layer);
         MemoryLayer::built(Config {
-            handle: MemoryHandle::new(Arc::new(layer), recorder),
+            handle: MemoryHandle::new(Arc::clone(&layer), recorder),
+            layer: Sharded::new(layer),
             limits: self.limits,
             first: FirstLimits::of(&self.limits),
             trust: self.trust,

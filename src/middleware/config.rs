@@ -5,7 +5,8 @@ use super::{
 use crate::{
     deadline::{FirstLimits, RoutePolicy},
     observe::MemoryHandle,
-    scope::PoolRelief,
+    scope::{LayerState, PoolRelief},
+    sharded::Sharded,
     sync::Arc,
 };
 
@@ -13,13 +14,15 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) handle: MemoryHandle,
+    /// The same layer as the handle's, for references of requests.
+    pub(super) layer: Sharded<LayerState>,
     pub(super) limits: RoutePolicy,
     /// The same for requests that have no others.
     pub(super) first: FirstLimits,
     /// `None` if no header is trusted.
     pub(super) trust: Option<Trust>,
     /// `None` if all are the default ones.
-    pub(super) responses: Option<Arc<DeadlineResponses>>,
+    pub(super) responses: Option<Sharded<DeadlineResponses>>,
     pub(super) expose: Expose,
     pub(super) draining: Draining,
     /// Which requests are refused because of the load.

@@ -5,6 +5,7 @@ use http::Response;
 
 use super::{deadline_context::DeadlineContext, limit_context::LimitContext};
 use crate::{
+    sharded::Sharded,
     sync::Arc,
     wire::{self, Protocol},
 };
@@ -34,9 +35,9 @@ impl DeadlineResponses {
     }
 
     /// Shared by the requests, or `None` if nothing is set.
-    pub(super) fn into_shared(self) -> Option<Arc<Self>> {
+    pub(super) fn into_shared(self) -> Option<Sharded<Self>> {
         let is_set = self.deadline.is_some() || self.limit.is_some() || self.retry_after.is_some();
-        is_set.then(|| Arc::new(self))
+        is_set.then(|| Sharded::new(Arc::new(self)))
     }
 }
 

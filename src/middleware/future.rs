@@ -26,6 +26,7 @@ use crate::{
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
     observe::warn_policy_alone,
     scope::RequestScope,
+    sharded::Shard,
     sync::Arc,
     wire::{self, Protocol},
 };
@@ -83,7 +84,7 @@ pin_project! {
             inside: Inside<F, Option<Place>>,
             timer: DeadlineTimer,
             info: RequestInfo,
-            responses: Option<Arc<DeadlineResponses>>,
+            responses: Option<Arc<Shard<DeadlineResponses>>>,
         },
         // The inner service works on the request, in the place of an outer layer's future.
         Passing {
@@ -103,7 +104,7 @@ impl<F> ResponseFuture<F> {
         inner: F,
         place: Place,
         info: RequestInfo,
-        responses: Option<Arc<DeadlineResponses>>,
+        responses: Option<Arc<Shard<DeadlineResponses>>>,
     ) -> Self {
         Self {
             state: State::Running {
@@ -177,6 +178,10 @@ impl<F> ResponseFuture<F> {
             Place::Nested(_) => Self::ready(marked(answer, expired)),
         }
     }
+}
+
+fn shared(responses: &Option<Arc<Shard<DeadlineResponses>>>) -> Option<&DeadlineResponses> {
+    responses.as_ref().map(|responses| &***responses)
 }
 
 /// The response to a request, or a call, whose deadline has passed.
@@ -313,7 +318,7 @@ where
                 match polled {
                     Poll::Ready(Ok((length, response))) => {
                         if let Some(&expired) = response.extensions().get::<ExpiredInside>() {
-                            let (info, responses) = (*info, responses.as_deref());
+                            let (info, responses) = (*info, shared(responses));
                             let response =
                                 expired_inside(inside, response, length, expired, info, responses);
                             Ok(response)
@@ -339,7 +344,7 @@ where
                             let Some(reason) = exceeded else {
                                 return Poll::Pending;
                             };
-                            let response = exceed(inside, reason, *info, responses.as_deref());
+                            let response = exceed(inside, reason, *info, shared(responses));
                             return Poll::Ready(Ok(response));
                         };
                         let expired = ExpiredInside {
@@ -348,7 +353,7 @@ where
                             wants_body: false,
                             answered: true,
                         };
-                        Ok(expire(inside, expired, *info, responses.as_deref()))
+                        Ok(expire(inside, expired, *info, shared(responses)))
                     }
                 }
             }

@@ -4,6 +4,7 @@ use super::{config::Config, expose::Expose, service::MemoryService};
 use crate::{
     account::is_installed,
     observe::{MemoryHandle, layer_was_applied, warn_not_installed},
+    sharded::{Sharded, ShardedRef},
     sync::Arc,
 };
 
@@ -86,13 +87,13 @@ use crate::{
 #[derive(Debug, Clone)]
 #[must_use = "a layer does nothing until it is applied to a service"]
 pub struct MemoryLayer {
-    config: Arc<Config>,
+    config: Arc<Sharded<Config>>,
 }
 
 impl MemoryLayer {
     pub(super) fn built(config: Config) -> Self {
         Self {
-            config: Arc::new(config),
+            config: Arc::new(Sharded::new(Arc::new(config))),
         }
     }
 
@@ -112,6 +113,6 @@ impl<S> Layer<S> for MemoryLayer {
         }
         layer_was_applied();
         self.config.handle.applied_to::<S>();
-        MemoryService::new(inner, Arc::clone(&self.config))
+        MemoryService::new(inner, ShardedRef::Owner(Arc::clone(&self.config)))
     }
 }

@@ -5,8 +5,9 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody, call::Call, config::Config, dispatch::Dispatch, expose::Expose,
-    future::ResponseFuture, place::Place, readiness::Readiness, request_info::RequestInfo,
+    body::ResponseBody, call::Call, config::Config, deadline_response::DeadlineResponses,
+    dispatch::Dispatch, expose::Expose, future::ResponseFuture, place::Place, readiness::Readiness,
+    request_info::RequestInfo,
 };
 use crate::{
     account::Enter,
@@ -15,6 +16,7 @@ use crate::{
     observe::policy_was_taken,
     route::{RouteKey, UNMATCHED},
     scope::{OpenScope, RequestScope},
+    sharded::{Shard, ShardedRef},
     sync::Arc,
     wire::{known_method, matched_path, shutting_down},
 };
@@ -56,12 +58,12 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct MemoryService<S> {
     inner: S,
-    config: Arc<Config>,
+    config: ShardedRef<Config>,
     readiness: Readiness,
 }
 
 impl<S> MemoryService<S> {
-    pub(super) const fn new(inner: S, config: Arc<Config>) -> Self {
+    pub(super) const fn new(inner: S, config: ShardedRef<Config>) -> Self {
         Self {
             inner,
             config,
@@ -71,6 +73,14 @@ impl<S> MemoryService<S> {
 }
 
 impl Config {
+    /// The responses at deadlines, if there are some, for a future.
+    #[inline]
+    fn responses_here(&self) -> Option<Arc<Shard<DeadlineResponses>>> {
+        self.responses
+            .as_ref()
+            .map(|responses| Arc::clone(responses.here()))
+    }
+
     /// The times in the trusted headers.
     fn times<B>(&self, request: &Request<B>) -> Option<RequestTimes> {
         let trust = self.trust.as_ref()?;
@@ -112,7 +122,7 @@ impl<S> MemoryService<S> {
         let place = Place::Nested(call);
         match expired {
             None => {
-                let responses = self.config.responses.clone();
+                let responses = self.config.responses_here();
                 ResponseFuture::running(self.inner.call(request), place, info, responses)
             }
             Some(source) => {
@@ -145,7 +155,7 @@ where
             Dispatch::New(origin) => origin,
         };
 
-        let config = &self.config;
+        let config = &*self.config;
         let exposed = match &config.expose {
             Expose::Always => true,
             Expose::DebugBuilds => cfg!(debug_assertions),
@@ -165,7 +175,7 @@ where
         let method = known_method(request.method());
         let parent = origin.parent.take();
         let key = RouteKey { route, method };
-        let mut open = OpenScope::new(layer, key, own, waited, parent.as_ref());
+        let mut open = OpenScope::new(config.layer.here(), key, own, waited, parent.as_ref());
         open.copied_from(origin.into_path());
         // A request that one of the layer's open requests has sent is part of what a shutdown waits for.
         let part_of = parent.filter(|parent| parent.is_of(layer));
@@ -222,7 +232,7 @@ where
         let entered = open.enter();
         let inner = self.inner.call(request);
         entered.done();
-        let responses = config.responses.clone();
+        let responses = config.responses_here();
         ResponseFuture::running(inner, Place::Outermost(open), info, responses)
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     cancel::{CancelReason, Outcome},
     counted::Counted,
     route::{Route, RouteKey, RouteLabel},
+    sharded::Shard,
     sync::Arc,
 };
 
@@ -71,7 +72,7 @@ impl RequestScope {
     /// Opens the scope of a new request.
     #[inline]
     pub(super) fn open(
-        layer: &Arc<LayerState>,
+        layer: &Arc<Shard<LayerState>>,
         key: RouteKey,
         own_label: bool,
         start: Instant,

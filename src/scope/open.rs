@@ -13,6 +13,7 @@ use crate::{
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
     route::RouteKey,
+    sharded::Shard,
     sync::Arc,
 };
 
@@ -31,7 +32,7 @@ impl OpenScope {
     /// Opens the scope of a request that has `waited` for the service to be ready, and that the request
     /// of `parent` has sent. `own_label` says that a router has matched the request.
     pub(crate) fn new(
-        layer: &Arc<LayerState>,
+        layer: &Arc<Shard<LayerState>>,
         key: RouteKey,
         own_label: bool,
         waited: Duration,

@@ -91,7 +91,13 @@ impl ScopeState {
 impl RequestScope {
     /// Opens the scope of a request that this one has sent to a policy, without any layer so far.
     pub(super) fn open_by_policy(&self, key: RouteKey, own_label: bool, start: Instant) -> Self {
-        Self::open(self.state().layer(), key, own_label, start, Some(self))
+        Self::open(
+            self.state().layer_shard(),
+            key,
+            own_label,
+            start,
+            Some(self),
+        )
     }
 
     /// The state of a scope that has just been opened.

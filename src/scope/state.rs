@@ -19,6 +19,7 @@ use crate::{
     housekeeping::Key,
     limit::Claim,
     route::{KnownMethod, Route, RouteKey},
+    sharded::Shard,
     slab::KeySlot,
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
     task::TaskGroup,
@@ -37,7 +38,7 @@ const NOT_SPARED: usize = usize::MAX;
 /// The state behind all handles of one scope, recycled when the last handle is dropped.
 pub(crate) struct ScopeState {
     /// `None` only while the scope is recycled, without a handle.
-    layer: Option<Arc<LayerState>>,
+    layer: Option<Arc<Shard<LayerState>>>,
     pub(super) account: Account,
     pub(super) arena: OnceLock<Arena>,
     pub(super) lifecycle: Lifecycle,
@@ -109,13 +110,13 @@ impl ScopeState {
     #[inline]
     pub(super) fn open(
         &mut self,
-        layer: Arc<LayerState>,
+        layer: Arc<Shard<LayerState>>,
         key: RouteKey,
         own_label: bool,
         start: Instant,
         parent: Option<&Counted<Self>>,
     ) {
-        layer.sink.opened(key);
+        layer.value().sink.opened(key);
         self.layer = Some(layer);
         self.method = key.method;
         self.route.begin(key.route, own_label);
@@ -150,7 +151,7 @@ impl ScopeState {
             return;
         };
         if let Some(key) = self.token.take() {
-            drop(layer.tokens.remove(key));
+            drop(layer.value().tokens.remove(key));
         }
         self.lifecycle.reset();
         self.cancel.reset();
@@ -180,13 +181,19 @@ impl ScopeState {
         self.head.store(NEVER, Ordering::Relaxed);
     }
 
-    /// The state shared by the layer's scopes.
+    /// The reference of this scope, which is counted in a shard.
     #[inline]
-    pub(super) fn layer(&self) -> &Arc<LayerState> {
+    pub(super) fn layer_shard(&self) -> &Arc<Shard<LayerState>> {
         match &self.layer {
             Some(layer) => layer,
             None => unreachable!("a recycled scope has no handle"),
         }
+    }
+
+    /// The state shared by the layer's scopes.
+    #[inline]
+    pub(super) fn layer(&self) -> &Arc<LayerState> {
+        self.layer_shard().value()
     }
 
     pub(super) fn route(&self) -> &Route {
