@@ -33,10 +33,14 @@ mod headers;
 mod moved;
 #[path = "exits/observers.rs"]
 mod observers;
+#[path = "exits/orders.rs"]
+mod orders;
 #[path = "exits/outliving.rs"]
 mod outliving;
 #[path = "exits/policy.rs"]
 mod policy;
+#[path = "support/random.rs"]
+mod random;
 #[path = "exits/router.rs"]
 mod router;
 #[path = "exits/routes.rs"]
@@ -47,6 +51,8 @@ mod serving;
 mod shed;
 #[path = "exits/shutdown.rs"]
 mod shutdown;
+#[path = "exits/strict.rs"]
+mod strict;
 #[path = "exits/support.rs"]
 mod support;
 #[path = "exits/tasks.rs"]

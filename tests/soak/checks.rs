@@ -101,8 +101,8 @@ pub(crate) struct Soaked {
     next_id: u64,
     pub(crate) tally: Tally,
     pub(crate) levels: Vec<Level>,
-    /// Bytes that three forgotten requests cost, beyond arenas and blocks.
-    forgotten_bytes: i64,
+    /// What forgetting once costs: bytes of live heap beyond arenas and blocks, and resident bytes.
+    forgetting: (f64, f64),
     /// What other variants have made and freed, and their tasks that ignore their token.
     before: Before,
     pub(crate) took: Duration,
@@ -182,7 +182,7 @@ impl Soaked {
             next_id: 1,
             tally: Tally::default(),
             levels: Vec::new(),
-            forgotten_bytes: 0,
+            forgetting: (0.0, 0.0),
             before,
             took: Duration::ZERO,
             outcomes: Vec::new(),
@@ -233,19 +233,21 @@ impl Soaked {
         ]
     }
 
-    /// Forgets some, to know what that costs.
-    pub(crate) async fn weigh(&mut self, server: &Server) {
-        let before = self.live_bytes().await;
+    /// Forgets `count` times, to know what that costs.
+    pub(crate) async fn weigh(&mut self, server: &Server, count: u64) {
+        let before = (self.live_bytes().await, resident_bytes());
         let mut tally = Tally::default();
-        for _ in 0..30 {
-            let first = self.ids(1);
-            let random = Random::new(self.seed, first);
+        let first = self.ids(count);
+        for id in first..first + count {
+            let random = Random::new(self.seed, id);
             let mut client = Client::new(server.router.clone(), server.address, random);
-            client.send(Kind::Forget, first).await;
+            client.send(Kind::Forget, id).await;
             tally.merge(&client.tally);
         }
         self.check(&tally, Duration::from_secs(5)).await;
-        self.forgotten_bytes = (self.live_bytes().await - before) / 10;
+        let live = self.live_bytes().await - before.0;
+        let resident = resident_bytes() - before.1;
+        self.forgetting = (live as f64 / count as f64, resident as f64 / count as f64);
     }
 
     /// Waits for `limit` at most until nothing is in use, and compares all sums.
@@ -374,22 +376,18 @@ impl Soaked {
             lowest = lowest.min(live - pools as i64);
             sleep(Duration::from_millis(10)).await;
         }
-        let forgotten = self.forgotten() as i64;
-        lowest - self.forgotten_bytes * forgotten / 3
+        lowest - (self.forgetting.0 * self.forgotten()) as i64
     }
 
-    fn forgotten(&self) -> u64 {
-        self.tally.sent[Kind::Forget as usize]
+    fn forgotten(&self) -> f64 {
+        self.tally.sent[Kind::Forget as usize] as f64
     }
 
     pub(crate) async fn note_level(&mut self) {
-        let pool = self.handle.pool().stats();
-        let forgotten = pool.rented_bytes + pool.buffer_bytes;
-        let forgotten = forgotten as i64 + self.forgotten_bytes * self.forgotten() as i64 / 3;
         self.levels.push(Level {
             requests: self.requests(),
             live: self.live_bytes().await,
-            resident: resident_bytes() - forgotten,
+            resident: resident_bytes() - (self.forgetting.1 * self.forgotten()) as i64,
         });
     }
 

@@ -111,7 +111,7 @@ fn soak(variant: &Variant, seed: u64, decks: u64) -> Soaked {
         // Tables and queues get their room, and what is forgotten is weighed.
         let few = (decks / 20).max(1);
         round(&mut soaked, &server, seed, u64::MAX - few, u64::MAX).await;
-        soaked.weigh(&server).await;
+        soaked.weigh(&server, (decks * 4).clamp(60, 3000)).await;
         let rounds = decks.min(if decks < 100 { 2 } else { 20 });
         for n in 0..rounds {
             let (from, to) = (decks * n / rounds, decks * (n + 1) / rounds);
