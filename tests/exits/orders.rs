@@ -1,5 +1,5 @@
 //! The layer inside and outside of those of tower and tower-http, in many orders. What each order
-//! means stands in `docs/layer-order.md`. Time is paused.
+//! means stands in `docs/guide/placing.md`. Time is paused.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
