@@ -130,8 +130,14 @@ impl Files {
     }
 
     /// The share of the last ten seconds in which a task waited for memory, from 0 to 1.
+    ///
+    /// Of the control group if it tells, since the machine's other processes are not what this one can mend.
     pub(super) fn stalled(&self) -> Option<f64> {
-        let text = self.read("proc/pressure/memory")?;
+        let group = self.cgroup(None).and_then(|group| {
+            let own = self.chain("sys/fs/cgroup", &group).pop()?;
+            self.read(own.join("memory.pressure"))
+        });
+        let text = group.or_else(|| self.read("proc/pressure/memory"))?;
         let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
         let percent = some
             .split_whitespace()
@@ -339,6 +345,13 @@ mod tests {
         let files = Files::under(&root.0);
         assert_eq!(files.resident(), Some(1234 * 1024));
         assert_eq!(files.stalled(), Some(0.125));
+        root.write("proc/self/cgroup", "0::/a\n");
+        root.write(
+            "sys/fs/cgroup/a/memory.pressure",
+            "some avg10=2.00 total=1\n",
+        );
+        assert_eq!(files.stalled(), Some(0.02), "the group's own");
+        fs::remove_file(root.0.join("sys/fs/cgroup/a/memory.pressure")).unwrap();
         root.write("proc/pressure/memory", "some avg10=NaN");
         root.write("proc/self/status", "VmRSS: 99999999999999999999 kB");
         assert_eq!((files.stalled(), files.resident()), (None, None));

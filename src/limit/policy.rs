@@ -108,9 +108,9 @@ pub(crate) struct Policy {
     min_stage_time: Duration,
     last: Option<Reading>,
     k: f64,
-    /// Means over [`K_TIME`]: the share of the reservations that is held, and how far it is off.
-    mean_share: f64,
-    deviation: f64,
+    /// Means over [`K_TIME`], once there is a reading: the share of the reservations that is held, and how far
+    /// it is off.
+    shares: Option<Shares>,
     release_rate: f64,
     stage: Stage,
     /// When the stage was entered.
@@ -119,6 +119,12 @@ pub(crate) struct Policy {
     /// By priority, without a prediction: whether requests are refused, and since when.
     gates: [Gate; PRIORITIES],
     readiness: Readiness,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Shares {
+    mean: f64,
+    deviation: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -141,8 +147,7 @@ impl Policy {
             min_stage_time,
             last: None,
             k: 1.0,
-            mean_share: 1.0,
-            deviation: 0.0,
+            shares: None,
             release_rate: 0.0,
             stage: Stage::Normal,
             since: Duration::ZERO,
@@ -196,10 +201,15 @@ impl Policy {
             return;
         }
         let share = (held as f64 / reserved).clamp(LEAST_K, 1.0);
-        let (fresh, off) = (faded(passed, K_TIME), share - self.mean_share);
-        self.mean_share += off * fresh;
-        self.deviation += (off.abs() - self.deviation) * fresh;
-        let expected = self.mean_share + DEVIATIONS * self.deviation;
+        // The first one is taken for the mean of others that are off by half of it.
+        let shares = self.shares.get_or_insert(Shares {
+            mean: share,
+            deviation: share / 2.0,
+        });
+        let (fresh, off) = (faded(passed, K_TIME), share - shares.mean);
+        shares.mean += off * fresh;
+        shares.deviation += (off.abs() - shares.deviation) * fresh;
+        let expected = shares.mean + DEVIATIONS * shares.deviation;
         // At once, if more is held than expected.
         self.k = expected.max(share).clamp(LEAST_K, 1.0);
     }

@@ -1,0 +1,153 @@
+//! A flash sale: 600 clients at once against a server that may have 256 MiB.
+//!
+//! `flash_sale --check` starts itself as a server under `RLIMIT_DATA`, once for each way to protect it, plays
+//! the sale over TCP, and compares: nothing, shedding by resident memory each second, a threshold each 10 ms, so
+//! many requests in flight, and the limit of this crate. `flash_sale --play CONTROL` plays one of them:
+//! `none`, `rss`, `threshold`, `flight:N` or `limit`. Unix only, since it needs `ulimit -d`.
+
+#[path = "flash_sale/client.rs"]
+mod client;
+#[path = "flash_sale/server.rs"]
+mod server;
+
+use std::{
+    env,
+    io::{self, BufRead, BufReader},
+    process::{Child, Command, ExitCode, Stdio},
+};
+
+use tower_memory::TrackingAllocator;
+
+use self::client::Tally;
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+/// What the process may have, and what the limit is told, in MiB.
+const MAY_HAVE: u64 = 256;
+const LIMIT: u64 = 170;
+
+/// How a sale went.
+struct Sale {
+    tally: Tally,
+    lived: bool,
+    /// The highest number of live bytes, in MiB, if the server lived to tell.
+    peak: Option<u64>,
+}
+
+/// The server, which ends with this.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Server {
+    /// Starts this program as a server with a limit for its data. Returns it and its port.
+    fn start(control: &str) -> io::Result<(Self, u16)> {
+        let script = format!("ulimit -d {} && exec \"$0\" \"$@\"", MAY_HAVE << 10);
+        let mut child = Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .arg(env::current_exe()?)
+            .args(["--serve", control])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        let port = line.trim().parse().map_err(io::Error::other)?;
+        Ok((Self(child), port))
+    }
+}
+
+fn play(control: &str) -> io::Result<Sale> {
+    let (mut server, port) = Server::start(control)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let tally = runtime.block_on(client::sale(port));
+    let peak = runtime.block_on(client::peak(port));
+    let lived = server.0.try_wait()?.is_none();
+    let sale = Sale { tally, lived, peak };
+    let Tally {
+        good,
+        refused,
+        errors,
+        failed,
+    } = tally;
+    let end = if lived { "alive" } else { "dead" };
+    let peak = peak.map_or(String::new(), |peak| {
+        format!(", live heap up to {peak} MiB")
+    });
+    println!(
+        "{control:12} {good:6} good, {refused:6} refused, {errors:4} errors, {failed:6} failed per second; {end}{peak}"
+    );
+    Ok(sale)
+}
+
+fn check() -> io::Result<bool> {
+    println!("600 clients, {MAY_HAVE} MiB, limit {LIMIT} MiB");
+    let mut passed = true;
+    let mut expect = |holds: bool, what: &str| {
+        if !holds {
+            println!("FAILED: {what}");
+            passed = false;
+        }
+    };
+    for control in ["none", "rss", "threshold"] {
+        expect(!play(control)?.lived, "it was expected to die");
+    }
+    let mut best = 0;
+    for most in [32, 64, 128, 256] {
+        let sale = play(&format!("flight:{most}"))?;
+        if sale.lived {
+            best = best.max(sale.tally.good);
+        }
+    }
+    let limit = play("limit")?;
+    expect(limit.lived, "the limit keeps it alive");
+    expect(limit.tally.failed == 0, "no request fails");
+    expect(limit.tally.errors == 0, "no answer but 200 and 503");
+    expect(
+        limit.tally.good >= 2 * best,
+        "twice the answers of the best fixed number in flight",
+    );
+    let most = LIMIT + LIMIT / 20;
+    expect(
+        limit.peak.is_some_and(|peak| peak <= most),
+        "the live heap is at most 5 % above the limit",
+    );
+    println!(
+        "limit: {:.2} times the best fixed number",
+        limit.tally.good as f64 / best.max(1) as f64
+    );
+    Ok(passed)
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["--check"] => check(),
+        ["--play", control] => play(control).map(|_| true),
+        ["--serve", control] => server::serve(control, LIMIT).map(|()| true),
+        _ => {
+            eprintln!("usage: flash_sale --check | --play none|rss|threshold|flight:N|limit");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(passed) => ExitCode::from(u8::from(!passed)),
+        Err(error) => {
+            eprintln!("flash_sale: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The shop, and the ways to protect it.
+
+use std::{
+    fs, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{Path, Request},
+    http::StatusCode,
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tower_memory::{MemoryLayer, account::process_usage, limit::ProcessLimit};
+
+const MIB: u64 = 1 << 20;
+
+/// The highest number of live bytes so far.
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+fn live() -> u64 {
+    process_usage().map_or(0, |heap| heap.bytes_allocated - heap.bytes_deallocated)
+}
+
+/// Takes memory in three steps, around a database that answers after `millis`.
+async fn work(tenths_of_mib: usize, millis: u64) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(vec![7_u8; (tenths_of_mib << 20) / 30]);
+        tokio::time::sleep(Duration::from_millis(millis / 3)).await;
+    }
+    vec![b'x'; 4096]
+}
+
+async fn item(Path(n): Path<u64>) -> Vec<u8> {
+    work(6, 150 + n % 5 * 20).await
+}
+
+async fn report() -> Vec<u8> {
+    work(80, 300).await
+}
+
+/// Refuses all while `refuses` is set, and what is above `most` at the same time.
+#[derive(Clone)]
+struct Gate {
+    refuses: Arc<AtomicBool>,
+    most: usize,
+    flying: Arc<AtomicUsize>,
+}
+
+struct Flying(Arc<AtomicUsize>);
+
+impl Drop for Flying {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Gate {
+    fn new(most: usize) -> Self {
+        Self {
+            refuses: Arc::default(),
+            most,
+            flying: Arc::default(),
+        }
+    }
+
+    /// Looks at a figure again and again.
+    fn watch(self, every: Duration, too_much: impl Fn() -> bool + Send + 'static) -> Self {
+        let refuses = Arc::clone(&self.refuses);
+        thread::spawn(move || {
+            loop {
+                refuses.store(too_much(), Relaxed);
+                thread::sleep(every);
+            }
+        });
+        self
+    }
+
+    async fn pass(self, request: Request, next: Next) -> Response {
+        let flying = Flying(Arc::clone(&self.flying));
+        if self.flying.fetch_add(1, Relaxed) >= self.most || self.refuses.load(Relaxed) {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        let response = next.run(request).await;
+        drop(flying);
+        response
+    }
+}
+
+fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0_u64) * 4096
+}
+
+fn protected(app: Router, control: &str, limit: u64) -> io::Result<Router> {
+    let gate = match control.split_once(':') {
+        None if control == "limit" => {
+            let limit = ProcessLimit::builder().bytes(limit * MIB).build();
+            let limit = limit.map_err(io::Error::other)?;
+            let layer = MemoryLayer::builder().process_limit(&limit).build();
+            let figures = move || async move { limit.snapshot().to_string() };
+            let app = app.layer(layer.map_err(io::Error::other)?);
+            return Ok(app.route("/limit", get(figures)));
+        }
+        None if control == "none" => return Ok(app.layer(MemoryLayer::new())),
+        None if control == "rss" => {
+            Gate::new(usize::MAX).watch(Duration::from_secs(1), || resident() > 220 * MIB)
+        }
+        None if control == "threshold" => {
+            Gate::new(usize::MAX).watch(Duration::from_millis(10), move || live() > limit * MIB)
+        }
+        Some(("flight", most)) => Gate::new(most.parse().map_err(io::Error::other)?),
+        _ => return Err(io::Error::other("no such control")),
+    };
+    let pass = move |request, next| gate.clone().pass(request, next);
+    Ok(app.layer(from_fn(pass)))
+}
+
+pub(crate) fn serve(control: &str, limit: u64) -> io::Result<()> {
+    thread::spawn(|| {
+        loop {
+            PEAK.fetch_max(live(), Relaxed);
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let app = Router::new()
+        .route("/item/{n}", get(item))
+        .route("/report", get(report));
+    let app = protected(app, control, limit)?;
+    let peak = || async { (PEAK.load(Relaxed) / MIB).to_string() };
+    let app = app.route("/peak", get(peak));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?.port());
+        axum::serve(listener, app).await
+    })
+}
