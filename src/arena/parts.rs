@@ -39,6 +39,11 @@ pub trait WriteParts {
     fn write_plain(&mut self, text: &str) -> Result<(), Self::Error> {
         self.write_text(text)
     }
+
+    #[inline(always)]
+    fn write_unsigned(&mut self, number: u64) -> Result<(), Self::Error> {
+        self.write_plain(itoa::Buffer::new().format(number))
+    }
 }
 
 /// The length of the text of `parts`, in bytes.
@@ -111,18 +116,37 @@ dereference! {
     ['a, S: Storage<'a>] ArenaString<'a, S>,
 }
 
+/// Implements `Parts` for integers, of which `$number` is one.
 macro_rules! integers {
-    ($($integer:ty)+) => {$(
+    ($($integer:ty)+ |$number:ident, $to:ident| $write:expr) => {$(
         impl Parts for $integer {
+            #[allow(clippy::unnecessary_cast, reason = "of the largest type")]
             #[inline(always)]
-            fn write_parts<W: WriteParts>(&self, to: &mut W) -> Result<(), W::Error> {
-                to.write_plain(itoa::Buffer::new().format(*self))
+            fn write_parts<W: WriteParts>(&self, $to: &mut W) -> Result<(), W::Error> {
+                let $number = *self;
+                $write
             }
         }
     )+};
 }
 
-integers!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+integers! {
+    u8 u16 u32 u64 usize
+    |number, to| to.write_unsigned(number as u64)
+}
+integers! {
+    i8 i16 i32 i64 isize
+    |number, to| {
+        if number < 0 {
+            to.write_plain("-")?;
+        }
+        to.write_unsigned(number.unsigned_abs() as u64)
+    }
+}
+integers! {
+    u128 i128
+    |number, to| to.write_plain(itoa::Buffer::new().format(number))
+}
 
 macro_rules! tuples {
     ($(($($part:ident $index:tt)+))+) => {$(

@@ -58,6 +58,15 @@ impl WriteParts for StackText {
             Err(fmt::Error)
         }
     }
+
+    #[inline(always)]
+    fn write_unsigned(&mut self, number: u64) -> fmt::Result {
+        if self.push_unsigned(number) {
+            Ok(())
+        } else {
+            Err(fmt::Error)
+        }
+    }
 }
 
 struct Formatted<'f, 'a>(&'f mut fmt::Formatter<'a>);
