@@ -1,4 +1,9 @@
-use std::fmt;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    // Not loom's, which cannot be in a `static`.
+    sync::{Mutex as StdMutex, PoisonError},
+};
 
 use bytes::Bytes;
 
@@ -186,10 +191,28 @@ impl Route {
     fn new(text: &str) -> Self {
         Self {
             label: RouteLabel(text.into()),
-            header: Bytes::copy_from_slice(text.as_bytes()),
+            header: header(text),
             sizes: LearnedSizes::new(KnownMethod::COUNT),
         }
     }
+}
+
+/// The text of a label as a header value.
+///
+/// A header with a reference count would have all threads write to one cache line. So the texts of the first
+/// [`MAX_ROUTES`] labels of the process are kept for ever, and count nothing.
+fn header(text: &str) -> Bytes {
+    static KEPT: StdMutex<BTreeSet<&str>> = StdMutex::new(BTreeSet::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = kept.get(text) {
+        return Bytes::from_static(text.as_bytes());
+    }
+    if kept.len() >= MAX_ROUTES {
+        return Bytes::copy_from_slice(text.as_bytes());
+    }
+    let text: &'static str = Box::leak(text.into());
+    kept.insert(text);
+    Bytes::from_static(text.as_bytes())
 }
 
 impl RouteRegistry {

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tower_memory::{
     ArenaPool, Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
     account::{self, Account},
+    header::HeaderFormat,
     middleware::MemoryLayerBuilder,
 };
 
@@ -31,6 +32,12 @@ pub(crate) fn wrap(app: Router, settings: &str) -> Router {
     let builder = builder();
     let builder = match settings {
         "headers_on" => builder.expose(Expose::Always),
+        "dictionary" => builder
+            .expose(Expose::Always)
+            .header_format(HeaderFormat::Dictionary),
+        "server_timing" => builder
+            .expose(Expose::Always)
+            .header_format(HeaderFormat::ServerTiming),
         // Callgrind also counts the thread that calls the observer.
         "observed" => builder.observe(|report: &ScopeReport| _ = black_box(report.status)),
         _ => builder,

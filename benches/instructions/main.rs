@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 33] = [
+const CASES: [&str; 35] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
@@ -51,6 +51,8 @@ const CASES: [&str; 33] = [
     "headers_on/spawn_1",
     "headers_on/arena_10x40B",
     "headers_on/json_100",
+    "dictionary/ready",
+    "server_timing/ready",
     "observed/ready",
     "refused/ready",
     "operation/enter_leave",

@@ -16,6 +16,7 @@ use crate::{
     scope::{LayerState, PoolRelief, ScopeReport},
     sharded::Sharded,
     sync::Arc,
+    wire::header::HeaderFormat,
 };
 
 const GRACE: Duration = Duration::from_secs(5);
@@ -71,6 +72,7 @@ pub struct MemoryLayerBuilder {
     pub(super) trust: Option<Trust>,
     pub(super) responses: DeadlineResponses,
     expose: Expose,
+    header_format: HeaderFormat,
     pub(super) draining: Draining,
     pub(super) hold_timeout: Duration,
     pub(super) load: Load,
@@ -127,6 +129,7 @@ impl MemoryLayerBuilder {
             trust: None,
             responses: DeadlineResponses::new(),
             expose: Expose::DebugBuilds,
+            header_format: HeaderFormat::Fields,
             draining: Draining::new(),
             hold_timeout: HOLD_TIMEOUT,
             load: Load::new(),
@@ -136,6 +139,12 @@ impl MemoryLayerBuilder {
     /// Sets which clients see the response headers ([`Expose::DebugBuilds`] by default).
     pub fn expose(mut self, expose: Expose) -> Self {
         self.expose = expose;
+        self
+    }
+
+    /// Sets how the figures are written into the response headers ([`HeaderFormat::Fields`] by default).
+    pub const fn header_format(mut self, format: HeaderFormat) -> Self {
+        self.header_format = format;
         self
     }
 
@@ -292,6 +301,7 @@ impl MemoryLayerBuilder {
             trust: self.trust,
             responses: self.responses.into_shared(),
             expose: self.expose,
+            header_format: self.header_format,
             draining: self.draining,
             load: self.load,
             _relief: relief,
@@ -313,6 +323,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("trust", &self.trust)
             .field("responses", &self.responses)
             .field("expose", &self.expose)
+            .field("header_format", &self.header_format)
             .field("draining", &self.draining)
             .field("hold_timeout", &self.hold_timeout)
             .field("load", &self.load)

@@ -8,6 +8,7 @@ use crate::{
     scope::{LayerState, PoolRelief},
     sharded::Sharded,
     sync::Arc,
+    wire::header::HeaderFormat,
 };
 
 /// What all services of one layer share.
@@ -24,6 +25,7 @@ pub(super) struct Config {
     /// `None` if all are the default ones.
     pub(super) responses: Option<Sharded<DeadlineResponses>>,
     pub(super) expose: Expose,
+    pub(super) header_format: HeaderFormat,
     pub(super) draining: Draining,
     /// Which requests are refused because of the load.
     pub(super) load: Load,

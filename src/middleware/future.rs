@@ -135,8 +135,8 @@ impl<F> ResponseFuture<F> {
     ) -> Self {
         if let Place::Outermost(mut open) = place {
             open.head(answer.status().as_u16(), BodyKind::None, false);
-            if info.exposed {
-                wire::header::write(open.scope(), answer.headers_mut());
+            if let Some(format) = info.exposed {
+                wire::header::write(open.scope(), answer.headers_mut(), format);
             }
             open.finish(reason);
         }

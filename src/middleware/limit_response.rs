@@ -15,7 +15,7 @@ pub(super) fn limit_response(
     info: RequestInfo,
     configured: Option<&DeadlineResponses>,
 ) -> Response<Bytes> {
-    context.exposed = info.exposed;
+    context.exposed = info.exposed.is_some();
     let configured_delay = configured.and_then(|configured| configured.retry_after);
     if context.retry_after.is_some() && configured_delay.is_some() {
         context.retry_after = configured_delay;

@@ -121,7 +121,7 @@ where
                 (Place::Outermost(open), expired)
             }
         };
-        let info = RequestInfo::of(&request, false);
+        let info = RequestInfo::of(&request, None);
         match expired {
             None => {
                 let entered = place.enter();

@@ -1,11 +1,12 @@
 use http::{Method, Request, Version};
 
-use crate::wire::Protocol;
+use crate::wire::{Protocol, header::HeaderFormat};
 
 /// Properties of the request that are needed to build the response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestInfo {
-    pub(super) exposed: bool,
+    /// How the figures are written, for a client that sees them.
+    pub(super) exposed: Option<HeaderFormat>,
     pub(super) head: bool,
     pub(super) connect: bool,
     pub(super) http1: bool,
@@ -13,7 +14,7 @@ pub(super) struct RequestInfo {
 }
 
 impl RequestInfo {
-    pub(super) fn of<B>(request: &Request<B>, exposed: bool) -> Self {
+    pub(super) fn of<B>(request: &Request<B>, exposed: Option<HeaderFormat>) -> Self {
         let method = request.method();
         Self {
             exposed,

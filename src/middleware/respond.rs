@@ -62,8 +62,8 @@ fn head<T>(
         kind,
         tunnel || status == StatusCode::SWITCHING_PROTOCOLS,
     );
-    if info.exposed {
-        wire::header::write(open.scope(), response.headers_mut());
+    if let Some(format) = info.exposed {
+        wire::header::write(open.scope(), response.headers_mut(), format);
     }
     (length, protocol)
 }

@@ -117,7 +117,7 @@ impl<S> MemoryService<S> {
     where
         S: Service<Request<B>>,
     {
-        let info = RequestInfo::of(&request, false);
+        let info = RequestInfo::of(&request, None);
         let (call, expired) = self.config.begin_call(scope, &request);
         let place = Place::Nested(call);
         match expired {
@@ -168,7 +168,7 @@ where
                 exposed
             }
         };
-        let info = RequestInfo::of(&request, exposed);
+        let info = RequestInfo::of(&request, exposed.then_some(config.header_format));
         let layer = &config.handle.layer;
         let number = |label: &str| layer.routes.number(label);
         let (route, own) = origin.route(request.extensions(), config.route, number);

@@ -1,14 +1,19 @@
 //! Names and values of the response headers.
 //!
 //! By default a layer adds them in debug builds only
-//! ([`Expose::DebugBuilds`](crate::Expose::DebugBuilds)).
+//! ([`Expose::DebugBuilds`](crate::Expose::DebugBuilds)), each figure in a field of its own
+//! ([`HeaderFormat::Fields`]).
 
 use std::cell::RefCell;
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::scope::RequestScope;
+use super::decimal::{decimal, short_decimal};
+use crate::{
+    account::Usage,
+    scope::{ArenaUsage, RequestScope},
+};
 
 /// Heap bytes the request allocated before the response head, growth of blocks included.
 pub const X_ALLOC_BYTES: HeaderName = HeaderName::from_static("x-alloc-bytes");
@@ -28,14 +33,73 @@ pub const X_ARENA_BYTES: HeaderName = HeaderName::from_static("x-arena-bytes");
 /// Origin of the arena: `pool`, `fresh` or `unused`.
 pub const X_ARENA_SOURCE: HeaderName = HeaderName::from_static("x-arena-source");
 
-/// Maximum number of headers that [`write()`] adds.
+/// All figures as one dictionary ([`HeaderFormat::Dictionary`]).
+pub const MEMORY_USAGE: HeaderName = HeaderName::from_static("memory-usage");
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// How the figures of a request are written into the headers of its response.
+///
+/// The names are the same in all forms, but for the prefix `x-` of the fields. A figure that is not known
+/// is left out. [`Expose`](crate::Expose) chooses which clients see them.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_memory::{Expose, MemoryLayer, header::{HeaderFormat, MEMORY_USAGE}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = MemoryLayer::builder()
+///     .expose(Expose::Always)
+///     .header_format(HeaderFormat::Dictionary)
+///     .build()?;
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// let response = service.oneshot(Request::new(())).await?;
+/// // This program has no `TrackingAllocator`, so there are no figures of the heap.
+/// assert_eq!(
+///     response.headers()[MEMORY_USAGE],
+///     r#"arena-bytes=0, arena-source=unused, alloc-route="{unmatched}""#,
+/// );
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderFormat {
+    /// A field for each figure, such as `x-alloc-bytes: 1288`.
+    #[default]
+    Fields,
+    /// One field, [`MEMORY_USAGE`], whose value is a dictionary of RFC 9651:
+    /// `alloc-bytes=1288, .., arena-source=pool, alloc-route="/items/{id}"`.
+    ///
+    /// Costs less than the fields. A route label that is not ASCII is a Display String.
+    Dictionary,
+    /// Metrics of `Server-Timing`, such as `alloc-bytes;desc=1288`, beside those of the handler.
+    ///
+    /// Browsers show them among the timings of a request, and scripts read them with
+    /// `PerformanceResourceTiming.serverTiming`: from another origin only with `Timing-Allow-Origin`.
+    ServerTiming,
+}
+
+/// Maximum number of fields that [`write()`] adds.
 const COUNT: usize = 6;
 
 /// Size of the block that the values of several responses are split from.
 const BLOCK: usize = 4096;
 
-/// Space for one response: four numbers of at most 20 digits.
-const VALUES_LEN: usize = 4 * 20;
+/// Space for the fields of one response: four numbers of at most 20 digits.
+const FIELDS_LEN: usize = 4 * 20;
+
+/// Space for the names and values of one line, without the label.
+const LINE_LEN: usize = 208;
 
 thread_local! {
     // Values are slices of one block per thread. `BytesMut` reuses the block once all of them are
@@ -43,71 +107,287 @@ thread_local! {
     static VALUES: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
+/// Calls `f` with a buffer that has room for `len` bytes, from which values are split.
+fn with_values<R>(len: usize, f: impl Fn(&mut BytesMut) -> R) -> R {
+    let f = |values: &mut BytesMut| {
+        if values.capacity() < len {
+            values.reserve(len.max(BLOCK));
+        }
+        f(values)
+    };
+    // A thread that is ending has no thread-local: use a new block.
+    VALUES
+        .try_with(|shared| f(&mut shared.borrow_mut()))
+        .unwrap_or_else(|_| f(&mut BytesMut::new()))
+}
+
 /// Adds the figures of `scope` to the headers of a response.
 ///
-/// Unknown figures, and labels that are no valid header value, are left out.
-pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap) {
+/// Unknown figures, and labels that cannot be written in this form, are left out.
+pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap, format: HeaderFormat) {
     let (usage, arena) = (scope.usage(), scope.arena_usage());
+    match format {
+        HeaderFormat::Fields => write_fields(scope, usage.as_ref(), &arena, headers),
+        HeaderFormat::Dictionary => {
+            let line = Line::<b'='>::of(usage.as_ref(), &arena);
+            if let Some(value) = line.value(scope.route_entry().label.as_str()) {
+                headers.insert(MEMORY_USAGE, value);
+            }
+        }
+        HeaderFormat::ServerTiming => {
+            let line = Line::<b';'>::of(usage.as_ref(), &arena);
+            if let Some(value) = line.value(scope.route_entry().label.as_str()) {
+                headers.append(SERVER_TIMING, value);
+            }
+        }
+    }
+}
+
+fn write_fields(
+    scope: &RequestScope,
+    usage: Option<&Usage>,
+    arena: &ArenaUsage,
+    headers: &mut HeaderMap,
+) {
     headers.reserve(COUNT);
     if let Ok(route) = HeaderValue::from_maybe_shared(scope.route_entry().header.clone()) {
         headers.insert(X_ALLOC_ROUTE, route);
     }
-    let mut values = |values: &mut BytesMut| {
-        if values.capacity() < VALUES_LEN {
-            values.reserve(BLOCK);
+    let mut insert = |name: HeaderName, figure: u64| {
+        if let Some(value) = number(figure) {
+            headers.insert(name, value);
         }
-        let mut insert = |name: HeaderName, number: u64| {
-            put_decimal(values, number);
-            if let Ok(value) = HeaderValue::from_maybe_shared(values.split().freeze()) {
-                headers.insert(name, value);
-            }
-        };
-        if let Some(usage) = usage {
-            insert(X_ALLOC_BYTES, usage.bytes_allocated);
-            insert(X_ALLOC_COUNT, usage.allocations);
-            if let Some(peak) = usage.peak_bytes {
-                insert(X_ALLOC_PEAK, peak);
-            }
-        }
-        insert(X_ARENA_BYTES, arena.bytes as u64);
     };
-    // A thread that is ending has no thread-local: use a new block.
-    if VALUES
-        .try_with(|shared| values(&mut shared.borrow_mut()))
-        .is_err()
-    {
-        values(&mut BytesMut::new());
+    if let Some(usage) = usage {
+        insert(X_ALLOC_BYTES, usage.bytes_allocated);
+        insert(X_ALLOC_COUNT, usage.allocations);
+        if let Some(peak) = usage.peak_bytes {
+            insert(X_ALLOC_PEAK, peak);
+        }
     }
+    insert(X_ARENA_BYTES, arena.bytes as u64);
     headers.insert(
         X_ARENA_SOURCE,
         HeaderValue::from_static(arena.source.as_str()),
     );
 }
 
-fn put_decimal(out: &mut BytesMut, mut number: u64) {
-    let mut digits = [0_u8; 20];
-    let mut start = digits.len();
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-        start -= 1;
-        if number == 0 {
-            break;
+/// Most numbers are static texts, which count no references.
+#[inline]
+fn number(figure: u64) -> Option<HeaderValue> {
+    match short_decimal(figure) {
+        Some(text) => Some(HeaderValue::from_static(text)),
+        None => long_number(figure),
+    }
+}
+
+#[inline(never)]
+fn long_number(figure: u64) -> Option<HeaderValue> {
+    with_values(FIELDS_LEN, |values| {
+        values.put_slice(decimal(figure, &mut [0; 20]));
+        HeaderValue::from_maybe_shared(values.split().freeze()).ok()
+    })
+}
+
+/// A line of names and values. `JOINT` is what stands between them: `=` in a dictionary, or `;desc=` in
+/// `Server-Timing`.
+struct Line<const JOINT: u8> {
+    bytes: [u8; LINE_LEN],
+    len: usize,
+}
+
+impl<const JOINT: u8> Line<JOINT> {
+    /// All figures but the label.
+    #[inline]
+    fn of(usage: Option<&Usage>, arena: &ArenaUsage) -> Self {
+        let mut line = Self {
+            bytes: [0; LINE_LEN],
+            len: 0,
+        };
+        if let Some(usage) = usage {
+            line.put(b"alloc-bytes")
+                .joint()
+                .number(usage.bytes_allocated);
+            line.put(b", alloc-count").joint().number(usage.allocations);
+            if let Some(peak) = usage.peak_bytes {
+                line.put(b", alloc-peak").joint().number(peak);
+            }
+            line.put(b", ");
+        }
+        line.put(b"arena-bytes").joint().number(arena.bytes as u64);
+        line.put(b", arena-source").joint();
+        line.put(arena.source.as_str().as_bytes());
+        line
+    }
+
+    /// `LINE_LEN` is enough for all of it.
+    #[inline]
+    fn put(&mut self, text: &[u8]) -> &mut Self {
+        let end = self.len.saturating_add(text.len());
+        if let Some(room) = self.bytes.get_mut(self.len..end) {
+            room.copy_from_slice(text);
+            self.len = end;
+        }
+        self
+    }
+
+    #[inline]
+    fn joint(&mut self) -> &mut Self {
+        if JOINT == b'=' {
+            self.put(b"=")
+        } else {
+            self.put(b";desc=")
         }
     }
-    out.put_slice(digits.get(start..).unwrap_or(&[]));
+
+    #[inline]
+    fn number(&mut self, figure: u64) {
+        match short_decimal(figure) {
+            Some(text) => self.put(text.as_bytes()),
+            None => self.put(decimal(figure, &mut [0; 20])),
+        };
+    }
+
+    /// Adds the label, and returns the value.
+    fn value(mut self, label: &str) -> Option<HeaderValue> {
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        // No early return, so that the loop is a vector one.
+        let plain = label
+            .bytes()
+            .fold(true, |plain, byte| plain & is_plain(byte));
+        if !plain {
+            return self.value_of_any(label);
+        }
+        self.put(b", alloc-route").joint().put(b"\"");
+        let figures = self.bytes.get(..self.len)?;
+        // A label has at most 256 bytes.
+        with_values(LINE_LEN + label.len() + 1, |values| {
+            values.put_slice(figures);
+            values.put_slice(label.as_bytes());
+            values.put_u8(b'"');
+            HeaderValue::from_maybe_shared(values.split().freeze()).ok()
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn value_of_any(mut self, label: &str) -> Option<HeaderValue> {
+        let without = self.len;
+        self.put(b", alloc-route").joint();
+        let mut line = self.bytes.get(..self.len)?.to_vec();
+        if !quote(label, JOINT == b'=', &mut line) {
+            line.truncate(without);
+        }
+        HeaderValue::from_bytes(&line).ok()
+    }
+}
+
+/// Adds `label` in quotes. Returns `false` if it cannot be quoted.
+///
+/// A dictionary has Display Strings for what is not printable ASCII. A quoted string of `Server-Timing` has room
+/// for all but control characters.
+fn quote(label: &str, has_display_strings: bool, out: &mut Vec<u8>) -> bool {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let ascii = label.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if has_display_strings && !ascii {
+        out.extend_from_slice(b"%\"");
+        for byte in label.bytes() {
+            if matches!(byte, b' '..=b'~') && byte != b'%' && byte != b'"' {
+                out.push(byte);
+                continue;
+            }
+            out.push(b'%');
+            for half in [byte >> 4, byte & 15] {
+                out.extend(HEX.get(usize::from(half)));
+            }
+        }
+        out.push(b'"');
+        return true;
+    }
+    if label.bytes().any(|byte| byte.is_ascii_control()) {
+        return false;
+    }
+    out.push(b'"');
+    for byte in label.bytes() {
+        if byte == b'"' || byte == b'\\' {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{account::HeapUsage, scope::ArenaSource};
+
+    fn most() -> (Usage, ArenaUsage) {
+        let usage = Usage {
+            heap: HeapUsage {
+                allocations: u64::MAX,
+                bytes_allocated: u64::MAX,
+                ..HeapUsage::default()
+            },
+            held_bytes: None,
+            peak_bytes: Some(u64::MAX),
+        };
+        let arena = ArenaUsage {
+            bytes: usize::MAX,
+            source: ArenaSource::Unused,
+            capacity: 0,
+        };
+        (usage, arena)
+    }
 
     #[test]
-    fn numbers_are_written_as_std_writes_them() {
-        for number in [0, 1, 9, 10, 99, 100, 12_345, u64::from(u32::MAX), u64::MAX] {
-            let mut out = BytesMut::new();
-            put_decimal(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
+    fn the_longest_line_has_room() {
+        let (usage, arena) = most();
+        let label = "/".repeat(256);
+        let line = Line::<b';'>::of(Some(&usage), &arena)
+            .value(&label)
+            .expect("visible");
+        let max = u64::MAX;
+        let expected = format!(
+            "alloc-bytes;desc={max}, alloc-count;desc={max}, alloc-peak;desc={max}, \
+             arena-bytes;desc={}, arena-source;desc=unused, alloc-route;desc=\"{label}\"",
+            usize::MAX,
+        );
+        assert_eq!(line, expected);
+        let line = Line::<b'='>::of(Some(&usage), &arena)
+            .value(&label)
+            .expect("visible");
+        assert_eq!(line, expected.replace(";desc", ""));
+    }
+
+    #[test]
+    fn labels_of_any_characters_are_quoted_or_left_out() {
+        let (_, arena) = most();
+        let figures = format!("arena-bytes={}, arena-source=unused", usize::MAX);
+        for (label, dictionary, timing) in [
+            ("a b", r#""a b""#, Some(r#""a b""#)),
+            (r#"a"b\c"#, r#""a\"b\\c""#, Some(r#""a\"b\\c""#)),
+            (
+                "für 100%\"",
+                r#"%"f%c3%bcr 100%25%22""#,
+                Some("\"für 100%\\\"\""),
+            ),
+            ("a\nb", r#"%"a%0ab""#, None),
+            ("a\u{7f}", r#"%"a%7f""#, None),
+        ] {
+            let value = Line::<b'='>::of(None, &arena)
+                .value(label)
+                .expect("any label");
+            assert_eq!(value, format!("{figures}, alloc-route={dictionary}"));
+            let value = Line::<b';'>::of(None, &arena)
+                .value(label)
+                .expect("no label, at least");
+            let route = timing.map_or(String::new(), |timing| {
+                format!(", alloc-route;desc={timing}")
+            });
+            let expected = figures.replace('=', ";desc=") + &route;
+            assert_eq!(value.as_bytes(), expected.as_bytes());
         }
     }
 }

@@ -3,6 +3,7 @@
 mod answer;
 mod collect;
 pub mod deadline_header;
+mod decimal;
 pub mod header;
 #[cfg(feature = "json")]
 mod json;

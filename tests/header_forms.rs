@@ -1,0 +1,239 @@
+//! The figures in the headers of a response, in each form, read by parsers that are not the crate's.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeMap, convert::Infallible, hint::black_box};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::Empty;
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_memory::{
+    Expose, MemoryLayer, RequestScope, TrackingAllocator,
+    header::{self, HeaderFormat},
+};
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+/// Names without `x-`, and values as text.
+type Figures = BTreeMap<String, String>;
+
+/// The headers of a response to a request that allocates `bytes` and has this route label.
+async fn headers(format: HeaderFormat, bytes: usize, label: &'static str) -> HeaderMap {
+    let layer = MemoryLayer::builder()
+        .expose(Expose::Always)
+        .header_format(format)
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(move |request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        scope.set_route(label);
+        scope.arena().alloc_slice_copy(&[1_u8; 100]);
+        drop(black_box(vec![1_u8; bytes]));
+        let mut response = Response::new(Empty::<Bytes>::new());
+        let timing = "db;dur=5.3".parse().unwrap();
+        response.headers_mut().insert("server-timing", timing);
+        Ok::<_, Infallible>(response)
+    }));
+    // The second request finds what the first one made.
+    drop(service.clone().oneshot(Request::new(())).await.unwrap());
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    response.headers().clone()
+}
+
+fn of_fields(headers: &HeaderMap) -> Figures {
+    let names = [
+        header::X_ALLOC_BYTES,
+        header::X_ALLOC_COUNT,
+        header::X_ALLOC_PEAK,
+        header::X_ALLOC_ROUTE,
+        header::X_ARENA_BYTES,
+        header::X_ARENA_SOURCE,
+    ];
+    names
+        .iter()
+        .filter_map(|name| {
+            let text = String::from_utf8(headers.get(name)?.as_bytes().to_vec()).unwrap();
+            let name = name.as_str().strip_prefix("x-").unwrap();
+            Some((name.to_owned(), text))
+        })
+        .collect()
+}
+
+fn of_dictionary(headers: &HeaderMap) -> Figures {
+    let text = headers[header::MEMORY_USAGE].as_bytes();
+    let dictionary: Dictionary = Parser::new(text).parse().expect("RFC 9651");
+    dictionary
+        .iter()
+        .map(|(key, entry)| {
+            let ListEntry::Item(item) = entry else {
+                panic!("{key} is a list");
+            };
+            assert!(item.params.is_empty());
+            let value = match &item.bare_item {
+                BareItem::Integer(number) => number.to_string(),
+                BareItem::Token(token) => token.as_str().to_owned(),
+                BareItem::String(text) => text.as_str().to_owned(),
+                BareItem::DisplayString(text) => text.clone(),
+                other => panic!("{key} is {other:?}"),
+            };
+            (key.as_str().to_owned(), value)
+        })
+        .collect()
+}
+
+/// The metrics of `Server-Timing`: names, and parameters with their values.
+///
+/// `metric = token *( OWS ";" OWS token OWS "=" OWS ( token / quoted-string ) )`, in a list.
+fn server_timing(text: &[u8]) -> Vec<(String, Vec<(String, Vec<u8>)>)> {
+    struct Rest<'a>(&'a [u8]);
+    impl Rest<'_> {
+        fn blank(&mut self) {
+            while let [b' ' | b'\t', rest @ ..] = self.0 {
+                self.0 = rest;
+            }
+        }
+
+        fn token(&mut self) -> String {
+            let is_token =
+                |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+            let end = self
+                .0
+                .iter()
+                .position(|byte| !is_token(byte))
+                .unwrap_or(self.0.len());
+            let (token, rest) = self.0.split_at(end);
+            assert!(!token.is_empty(), "no token at {:?}", self.0);
+            self.0 = rest;
+            String::from_utf8(token.to_vec()).unwrap()
+        }
+
+        fn quoted(&mut self) -> Vec<u8> {
+            let mut text = Vec::new();
+            loop {
+                match self.0 {
+                    [b'"', rest @ ..] => {
+                        self.0 = rest;
+                        return text;
+                    }
+                    [b'\\', byte, rest @ ..] => {
+                        text.push(*byte);
+                        self.0 = rest;
+                    }
+                    [byte @ (b'\t' | b' '..=b'~' | 0x80..), rest @ ..] => {
+                        text.push(*byte);
+                        self.0 = rest;
+                    }
+                    other => panic!("no text in quotes: {other:?}"),
+                }
+            }
+        }
+    }
+    let mut rest = Rest(text);
+    let mut metrics = Vec::new();
+    loop {
+        rest.blank();
+        let name = rest.token();
+        let mut parameters = Vec::new();
+        rest.blank();
+        while let [b';', after @ ..] = rest.0 {
+            rest.0 = after;
+            rest.blank();
+            let name = rest.token();
+            rest.blank();
+            let [b'=', after @ ..] = rest.0 else {
+                panic!("{name} has no value");
+            };
+            rest.0 = after;
+            rest.blank();
+            let value = if let [b'"', after @ ..] = rest.0 {
+                rest.0 = after;
+                rest.quoted()
+            } else {
+                rest.token().into_bytes()
+            };
+            parameters.push((name, value));
+            rest.blank();
+        }
+        metrics.push((name, parameters));
+        match rest.0 {
+            [] => return metrics,
+            [b',', after @ ..] => rest.0 = after,
+            other => panic!("no end of a metric: {other:?}"),
+        }
+    }
+}
+
+fn of_server_timing(headers: &HeaderMap) -> Figures {
+    let lines: Vec<_> = headers.get_all("server-timing").iter().collect();
+    assert_eq!(lines.len(), 2, "the handler's line stays");
+    let duration = ("dur".to_owned(), b"5.3".to_vec());
+    assert_eq!(
+        server_timing(lines[0].as_bytes()),
+        [("db".to_owned(), vec![duration])]
+    );
+    server_timing(lines[1].as_bytes())
+        .into_iter()
+        .map(|(name, parameters)| {
+            let [(parameter, value)] = &parameters[..] else {
+                panic!("{parameters:?}");
+            };
+            assert_eq!(parameter, "desc");
+            (name, String::from_utf8(value.clone()).unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn all_forms_tell_the_same_figures() {
+    for bytes in [7, 9_990, 60_000, 100_000_000] {
+        let fields = of_fields(&headers(HeaderFormat::Fields, bytes, "/items/{id}").await);
+        let figure = |name: &str| fields[name].parse::<usize>().unwrap();
+        assert_eq!(fields.len(), 6);
+        assert!(
+            (bytes..bytes + 2000).contains(&figure("alloc-bytes")),
+            "{fields:?}"
+        );
+        assert_eq!(figure("arena-bytes"), 100);
+        assert_eq!(fields["alloc-route"], "/items/{id}");
+        for (format, read) in [
+            (
+                HeaderFormat::Dictionary,
+                of_dictionary as fn(&HeaderMap) -> Figures,
+            ),
+            (HeaderFormat::ServerTiming, of_server_timing),
+        ] {
+            let headers = headers(format, bytes, "/items/{id}").await;
+            assert_eq!(read(&headers), fields);
+            assert_eq!(of_fields(&headers), Figures::new());
+        }
+    }
+}
+
+#[tokio::test]
+async fn hostile_labels_stay_within_their_value() {
+    for label in [
+        "\", alloc-bytes=1, x=\"",
+        "a\\",
+        "\\\"",
+        "f\u{fc}r 100%",
+        "%22",
+        "\u{1f980}",
+    ] {
+        let dictionary = of_dictionary(&headers(HeaderFormat::Dictionary, 10, label).await);
+        assert_eq!(
+            (dictionary.len(), dictionary["alloc-route"].as_str()),
+            (6, label)
+        );
+        let metrics = of_server_timing(&headers(HeaderFormat::ServerTiming, 10, label).await);
+        assert_eq!((metrics.len(), metrics["alloc-route"].as_str()), (6, label));
+    }
+    // No quoted string has control characters, and a Display String encodes them.
+    for label in ["a\r\nb: c", "\u{7f}", "\0"] {
+        let dictionary = of_dictionary(&headers(HeaderFormat::Dictionary, 10, label).await);
+        assert_eq!(dictionary["alloc-route"], label);
+        let metrics = of_server_timing(&headers(HeaderFormat::ServerTiming, 10, label).await);
+        assert_eq!((metrics.len(), metrics.get("alloc-route")), (5, None));
+    }
+}
