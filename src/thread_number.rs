@@ -6,7 +6,7 @@ use std::{
 };
 
 /// So many threads at the same time have a number of their own, below this one.
-pub(crate) const OWN: usize = 1024;
+pub(crate) const OWN: usize = 512;
 
 /// Neither claimed, nor a number.
 const NONE: usize = usize::MAX;

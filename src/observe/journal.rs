@@ -27,7 +27,7 @@ pub(super) struct Ring<const WORDS: usize, const ENTRIES: usize> {
     /// How many entries were ever pushed, and drained.
     pushed: AtomicUsize,
     drained: AtomicUsize,
-    entries: [[AtomicU64; WORDS]; ENTRIES],
+    entries: [Entry<WORDS>; ENTRIES],
 }
 
 impl<const WORDS: usize, const ENTRIES: usize> Ring<WORDS, ENTRIES> {
@@ -36,27 +36,31 @@ impl<const WORDS: usize, const ENTRIES: usize> Ring<WORDS, ENTRIES> {
         Self {
             pushed: AtomicUsize::new(0),
             drained: AtomicUsize::new(0),
-            entries: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
+            entries: std::array::from_fn(|_| Entry(std::array::from_fn(|_| AtomicU64::new(0)))),
         }
     }
 
-    /// Adds an entry, and returns how many there are; `None` if there is no room. The caller is the one
-    /// writer (invariant 1).
+    /// Has `write` fill an entry, and returns how many there are; `None` if there is no room. The caller is
+    /// the one writer (invariant 1).
     #[inline]
-    pub(super) fn push(&self, entry: [u64; WORDS]) -> Option<usize> {
-        self.push_with(entry, |pushed| self.pushed.store(pushed, Ordering::Release))
+    pub(super) fn push(&self, write: impl FnOnce(&Entry<WORDS>)) -> Option<usize> {
+        self.push_with(write, |pushed| self.pushed.store(pushed, Ordering::Release))
     }
 
     /// As [`push`](Self::push), in one order with all `SeqCst` operations.
     #[inline]
-    fn push_in_order(&self, entry: [u64; WORDS]) -> Option<usize> {
-        self.push_with(entry, |pushed| {
+    fn push_in_order(&self, write: impl FnOnce(&Entry<WORDS>)) -> Option<usize> {
+        self.push_with(write, |pushed| {
             self.pushed.swap(pushed, Ordering::SeqCst);
         })
     }
 
     #[inline]
-    fn push_with(&self, entry: [u64; WORDS], publish: impl FnOnce(usize)) -> Option<usize> {
+    fn push_with(
+        &self,
+        write: impl FnOnce(&Entry<WORDS>),
+        publish: impl FnOnce(usize),
+    ) -> Option<usize> {
         // Relaxed: only the caller writes it.
         let pushed = self.pushed.load(Ordering::Relaxed);
         // Acquire: invariant 3.
@@ -64,16 +68,13 @@ impl<const WORDS: usize, const ENTRIES: usize> Ring<WORDS, ENTRIES> {
         if waiting >= ENTRIES {
             return None;
         }
-        // Relaxed, here and in `drain`: `pushed` and `drained` order them.
-        for (place, word) in self.entries[pushed % ENTRIES].iter().zip(entry) {
-            place.store(word, Ordering::Relaxed);
-        }
+        write(&self.entries[pushed % ENTRIES]);
         publish(pushed.wrapping_add(1));
         Some(waiting + 1)
     }
 
     /// Calls `f` with all entries. The caller is the one reader (invariant 2).
-    pub(super) fn drain(&self, mut f: impl FnMut([u64; WORDS])) {
+    pub(super) fn drain(&self, mut f: impl FnMut(&Entry<WORDS>)) {
         // Relaxed: only a holder of the lock writes it.
         let mut drained = self.drained.load(Ordering::Relaxed);
         // SeqCst: for opens, see `Journals::fence`. It includes the acquire of invariant 3.
@@ -82,14 +83,28 @@ impl<const WORDS: usize, const ENTRIES: usize> Ring<WORDS, ENTRIES> {
             return;
         }
         while drained != pushed {
-            let entry = &self.entries[drained % ENTRIES];
-            f(std::array::from_fn(|word| {
-                entry[word].load(Ordering::Relaxed)
-            }));
+            f(&self.entries[drained % ENTRIES]);
             drained = drained.wrapping_add(1);
         }
         // Release: invariant 3.
         self.drained.store(drained, Ordering::Release);
+    }
+}
+
+/// The words of an entry.
+#[derive(Debug)]
+pub(super) struct Entry<const WORDS: usize>([AtomicU64; WORDS]);
+
+// Relaxed: `Ring::pushed` and `Ring::drained` order what is written and read.
+impl<const WORDS: usize> Entry<WORDS> {
+    #[inline]
+    pub(super) fn set(&self, word: usize, value: u64) {
+        self.0[word].store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn get(&self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Relaxed)
     }
 }
 
@@ -145,19 +160,14 @@ impl Journal {
     /// Adds an open request, in one order with the word of a shutdown; see [`Journals::fence`].
     #[inline]
     pub(super) fn open(&self, entry: u64) -> Option<usize> {
-        self.opens.push_in_order([entry])
+        self.opens.push_in_order(|words| words.set(0, entry))
     }
 }
-
-/// Threads whose journals are made together.
-const GROUP: usize = 32;
-
-type Group = [OnceLock<Box<Journal>>; GROUP];
 
 /// The journals of a layer, by thread number.
 #[derive(Debug)]
 pub(super) struct Journals {
-    groups: [OnceLock<Box<Group>>; thread_number::OWN / GROUP],
+    own: Box<[OnceLock<Box<Journal>>]>,
     /// That of threads without a number of their own.
     shared: OnceLock<Box<Journal>>,
     /// Held by the one that writes to it.
@@ -167,7 +177,9 @@ pub(super) struct Journals {
 impl Journals {
     pub(super) fn new() -> Self {
         Self {
-            groups: std::array::from_fn(|_| OnceLock::new()),
+            own: std::iter::repeat_with(OnceLock::new)
+                .take(thread_number::OWN)
+                .collect(),
             shared: OnceLock::new(),
             writing: Mutex::new(()),
         }
@@ -176,13 +188,12 @@ impl Journals {
     /// Calls `f` with the journal of the calling thread, which may push to it.
     #[inline]
     pub(super) fn with_own<R>(&self, f: impl FnOnce(&Journal) -> R) -> R {
-        let number = thread_number();
-        let Some(group) = self.groups.get(number / GROUP) else {
+        let Some(own) = self.own.get(thread_number()) else {
             return self.with_shared(f);
         };
-        match group.get().and_then(|group| group[number % GROUP].get()) {
+        match own.get() {
             Some(journal) => f(journal),
-            None => f(made(number, group)),
+            None => f(made(own)),
         }
     }
 
@@ -197,8 +208,7 @@ impl Journals {
 
     /// Iterates over all journals.
     pub(super) fn all(&self) -> impl Iterator<Item = &Journal> {
-        let groups = self.groups.iter().filter_map(OnceLock::get);
-        let own = groups.flat_map(|group| group.iter().filter_map(OnceLock::get));
+        let own = self.own.iter().filter_map(OnceLock::get);
         own.chain(self.shared.get()).map(|journal| &**journal)
     }
 
@@ -215,11 +225,8 @@ impl Journals {
 /// Makes the journal of a thread.
 #[cold]
 #[inline(never)]
-fn made(number: usize, group: &OnceLock<Box<Group>>) -> &Journal {
-    let journal = aside(|| {
-        let group = group.get_or_init(|| Box::new(std::array::from_fn(|_| OnceLock::new())));
-        group[number % GROUP].get_or_init(Journal::new)
-    });
+fn made(own: &OnceLock<Box<Journal>>) -> &Journal {
+    let journal = own.get_or_init(|| aside(Journal::new));
     // See `Journals::fence`.
     fence(Ordering::SeqCst);
     journal
@@ -234,15 +241,19 @@ mod loom_models {
 
     type Small = Ring<2, 2>;
 
+    fn both(number: u64) -> impl FnOnce(&Entry<2>) {
+        move |entry| [0, 1].into_iter().for_each(|word| entry.set(word, number))
+    }
+
     /// Invariants 1 to 3: entries arrive whole, once and in order, whoever drains them.
     #[test]
     fn an_entry_arrives_once_and_whole() {
         loom::model(|| {
             let ring = Arc::new((Small::new(), Mutex::new(Vec::new())));
             let drain = |ring: &Small, seen: &mut Vec<u64>| {
-                ring.drain(|[number, copy]| {
-                    assert_eq!(number, copy, "torn");
-                    seen.push(number);
+                ring.drain(|entry| {
+                    assert_eq!(entry.get(0), entry.get(1), "torn");
+                    seen.push(entry.get(0));
                 });
             };
             let reader = thread::spawn({
@@ -250,7 +261,7 @@ mod loom_models {
                 move || drain(&ring.0, &mut lock(&ring.1))
             });
             for number in 1..=3 {
-                while ring.0.push([number; 2]).is_none() {
+                while ring.0.push(both(number)).is_none() {
                     drain(&ring.0, &mut lock(&ring.1));
                 }
                 if number == 2 {
@@ -274,7 +285,7 @@ mod loom_models {
             let opener = thread::spawn({
                 let parts = Arc::clone(&parts);
                 move || {
-                    parts.0.push_in_order([1; 2]).expect("room");
+                    parts.0.push_in_order(both(1)).expect("room");
                     parts.2.get_or_init(|| ());
                 }
             });
@@ -282,7 +293,7 @@ mod loom_models {
                 let parts = Arc::clone(&parts);
                 move || {
                     if parts.2.get().is_some() {
-                        parts.1.push([1; 2]).expect("room");
+                        parts.1.push(both(1)).expect("room");
                     }
                 }
             });

@@ -1,5 +1,5 @@
 use super::{
-    journal::WORDS,
+    journal::{Entry, WORDS},
     snapshot::OutcomeCounts,
     summary::{Summary, TimeSummary},
 };
@@ -45,112 +45,121 @@ pub(super) struct Row {
 // `RouteSnapshot` states this bound. The rest is for counts beyond `u32`.
 const _: () = assert!(cfg!(tower_memory_loom) || size_of::<Row>() + CHUNKS * 64 <= (8 << 10) - 128);
 
-/// The first word of an entry: route, method, and what becomes of it.
-const ROUTE: Field = Field::first(17);
-const METHOD: Field = ROUTE.then(4);
+/// The first word of an entry: the place of the row, and what becomes of it.
+const PLACE: Field = Field::first(20);
 
-/// Of an opened request: whether it has come from another route, and which one.
-const MOVED: Field = METHOD.then(1);
-const FROM: Field = MOVED.then(17);
+/// Of an opened request: whether it has come from another row, and which one.
+const MOVED: Field = PLACE.then(1);
+const FROM: Field = MOVED.then(20);
 
-/// Of a closed request: the first digit of the status, the outcome, and which figures are known.
-const STATUS: Field = METHOD.then(3);
+/// Of a closed request: the status, the outcome, and whether heap figures are known.
+const STATUS: Field = PLACE.then(10);
 const OUTCOME: Field = STATUS.then(4);
 const HAS_USAGE: Field = OUTCOME.then(1);
-const HAS_PEAK: Field = HAS_USAGE.then(1);
-const HAS_HEAD: Field = HAS_PEAK.then(1);
 /// The second word is the latency of a cancellation, and there are no others.
-const IS_LATENCY: Field = HAS_HEAD.then(1);
+const IS_LATENCY: Field = HAS_USAGE.then(1);
+
+/// A figure of an entry is not known.
+const UNKNOWN: u64 = u64::MAX;
 
 // `MemoryLayerBuilder::max_routes` is at most 65536, and there are two more.
-const _: () = assert!(ROUTE.max() > (1 << 16) + 2);
-const _: () = assert!(METHOD.max() as usize >= KnownMethod::COUNT);
+const _: () = assert!(PLACE.max() as usize >= ((1 << 16) + 2) * KnownMethod::COUNT);
 const _: () = assert!(OUTCOME.max() as usize >= Outcome::ALL.len());
 
+/// The place of a row in the table.
 #[inline]
-fn pack_key(key: RouteKey) -> u64 {
-    ROUTE.pack(key.route as u64) | METHOD.pack(key.method.index() as u64)
+pub(super) const fn place(key: RouteKey) -> usize {
+    key.route * KnownMethod::COUNT + key.method.index()
 }
 
-/// The key of an entry.
+/// The key of the row at a place.
+pub(super) const fn key(place: usize) -> RouteKey {
+    RouteKey {
+        route: place / KnownMethod::COUNT,
+        method: KnownMethod::ALL[place % KnownMethod::COUNT],
+    }
+}
+
+/// The place of the row that an entry belongs to.
 #[inline]
-pub(super) fn key(word: u64) -> (usize, usize) {
-    (ROUTE.get(word) as usize, METHOD.get(word) as usize)
+pub(super) const fn place_of(word: u64) -> usize {
+    PLACE.get(word) as usize
 }
 
 /// The entry of a request that was opened.
 #[inline]
-pub(super) fn opened(key: RouteKey) -> u64 {
-    pack_key(key)
+pub(super) const fn opened(key: RouteKey) -> u64 {
+    PLACE.pack(place(key) as u64)
 }
 
 /// The entry of an open request that was moved to another route.
-pub(super) fn moved(from: RouteKey, to: usize) -> u64 {
-    let to = RouteKey { route: to, ..from };
-    pack_key(to) | MOVED.pack(1) | FROM.pack(from.route as u64)
+pub(super) const fn moved(from: RouteKey, to: usize) -> u64 {
+    let to = RouteKey {
+        route: to,
+        method: from.method,
+    };
+    opened(to) | MOVED.pack(1) | FROM.pack(place(from) as u64)
 }
 
-/// The route that a request was moved away from.
+/// The place that a request was moved away from.
 #[inline]
 pub(super) fn moved_from(word: u64) -> Option<usize> {
     (MOVED.get(word) != 0).then(|| FROM.get(word) as usize)
 }
 
-/// The entry of a request that has closed.
+/// Writes the entry of a request that has closed.
 #[inline]
-pub(super) fn closed(closed: &Closed<'_>) -> [u64; WORDS] {
-    // Statuses from 600 on are invalid, and counted as none.
-    let status = closed.status.filter(|status| *status < 600).unwrap_or(0) / 100;
-    let usage = closed.usage.unwrap_or_default();
-    let word = pack_key(closed.key)
-        | STATUS.pack(status.into())
-        | OUTCOME.pack(closed.reason.outcome().index() as u64)
-        | HAS_USAGE.pack(closed.usage.is_some().into())
-        | HAS_PEAK.pack(usage.peak_bytes.is_some().into())
-        | HAS_HEAD.pack(closed.time_to_head.is_some().into());
-    [
-        word,
-        usage.bytes_allocated,
-        usage.allocations,
-        usage.peak_bytes.unwrap_or(0),
-        closed.arena.bytes as u64,
-        closed.time_to_head.unwrap_or(0),
-        closed.time_to_end,
-        closed.total_time,
-    ]
+pub(super) fn write_closed(entry: &Entry<WORDS>, closed: &Closed<'_>) {
+    let word = opened(closed.key)
+        | STATUS.pack(closed.status.unwrap_or(0).into())
+        | OUTCOME.pack(closed.reason.outcome().index() as u64);
+    entry.set(0, word);
+    if let Some(usage) = &closed.usage {
+        entry.set(0, word | HAS_USAGE.pack(1));
+        entry.set(1, usage.bytes_allocated);
+        entry.set(2, usage.allocations);
+        entry.set(3, usage.peak_bytes.unwrap_or(UNKNOWN));
+    }
+    entry.set(4, closed.arena.bytes as u64);
+    entry.set(5, closed.time_to_head.unwrap_or(UNKNOWN));
+    entry.set(6, closed.time_to_end);
+    entry.set(7, closed.total_time);
 }
 
-/// The entry of a latency, in nanoseconds.
-pub(super) fn latency(key: RouteKey, nanos: u64) -> [u64; WORDS] {
-    let mut entry = [0; WORDS];
-    entry[..2].copy_from_slice(&[pack_key(key) | IS_LATENCY.pack(1), nanos]);
-    entry
+/// Writes the entry of a latency, in nanoseconds.
+pub(super) fn write_latency(entry: &Entry<WORDS>, key: RouteKey, nanos: u64) {
+    entry.set(0, opened(key) | IS_LATENCY.pack(1));
+    entry.set(1, nanos);
 }
 
 impl Row {
-    /// Adds what an entry of [`closed`] or [`latency`] says.
+    /// Adds what an entry of [`write_closed`] or [`write_latency`] says. Its first word is `word`.
     #[inline]
-    pub(super) fn add(&mut self, entry: [u64; WORDS]) {
-        let [word, bytes, allocations, peak, arena, head, end, total] = entry;
+    pub(super) fn add(&mut self, word: u64, entry: &Entry<WORDS>) {
+        let figures = &mut self.figures;
         if IS_LATENCY.get(word) != 0 {
-            self.figures.add(Figure::CancelLatency as usize, bytes);
+            figures.add(Figure::CancelLatency as usize, entry.get(1));
             return;
         }
         self.outcomes.add(OUTCOME.get(word) as usize);
-        self.statuses[STATUS.get(word) as usize % 6] += 1;
+        // Statuses from 600 on are invalid, and counted as none.
+        let class = STATUS.get(word) as usize / 100;
+        self.statuses[if class < 6 { class } else { 0 }] += 1;
         if HAS_USAGE.get(word) != 0 {
-            self.figures.add(Figure::Bytes as usize, bytes);
-            self.figures.add(Figure::Allocations as usize, allocations);
-            if HAS_PEAK.get(word) != 0 {
-                self.figures.add(Figure::PeakBytes as usize, peak);
+            figures.add(Figure::Bytes as usize, entry.get(1));
+            figures.add(Figure::Allocations as usize, entry.get(2));
+            let peak = entry.get(3);
+            if peak != UNKNOWN {
+                figures.add(Figure::PeakBytes as usize, peak);
             }
         }
-        self.figures.add(Figure::ArenaBytes as usize, arena);
-        if HAS_HEAD.get(word) != 0 {
-            self.figures.add(Figure::TimeToHead as usize, head);
+        figures.add(Figure::ArenaBytes as usize, entry.get(4));
+        let head = entry.get(5);
+        if head != UNKNOWN {
+            figures.add(Figure::TimeToHead as usize, head);
         }
-        self.figures.add(Figure::TotalTime as usize, total);
-        self.time_to_end = self.time_to_end.saturating_add(end);
+        self.time_to_end = self.time_to_end.wrapping_add(entry.get(6));
+        figures.add(Figure::TotalTime as usize, entry.get(7));
     }
 
     /// Requests that are open. Negative for a moment while others are moved, or closed.

@@ -16,37 +16,26 @@ use crate::{
     sync::{Mutex, lock, try_lock},
 };
 
-/// The statistics of all routes, indexed by route number.
+/// The statistics of all routes.
 #[derive(Debug)]
 pub(super) struct Stats {
     journals: Journals,
     table: Mutex<Table>,
 }
 
-/// A route's rows, by method.
-type Methods = [Option<Box<Row>>; KnownMethod::COUNT];
-
 #[derive(Debug, Default)]
 struct Table {
-    routes: Vec<Option<Box<Methods>>>,
+    /// By place, see [`row::place`].
+    rows: Vec<Option<Box<Row>>>,
 }
 
 impl Table {
     #[inline]
-    fn row(&mut self, (route, method): (usize, usize)) -> &mut Row {
-        let has = |methods: &Methods| methods[method].is_some();
-        if !self
-            .routes
-            .get(route)
-            .and_then(Option::as_deref)
-            .is_some_and(has)
-        {
-            self.add_row(route, method);
+    fn row(&mut self, place: usize) -> &mut Row {
+        if !self.rows.get(place).is_some_and(Option::is_some) {
+            self.add_row(place);
         }
-        match self.routes[route]
-            .as_mut()
-            .and_then(|methods| methods[method].as_mut())
-        {
+        match self.rows[place].as_mut() {
             Some(row) => row,
             None => unreachable!("added above"),
         }
@@ -54,29 +43,31 @@ impl Table {
 
     #[cold]
     #[inline(never)]
-    fn add_row(&mut self, route: usize, method: usize) {
+    fn add_row(&mut self, place: usize) {
         aside(|| {
-            if self.routes.len() <= route {
-                self.routes.resize_with(route + 1, || None);
+            if self.rows.len() <= place {
+                // All methods of the route.
+                let len = (place / KnownMethod::COUNT + 1) * KnownMethod::COUNT;
+                self.rows.resize_with(len, || None);
             }
-            let methods = self.routes[route].get_or_insert_with(Box::default);
-            methods[method].get_or_insert_with(Box::default);
+            self.rows[place].get_or_insert_with(Box::default);
         });
     }
 
     fn take_closes(&mut self, journal: &Journal) {
-        journal
-            .closes
-            .drain(|entry| self.row(row::key(entry[0])).add(entry));
+        journal.closes.drain(|entry| {
+            let word = entry.get(0);
+            self.row(row::place_of(word)).add(word, entry);
+        });
     }
 
     fn take_opens(&mut self, journal: &Journal) {
-        journal.opens.drain(|[word]| {
-            let (route, method) = row::key(word);
-            let opened = &mut self.row((route, method)).opened;
+        journal.opens.drain(|entry| {
+            let word = entry.get(0);
+            let opened = &mut self.row(row::place_of(word)).opened;
             *opened = opened.wrapping_add(1);
             if let Some(from) = row::moved_from(word) {
-                let opened = &mut self.row((from, method)).opened;
+                let opened = &mut self.row(from).opened;
                 *opened = opened.wrapping_sub(1);
             }
         });
@@ -89,15 +80,8 @@ impl Table {
 
     /// Iterates over the rows in the order of route numbers and methods.
     fn rows(&self) -> impl Iterator<Item = (RouteKey, &Row)> {
-        let routes = self.routes.iter().enumerate();
-        routes.flat_map(|(route, methods)| {
-            let rows = methods
-                .iter()
-                .flat_map(|methods| KnownMethod::ALL.iter().zip(&**methods));
-            rows.filter_map(move |(&method, row)| {
-                Some((RouteKey { route, method }, &**row.as_ref()?))
-            })
-        })
+        let rows = self.rows.iter().enumerate();
+        rows.filter_map(|(place, row)| Some((row::key(place), &**row.as_ref()?)))
     }
 }
 
@@ -155,12 +139,24 @@ impl Stats {
     /// A scope has closed.
     #[inline]
     pub(super) fn closed(&self, closed: &Closed<'_>) {
-        let entry = row::closed(closed);
-        self.record(|journal| journal.closes.push(entry));
+        self.record(|journal| {
+            let closes = &journal.closes;
+            closes.push(|entry| row::write_closed(entry, closed))
+        });
+        if closed.tasks.is_some() {
+            self.tasks_closed(closed);
+        }
+    }
+
+    /// As [`closed`](Self::closed), of a scope that had tasks.
+    #[inline(never)]
+    fn tasks_closed(&self, closed: &Closed<'_>) {
         if let Some(latency) = closed.cancel_latency() {
             let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-            let entry = row::latency(closed.key, nanos);
-            self.record(|journal| journal.closes.push(entry));
+            self.record(|journal| {
+                let closes = &journal.closes;
+                closes.push(|entry| row::write_latency(entry, closed.key, nanos))
+            });
         }
     }
 
@@ -175,9 +171,7 @@ impl Stats {
         };
         // Locked for each row anew, so that no thread has to wait for more than the copy of one.
         let rows = keys.into_iter().map(|key| {
-            let row = lock(&self.table)
-                .row((key.route, key.method.index()))
-                .clone();
+            let row = lock(&self.table).row(row::place(key)).clone();
             (key, row)
         });
         let mut rows = rows.collect::<Vec<_>>().into_iter().peekable();
@@ -377,12 +371,15 @@ mod tests {
             route: 65_537,
             method: KnownMethod::Trace,
         };
-        assert_eq!(row::key(row::opened(key)), (65_537, key.method.index()));
-        assert_eq!(row::moved_from(row::opened(key)), None);
-        let moved = row::moved(key, 3);
+        let place = row::place(key);
+        assert_eq!(row::key(place), key);
+        let (opened, moved) = (row::opened(key), row::moved(key, 3));
         assert_eq!(
-            (row::key(moved), row::moved_from(moved)),
-            ((3, key.method.index()), Some(65_537))
+            (row::place_of(opened), row::moved_from(opened)),
+            (place, None)
         );
+        let to = row::key(row::place_of(moved));
+        assert_eq!((to.route, to.method), (3, key.method));
+        assert_eq!(row::moved_from(moved), Some(place));
     }
 }

@@ -243,7 +243,7 @@ pub(crate) struct Closed<'a> {
     pub(crate) time_to_head: Option<u64>,
     pub(crate) time_to_end: u64,
     pub(crate) total_time: u64,
-    pub(super) tasks: Option<&'a TaskGroup>,
+    pub(crate) tasks: Option<&'a TaskGroup>,
     pub(super) annotations: Option<&'a Annotations>,
 }
 
