@@ -19,6 +19,8 @@ mod observers;
 mod overruns;
 mod recorder;
 mod row;
+#[cfg(feature = "serde")]
+mod serialize;
 mod serve;
 mod shutdown;
 mod snapshot;

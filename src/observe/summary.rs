@@ -162,7 +162,7 @@ impl TimeSummary {
         since.map(Self::from)
     }
 
-    fn nanos(&self) -> Summary {
+    pub(super) fn nanos(&self) -> Summary {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Summary {
             count: self.count,
