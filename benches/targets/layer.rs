@@ -1,6 +1,9 @@
 //! `layer/`: a whole request through an axum router, without a network.
 
-use std::{convert::Infallible, future::poll_fn, hint::black_box, task::Poll, time::Duration};
+use std::{
+    convert::Infallible, future::poll_fn, hint::black_box, num::NonZero, task::Poll, thread,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -102,6 +105,8 @@ enum Place {
     CurrentThreadArmed,
     /// Two tasks on two workers; processor time of the process.
     TwoWorkers,
+    /// A task on each of as many workers as there are cores, with one layer; processor time of the process.
+    AllCores,
 }
 
 impl Place {
@@ -110,16 +115,26 @@ impl Place {
             Self::CurrentThread => "current_thread",
             Self::CurrentThreadArmed => "current_thread_timer_armed",
             Self::TwoWorkers => "two_workers",
+            Self::AllCores => "all_cores",
+        }
+    }
+
+    /// The number of tasks, and of threads if there are several.
+    fn workers(self) -> u64 {
+        match self {
+            Self::CurrentThread | Self::CurrentThreadArmed => 1,
+            Self::TwoWorkers => 2,
+            Self::AllCores => thread::available_parallelism().map_or(1, NonZero::get) as u64,
         }
     }
 
     fn runtime(self) -> Runtime {
         let mut builder = match self {
             Self::CurrentThread | Self::CurrentThreadArmed => Builder::new_current_thread(),
-            Self::TwoWorkers => Builder::new_multi_thread(),
+            Self::TwoWorkers | Self::AllCores => Builder::new_multi_thread(),
         };
         let runtime = builder
-            .worker_threads(2)
+            .worker_threads(self.workers() as usize)
             .enable_all()
             .build()
             .expect("a runtime");
@@ -143,16 +158,17 @@ impl Place {
                 runtime.block_on(task(n)).expect("no panic");
                 clock::thread() - start
             }
-            Self::TwoWorkers => {
-                let half = n.div_ceil(2);
+            Self::TwoWorkers | Self::AllCores => {
+                let workers = self.workers();
+                let each = n.div_ceil(workers);
                 let start = clock::process();
-                let tasks = [task(half), task(half)];
+                let tasks: Vec<_> = (0..workers).map(|_| task(each)).collect();
                 runtime.block_on(async {
                     for task in tasks {
                         task.await.expect("no panic");
                     }
                 });
-                (clock::process() - start) * n as f64 / (2 * half) as f64
+                (clock::process() - start) * n as f64 / (workers * each) as f64
             }
         }
     }
@@ -387,6 +403,7 @@ pub(crate) fn add(contests: &mut Vec<Contest>) {
             Place::CurrentThread,
             Place::CurrentThreadArmed,
             Place::TwoWorkers,
+            Place::AllCores,
         ] {
             contests.push(added_cpu(handler, place));
         }
