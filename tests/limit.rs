@@ -818,6 +818,17 @@ fn the_environment_sets_the_mode() {
 
 #[test]
 fn the_heap_with_what_is_beside_it_is_what_is_used() {
+    const ALONE: &str = "TOWER_MEMORY_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // In a process of its own, since other tests use the heap, too.
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_heap_with_what_is_beside_it_is_what_is_used"])
+            .env(ALONE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
     let limit = ProcessLimit::builder().bytes(1 << 30).build().unwrap();
     let before = limit.snapshot();
     assert_eq!(before.source, Some("heap"));
@@ -828,4 +839,99 @@ fn the_heap_with_what_is_beside_it_is_what_is_used() {
     assert!(grown.abs_diff(32 * MIB) < 4 * MIB, "{grown}");
     assert_eq!(after.base, after.used, "no request is open");
     drop(kept);
+}
+
+#[tokio::test]
+async fn suggestions_need_a_hundred_requests_and_say_whether_all_have_fit() {
+    let process = Process::with(|builder| builder.mode(LimitMode::Observe));
+    let layer = process.layer().build().unwrap();
+    let service = layer.layer(service_fn(hold));
+    let handle = layer.handle();
+    for _ in 0..99 {
+        let _ = service.clone().oneshot(request("/100")).await;
+    }
+    let few = handle.suggest();
+    assert_eq!(
+        (few.routes.len(), few.unknown, few.fits),
+        (0, 1, Some(true))
+    );
+    let _ = service.clone().oneshot(request("/100")).await;
+    process.uses(LIMIT);
+    let _ = service.clone().oneshot(request("/1")).await;
+    let suggestions = handle.suggest();
+    let [route] = &suggestions.routes[..] else {
+        panic!("{suggestions}");
+    };
+    assert_eq!((route.requests, route.route.as_str()), (100, "/100"));
+    assert!((100 * KIB..110 * KIB).contains(&route.p99), "{suggestions}");
+    assert_eq!(route.request_limit, 256 * KIB);
+    assert_eq!((suggestions.unknown, suggestions.fits), (1, Some(false)));
+    let text = suggestions.to_string();
+    assert!(
+        text.ends_with("process limit 64 MiB (set): not all requests have fit"),
+        "{text}"
+    );
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn pressure_is_an_extractor_and_none_without_a_limit() {
+    use axum::{Router, body::Body, routing::get};
+    use tower_memory::limit::Pressure;
+
+    async fn stage(pressure: Option<Pressure>) -> String {
+        pressure.map_or("none".to_owned(), |it| {
+            format!("{} {:.2}", it.stage, it.level)
+        })
+    }
+    let process = Process::new();
+    let with = |layer: MemoryLayerBuilder| {
+        let app = Router::new()
+            .route("/", get(stage))
+            .layer(layer.build().unwrap());
+        async {
+            let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        }
+    };
+    assert_eq!(with(MemoryLayer::builder()).await, "none");
+    assert_eq!(with(process.layer()).await, "normal 0.00");
+    process.uses(LIMIT / 1000 * 860);
+    assert_eq!(with(process.layer()).await, "brown_out 0.35");
+}
+
+/// Processors are limited by tower's layers, on either side.
+#[tokio::test]
+async fn a_concurrency_limit_works_on_both_sides() {
+    use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
+
+    let process = Process::new();
+    let handler = || {
+        service_fn(|request: Request<Empty<Bytes>>| async move {
+            tokio::task::yield_now().await;
+            hold(request).await
+        })
+    };
+    let inside = ServiceBuilder::new()
+        .layer(process.layer().build().unwrap())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(handler());
+    let outside = ServiceBuilder::new()
+        .layer(ConcurrencyLimitLayer::new(1))
+        .layer(process.layer().build().unwrap())
+        .service(handler());
+    let (a, b) = tokio::join!(
+        inside.clone().oneshot(request("/1")),
+        inside.oneshot(request("/1"))
+    );
+    assert_eq!([a.unwrap().status(), b.unwrap().status()], [200, 200]);
+    let (a, b) = tokio::join!(
+        outside.clone().oneshot(request("/1")),
+        outside.clone().oneshot(request("/1"))
+    );
+    assert_eq!([a.unwrap().status(), b.unwrap().status()], [200, 200]);
+    process.uses(LIMIT);
+    assert_eq!(outside.oneshot(request("/1")).await.unwrap().status(), 503);
+    process.is_empty();
 }

@@ -15,6 +15,7 @@ use tower_memory::{
     ArenaPool, Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
     account::{self, Account},
     header::HeaderFormat,
+    limit::ProcessLimit,
     middleware::MemoryLayerBuilder,
 };
 
@@ -40,6 +41,8 @@ pub(crate) fn wrap(app: Router, settings: &str) -> Router {
             .header_format(HeaderFormat::ServerTiming),
         // Callgrind also counts the thread that calls the observer.
         "observed" => builder.observe(|report: &ScopeReport| _ = black_box(report.status)),
+        "limited" => builder.process_limit(&limit(1 << 40, None)),
+        "overloaded" => builder.process_limit(&limit(1 << 30, Some(1 << 30))),
         _ => builder,
     };
     let layer = builder.build().expect("valid settings");
@@ -48,6 +51,16 @@ pub(crate) fn wrap(app: Router, settings: &str) -> Router {
         tokio::spawn(async move { handle.shutdown(Duration::ZERO).await });
     }
     app.layer(layer)
+}
+
+/// A limit of `bytes` for a process that uses `used`, or what it does use.
+fn limit(bytes: u64, used: Option<u64>) -> ProcessLimit {
+    let limit = ProcessLimit::builder().bytes(bytes);
+    let limit = match used {
+        Some(used) => limit.source(move || Some(used)),
+        None => limit,
+    };
+    limit.build().expect("valid settings")
 }
 
 fn builder() -> MemoryLayerBuilder {

@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 35] = [
+const CASES: [&str; 38] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
@@ -55,6 +55,9 @@ const CASES: [&str; 35] = [
     "server_timing/ready",
     "observed/ready",
     "refused/ready",
+    "limited/ready",
+    "limited/pending",
+    "overloaded/ready",
     "operation/enter_leave",
     "operation/malloc_free_64B",
     "operation/malloc_free_64B_uncounted",
@@ -165,7 +168,7 @@ fn requests(settings: &str, route: &str, n: u64) -> u64 {
         .expect("a runtime");
     let app = runtime.block_on(async { app(settings) });
     let status = match settings {
-        "refused" => StatusCode::SERVICE_UNAVAILABLE,
+        "refused" | "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
     };
     let send = |n| {

@@ -3,7 +3,7 @@
 //! [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) are extractors. A handler behind
 //! a [`MemoryLayer`](crate::MemoryLayer) takes them as arguments. `Option<RequestScope>` and
 //! `Option<Arena>` are `None` without a layer, where the plain extractors reject the request with
-//! [`MissingMemoryLayer`].
+//! [`MissingMemoryLayer`]. `Option<Pressure>` is [how tight memory is](crate::limit::Pressure).
 
 mod buffer;
 #[cfg(feature = "json")]

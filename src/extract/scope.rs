@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use super::rejection::MissingMemoryLayer;
-use crate::{arena::Arena, scope::RequestScope, wire::matched_path};
+use crate::{arena::Arena, limit::Pressure, scope::RequestScope, wire::matched_path};
 
 /// Returns the request's scope. If the layer is around the router, this also sets the route label.
 pub(super) fn scope(parts: &Parts) -> Option<RequestScope> {
@@ -33,6 +33,18 @@ impl<S: Sync> OptionalFromRequestParts<S> for RequestScope {
         _state: &S,
     ) -> Result<Option<Self>, Self::Rejection> {
         Ok(scope(parts))
+    }
+}
+
+/// Extracts how tight memory is, or `None` if there is no layer, or it has no limit for the process.
+impl<S: Sync> OptionalFromRequestParts<S> for Pressure {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _state: &S,
+    ) -> Result<Option<Self>, Self::Rejection> {
+        Ok(scope(parts).and_then(|scope| scope.pressure()))
     }
 }
 

@@ -158,6 +158,7 @@ impl LayerLimit {
         let process = &*self.process;
         let entry = self.peaks.entry(key);
         entry.would_refuse.fetch_add(1, Relaxed);
+        process.would_refuse.fetch_add(1, Relaxed);
         if process.mode() == LimitMode::Warn && entry.warns(process.now().as_secs() / 60) {
             events::would_refuse(key.route, key.method, by, process.used(), process.limit());
         }

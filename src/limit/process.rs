@@ -120,6 +120,8 @@ pub(crate) struct Process {
     reliefs: Mutex<Vec<Weak<dyn Relief>>>,
     refused: [AtomicU64; RefusedBy::ALL.len()],
     cancelled: AtomicU64,
+    pub(super) would_refuse: AtomicU64,
+    would_cancel: AtomicU64,
     failed_readings: AtomicU64,
     reclaims: Reclaims,
     job: Job,
@@ -231,6 +233,8 @@ impl Process {
             reliefs: Mutex::new(Vec::new()),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
             cancelled: AtomicU64::new(0),
+            would_refuse: AtomicU64::new(0),
+            would_cancel: AtomicU64::new(0),
             failed_readings: AtomicU64::new(0),
             reclaims: Reclaims::default(),
             job: Job::default(),
@@ -437,6 +441,7 @@ impl Process {
             return;
         };
         if self.mode() != LimitMode::Enforce {
+            self.would_cancel.fetch_add(1, Relaxed);
             victim.count_would_cancel();
         } else {
             self.cancelled.fetch_add(1, Relaxed);
@@ -591,6 +596,8 @@ impl Process {
             admitted: self.sums.counts().0,
             refused: std::array::from_fn(|by| self.refused[by].load(Relaxed)),
             cancelled: self.cancelled.load(Relaxed),
+            would_refuse: self.would_refuse.load(Relaxed),
+            would_cancel: self.would_cancel.load(Relaxed),
             failed_readings: self.failed_readings.load(Relaxed),
             reclaims: self.reclaims.calls.load(Relaxed),
             reclaimed_bytes: self.reclaims.bytes.load(Relaxed),

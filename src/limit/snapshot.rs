@@ -79,10 +79,14 @@ pub struct LimitSnapshot {
     /// Requests admitted.
     pub admitted: u64,
     /// Requests refused, in the order of [`RefusedBy::ALL`]. In [`LimitMode::Observe`] and
-    /// [`LimitMode::Warn`] those that would have been refused are in the statistics of their routes.
+    /// [`LimitMode::Warn`] nothing is refused.
     pub refused: [u64; RefusedBy::ALL.len()],
     /// Requests cancelled because they held the most.
     pub cancelled: u64,
+    /// Requests that would have been refused in those modes.
+    pub would_refuse: u64,
+    /// Requests that would have been cancelled in those modes.
+    pub would_cancel: u64,
     /// Readings of sources that failed.
     pub failed_readings: u64,
     /// Calls of the reclaim hook, and how many bytes of resident memory they gave back.

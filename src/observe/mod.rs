@@ -25,6 +25,7 @@ mod serve;
 mod shutdown;
 mod snapshot;
 mod stats;
+mod suggest;
 mod summary;
 mod tasks;
 #[cfg_attr(feature = "tracing", path = "warn/enabled.rs")]
@@ -34,6 +35,7 @@ mod warn;
 pub use self::overruns::TaskOverruns;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot};
+pub use self::suggest::{Suggestion, Suggestions};
 pub use self::summary::{Summary, TimeSummary};
 pub use self::tasks::CancelLatency;
 pub use crate::task::DetachedTasks;
