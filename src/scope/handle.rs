@@ -125,7 +125,8 @@ impl RequestScope {
     ///
     /// It has room for what 95 % of the route's recent requests used, so most requests take no memory
     /// from the system. It goes back to the pool when its last handle is dropped: this scope's, and
-    /// those of buffers that are not frozen.
+    /// those of buffers that are not frozen. A WebSocket rents one for each message from the
+    /// [`pool`](Self::pool).
     #[must_use]
     #[track_caller]
     pub fn arena(&self) -> &Arena {

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     account::{Enter, Inside, Writer},
     cancel::{CancelReason, Outcome},
+    pool::ArenaPool,
 };
 
 impl RequestScope {
@@ -37,6 +38,46 @@ impl RequestScope {
         // So that a shutdown can end the scope. What holds it is not woken, unless it runs a future.
         hold.stream.register(self, true, Waker::noop());
         hold
+    }
+
+    /// Returns the pool that the request's arena comes from.
+    ///
+    /// For requests that last long. The request's own [`arena`](Self::arena) keeps all that is allocated until
+    /// the request is over, so code that serves one message after the other rents an arena for each. These are
+    /// not part of [`arena_usage`](Self::arena_usage).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn serve(scope: RequestScope) {
+    ///     for n in 0..1000 {
+    ///         let arena = scope.pool().rent(); // goes back after the message
+    ///         let text = arena.alloc_fmt(format_args!("message {n}"));
+    ///         assert!(text.starts_with("message"));
+    ///     }
+    ///     assert_eq!(scope.arena_usage().bytes, 0);
+    /// }
+    /// # use std::convert::Infallible;
+    /// # use http::{Request, Response};
+    /// # use http_body_util::Empty;
+    /// # use tower::{Layer, ServiceExt, service_fn};
+    /// # let layer = tower_memory::MemoryLayer::new();
+    /// # let memory = layer.handle();
+    /// # let service = layer.layer(service_fn(|request: Request<()>| async {
+    /// #     let scope = request.into_parts().0.extensions.remove::<RequestScope>().expect("in the layer");
+    /// #     serve(scope).await;
+    /// #     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// # }));
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    /// # runtime.block_on(service.oneshot(Request::new(()))).unwrap();
+    /// # let pool = memory.pool().stats();
+    /// # assert_eq!((pool.rented, pool.misses), (0, 1), "one arena for all messages");
+    /// ```
+    #[must_use]
+    pub fn pool(&self) -> &ArenaPool {
+        &self.state().layer().pool
     }
 }
 

@@ -6,10 +6,7 @@
 
 use std::ptr::NonNull;
 
-use super::{
-    chunk::{Chunk, Region},
-    reference::Arena,
-};
+use super::{chunk::Region, reference::Arena};
 
 impl Arena {
     /// The region of `size` bytes at `ptr`, allocated from this arena. Its end can be moved only if it
@@ -17,10 +14,9 @@ impl Arena {
     fn region_at(&self, ptr: NonNull<u8>, size: usize) -> Region {
         let chunk = self.current().filter(|&chunk| {
             // SAFETY: the chunks of a referenced arena are alive (invariant 1).
-            let capacity = unsafe { chunk.as_ref() }.capacity();
-            let start = Chunk::data(chunk).addr().get();
-            let offset = ptr.addr().get().checked_sub(start);
-            size > 0 && offset.is_some_and(|offset| offset < capacity)
+            let chunk = unsafe { chunk.as_ref() };
+            let offset = ptr.addr().get().checked_sub(chunk.address());
+            size > 0 && offset.is_some_and(|offset| offset < chunk.capacity())
         });
         Region { ptr, size, chunk }
     }

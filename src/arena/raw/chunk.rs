@@ -5,12 +5,14 @@ use std::{
 
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Alignment of every chunk, enough for all but deliberately over-aligned types.
-const CHUNK_ALIGN: usize = 16;
+/// Alignment of the data of every chunk, enough for all but deliberately over-aligned types.
+pub(super) const DATA_ALIGN: usize = 16;
 
-/// One block of memory from the global allocator: this header, then `capacity` bytes.
-#[repr(C, align(16))]
+/// The head of a chunk, apart from its data, which has exactly the size that was asked for: with the head in
+/// front of it, 16 KiB would take 20 KiB from allocators that round up, and 1 MiB 1.5.
 pub(super) struct Chunk {
+    /// `capacity` bytes.
+    data: NonNull<u8>,
     /// The chunk that was current before; the arena's first chunk has none.
     prev: Option<NonNull<Self>>,
     capacity: usize,
@@ -68,33 +70,42 @@ pub(super) fn dangling(layout: Layout) -> NonNull<u8> {
 }
 
 impl Chunk {
-    /// Bytes of bookkeeping in front of a chunk's data.
-    pub(super) const OVERHEAD: usize = size_of::<Self>();
-
     /// The largest capacity a chunk can have.
-    pub(super) const MAX_CAPACITY: usize = isize::MAX as usize - (CHUNK_ALIGN - 1) - Self::OVERHEAD;
+    pub(super) const MAX_CAPACITY: usize = isize::MAX as usize - (DATA_ALIGN - 1);
 
     fn layout(capacity: usize) -> Option<Layout> {
-        let size = Self::OVERHEAD.checked_add(capacity)?;
-        Layout::from_size_align(size, CHUNK_ALIGN).ok()
+        Layout::from_size_align(capacity, DATA_ALIGN).ok()
     }
 
-    /// A new chunk; `None` if the allocator returns null or `capacity` is too large.
+    /// A new chunk; `None` if the allocator returns null, or `capacity` is zero or too large.
     pub(super) fn new(capacity: usize, prev: Option<NonNull<Self>>) -> Option<NonNull<Self>> {
-        let layout = Self::layout(capacity)?;
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        // SAFETY: the layout is not zero-sized: it contains the header.
-        let ptr = NonNull::new(unsafe { alloc::alloc(layout) })?.cast::<Self>();
-        // SAFETY: `ptr` is valid for writes of a header and aligned to it (16).
+        let layout = Self::layout(capacity).filter(|layout| layout.size() > 0)?;
+        #[expect(clippy::disallowed_methods, reason = "chunks are allocated here only")]
+        // SAFETY: neither layout is zero-sized.
+        let (data, head) = unsafe {
+            let data = NonNull::new(alloc::alloc(layout))?;
+            (data, alloc::alloc(Layout::new::<Self>()))
+        };
+        let Some(head) = NonNull::new(head.cast::<Self>()) else {
+            #[expect(clippy::disallowed_methods, reason = "as above")]
+            // SAFETY: allocated above with this layout, and nothing else knows it.
+            unsafe {
+                alloc::dealloc(data.as_ptr(), layout);
+            }
+            return None;
+        };
+        let filled = Self {
+            data,
+            prev,
+            capacity,
+            pos: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        };
+        // SAFETY: allocated above for a head, and nothing else knows it.
         unsafe {
-            ptr.write(Self {
-                prev,
-                capacity,
-                pos: AtomicUsize::new(0),
-                peak: AtomicUsize::new(0),
-            });
+            head.write(filled);
         }
-        Some(ptr)
+        Some(head)
     }
 
     /// Frees a chunk.
@@ -103,15 +114,21 @@ impl Chunk {
     ///
     /// `chunk` came from [`new`](Self::new), is not used afterwards, and nothing points into it.
     pub(super) unsafe fn free(chunk: NonNull<Self>) {
-        // SAFETY: alive until it is freed below (the caller's promise).
-        let capacity = unsafe { chunk.as_ref() }.capacity;
-        if let Some(layout) = Self::layout(capacity) {
-            #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        // SAFETY: made in `new` as a box is, and not used afterwards (the caller's promise).
+        let head = unsafe { Box::from_raw(chunk.as_ptr()) };
+        if let Some(layout) = Self::layout(head.capacity) {
+            #[expect(clippy::disallowed_methods, reason = "chunks are freed here only")]
             // SAFETY: allocated in `new` with the layout of the same capacity (invariant 4).
             unsafe {
-                alloc::dealloc(chunk.cast().as_ptr(), layout)
-            };
+                alloc::dealloc(head.data.as_ptr(), layout);
+            }
         }
+    }
+
+    /// Where its data begins.
+    #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
+    pub(super) fn address(&self) -> usize {
+        self.data.addr().get()
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -183,15 +200,6 @@ impl Chunk {
         }
     }
 
-    /// Address of the data of `chunk`.
-    ///
-    /// Takes a pointer, since the provenance of a reference to the header ends with the header.
-    pub(super) fn data(chunk: NonNull<Self>) -> NonNull<u8> {
-        // SAFETY: `new` allocates the data behind the header, and capacity never changes (invariant 4),
-        // so this is in or one past the end of the same allocation.
-        unsafe { chunk.cast::<u8>().add(Self::OVERHEAD) }
-    }
-
     /// Takes `layout` from the chunk's free bytes; `None` if they do not suffice.
     ///
     /// # Safety
@@ -205,11 +213,11 @@ impl Chunk {
     ) -> Option<NonNull<u8>> {
         // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
-        // Data is aligned to `CHUNK_ALIGN`: up to that, offsets are as aligned as addresses.
-        let base = if layout.align() <= CHUNK_ALIGN {
+        // Data is aligned to `DATA_ALIGN`: up to that, offsets are as aligned as addresses.
+        let base = if layout.align() <= DATA_ALIGN {
             0
         } else {
-            Self::data(chunk).addr().get()
+            this.data.addr().get()
         };
         let mask = layout.align() - 1;
         // Relaxed: a first guess; `step` verifies it.
@@ -226,7 +234,7 @@ impl Chunk {
             // Acquire: writes of a former owner of these bytes happened before (invariant 3).
             if this.step(pos, end, access, Ordering::Acquire) {
                 // SAFETY: `start <= end <= capacity`, so it stays within the chunk (invariant 2).
-                return Some(unsafe { Self::data(chunk).add(start) });
+                return Some(unsafe { this.data.add(start) });
             }
             pos = this.pos.load(Ordering::Relaxed);
         }
@@ -258,7 +266,7 @@ impl Chunk {
             if this.step(pos, pos + size, access, Ordering::Acquire) {
                 return Some(Region {
                     // SAFETY: `pos <= capacity` (invariant 2), so it stays within the chunk.
-                    ptr: unsafe { Self::data(chunk).add(pos) },
+                    ptr: unsafe { this.data.add(pos) },
                     size,
                     chunk: Some(chunk),
                 });
@@ -279,7 +287,7 @@ impl Chunk {
         let pos = this.pos.load(Ordering::Relaxed);
         Region {
             // SAFETY: `pos <= capacity` (invariant 2), so it stays within the chunk.
-            ptr: unsafe { Self::data(chunk).add(pos) },
+            ptr: unsafe { this.data.add(pos) },
             size: this.capacity - pos,
             chunk: Some(chunk),
         }
@@ -293,10 +301,11 @@ impl Chunk {
     /// to the bytes from `end` on.
     #[inline]
     pub(super) unsafe fn set_end(chunk: NonNull<Self>, end: NonNull<u8>) {
-        let pos = end.addr().get() - Self::data(chunk).addr().get();
-        // Relaxed: no other thread can see it (invariant 6).
         // SAFETY: the chunk is alive (the caller's promise).
-        unsafe { chunk.as_ref() }.pos.store(pos, Ordering::Relaxed);
+        let this = unsafe { chunk.as_ref() };
+        let pos = end.addr().get() - this.data.addr().get();
+        // Relaxed: no other thread can see it (invariant 6).
+        this.pos.store(pos, Ordering::Relaxed);
     }
 
     /// Extends `region` in place to `wanted` bytes, or to the chunk's end if at least `at_least` bytes
@@ -317,7 +326,7 @@ impl Chunk {
         };
         // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
-        let start = region.ptr.addr().get() - Self::data(chunk).addr().get();
+        let start = region.ptr.addr().get() - this.data.addr().get();
         let room = this.capacity - start;
         if room < at_least {
             return false;
@@ -347,7 +356,7 @@ impl Chunk {
         }
         // SAFETY: the chunk is alive (the caller's promise).
         let this = unsafe { chunk.as_ref() };
-        let start = region.ptr.addr().get() - Self::data(chunk).addr().get();
+        let start = region.ptr.addr().get() - this.data.addr().get();
         let end = start + region.size;
         // Relaxed: only saves the locked instruction if the region is not the topmost one.
         if this.pos.load(Ordering::Relaxed) != end {
@@ -372,7 +381,7 @@ impl Chunk {
     /// `chunk` is alive, nothing points into it, and it has at least `count` bytes.
     pub(super) unsafe fn fill(chunk: NonNull<Self>, byte: u8, count: usize) {
         // SAFETY: a chunk has `capacity` bytes of data, and no other code accesses them (invariant 1).
-        unsafe { Self::data(chunk).write_bytes(byte, count) };
+        unsafe { chunk.as_ref().data.write_bytes(byte, count) };
         // The chunk may be freed next, and the compiler could omit writes before that.
         std::hint::black_box(chunk);
     }

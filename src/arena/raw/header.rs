@@ -10,7 +10,7 @@ use super::{
 use crate::sync::{Arc, AtomicPtr, AtomicU8, AtomicUsize, Mutex, Ordering};
 
 /// Capacity of an arena's first chunk by default.
-const DEFAULT_FIRST_CHUNK: usize = 4 * 1024 - Chunk::OVERHEAD;
+const DEFAULT_FIRST_CHUNK: usize = 4 * 1024;
 
 /// Takes an arena back when its last reference is dropped.
 pub(crate) trait Recycler: BlockPool {

@@ -11,7 +11,7 @@
 //! 3. Only the owner of the topmost region moves `pos` down, to an address within that region. The
 //!    move down is a release and each move up an acquire, so the next owner of the bytes writes
 //!    them after the former owner's last access.
-//! 4. A chunk's address, capacity and predecessor never change while the arena is referenced; the
+//! 4. A chunk's address, data, capacity and predecessor never change while the arena is referenced; the
 //!    current chunk is replaced only under the `grow` lock.
 //! 5. A region's bytes count as uninitialised until its owner has written them: no safe function
 //!    reads a byte that was not written through the same region.

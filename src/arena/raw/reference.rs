@@ -1,7 +1,7 @@
 use std::{alloc::Layout, fmt, ptr::NonNull};
 
 use super::{
-    chunk::{Access, Chunk, Region},
+    chunk::{Access, Chunk, DATA_ALIGN, Region},
     header::{Header, IdleArena, recycle},
 };
 use crate::{
@@ -171,8 +171,8 @@ impl Arena {
                 return Ok((ptr, chunk));
             }
         }
-        // Chunks are aligned to 16: only larger alignments need room.
-        let slack = layout.align().saturating_sub(align_of::<Chunk>());
+        // Data is aligned to 16: only larger alignments need room.
+        let slack = layout.align().saturating_sub(DATA_ALIGN);
         let needed = layout
             .size()
             .checked_add(slack)
