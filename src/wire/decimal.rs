@@ -24,6 +24,19 @@ static QUADS_TEXT: &str = match std::str::from_utf8(&QUADS) {
     Err(_) => panic!("digits are ASCII"),
 };
 
+/// The digits of a number of at most four, followed by others, and how many they are. Four bytes are copied
+/// faster than as many as there are.
+#[inline]
+pub(super) fn quad(number: u64) -> Option<(&'static [u8; 4], usize)> {
+    if number >= SHORT as u64 {
+        return None;
+    }
+    let number = number as usize;
+    let zeros = usize::from(number < 10) + usize::from(number < 100) + usize::from(number < 1000);
+    let digits = QUADS.get(4 * number + zeros..)?.first_chunk()?;
+    Some((digits, 4 - zeros))
+}
+
 /// The digits of a number of at most four.
 #[inline]
 pub(super) fn short_decimal(number: u64) -> Option<&'static str> {
@@ -77,6 +90,8 @@ mod tests {
             assert_eq!(decimal(number, &mut [0; 20]), expected.as_bytes());
             let short = short_decimal(number);
             assert_eq!(short, (number < 10_000).then_some(expected.as_str()));
+            let quad = quad(number).and_then(|(digits, len)| digits.get(..len));
+            assert_eq!(quad, short.map(str::as_bytes));
         }
     }
 }

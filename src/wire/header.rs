@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::decimal::{decimal, short_decimal};
+use super::decimal::{decimal, quad, short_decimal};
 use crate::{
     account::Usage,
     scope::{ArenaUsage, RequestScope},
@@ -242,10 +242,11 @@ impl<const JOINT: u8> Line<JOINT> {
 
     #[inline]
     fn number(&mut self, figure: u64) {
-        match short_decimal(figure) {
-            Some(text) => self.put(text.as_bytes()),
-            None => self.put(decimal(figure, &mut [0; 20])),
-        };
+        let len = self.len;
+        match quad(figure) {
+            Some((digits, count)) => self.put(digits).len = len.saturating_add(count),
+            None => _ = self.put(decimal(figure, &mut [0; 20])),
+        }
     }
 
     /// Adds the label, and returns the value.
