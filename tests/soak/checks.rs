@@ -81,10 +81,11 @@ impl Reports {
     }
 }
 
-/// One level of memory, without what pools keep and what was forgotten on purpose.
+/// Levels of memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Level {
     pub(crate) requests: u64,
+    /// Live heap without what pools keep and what was forgotten on purpose.
     pub(crate) live: i64,
     pub(crate) resident: i64,
 }
@@ -101,8 +102,8 @@ pub(crate) struct Soaked {
     next_id: u64,
     pub(crate) tally: Tally,
     pub(crate) levels: Vec<Level>,
-    /// What forgetting once costs: bytes of live heap beyond arenas and blocks, and resident bytes.
-    forgetting: (f64, f64),
+    /// Bytes of live heap that forgetting once costs, beyond arenas and blocks.
+    forgetting: f64,
     /// What other variants have made and freed, and their tasks that ignore their token.
     before: Before,
     pub(crate) took: Duration,
@@ -182,7 +183,7 @@ impl Soaked {
             next_id: 1,
             tally: Tally::default(),
             levels: Vec::new(),
-            forgetting: (0.0, 0.0),
+            forgetting: 0.0,
             before,
             took: Duration::ZERO,
             outcomes: Vec::new(),
@@ -235,7 +236,7 @@ impl Soaked {
 
     /// Forgets `count` times, to know what that costs.
     pub(crate) async fn weigh(&mut self, server: &Server, count: u64) {
-        let before = (self.live_bytes().await, resident_bytes());
+        let before = self.live_bytes().await;
         let mut tally = Tally::default();
         let first = self.ids(count);
         for id in first..first + count {
@@ -245,9 +246,8 @@ impl Soaked {
             tally.merge(&client.tally);
         }
         self.check(&tally, Duration::from_secs(5)).await;
-        let live = self.live_bytes().await - before.0;
-        let resident = resident_bytes() - before.1;
-        self.forgetting = (live as f64 / count as f64, resident as f64 / count as f64);
+        let live = self.live_bytes().await - before;
+        self.forgetting = live as f64 / count as f64;
     }
 
     /// Waits for `limit` at most until nothing is in use, and compares all sums.
@@ -376,7 +376,7 @@ impl Soaked {
             lowest = lowest.min(live - pools as i64);
             sleep(Duration::from_millis(10)).await;
         }
-        lowest - (self.forgetting.0 * self.forgotten()) as i64
+        lowest - (self.forgetting * self.forgotten()) as i64
     }
 
     fn forgotten(&self) -> f64 {
@@ -387,18 +387,18 @@ impl Soaked {
         self.levels.push(Level {
             requests: self.requests(),
             live: self.live_bytes().await,
-            resident: resident_bytes() - (self.forgetting.1 * self.forgotten()) as i64,
+            resident: resident_bytes(),
         });
     }
 
     /// Bytes of live heap by which the second half is above the first, and bytes of the resident set
-    /// per million requests.
-    pub(crate) fn growth(&self) -> (i64, f64) {
+    /// per million requests, if there are enough rounds.
+    pub(crate) fn growth(&self) -> (i64, Option<f64>) {
         let (first, second) = self.levels.split_at(self.levels.len() / 2);
         let lowest = |levels: &[Level]| levels.iter().map(|level| level.live).min().unwrap_or(0);
         let live = lowest(second) - lowest(first);
-        // The first fifth is left out: pools and the allocator find their size.
-        let levels = &self.levels[self.levels.len() / 5..];
+        // In the second half nothing is forgotten, and pools and the allocator have their size.
+        let levels = second;
         let n = levels.len() as f64;
         let x = levels.iter().map(|level| level.requests as f64 / 1e6);
         let y = levels.iter().map(|level| level.resident as f64);
@@ -409,7 +409,7 @@ impl Soaked {
             .map(|(x, y)| (x - mean_x) * (y - mean_y))
             .sum();
         let under: f64 = x.map(|x| (x - mean_x).powi(2)).sum();
-        (live, over / under)
+        (live, (levels.len() > 4).then_some(over / under))
     }
 
     /// After the runtime's end: checks that nothing grew, and that the pool's memory goes with it.
@@ -427,11 +427,12 @@ impl Soaked {
             "{replay}: live heap grew by {live} bytes: {:?}",
             self.levels
         );
-        if self.requests() >= 500_000 {
+        if let Some(resident) = resident.filter(|_| self.requests() >= 500_000) {
             let mib = f64::from(1 << 20);
             assert!(
                 resident <= mib,
-                "{replay}: resident set: {resident} bytes per million requests"
+                "{replay}: resident set: {resident} bytes per million requests: {:?}",
+                self.levels
             );
         }
         // The handle keeps the pool; what is forgotten keeps it too, so it is emptied by hand.
@@ -463,13 +464,19 @@ impl fmt::Display for Soaked {
         let (live, resident) = self.growth();
         write!(
             f,
-            "soak: {}: {} requests in {:.1} s, {:.0}/s; live heap {live:+} bytes between halves, RSS \
-             {:+.2} MiB per million",
+            "soak: {}: {} requests in {:.1} s, {:.0}/s; live heap {live:+} bytes between halves, RSS {} \
+             MiB per million",
             self.name,
             self.requests(),
             self.took.as_secs_f64(),
             self.requests() as f64 / self.took.as_secs_f64(),
-            resident / f64::from(1 << 20),
+            mib(resident),
         )
     }
+}
+
+/// A growth in MiB, as text.
+pub(crate) fn mib(bytes: Option<f64>) -> String {
+    let mib = bytes.map(|bytes| format!("{:+.2}", bytes / f64::from(1 << 20)));
+    mib.unwrap_or_else(|| "unknown".to_owned())
 }

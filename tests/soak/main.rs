@@ -18,7 +18,10 @@ mod plan;
 mod report;
 mod service;
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use tokio::task::JoinSet;
 use tower_memory::{ArenaPool, TrackingAllocator, pool::PoolBuilder};
@@ -110,12 +113,12 @@ fn soak(variant: &Variant, seed: u64, decks: u64) -> Soaked {
         let server = soaked.serve();
         // Tables and queues get their room, and what is forgotten is weighed.
         let few = (decks / 20).max(1);
-        round(&mut soaked, &server, seed, u64::MAX - few, u64::MAX).await;
+        round(&mut soaked, &server, seed, u64::MAX - few..u64::MAX, true).await;
         soaked.weigh(&server, (decks * 4).clamp(60, 3000)).await;
         let rounds = decks.min(if decks < 100 { 2 } else { 20 });
         for n in 0..rounds {
-            let (from, to) = (decks * n / rounds, decks * (n + 1) / rounds);
-            round(&mut soaked, &server, seed, from, to).await;
+            let numbers = decks * n / rounds..decks * (n + 1) / rounds;
+            round(&mut soaked, &server, seed, numbers, n < rounds / 2).await;
             soaked.note_level().await;
         }
     });
@@ -125,15 +128,22 @@ fn soak(variant: &Variant, seed: u64, decks: u64) -> Soaked {
 }
 
 /// Sends the requests of some decks, waits until all are over, and checks all sums.
-async fn round(soaked: &mut Soaked, server: &checks::Server, seed: u64, from: u64, to: u64) {
-    let kinds: Vec<Kind> = (from..to)
-        .flat_map(|number| plan::deck(seed, number))
+async fn round(
+    soaked: &mut Soaked,
+    server: &checks::Server,
+    seed: u64,
+    decks: Range<u64>,
+    forgets: bool,
+) {
+    let salt = decks.start;
+    let kinds: Vec<Kind> = decks
+        .flat_map(|number| plan::deck(seed, number, forgets))
         .collect();
     let kinds: std::sync::Arc<[Kind]> = kinds.into();
     let first = soaked.ids(kinds.len() as u64);
     let mut clients = JoinSet::new();
     for lane in 0..CLIENTS {
-        let random = Random::new(seed ^ from, lane as u64);
+        let random = Random::new(seed ^ salt, lane as u64);
         let mut client = Client::new(server.router.clone(), server.address, random);
         let kinds = std::sync::Arc::clone(&kinds);
         clients.spawn(async move {

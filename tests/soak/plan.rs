@@ -124,11 +124,20 @@ impl Random {
     }
 }
 
-/// The kinds of 1000 requests in a random order.
-pub(crate) fn deck(seed: u64, number: u64) -> Vec<Kind> {
+/// The kinds of 1000 requests in a random order. What is forgotten would hide what the resident set
+/// does, so it is forgotten in one half of a soak, twice as often, and not in the other.
+pub(crate) fn deck(seed: u64, number: u64, forgets: bool) -> Vec<Kind> {
+    let count = |kind, count| match kind {
+        Kind::Forget if forgets => 2 * count,
+        Kind::Forget => 0,
+        // Without what is forgotten, or with twice as much, there are still 1000.
+        Kind::Plain if forgets => count - 4,
+        Kind::Plain => count + 4,
+        _ => count,
+    };
     let mut deck: Vec<_> = MIX
         .iter()
-        .flat_map(|&(kind, count)| std::iter::repeat_n(kind, count))
+        .flat_map(|&(kind, of_all)| std::iter::repeat_n(kind, count(kind, of_all)))
         .collect();
     assert_eq!(deck.len(), DECK);
     let mut random = Random::new(seed, number);

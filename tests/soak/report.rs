@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::{
-    checks::Soaked,
+    checks::{Soaked, mib},
     plan::{Kind, MIX},
 };
 
@@ -109,9 +109,10 @@ pub(crate) fn markdown(seed: u64, requests: u64, results: &[Soaked]) -> String {
     row("live heap, second half over first, bytes", &|result| {
         apart(result.growth().0)
     });
-    row("resident set, MiB per million requests", &|result| {
-        format!("{:+.2}", result.growth().1 / f64::from(1 << 20))
-    });
+    row(
+        "resident set in the second half, MiB per million requests",
+        &|result| mib(result.growth().1),
+    );
     for at in 0..results[0].outcomes.len() {
         let name = results[0].outcomes[at].0.as_str();
         row(&format!("outcome `{name}`"), &|result| {
