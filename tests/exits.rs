@@ -21,6 +21,8 @@ mod disconnect;
 mod dispatch;
 #[path = "exits/draining.rs"]
 mod draining;
+#[path = "exits/environment.rs"]
+mod environment;
 #[path = "exits/figures.rs"]
 mod figures;
 #[path = "exits/framing.rs"]
