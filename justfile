@@ -66,6 +66,12 @@ miri:
 msrv:
     .ci/run msrv
 
+minimal:
+    .ci/run minimal
+
+platforms:
+    .ci/run platforms
+
 # Five million requests that end badly. The report is docs/soak.md; `just soak 1000000` sends fewer.
 soak requests="5000000":
     SOAK_REQUESTS={{requests}} SOAK_REPORT=docs/soak.md cargo test --release --all-features --test soak
