@@ -226,3 +226,65 @@ fn serialized_data_has_the_figures_of_the_snapshot() {
         assert!(json["open_bytes"].is_null(), "unknown is not zero");
     }
 }
+
+#[cfg(feature = "prometheus")]
+#[test]
+fn metrics_have_the_figures_of_the_snapshot() {
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    let (handle, reports) = send(400);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(handle.collector()));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let value = |line: &str| -> f64 {
+        let mut lines = text.lines();
+        let found = lines.find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        let found = found.unwrap_or_else(|| panic!("no {line} in:\n{text}"));
+        found.parse().unwrap()
+    };
+    for row in &handle.snapshot().routes {
+        let of = format!("method=\"{}\",route=\"{}\"", row.method, row.route);
+        let one = |name: &str| value(&format!("tower_memory_{name}{{{of}}}"));
+        let with = |name: &str, label: &str, text: &str| {
+            value(&format!("tower_memory_{name}{{{of},{label}=\"{text}\"}}"))
+        };
+        assert_eq!(
+            with("requests_total", "outcome", "completed"),
+            row.requests as f64
+        );
+        assert_eq!(
+            with("responses_total", "status_class", "2xx"),
+            row.requests as f64
+        );
+        assert_eq!(one("requests_in_flight"), 0.0);
+        for (name, summary) in [
+            ("request_allocated_bytes", &row.bytes),
+            ("request_allocations", &row.allocations),
+            ("request_peak_bytes", &row.peak_bytes),
+            ("request_arena_bytes", &row.arena_bytes),
+        ] {
+            let summary = summary.as_ref().unwrap();
+            assert_eq!(one(&format!("{name}_sum")), summary.total as f64);
+            assert_eq!(one(&format!("{name}_count")), summary.count as f64);
+        }
+        // A bound is exact: no request is counted on the wrong side of it.
+        let bytes = values(&reports, row, |r| r.usage.unwrap().bytes_allocated);
+        for bound in [1024_u64, 4096, 16_384, 65_536] {
+            let label = format!("{bound}.0");
+            // `le` stands first or last, as the library likes.
+            let line =
+                format!("tower_memory_request_allocated_bytes_bucket{{le=\"{label}\",{of}}}");
+            let at_most = bytes.iter().filter(|bytes| **bytes <= bound).count();
+            assert_eq!(value(&line), at_most as f64, "{bound}");
+        }
+        let total = row.total_time.as_ref().unwrap();
+        let seconds = one("request_duration_seconds_sum");
+        assert!((seconds - total.total.as_secs_f64()).abs() < 1e-9);
+    }
+    assert_eq!(
+        value("tower_memory_pool_rents_total{kind=\"arena\",result=\"miss\"}"),
+        1.0
+    );
+    assert!(text.ends_with("# EOF\n"));
+}

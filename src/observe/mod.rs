@@ -17,6 +17,8 @@ pub(crate) mod handle;
 mod journal;
 mod observers;
 mod overruns;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod recorder;
 mod row;
 #[cfg(feature = "serde")]
@@ -33,6 +35,8 @@ mod tasks;
 mod warn;
 
 pub use self::overruns::TaskOverruns;
+#[cfg(feature = "prometheus")]
+pub use self::prometheus::MemoryCollector;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot};
 pub use self::suggest::{Suggestion, Suggestions};
