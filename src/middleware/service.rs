@@ -204,8 +204,11 @@ where
             policy_was_taken();
         }
         if part_of.is_none() {
-            let priority;
-            (request, priority) = config.priority(request);
+            let mut priority = None;
+            if config.load.chooses_priority() {
+                // Only then, since it moves the request.
+                (request, priority) = config.priority(request);
+            }
             let priority = priority.or_else(|| outer.and_then(|policy| policy.priority));
             if let Some(answer) = config.refuses(&open, priority, info) {
                 let reason = CancelReason::new(Outcome::Shed);

@@ -86,7 +86,8 @@ impl Serialize for LimitSnapshot {
         let times = Stage::ALL.iter().zip(self.stage_times);
         let refused = RefusedBy::ALL.iter().zip(self.refused);
         fields!(serializer, "LimitSnapshot", self:
-            limit limit_source used source held base reserved k admitted cancelled failed_readings reclaims
+            limit limit_source used source held base reserved k admitted cancelled would_refuse would_cancel
+            failed_readings reclaims
             reclaimed_bytes;
             mode: self.mode.as_str(),
             stage: self.stage.as_str(),

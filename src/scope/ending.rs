@@ -156,8 +156,7 @@ impl ScopeState {
         };
         let usage = self.account.usage();
         if let Some(limit) = &layer.limit {
-            let peak = usage.as_ref().and_then(|usage| usage.peak_bytes);
-            limit.closed(&self.claim, key, peak, total_time);
+            self.claim_closed(limit, key, usage.as_ref(), total_time);
         }
         layer.sink.closed(&Closed {
             key,

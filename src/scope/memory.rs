@@ -2,9 +2,10 @@
 
 use super::{handle::RequestScope, state::ScopeState};
 use crate::{
+    account::Usage,
     cancel::{CancelReason, Outcome},
     counted::Counted,
-    limit::{Pressure, Priority, Refusal, Relief, Stage, Victim},
+    limit::{LayerLimit, Pressure, Priority, Refusal, Relief, Stage, Victim},
     pool::ArenaPool,
     route::RouteKey,
 };
@@ -20,12 +21,29 @@ impl ScopeState {
     /// A section of the request has ended.
     #[inline]
     pub(super) fn section_ended(this: &Counted<Self>) {
-        let Some(limit) = &this.layer().limit else {
-            return;
-        };
+        if let Some(limit) = &this.layer().limit {
+            Self::tell(this, limit);
+        }
+    }
+
+    #[inline(never)]
+    fn tell(this: &Counted<Self>, limit: &LayerLimit) {
         limit.changed(&this.claim, this.key(), this.account.held(), || {
             (this.clone().into_victim(), this.limits.age())
         });
+    }
+
+    /// The request closes. `random` is a number that differs from one to the next.
+    #[inline(never)]
+    pub(super) fn claim_closed(
+        &self,
+        limit: &LayerLimit,
+        key: RouteKey,
+        usage: Option<&Usage>,
+        random: u64,
+    ) {
+        let peak = usage.and_then(|usage| usage.peak_bytes);
+        limit.closed(&self.claim, key, peak, random);
     }
 
     /// The request is moved to another route.
@@ -59,8 +77,13 @@ impl RequestScope {
     /// Why the request ends although its handler goes on: it holds too much.
     #[inline]
     pub(crate) fn exceeded(&self) -> Option<CancelReason> {
-        let reason = self.state().cancel.reason()?;
-        (reason == Outcome::MemoryPressure).then_some(reason)
+        let cancel = &self.state().cancel;
+        if cancel.is_new() {
+            return None;
+        }
+        cancel
+            .reason()
+            .filter(|reason| *reason == Outcome::MemoryPressure)
     }
 
     /// Returns how tight the process's memory is; `None` if the layer has no
