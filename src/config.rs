@@ -69,6 +69,8 @@ pub enum ConfigError {
         /// The maximum; the minimum is 1.
         limit: usize,
     },
+    /// `request_limit` is zero: every request would exceed it.
+    RequestLimitZero,
     /// The lower bound of `retry_after` is above the upper one.
     #[non_exhaustive]
     RetryAfter {
@@ -135,6 +137,7 @@ impl fmt::Display for ConfigError {
             Self::MaxRoutes { asked, limit } => {
                 write!(f, "max_routes of {asked} is outside of 1 to {limit}")
             }
+            Self::RequestLimitZero => f.write_str("request_limit must be at least 1"),
             Self::RetryAfter { min, max } => {
                 write!(
                     f,

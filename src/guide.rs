@@ -5,6 +5,7 @@
 //! | [`arenas`] | what to allocate where, and what the pool keeps |
 //! | [`json`] | lists and texts out, orders in |
 //! | [`deadlines`] | limits, their sources, and what the client gets |
+//! | [`limits`] | what a request may hold, and what happens beyond |
 //! | [`tasks`] | tasks, sockets, shutdown |
 //! | [`placing`] | where to put the layer |
 //! | [`figures`] | what is counted, outcomes, and what is not counted |

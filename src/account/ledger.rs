@@ -3,7 +3,7 @@ use std::{fmt, marker::PhantomData};
 use super::{
     counters::Writer,
     frames,
-    raw::{self, RecordRef, Threshold},
+    raw::{self, Budget, RecordRef, Threshold},
     totals::is_installed,
     usage::Usage,
 };
@@ -209,7 +209,7 @@ impl Account {
     /// Crossing sets nothing but this flag: it may happen inside the allocator. One thread in the account
     /// sets it at the latest 1 KiB of small blocks beyond the threshold, in mid-poll. Each further thread may
     /// have allocated another 64 KiB that no other one has seen.
-    #[allow(dead_code, reason = "for the budget of a request")]
+    #[allow(dead_code, reason = "for the limit of the process")]
     pub(crate) fn set_threshold(&self, which: Threshold, bytes: Option<u64>) {
         // What has passed crosses nothing. What comes does not pass unseen.
         look();
@@ -218,10 +218,60 @@ impl Account {
     }
 
     /// Whether the held bytes have reached a threshold since it was set. One load.
-    #[allow(dead_code, reason = "for the budget of a request")]
     #[inline]
     pub(crate) fn has_crossed(&self, which: Threshold) -> bool {
         self.record.has_crossed(which)
+    }
+
+    /// Sets what the account may hold, or removes the budget. What it holds already counts.
+    pub(crate) fn set_budget(&self, budget: Option<Budget>) {
+        look();
+        self.record.set_budget(budget);
+        look();
+    }
+
+    /// As [`set_budget`](Self::set_budget), before the account is entered for the first time.
+    #[inline]
+    pub(crate) fn begin_budget(&self, budget: Budget) {
+        self.record.begin_budget(budget);
+    }
+
+    /// The budget in force.
+    #[inline]
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        self.record.budget()
+    }
+
+    /// Whether the account has held more than its budget since that was set. One load.
+    #[inline]
+    pub(crate) fn is_over_budget(&self) -> bool {
+        self.has_crossed(Threshold::Budget)
+    }
+
+    /// Lets the account hold what it holds now and `more` bytes, if that is above its budget.
+    #[cold]
+    pub(crate) fn tolerate(&self, more: u64) {
+        look();
+        self.record.tolerate(more);
+        look();
+    }
+
+    /// Makes [`is_over_budget`](Self::is_over_budget) true, if there is a budget.
+    #[cold]
+    pub(crate) fn exhaust_budget(&self) {
+        self.record.exhaust();
+    }
+
+    /// The most bytes that the account held, as far as they count for its budget.
+    pub(crate) fn most_held(&self) -> u64 {
+        look();
+        self.record.most_held()
+    }
+
+    /// Returns the bytes that may still be held; `None` without a budget.
+    pub(crate) fn budget_left(&self) -> Option<u64> {
+        look();
+        self.record.budget_left()
     }
 
     /// What is handed on from here on is a body's.
@@ -241,6 +291,22 @@ impl Account {
     pub(crate) fn reset(&mut self) {
         self.record.reset();
     }
+}
+
+/// Returns what an account that is entered on this thread holds, and its budget, if it may not hold
+/// `more` bytes more.
+#[cold]
+pub(crate) fn exceeded_by(more: usize) -> Option<(u64, u64)> {
+    frames::with(|stack| {
+        let block = raw::own()?;
+        stack.visit(block, block.live_bytes());
+        let mut over = stack.entered().iter().filter_map(|frame| {
+            let record = frame.record.get()?;
+            record.with(|record| record.exceeded_by(more as u64))
+        });
+        over.next().map(|(held, budget)| (held, budget.limit))
+    })
+    .flatten()
 }
 
 /// Visits the accounts that are entered on this thread.

@@ -26,6 +26,7 @@ pub use self::usage::{HeapUsage, Usage};
 pub(crate) use self::aside::aside;
 pub(crate) use self::counters::Writer;
 pub(crate) use self::inside::{Enter, Inside};
-pub(crate) use self::ledger::Entry;
-#[allow(unused_imports, reason = "for the budget of a request")]
+pub(crate) use self::ledger::{Entry, exceeded_by};
+pub(crate) use self::raw::Budget;
+#[allow(unused_imports, reason = "for the limit of the process")]
 pub(crate) use self::raw::Threshold;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::{
     error::{ArenaError, NoDropGlue, or_panic},
+    format,
+    limit::{within_limit, within_limit_if},
     parts::Parts,
     raw::{Allocate, ArenaString, ArenaVec, Cursor, CursorString, CursorVec},
 };
@@ -28,27 +30,27 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline(always)]
     pub fn try_alloc<T>(&mut self, value: T) -> Result<&'a mut T, ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
-        Ok(self.slot()?.write(value))
+        Ok(within_limit(|| self.slot())?.write(value))
     }
 
     /// Copies `text` into the arena.
     #[inline]
     pub fn alloc_str(&mut self, text: &str) -> &'a mut str {
-        or_panic!(self.try_alloc_str(text))
+        or_panic!(self.copy_str(text))
     }
 
     /// As [`alloc_str`](Self::alloc_str), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_str(&mut self, text: &str) -> Result<&'a mut str, ArenaError> {
-        self.copy_str(text)
+        within_limit(|| self.copy_str(text))
     }
 
     /// Formats straight into the arena.
@@ -58,41 +60,57 @@ impl<'a> Cursor<'a> {
     /// Also if a `Display` or `Debug` implementation returns an error, like [`format!`].
     #[inline]
     pub fn alloc_fmt(&mut self, args: fmt::Arguments<'_>) -> &'a mut str {
-        or_panic!(self.try_alloc_fmt(args))
+        or_panic!(self.format(args, false))
     }
 
     /// As [`alloc_fmt`](Self::alloc_fmt), but returns an error if there is no memory.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     ///
     /// # Panics
     ///
     /// If a `Display` or `Debug` implementation returns an error.
     #[inline]
     pub fn try_alloc_fmt(&mut self, args: fmt::Arguments<'_>) -> Result<&'a mut str, ArenaError> {
+        self.format(args, true)
+    }
+
+    #[inline]
+    fn format(
+        &mut self,
+        args: fmt::Arguments<'_>,
+        limited: bool,
+    ) -> Result<&'a mut str, ArenaError> {
         if let Some(text) = args.as_str() {
-            return self.try_alloc_str(text);
+            return within_limit_if(limited, || self.copy_str(text));
         }
         let mut text = self.string();
-        text.write_fmt(args)?;
+        format::write(args, |part| {
+            within_limit_if(limited, || text.try_push_str(part))
+        })?;
         Ok(text.into_str())
     }
 
     /// Joins `parts` to one text in the arena, as [`Arena::alloc_concat`](super::Arena::alloc_concat).
     #[inline]
     pub fn alloc_concat(&mut self, parts: impl Parts) -> &'a mut str {
-        or_panic!(self.try_alloc_concat(parts))
+        or_panic!(self.concat(parts))
     }
 
     /// As [`alloc_concat`](Self::alloc_concat), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_concat(&mut self, parts: impl Parts) -> Result<&'a mut str, ArenaError> {
+        within_limit(|| self.concat(parts))
+    }
+
+    #[inline]
+    fn concat(&mut self, parts: impl Parts) -> Result<&'a mut str, ArenaError> {
         let mut text = self.string();
         parts.write_parts(&mut text)?;
         Ok(text.into_str())
@@ -101,20 +119,20 @@ impl<'a> Cursor<'a> {
     /// Copies `values` into the arena.
     #[inline]
     pub fn alloc_slice_copy<T: Copy>(&mut self, values: &[T]) -> &'a mut [T] {
-        or_panic!(self.try_alloc_slice_copy(values))
+        or_panic!(self.copy_slice(values))
     }
 
     /// As [`alloc_slice_copy`](Self::alloc_slice_copy), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_slice_copy<T: Copy>(
         &mut self,
         values: &[T],
     ) -> Result<&'a mut [T], ArenaError> {
-        self.copy_slice(values)
+        within_limit(|| self.copy_slice(values))
     }
 
     /// A slice of the iterator's values.
@@ -132,21 +150,30 @@ impl<'a> Cursor<'a> {
     /// ```
     pub fn alloc_slice_fill_iter<T>(&mut self, values: impl IntoIterator<Item = T>) -> &'a mut [T] {
         let () = NoDropGlue::<T>::CHECK;
-        or_panic!(self.try_alloc_slice_fill_iter(values))
+        or_panic!(self.fill_slice(values, false))
     }
 
     /// As [`alloc_slice_fill_iter`](Self::alloc_slice_fill_iter), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the values do not fit the address space, or the allocator has no memory.
+    /// If the values do not fit the address space, the allocator has no memory, or the request would hold more
+    /// than its limit.
     pub fn try_alloc_slice_fill_iter<T>(
         &mut self,
         values: impl IntoIterator<Item = T>,
     ) -> Result<&'a mut [T], ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
+        self.fill_slice(values, true)
+    }
+
+    fn fill_slice<T>(
+        &mut self,
+        values: impl IntoIterator<Item = T>,
+        limited: bool,
+    ) -> Result<&'a mut [T], ArenaError> {
         let mut slice = self.vec();
-        slice.try_extend(values)?;
+        slice.try_extend(values, limited)?;
         Ok(slice.into_slice())
     }
 

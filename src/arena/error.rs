@@ -20,6 +20,8 @@ pub struct ArenaError {
     kind: ArenaErrorKind,
     asked: usize,
     used: usize,
+    /// That of the request, if it is exceeded.
+    limit: usize,
 }
 
 /// What kind of error an [`ArenaError`] is.
@@ -42,6 +44,10 @@ pub struct ArenaError {
 pub enum ArenaErrorKind {
     /// The size does not fit the address space (above `isize::MAX` bytes).
     CapacityOverflow,
+    /// The request would hold more than its
+    /// [limit](crate::middleware::MemoryLayerBuilder::request_limit). Nothing was taken, and the request goes
+    /// on.
+    LimitExceeded,
     /// The global allocator had no memory.
     OutOfMemory,
 }
@@ -53,6 +59,7 @@ impl ArenaError {
             kind: ArenaErrorKind::CapacityOverflow,
             asked,
             used,
+            limit: isize::MAX as usize,
         }
     }
 
@@ -62,6 +69,17 @@ impl ArenaError {
             kind: ArenaErrorKind::OutOfMemory,
             asked,
             used,
+            limit: 0,
+        }
+    }
+
+    #[cold]
+    pub(super) const fn limit_exceeded(asked: usize, used: usize, limit: usize) -> Self {
+        Self {
+            kind: ArenaErrorKind::LimitExceeded,
+            asked,
+            used,
+            limit,
         }
     }
 
@@ -70,7 +88,9 @@ impl ArenaError {
     #[cold]
     pub(crate) const fn of_cursor(mut self, asked: usize, advance: usize) -> Self {
         self.asked = asked;
-        self.used = self.used.saturating_sub(advance);
+        if !matches!(self.kind, ArenaErrorKind::LimitExceeded) {
+            self.used = self.used.saturating_sub(advance);
+        }
         self
     }
 
@@ -86,17 +106,17 @@ impl ArenaError {
         self.asked
     }
 
-    /// Bytes the arena had in use.
+    /// Bytes the arena had in use, or those that the request held if they exceed its limit.
     #[must_use]
     pub const fn used(&self) -> usize {
         self.used
     }
 
-    /// The largest size that can be requested, if the request exceeded it.
+    /// The largest size that can be asked for, or what the request may hold in sum, if that was exceeded.
     #[must_use]
     pub const fn limit(&self) -> Option<usize> {
         match self.kind {
-            ArenaErrorKind::CapacityOverflow => Some(isize::MAX as usize),
+            ArenaErrorKind::CapacityOverflow | ArenaErrorKind::LimitExceeded => Some(self.limit),
             ArenaErrorKind::OutOfMemory => None,
         }
     }
@@ -119,6 +139,11 @@ impl fmt::Display for ArenaError {
                 self.asked,
                 isize::MAX,
                 self.used
+            ),
+            ArenaErrorKind::LimitExceeded => write!(
+                f,
+                "arena allocation of {} bytes exceeds the request's limit of {} bytes ({} held)",
+                self.asked, self.limit, self.used
             ),
             ArenaErrorKind::OutOfMemory => write!(
                 f,

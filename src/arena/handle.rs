@@ -3,6 +3,7 @@ use std::fmt;
 use super::{
     error::{ArenaError, NoDropGlue, or_panic},
     format,
+    limit::{within_limit, within_limit_if},
     parts::{self, Parts},
     raw::{
         Allocate, Arena, ArenaBox, ArenaBuf, ArenaString, ArenaVec, Cursor, FIRST_STEP,
@@ -45,27 +46,27 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc<T>(&self, value: T) -> Result<&mut T, ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
-        Ok(self.slot()?.write(value))
+        Ok(within_limit(|| self.slot())?.write(value))
     }
 
     /// Copies `text` into the arena.
     #[inline]
     pub fn alloc_str(&self, text: &str) -> &mut str {
-        or_panic!(self.try_alloc_str(text))
+        or_panic!(self.copy_str(text))
     }
 
     /// As [`alloc_str`](Self::alloc_str), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_str(&self, text: &str) -> Result<&mut str, ArenaError> {
-        self.copy_str(text)
+        within_limit(|| self.copy_str(text))
     }
 
     /// Formats straight into the arena.
@@ -83,26 +84,33 @@ impl Arena {
     /// ```
     #[inline]
     pub fn alloc_fmt(&self, args: fmt::Arguments<'_>) -> &mut str {
-        or_panic!(self.try_alloc_fmt(args))
+        or_panic!(self.format(args, false))
     }
 
     /// As [`alloc_fmt`](Self::alloc_fmt), but returns an error if there is no memory.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     ///
     /// # Panics
     ///
     /// If a `Display` or `Debug` implementation returns an error.
     #[inline]
     pub fn try_alloc_fmt(&self, args: fmt::Arguments<'_>) -> Result<&mut str, ArenaError> {
+        self.format(args, true)
+    }
+
+    #[inline]
+    fn format(&self, args: fmt::Arguments<'_>, limited: bool) -> Result<&mut str, ArenaError> {
         if let Some(text) = args.as_str() {
-            return self.try_alloc_str(text);
+            return within_limit_if(limited, || self.copy_str(text));
         }
         let mut text = FormatBuffer::new(self);
-        format::write(args, |part| text.push_str(part))?;
-        text.into_str()
+        format::write(args, |part| {
+            within_limit_if(limited, || text.push_str(part))
+        })?;
+        within_limit_if(limited, || text.into_str())
     }
 
     /// Joins `parts` to one text in the arena.
@@ -118,16 +126,21 @@ impl Arena {
     /// ```
     #[inline]
     pub fn alloc_concat(&self, parts: impl Parts) -> &mut str {
-        or_panic!(self.try_alloc_concat(parts))
+        or_panic!(self.concat(parts))
     }
 
     /// As [`alloc_concat`](Self::alloc_concat), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_concat(&self, parts: impl Parts) -> Result<&mut str, ArenaError> {
+        within_limit(|| self.concat(parts))
+    }
+
+    #[inline]
+    fn concat(&self, parts: impl Parts) -> Result<&mut str, ArenaError> {
         // To measure the parts takes less time than to put them together on the stack and copy them.
         let bytes = ArenaVec::with_capacity(self, parts::len(&parts))?;
         let mut text = ArenaString::in_place_of(bytes);
@@ -138,17 +151,17 @@ impl Arena {
     /// Copies `values` into the arena.
     #[inline]
     pub fn alloc_slice_copy<T: Copy>(&self, values: &[T]) -> &mut [T] {
-        or_panic!(self.try_alloc_slice_copy(values))
+        or_panic!(self.copy_slice(values))
     }
 
     /// As [`alloc_slice_copy`](Self::alloc_slice_copy), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_slice_copy<T: Copy>(&self, values: &[T]) -> Result<&mut [T], ArenaError> {
-        self.copy_slice(values)
+        within_limit(|| self.copy_slice(values))
     }
 
     /// A slice of the iterator's values.
@@ -167,22 +180,33 @@ impl Arena {
     /// ```
     pub fn alloc_slice_fill_iter<T>(&self, values: impl IntoIterator<Item = T>) -> &mut [T] {
         let () = NoDropGlue::<T>::CHECK;
-        or_panic!(self.try_alloc_slice_fill_iter(values))
+        or_panic!(self.fill_slice(values, false))
     }
 
     /// As [`alloc_slice_fill_iter`](Self::alloc_slice_fill_iter), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the values do not fit the address space, or the allocator has no memory.
+    /// If the values do not fit the address space, the allocator has no memory, or the request would hold more
+    /// than its limit.
     pub fn try_alloc_slice_fill_iter<T>(
         &self,
         values: impl IntoIterator<Item = T>,
     ) -> Result<&mut [T], ArenaError> {
         let () = NoDropGlue::<T>::CHECK;
+        self.fill_slice(values, true)
+    }
+
+    fn fill_slice<T>(
+        &self,
+        values: impl IntoIterator<Item = T>,
+        limited: bool,
+    ) -> Result<&mut [T], ArenaError> {
         let values = values.into_iter();
-        let mut slice = ArenaVec::with_capacity(self, values.size_hint().0)?;
-        slice.try_extend(values)?;
+        let capacity = values.size_hint().0;
+        let slice = within_limit_if(limited, || ArenaVec::with_capacity(self, capacity));
+        let mut slice = slice?;
+        slice.try_extend(values, limited)?;
         Ok(slice.into_slice())
     }
 
@@ -197,17 +221,17 @@ impl Arena {
     /// ```
     #[inline]
     pub fn alloc_box<T>(&self, value: T) -> ArenaBox<'_, T> {
-        or_panic!(self.try_alloc_box(value))
+        ArenaBox::new(or_panic!(self.slot()), value)
     }
 
     /// As [`alloc_box`](Self::alloc_box), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the allocator has no memory.
+    /// If the allocator has no memory, or the request would hold more than its limit.
     #[inline]
     pub fn try_alloc_box<T>(&self, value: T) -> Result<ArenaBox<'_, T>, ArenaError> {
-        ArenaBox::new(self, value)
+        Ok(ArenaBox::new(within_limit(|| self.slot())?, value))
     }
 
     /// An empty list, which takes memory with its first value.

@@ -24,6 +24,7 @@ mod cursor;
 mod error;
 mod format;
 mod handle;
+mod limit;
 mod parts;
 mod raw;
 pub(crate) mod steps;

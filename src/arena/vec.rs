@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     error::{ArenaError, or_panic},
+    limit::within_limit_if,
     raw::{ArenaVec, OwnedRegion, Storage, within},
 };
 
@@ -116,11 +117,13 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
     pub(super) fn try_extend(
         &mut self,
         values: impl IntoIterator<Item = T>,
+        limited: bool,
     ) -> Result<(), ArenaError> {
         let values = values.into_iter();
-        self.try_reserve(values.size_hint().0)?;
+        let more = values.size_hint().0;
+        within_limit_if(limited, || self.make_room(more))?;
         for value in values {
-            self.try_reserve(1)?;
+            within_limit_if(limited, || self.make_room(1))?;
             self.push(value);
         }
         Ok(())
@@ -138,7 +141,7 @@ impl<'a, T: Clone> Clone for ArenaVec<'a, T, OwnedRegion<'a>> {
 
 impl<'a, T, S: Storage<'a>> Extend<T> for ArenaVec<'a, T, S> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, values: I) {
-        or_panic!(self.try_extend(values));
+        or_panic!(self.try_extend(values, false));
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! The [`Outcome`] is at the root of the crate.
 
+mod cancelled;
 mod grace;
 pub(crate) mod outcome;
 mod reason;
 mod state;
 
+pub use self::cancelled::Cancelled;
 pub use self::reason::CancelReason;
 pub use crate::deadline::DeadlineSource;
 

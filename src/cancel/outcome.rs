@@ -33,6 +33,9 @@ pub enum Outcome {
     Completed,
     /// The deadline passed before there was a response, or a limit for its body.
     DeadlineExceeded,
+    /// The request, with its tasks, held more than its
+    /// [limit](crate::middleware::MemoryLayerBuilder::request_limit).
+    MemoryExceeded,
     /// The request held the most memory, compared with others of its route, when the process was at its
     /// [limit](crate::limit::ProcessLimit).
     MemoryPressure,
@@ -59,6 +62,7 @@ impl Outcome {
         Self::ClientGone,
         Self::Completed,
         Self::DeadlineExceeded,
+        Self::MemoryExceeded,
         Self::MemoryPressure,
         Self::NotUpgraded,
         Self::Panicked,
@@ -76,6 +80,7 @@ impl Outcome {
             Self::ClientGone => "client_gone",
             Self::Completed => "completed",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::MemoryExceeded => "memory_exceeded",
             Self::MemoryPressure => "memory_pressure",
             Self::NotUpgraded => "not_upgraded",
             Self::Panicked => "panicked",

@@ -62,6 +62,7 @@ impl CancelReason {
         match self.outcome {
             // That the other one has failed, or has not waited, says nothing about this one.
             Outcome::Completed
+            | Outcome::MemoryExceeded
             | Outcome::NotUpgraded
             | Outcome::Panicked
             | Outcome::ServiceError => Self::new(Outcome::Cancelled),
@@ -123,6 +124,7 @@ impl fmt::Display for CancelReason {
             Outcome::ClientGone => "the client went away",
             Outcome::Completed => "the response is complete",
             Outcome::DeadlineExceeded => "a deadline passed",
+            Outcome::MemoryExceeded => "the request exceeded its memory limit",
             Outcome::MemoryPressure => "the request was cancelled to free memory",
             Outcome::NotUpgraded => "the connection was not upgraded",
             Outcome::Panicked => "the handler panicked",

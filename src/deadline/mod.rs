@@ -15,5 +15,6 @@ pub use self::source::DeadlineSource;
 
 pub(crate) use self::first::FirstLimits;
 pub(crate) use self::limits::{BodyKind, CallLimits, Limits, RequestTimes};
+pub(crate) use self::policy::Rule;
 pub(crate) use self::timer::DeadlineTimer;
 pub(crate) use self::watched::{Limited, Watched};

@@ -66,14 +66,15 @@ pub struct RoutePolicy {
     pub(crate) body_idle_timeout: Rule,
     pub(crate) request_body_idle_timeout: Rule,
     pub(crate) priority: Option<Priority>,
+    pub(crate) request_limit: Rule<usize>,
 }
 
 /// What a policy does to one limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct Rule<T = Duration> {
     /// Whether the outer limit is removed.
     pub(crate) disable: bool,
-    pub(crate) limit: Option<Duration>,
+    pub(crate) limit: Option<T>,
 }
 
 impl RoutePolicy {
@@ -97,6 +98,10 @@ impl RoutePolicy {
             body_idle_timeout: nothing,
             request_body_idle_timeout: nothing,
             priority: None,
+            request_limit: Rule {
+                disable: false,
+                limit: None,
+            },
         }
     }
 
@@ -167,6 +172,21 @@ impl RoutePolicy {
         self.request_body_idle_timeout.disable = true;
         self
     }
+
+    /// Ends requests that hold more than `bytes` during the call, which includes its response's body.
+    ///
+    /// What the request held before the call counts. See
+    /// [`MemoryLayerBuilder::request_limit`](crate::middleware::MemoryLayerBuilder::request_limit).
+    pub const fn request_limit(mut self, bytes: usize) -> Self {
+        self.request_limit.limit = Some(bytes);
+        self
+    }
+
+    /// Disables the outer limits for what a request holds.
+    pub const fn disable_request_limit(mut self) -> Self {
+        self.request_limit.disable = true;
+        self
+    }
 }
 
 impl RoutePolicy {
@@ -194,12 +214,13 @@ impl RoutePolicy {
                 .request_body_idle_timeout
                 .inside(outer.request_body_idle_timeout),
             priority: self.priority.or(outer.priority),
+            request_limit: self.request_limit.inside(outer.request_limit),
         }
     }
 }
 
-impl Rule {
-    fn inside(self, outer: Self) -> Self {
+impl<T: Ord + Copy> Rule<T> {
+    pub(crate) fn inside(self, outer: Self) -> Self {
         let outer_limit = outer.limit.filter(|_| !self.disable);
         Self {
             disable: self.disable || outer.disable,

@@ -6,8 +6,11 @@ use axum::{
 };
 use http::StatusCode;
 
-use crate::observe::warn_missing_layer;
-use crate::wire::{CollectError, problem};
+use crate::{
+    cancel::{Cancelled, Outcome},
+    observe::warn_missing_layer,
+    wire::{CollectError, problem, problem_with},
+};
 
 /// The rejection of [`RequestScope`](crate::RequestScope) and [`Arena`](crate::Arena) as extractors.
 ///
@@ -77,6 +80,26 @@ impl Error for MissingMemoryLayer {}
 impl IntoResponse for MissingMemoryLayer {
     fn into_response(self) -> Response {
         (self.status(), self.body_text()).into_response()
+    }
+}
+
+/// Responds with a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) without
+/// figures: `504` after a deadline, `500` for a request that holds too much, and `503` otherwise.
+impl IntoResponse for Cancelled {
+    fn into_response(self) -> Response {
+        let reason = self.reason();
+        let detail = reason.to_string();
+        let mut response = match reason.outcome() {
+            Outcome::DeadlineExceeded => problem(StatusCode::GATEWAY_TIMEOUT, &detail),
+            Outcome::MemoryExceeded => problem_with(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &detail,
+                format_args!(",\"durability\":\"permanent\""),
+            ),
+            _ => problem(StatusCode::SERVICE_UNAVAILABLE, &detail),
+        };
+        response.extensions_mut().insert(reason);
+        response.map(Body::from)
     }
 }
 

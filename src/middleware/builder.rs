@@ -239,7 +239,8 @@ impl MemoryLayerBuilder {
     /// # Errors
     ///
     /// Returns an error if [`max_routes`](Self::max_routes) is 0 or above 65 536, or the label of
-    /// [`route`](Self::route) is empty, longer than 256 bytes, or not a valid header value.
+    /// [`route`](Self::route) is empty, longer than 256 bytes, or not a valid header value, or
+    /// [`request_limit`](Self::request_limit) is 0 or above `isize::MAX`.
     ///
     /// # Examples
     ///
@@ -265,6 +266,7 @@ impl MemoryLayerBuilder {
                 });
             }
         }
+        self.check_request_limit()?;
         Ok(self.into_layer())
     }
 

@@ -183,14 +183,3 @@ impl fmt::Display for DeadlineContext<'_> {
         Ok(())
     }
 }
-
-/// An extension of the response of a call whose limit has passed, for the layers around it: if the
-/// response is the request's, the request has exceeded its deadline.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ExpiredInside {
-    pub(super) source: DeadlineSource,
-    pub(super) on_arrival: bool,
-    pub(super) wants_body: bool,
-    /// Whether a layer has made the response. The nearest layer replaces a policy's by its own.
-    pub(super) answered: bool,
-}

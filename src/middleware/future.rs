@@ -10,14 +10,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
-    body::ResponseBody,
-    deadline_context::{DeadlineContext, ExpiredInside},
-    deadline_response::{DeadlineResponses, deadline_response},
-    limit_context::LimitContext,
-    limit_response::limit_response,
-    open_body::BodyLength,
-    place::Place,
-    request_info::RequestInfo,
+    body::ResponseBody, deadline_response::DeadlineResponses, ended_inside::EndedInside,
+    ended_response::response_of, open_body::BodyLength, place::Place, request_info::RequestInfo,
     respond::respond,
 };
 use crate::{
@@ -25,7 +19,6 @@ use crate::{
     cancel::{CancelReason, Outcome},
     deadline::{BodyKind, DeadlineSource, DeadlineTimer},
     observe::warn_policy_alone,
-    scope::RequestScope,
     sharded::Shard,
     sync::Arc,
     wire::{self, Protocol},
@@ -163,19 +156,19 @@ impl<F> ResponseFuture<F> {
         if matches!(place, Place::Outermost(_)) {
             scope.cancel_for(reason);
         }
-        let expired = ExpiredInside {
-            source,
+        let ended = EndedInside {
+            cause: scope.cancelled_for(reason),
             on_arrival: true,
             wants_body: false,
             answered: !place.is_policy(),
         };
         let guard = place.enter();
-        let answer = answer(&scope, expired, info, responses);
+        let answer = response_of(&scope, ended, info, responses);
         Place::returned(guard);
         drop(scope);
         match place {
             Place::Outermost(_) => Self::answered(answer, place, reason, info),
-            Place::Nested(_) => Self::ready(marked(answer, expired)),
+            Place::Nested(_) => Self::ready(marked(answer, ended)),
         }
     }
 }
@@ -184,33 +177,42 @@ fn shared(responses: &Option<Arc<Shard<DeadlineResponses>>>) -> Option<&Deadline
     responses.as_ref().map(|responses| &***responses)
 }
 
-/// The response to a request, or a call, whose deadline has passed.
-fn answer(
-    scope: &RequestScope,
-    expired: ExpiredInside,
-    info: RequestInfo,
-    responses: Option<&DeadlineResponses>,
-) -> Response<Bytes> {
-    let mut context = DeadlineContext::on_arrival(scope, expired.source, info);
-    (context.on_arrival, context.wants_body) = (expired.on_arrival, expired.wants_body);
-    deadline_response(context, info.protocol, responses)
-}
-
-/// Tells the layers around a call that its limit has passed.
-fn marked<B>(mut response: Response<B>, expired: ExpiredInside) -> Response<B> {
-    response.extensions_mut().insert(expired);
+/// Tells the layers around a call that a limit has ended it.
+fn marked<B>(mut response: Response<B>, ended: EndedInside) -> Response<B> {
+    response.extensions_mut().insert(ended);
     response
 }
 
-/// Drops the handler of a request, or of a call, whose deadline has passed, and answers instead.
+/// As [`end`], for the limit of this request, or of this call.
+#[cold]
+#[inline(never)]
+fn end_pending<F, R>(
+    inside: Pin<&mut Inside<F, Option<Place>>>,
+    reason: CancelReason,
+    info: RequestInfo,
+    responses: Option<&DeadlineResponses>,
+) -> Response<ResponseBody<R>> {
+    let Some(place) = inside.place().as_ref() else {
+        unreachable!("a running future has a place");
+    };
+    let ended = EndedInside {
+        cause: place.scope().cancelled_for(reason),
+        on_arrival: false,
+        wants_body: false,
+        answered: true,
+    };
+    end(inside, ended, info, responses)
+}
+
+/// Drops the handler of a request, or of a call, that a limit has ended, and answers instead.
 ///
 /// Only the layer that has opened the scope cancels it. A call cannot know whether its response becomes
 /// the request's: if it does, that layer finds the mark.
 #[cold]
 #[inline(never)]
-fn expire<F, R>(
+fn end<F, R>(
     mut inside: Pin<&mut Inside<F, Option<Place>>>,
-    mut expired: ExpiredInside,
+    mut ended: EndedInside,
     info: RequestInfo,
     responses: Option<&DeadlineResponses>,
 ) -> Response<ResponseBody<R>> {
@@ -219,70 +221,47 @@ fn expire<F, R>(
     };
     let scope = place.scope().clone();
     let is_outermost = matches!(place, Place::Outermost(_));
-    expired.answered = !place.is_policy();
+    ended.answered = !place.is_policy();
+    let reason = ended.cause.reason();
     // Read before the handler is dropped, which then waits for nothing.
-    expired.wants_body |=
-        expired.source == DeadlineSource::RequestBodyIdleTimeout || scope.limits().wants_body();
+    ended.wants_body |= reason.deadline_source() == Some(DeadlineSource::RequestBodyIdleTimeout)
+        || scope.limits().wants_body();
     if is_outermost {
-        scope.cancel_for(CancelReason::deadline(expired.source));
+        scope.cancel_for(reason);
     }
     let mut answer = inside.as_mut().run(|mut handler| {
         handler.set(None);
-        answer(&scope, expired, info, responses)
+        response_of(&scope, ended, info, responses)
     });
     drop(scope);
     if !is_outermost {
-        answer = marked(answer, expired);
+        answer = marked(answer, ended);
     }
     let length = BodyLength::of_bytes(answer.body());
     let place = inside.place_mut().take();
     respond(place, answer, length, info, ResponseBody::answer)
 }
 
-/// Drops the handler of a request that was cancelled since it holds too much, and answers instead.
+/// The response of a call inside of `place` that a limit has ended: that of the nearest layer. If it is
+/// the request's, the request has exceeded that limit.
 #[cold]
 #[inline(never)]
-fn exceed<F, R>(
-    mut inside: Pin<&mut Inside<F, Option<Place>>>,
-    reason: CancelReason,
-    info: RequestInfo,
-    responses: Option<&DeadlineResponses>,
-) -> Response<ResponseBody<R>> {
-    let Some(place) = inside.place().as_ref() else {
-        unreachable!("a running future has a place");
-    };
-    let scope = place.scope().clone();
-    let answer = inside.as_mut().run(|mut handler| {
-        handler.set(None);
-        limit_response(LimitContext::cancelled(&scope, reason), info, responses)
-    });
-    drop(scope);
-    let length = BodyLength::of_bytes(answer.body());
-    let place = inside.place_mut().take();
-    respond(place, answer, length, info, ResponseBody::answer)
-}
-
-/// The response of a call inside of `place` whose limit has passed: that of the nearest layer. If it is
-/// the request's, the request has exceeded its deadline.
-#[cold]
-#[inline(never)]
-fn expired_inside<F, R: Body + Send + 'static>(
+fn ended_inside<F, R: Body + Send + 'static>(
     inside: Pin<&mut Inside<F, Option<Place>>>,
     mut response: Response<R>,
     length: BodyLength,
-    expired: ExpiredInside,
+    ended: EndedInside,
     info: RequestInfo,
     responses: Option<&DeadlineResponses>,
 ) -> Response<ResponseBody<R>> {
     match inside.place() {
-        Some(Place::Outermost(open)) if expired.answered => {
-            let reason = CancelReason::deadline(expired.source);
-            open.scope().cancel_for(reason);
+        Some(Place::Outermost(open)) if ended.answered => {
+            open.scope().cancel_for(ended.cause.reason());
             // Another request may have sent this one, and its response is another one.
-            response.extensions_mut().remove::<ExpiredInside>();
+            response.extensions_mut().remove::<EndedInside>();
         }
-        Some(place) if !expired.answered && !place.is_policy() => {
-            return expire(inside, expired, info, responses);
+        Some(place) if !ended.answered && !place.is_policy() => {
+            return end(inside, ended, info, responses);
         }
         _ => {}
     }
@@ -317,10 +296,10 @@ where
                 });
                 match polled {
                     Poll::Ready(Ok((length, response))) => {
-                        if let Some(&expired) = response.extensions().get::<ExpiredInside>() {
+                        if let Some(&ended) = response.extensions().get::<EndedInside>() {
                             let (info, responses) = (*info, shared(responses));
                             let response =
-                                expired_inside(inside, response, length, expired, info, responses);
+                                ended_inside(inside, response, length, ended, info, responses);
                             Ok(response)
                         } else {
                             let place = inside.place_mut().take();
@@ -335,25 +314,13 @@ where
                     }
                     Poll::Pending => {
                         let place = inside.as_mut().place_mut();
-                        let passed = place
+                        let reason = place
                             .as_mut()
-                            .and_then(|place| place.poll_deadline(timer, cx));
-                        let Some(source) = passed else {
-                            // After the waker was registered.
-                            let exceeded = place.as_ref().and_then(Place::exceeded);
-                            let Some(reason) = exceeded else {
-                                return Poll::Pending;
-                            };
-                            let response = exceed(inside, reason, *info, shared(responses));
-                            return Poll::Ready(Ok(response));
+                            .and_then(|place| place.poll_limits(timer, cx));
+                        let Some(reason) = reason else {
+                            return Poll::Pending;
                         };
-                        let expired = ExpiredInside {
-                            source,
-                            on_arrival: false,
-                            wants_body: false,
-                            answered: true,
-                        };
-                        Ok(expire(inside, expired, *info, shared(responses)))
+                        Ok(end_pending(inside, reason, *info, shared(responses)))
                     }
                 }
             }

@@ -3,6 +3,7 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 
+use super::ended_inside::EndedInside;
 use crate::{
     cancel::{CancelReason, Outcome},
     limit::{Refusal, RefusedBy},
@@ -55,6 +56,8 @@ pub struct LimitContext<'a> {
     limit: Option<u64>,
     pub(super) retry_after: Option<Duration>,
     pub(super) permanent: bool,
+    /// Whether the handler was reading the request's body.
+    body_read: bool,
     /// Whether the client may see figures.
     pub(super) exposed: bool,
 }
@@ -74,6 +77,7 @@ impl<'a> LimitContext<'a> {
             limit: Some(refusal.limit),
             retry_after: (!permanent).then_some(refusal.retry_after),
             permanent,
+            body_read: false,
             exposed: false,
         }
     }
@@ -88,12 +92,27 @@ impl<'a> LimitContext<'a> {
             limit: Some(limit as u64),
             retry_after: Some(RETRY_AFTER),
             permanent: false,
+            body_read: false,
             exposed: false,
         }
     }
 
-    /// Of a request that was cancelled.
-    pub(super) fn cancelled(scope: &'a RequestScope, reason: CancelReason) -> Self {
+    /// Of a request, or a call, that a limit has ended.
+    pub(super) fn cancelled(scope: &'a RequestScope, ended: EndedInside) -> Self {
+        let reason = ended.cause.reason();
+        if reason == Outcome::MemoryExceeded {
+            return Self {
+                scope,
+                reason,
+                asked: None,
+                used: ended.cause.used(),
+                limit: ended.cause.limit(),
+                retry_after: None,
+                permanent: true,
+                body_read: ended.wants_body,
+                exposed: false,
+            };
+        }
         let pressure = scope.pressure();
         Self {
             scope,
@@ -103,6 +122,7 @@ impl<'a> LimitContext<'a> {
             limit: pressure.map(|pressure| pressure.limit),
             retry_after: Some(RETRY_AFTER),
             permanent: false,
+            body_read: false,
             exposed: false,
         }
     }
@@ -115,8 +135,8 @@ impl LimitContext<'_> {
         self.scope
     }
 
-    /// Returns why the request ends: [`Outcome::Shed`] if its handler did not run, or
-    /// [`Outcome::MemoryPressure`].
+    /// Returns why the request ends: [`Outcome::Shed`] if its handler did not run,
+    /// [`Outcome::MemoryExceeded`] if it held more than its own limit, or [`Outcome::MemoryPressure`].
     #[must_use]
     pub const fn reason(&self) -> CancelReason {
         self.reason
@@ -128,7 +148,8 @@ impl LimitContext<'_> {
         self.asked
     }
 
-    /// Returns the bytes in use, if that is known.
+    /// Returns the bytes in use, if that is known: those of the process, or the most that the request has held if
+    /// it exceeded its own limit.
     #[must_use]
     pub const fn used(&self) -> Option<u64> {
         self.used
@@ -146,16 +167,26 @@ impl LimitContext<'_> {
         self.permanent
     }
 
+    /// Returns whether the request exceeded its own limit while its handler was reading the request's body.
+    /// Always `false` without a [`RequestBodyLayer`](super::RequestBodyLayer).
+    #[must_use]
+    pub const fn is_body_read(&self) -> bool {
+        self.body_read
+    }
+
     /// Returns when to try again. `None` if that would be in vain.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// Returns the status of the default response: `503`, or `500` if trying again would be in vain.
+    /// Returns the status of the default response: `503`, or if trying again would be in vain `413` for a body
+    /// that was [being read](Self::is_body_read) and else `500`.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
-        if self.permanent {
+        if self.body_read {
+            StatusCode::PAYLOAD_TOO_LARGE
+        } else if self.permanent {
             StatusCode::INTERNAL_SERVER_ERROR
         } else {
             StatusCode::SERVICE_UNAVAILABLE
@@ -227,9 +258,13 @@ impl LimitContext<'_> {
 /// A sentence for the client, such as "the server is overloaded".
 impl fmt::Display for LimitContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.permanent {
+        if self.reason == Outcome::Shed && self.permanent {
             return f.write_str("the request needs more memory than the server has");
         }
-        self.reason.fmt(f)
+        self.reason.fmt(f)?;
+        if self.body_read {
+            f.write_str(" while its body was read")?;
+        }
+        Ok(())
     }
 }

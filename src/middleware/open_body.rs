@@ -161,9 +161,19 @@ impl<B> OpenBody<B> {
                     wire::DEADLINE_EXCEEDED,
                 )
             }
+            (None, Some(open)) if reason == Outcome::MemoryExceeded => {
+                let cause = open.scope().cancelled_for(reason);
+                (Box::new(cause), wire::RESOURCE_EXHAUSTED)
+            }
             _ => (reason.to_string().into(), wire::UNAVAILABLE),
         };
-        wire::last_frame(self.protocol, status, &error.to_string()).ok_or(error)
+        // The figures are for the server.
+        let message = if reason == Outcome::MemoryExceeded {
+            reason.to_string()
+        } else {
+            error.to_string()
+        };
+        wire::last_frame(self.protocol, status, &message).ok_or(error)
     }
 
     /// Ends a body that exceeded its limit, or is cut off by a shutdown. Returns its last frame.

@@ -4,7 +4,7 @@ use super::call::Call;
 use crate::{
     account::Enter,
     cancel::CancelReason,
-    deadline::{DeadlineSource, DeadlineTimer},
+    deadline::DeadlineTimer,
     scope::{EnteredScope, OpenScope, RequestScope},
 };
 
@@ -30,24 +30,22 @@ impl Place {
         matches!(self, Self::Nested(call) if !call.by_layer)
     }
 
-    /// Why the request ends although its handler goes on: it holds too much. A call inside leaves that to the
-    /// layer around it.
-    #[inline]
-    pub(super) fn exceeded(&self) -> Option<CancelReason> {
-        match self {
-            Self::Outermost(open) => open.scope().exceeded(),
-            Self::Nested(_) => None,
-        }
-    }
-
-    pub(super) fn poll_deadline(
+    /// Why the request, or the call, whose future is pending, has to end: a limit of its time, or of what
+    /// the request holds.
+    pub(super) fn poll_limits(
         &mut self,
         timer: &mut DeadlineTimer,
         cx: &mut Context<'_>,
-    ) -> Option<DeadlineSource> {
+    ) -> Option<CancelReason> {
         match self {
-            Self::Outermost(open) => open.poll_deadline(timer, cx),
-            Self::Nested(call) => call.poll_deadline(timer, cx),
+            Self::Outermost(open) => {
+                let deadline = open.poll_deadline(timer, cx);
+                // After the waker was registered.
+                open.scope()
+                    .exceeded()
+                    .or(deadline.map(CancelReason::deadline))
+            }
+            Self::Nested(call) => call.poll_limits(timer, cx),
         }
     }
 }

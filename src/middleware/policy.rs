@@ -115,6 +115,9 @@ where
                 let mut open = OpenScope::by_policy(&parent, RouteKey { route, method }, own);
                 open.copied_from(origin.into_path());
                 let scope = open.scope();
+                if let Some(bytes) = self.policy.request_limit.limit {
+                    scope.begin_request_limit(bytes);
+                }
                 let (outer, none) = (Some(&self.policy), RoutePolicy::new());
                 let expired = scope.limits().begin(None, outer, &none, Duration::ZERO);
                 request.extensions_mut().insert(open.carried_handle());

@@ -87,6 +87,7 @@ impl RouteSnapshot {
             arena_bytes: self
                 .arena_bytes
                 .and_then(|of| of.since(earlier.arena_bytes.as_ref())),
+            over_limit: less(self.over_limit, earlier.over_limit),
             time_to_head: self
                 .time_to_head
                 .and_then(|of| of.since(earlier.time_to_head.as_ref())),

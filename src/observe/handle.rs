@@ -90,6 +90,7 @@ impl MemoryHandle {
                     unreleased_buffers: out.map(|out| out.blocks),
                     unreleased_bytes: out.map(|out| out.bytes),
                     arenas_left: out.map(|out| out.arenas),
+                    over_limit: row.over_limit,
                     time_to_head: row.times(Figure::TimeToHead),
                     time_to_end: Duration::from_nanos(row.time_to_end),
                     total_time: row.times(Figure::TotalTime),

@@ -5,11 +5,11 @@ use super::{
     observers::{Observer, Observers},
     overruns::Overruns,
     stats::Stats,
-    warn::{warn_lost_scope, warn_overrun},
+    warn::{warn_lost_scope, warn_over_limit, warn_overrun},
 };
 use crate::{
     housekeeping::Housekeeping,
-    route::RouteKey,
+    route::{RouteKey, RouteLabel},
     scope::{Closed, ScopeSink, TaskReport},
     sync::Arc,
 };
@@ -45,6 +45,12 @@ impl ScopeSink for Recorder {
     fn overran(&self, task: &TaskReport, given_up: bool) {
         if self.overruns.add(task, given_up) {
             warn_overrun(task, given_up);
+        }
+    }
+
+    fn over_limit(&self, key: RouteKey, label: &RouteLabel, used: u64, limit: u64) {
+        if self.stats.over_limit(key) {
+            warn_over_limit(key.method.as_str(), label, used, limit);
         }
     }
 

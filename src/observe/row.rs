@@ -39,6 +39,8 @@ pub(super) struct Row {
     /// By the first digit of the status; 0 without a response.
     pub(super) statuses: [u64; 6],
     pub(super) time_to_end: u64,
+    /// Requests that held more than their limit, and were not ended.
+    pub(super) over_limit: u64,
     figures: Histograms<FIGURES, CHUNKS>,
 }
 

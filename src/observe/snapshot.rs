@@ -126,6 +126,10 @@ pub struct RouteSnapshot {
     /// Arenas that are still in use although nothing refers to their request any more. `None` if no
     /// request has used an arena.
     pub arenas_left: Option<usize>,
+    /// Requests that held more than their
+    /// [limit](crate::middleware::MemoryLayerBuilder::request_limit) and were answered nevertheless, since
+    /// their handler neither waited nor checked before it was ready.
+    pub over_limit: u64,
     /// Time from the call of the service to the response head, per closed request that had one; `None` if
     /// none had.
     pub time_to_head: Option<TimeSummary>,
@@ -332,6 +336,6 @@ mod tests {
         for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             assert_eq!(counts.get(outcome), at as u64 + 1);
         }
-        assert_eq!(counts.total(), 66);
+        assert_eq!(counts.total(), 78);
     }
 }

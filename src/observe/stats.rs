@@ -160,6 +160,15 @@ impl Stats {
         }
     }
 
+    /// Counts a request that held more than its limit and was not ended. Returns whether it is the first of
+    /// its route and method.
+    pub(super) fn over_limit(&self, key: RouteKey) -> bool {
+        let mut table = lock(&self.table);
+        let count = &mut table.row(row::place(key)).over_limit;
+        *count += 1;
+        *count == 1
+    }
+
     /// Returns the rows of all routes and methods that have had requests.
     pub(super) fn rows(&self) -> Vec<(RouteKey, Row)> {
         let keys: Vec<RouteKey> = {

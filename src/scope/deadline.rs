@@ -119,6 +119,7 @@ impl RequestScope {
         if let Some(priority) = policy.priority {
             self.set_route_priority(priority);
         }
+        self.apply_budget(policy);
         self.limits().apply(policy, DeadlineSource::Policy);
     }
 

@@ -232,6 +232,14 @@ impl TaskOwner for ScopeState {
     }
 
     fn grace(&self) -> Duration {
+        // A task that holds too much would only take more.
+        if self
+            .cancel
+            .reason()
+            .is_some_and(|reason| reason == Outcome::MemoryExceeded)
+        {
+            return Duration::ZERO;
+        }
         self.layer().grace
     }
 

@@ -262,7 +262,8 @@ impl RequestScope {
     /// Returns why the request is cancelled, if it is.
     #[must_use]
     pub fn reason(&self) -> Option<CancelReason> {
-        self.state().reason()
+        let state = self.state();
+        state.reason().or_else(|| state.reason_of_call())
     }
 
     /// Returns whether the response is over and, on an upgraded connection, every

@@ -7,7 +7,7 @@ use crate::{
     housekeeping::Housekeeping,
     limit::LayerLimit,
     pool::ArenaPool,
-    route::{RouteKey, RouteRegistry},
+    route::{RouteKey, RouteLabel, RouteRegistry},
     slab::ShardedSlab,
     sync::{Arc, AtomicU64},
     task::{TaskReport, Tasks},
@@ -26,6 +26,10 @@ pub(crate) trait ScopeSink: Send + Sync {
 
     /// A task still ran when its grace period was over. It was given up, or else aborted.
     fn overran(&self, task: &TaskReport, given_up: bool);
+
+    /// An open scope of this route and method held `used` bytes, more than its limit, in a poll that went on
+    /// to its end.
+    fn over_limit(&self, key: RouteKey, label: &RouteLabel, used: u64, limit: u64);
 
     /// A task that does not belong to the request has used its scope at `location`, after its end.
     fn lost(&self, location: &'static Location<'static>);

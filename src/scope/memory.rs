@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl ScopeState {
-    fn key(&self) -> RouteKey {
+    pub(super) fn key(&self) -> RouteKey {
         RouteKey {
             route: self.route.number(),
             method: self.method,
@@ -77,6 +77,9 @@ impl RequestScope {
     /// Why the request ends although its handler goes on: it holds too much.
     #[inline]
     pub(crate) fn exceeded(&self) -> Option<CancelReason> {
+        if self.is_over_budget() {
+            return Some(CancelReason::new(Outcome::MemoryExceeded));
+        }
         let cancel = &self.state().cancel;
         if cancel.is_new() {
             return None;

@@ -7,6 +7,7 @@
 //! however the request ends.
 
 mod annotations;
+mod budget;
 mod current;
 mod deadline;
 mod ending;
@@ -34,6 +35,7 @@ pub use self::track::TrackedFuture;
 pub use crate::route::RouteLabel;
 pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 
+pub(crate) use self::budget::CallBudget;
 pub(crate) use self::current::EnteredScope;
 pub(crate) use self::handle::RequestScope;
 pub(crate) use self::layer::{LayerState, ScopeSink};

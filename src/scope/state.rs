@@ -249,6 +249,9 @@ impl ScopeState {
             return Some(reason);
         }
         self.cancel_from_outside();
+        if self.account.is_over_budget() {
+            self.cancel_over_budget();
+        }
         self.cancel.reason()
     }
 
@@ -272,7 +275,7 @@ impl ScopeState {
 
     /// Sets the reason if there is none, as of `at` or now.
     #[inline]
-    fn set_reason(&self, reason: CancelReason, at: Option<Instant>) {
+    pub(super) fn set_reason(&self, reason: CancelReason, at: Option<Instant>) {
         // Before the tasks are woken, so that none ends before its request was cancelled.
         let at = at.or_else(|| self.has_tasks().then(Instant::now));
         if self.cancel.cancel(reason) {
@@ -328,6 +331,9 @@ impl ScopeState {
         // Relaxed: read in `close`, which the lifecycle's word orders after this.
         self.head.store(head, Ordering::Relaxed);
         self.account.body_began();
+        if self.account.is_over_budget() {
+            self.answered_over_budget();
+        }
     }
 }
 

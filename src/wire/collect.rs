@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut};
 use http::StatusCode;
 use http_body::{Body, Frame};
 
-use crate::arena::{Arena, ArenaBuf, ArenaError};
+use crate::arena::{Arena, ArenaBuf, ArenaError, ArenaErrorKind};
 
 /// Bytes of an announced length that are reserved before any has come, at most.
 const MAX_IN_ADVANCE: u64 = 64 * 1024;
@@ -262,11 +262,14 @@ impl<E> CollectError<E> {
         }
     }
 
-    /// Returns the status to respond with: `413` if the body is too large, `400` if it failed, and
-    /// `500` if the arena could not grow.
+    /// Returns the status to respond with: `413` if the body is too large, for `limit` or for what the request
+    /// may hold, `400` if it failed, and `500` if the arena could not grow.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
-        match self.cause {
+        match &self.cause {
+            Cause::Arena(error) if matches!(error.kind(), ArenaErrorKind::LimitExceeded) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Cause::Arena(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Cause::Body(_) => StatusCode::BAD_REQUEST,
             Cause::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -307,6 +310,11 @@ impl<E> CollectError<E> {
 impl<E> fmt::Display for CollectError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
+            Cause::Arena(error) if matches!(error.kind(), ArenaErrorKind::LimitExceeded) => write!(
+                f,
+                "body exceeds the memory limit of its request after {} bytes",
+                self.received
+            ),
             Cause::Arena(_) => write!(f, "no memory for the body after {} bytes", self.received),
             Cause::Body(_) => write!(f, "body failed after {} bytes", self.received),
             Cause::TooLarge { limit, asked } => write!(

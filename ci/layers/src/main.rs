@@ -41,7 +41,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "recycled",   "account"),
     (Core, "slab",       "sync thread_number account"),
     (Core, "housekeeping", "sync account slab"),
-    (Core, "arena",      "sync"),
+    (Core, "arena",      "sync account"),
     (Core, "json",       "sync arena"),
     (Core, "deadline",   "sync housekeeping limit"),
     (Core, "cancel",     "sync housekeeping account deadline"),
@@ -55,7 +55,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Http, "middleware", "sync sharded config housekeeping account arena deadline cancel pool route limit scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
-    (Http, "extract",    "sync arena json limit scope observe wire middleware"),
+    (Http, "extract",    "sync arena cancel json limit scope observe wire middleware"),
 ];
 
 const HTTP_CRATES: &[&str] = &["http", "http_body", "tower_service", "tower_layer", "axum"];

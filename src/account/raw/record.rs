@@ -21,13 +21,44 @@ const CROSSED: u64 = u64::MAX - 1;
 /// The least distance between two visits, however near a threshold is.
 const LEAST_STEP: u64 = 1 << 10;
 
+/// What the code inside of an account may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// In bytes, at most [`Budget::MAX`].
+    pub(crate) limit: u64,
+    /// Whether it is that of a call, which ends before the account's request does.
+    pub(crate) of_call: bool,
+}
+
+/// The bit of a budget's word that says that it is a call's.
+const OF_CALL: u64 = 1 << 63;
+
+impl Budget {
+    /// The largest limit.
+    pub(crate) const MAX: u64 = i64::MAX as u64 - 1;
+
+    /// The word of a budget, or [`NONE`].
+    fn word(budget: Option<Self>) -> u64 {
+        budget.map_or(NONE, |budget| {
+            budget.limit.min(Self::MAX) | if budget.of_call { OF_CALL } else { 0 }
+        })
+    }
+
+    fn of_word(word: u64) -> Option<Self> {
+        (word != NONE).then_some(Self {
+            limit: word & !OF_CALL,
+            of_call: word & OF_CALL != 0,
+        })
+    }
+}
+
 /// An amount of held bytes that an account watches for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "for the budget of a request")]
 pub(crate) enum Threshold {
     /// What the account may hold.
     Budget,
     /// More than is usual.
+    #[allow(dead_code, reason = "for the limit of the process")]
     Outlier,
 }
 
@@ -65,6 +96,8 @@ pub(in crate::account) struct Record {
     shared: Counts<AtomicU64>,
     /// The small bytes when the response body began, or fewer since.
     floor: AtomicU64,
+    /// The [`Budget`] in force.
+    budget: AtomicU64,
 }
 
 // Relaxed throughout: counts, which publish no other memory. An exclusive owner sees the writes of the
@@ -88,6 +121,7 @@ impl Record {
             refs: AtomicUsize::new(1),
             shared: Counts::default(),
             floor: zero(),
+            budget: AtomicU64::new(NONE),
         }
     }
 
@@ -229,6 +263,63 @@ impl Record {
         self.threshold(which).load(Relaxed) == CROSSED
     }
 
+    /// Sets the budget, and the threshold that is crossed beyond it.
+    pub(in crate::account) fn set_budget(&self, budget: Option<Budget>) {
+        self.budget.store(Budget::word(budget), Relaxed);
+        self.set_threshold(Threshold::Budget, budget.map(threshold_of));
+    }
+
+    /// Sets the budget of an account that holds nothing and is not entered.
+    #[inline]
+    pub(in crate::account) fn begin_budget(&self, budget: Budget) {
+        self.limited.store(true, Relaxed);
+        self.budget.store(Budget::word(Some(budget)), Relaxed);
+        self.threshold(Threshold::Budget)
+            .store(threshold_of(budget), Relaxed);
+    }
+
+    /// The budget in force.
+    #[inline]
+    pub(in crate::account) fn budget(&self) -> Option<Budget> {
+        Budget::of_word(self.budget.load(Relaxed))
+    }
+
+    /// Lets the account hold what it holds now and `more` bytes, if that is above its budget.
+    pub(in crate::account) fn tolerate(&self, more: u64) {
+        let Some(budget) = self.budget() else {
+            return;
+        };
+        let held = self.limited_with(self.small()).saturating_add(more);
+        let at = threshold_of(budget).max(held.min(i64::MAX as u64));
+        self.set_threshold(Threshold::Budget, Some(at));
+    }
+
+    /// Crosses the threshold of the budget, if there is one.
+    pub(in crate::account) fn exhaust(&self) {
+        if self.budget().is_some() {
+            self.threshold(Threshold::Budget).swap(CROSSED, Relaxed);
+        }
+    }
+
+    /// The most bytes that the account held, as far as they count for its budget.
+    pub(in crate::account) fn most_held(&self) -> u64 {
+        self.peak()
+            .unwrap_or_else(|| self.limited_with(self.small()))
+    }
+
+    /// The bytes that may still be held; `None` without a budget.
+    pub(in crate::account) fn budget_left(&self) -> Option<u64> {
+        let budget = self.budget()?;
+        Some(budget.limit.saturating_sub(self.limited_with(self.small())))
+    }
+
+    /// The held bytes and the budget, if `more` bytes would exceed it.
+    pub(in crate::account) fn exceeded_by(&self, more: u64) -> Option<(u64, Budget)> {
+        let budget = self.budget()?;
+        let held = self.limited_with(self.small());
+        (held.saturating_add(more) > budget.limit).then_some((held, budget))
+    }
+
     /// Whether a threshold was set.
     #[inline]
     pub(in crate::account) fn is_limited(&self) -> bool {
@@ -343,6 +434,7 @@ impl Record {
             for threshold in &self.thresholds {
                 threshold.store(NONE, Relaxed);
             }
+            self.budget.store(NONE, Relaxed);
         }
         self.rises.store(0, Relaxed);
         let zero = |counter: &AtomicU64| counter.store(0, Relaxed);
@@ -366,6 +458,11 @@ impl Record {
     pub(in crate::account) fn peak(&self) -> Option<u64> {
         (!self.adrift.load(Relaxed)).then(|| self.peak.load(Relaxed))
     }
+}
+
+/// The held bytes that exceed a budget.
+fn threshold_of(budget: Budget) -> u64 {
+    budget.limit.min(Budget::MAX) + 1
 }
 
 #[cfg(all(test, tower_memory_loom))]

@@ -5,12 +5,9 @@
 //! 1. `value` is neither taken nor dropped before its box is.
 
 use std::{
-    mem::ManuallyDrop,
+    mem::{ManuallyDrop, MaybeUninit},
     ops::{Deref, DerefMut},
 };
-
-use super::{reference::Arena, typed::Allocate};
-use crate::arena::ArenaError;
 
 /// A value in an [`Arena`] that is dropped with its box.
 ///
@@ -32,10 +29,10 @@ pub struct ArenaBox<'a, T> {
 
 impl<'a, T> ArenaBox<'a, T> {
     #[inline]
-    pub(in crate::arena) fn new(arena: &'a Arena, value: T) -> Result<Self, ArenaError> {
-        Ok(Self {
-            value: arena.slot()?.write(ManuallyDrop::new(value)),
-        })
+    pub(in crate::arena) fn new(slot: &'a mut MaybeUninit<ManuallyDrop<T>>, value: T) -> Self {
+        Self {
+            value: slot.write(ManuallyDrop::new(value)),
+        }
     }
 
     /// Moves the value out.

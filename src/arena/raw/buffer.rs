@@ -25,7 +25,7 @@ use super::{
 };
 use crate::arena::{
     error::{ArenaError, or_panic},
-    steps,
+    limit, steps,
 };
 
 /// Up to this many bytes are copied when a buffer is frozen. [`Bytes`] allocate anyway, and a long-lived
@@ -136,8 +136,8 @@ impl ArenaBuf {
     /// On an error the buffer is unchanged.
     #[inline(always)]
     pub(crate) fn try_extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), ArenaError> {
-        self.try_reserve(bytes.len())?;
-        // SAFETY: `try_reserve` made room for them behind the first `len` bytes (invariant 1), and a shared
+        self.make_room(bytes.len())?;
+        // SAFETY: `make_room` made room for them behind the first `len` bytes (invariant 1), and a shared
         // slice cannot lie in this buffer's own block.
         unsafe {
             let end = self.ptr.add(self.len);
@@ -251,17 +251,26 @@ impl ArenaBuf {
     /// Makes room for at least `additional` more bytes.
     #[inline]
     pub fn reserve(&mut self, additional: usize) {
-        or_panic!(self.try_reserve(additional));
+        or_panic!(self.make_room(additional));
     }
 
     /// As [`reserve`](Self::reserve), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the bytes do not fit the address space, or the allocator has no memory. The buffer is
-    /// unchanged.
+    /// If the bytes do not fit the address space, the request would hold more than its limit, or the allocator
+    /// has no memory. The buffer is unchanged.
     #[inline]
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
+        if additional <= self.spare_capacity() {
+            return Ok(());
+        }
+        limit::within_limit(|| self.grow(additional))
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), beyond the request's limit if need be.
+    #[inline]
+    pub(in crate::arena) fn make_room(&mut self, additional: usize) -> Result<(), ArenaError> {
         if additional <= self.spare_capacity() {
             return Ok(());
         }
@@ -290,7 +299,13 @@ impl ArenaBuf {
 
     /// Moves what is written to another block, of `preferred` bytes if there is memory for that, and
     /// of `needed` bytes otherwise. On an error the buffer is unchanged.
-    fn replace_block(&mut self, needed: usize, preferred: usize) -> Result<(), ArenaError> {
+    fn replace_block(&mut self, needed: usize, mut preferred: usize) -> Result<(), ArenaError> {
+        // Blocks are rounded up. The present one is held until its bytes are copied.
+        let size = |bytes| steps::size(steps::holding(bytes));
+        if limit::exceeds(size(preferred)) {
+            preferred = needed;
+            limit::check(size(needed), needed)?;
+        }
         let block = self.another(preferred).or_else(|| {
             // Short of memory: exactly what is needed.
             (needed < preferred).then(|| self.another(needed))?

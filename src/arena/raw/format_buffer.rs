@@ -41,7 +41,7 @@ impl<'a> FormatBuffer<'a> {
                 let short = self.short.as_str();
                 let mut long = self.arena.string();
                 // One reservation for both parts: it succeeds or fails as a whole.
-                long.try_reserve(short.len() + text.len())?;
+                long.make_room(short.len() + text.len())?;
                 long.try_push_str(short)?;
                 self.long.insert(long)
             }

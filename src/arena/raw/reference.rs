@@ -5,7 +5,7 @@ use super::{
     header::{Header, IdleArena, recycle},
 };
 use crate::{
-    arena::ArenaError,
+    arena::{ArenaError, limit},
     sync::{Ordering, lock},
 };
 
@@ -183,7 +183,12 @@ impl Arena {
             let capacity = unsafe { chunk.as_ref() }.capacity();
             capacity.saturating_mul(2).min(MAX_STEP)
         });
-        let chunk = Chunk::new(needed.max(preferred.min(Chunk::MAX_CAPACITY)), current)
+        let mut preferred = needed.max(preferred.min(Chunk::MAX_CAPACITY));
+        if limit::exceeds(preferred) {
+            preferred = needed;
+            limit::check(needed, layout.size())?;
+        }
+        let chunk = Chunk::new(preferred, current)
             // Short of memory: exactly what was requested.
             .or_else(|| Chunk::new(needed, current))
             .ok_or_else(|| ArenaError::out_of_memory(layout.size(), self.allocated_bytes()))?;

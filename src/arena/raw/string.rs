@@ -135,11 +135,16 @@ impl<'a, S: Storage<'a>> ArenaString<'a, S> {
     ///
     /// # Errors
     ///
-    /// If the bytes do not fit the address space, or the allocator has no memory. The text is
-    /// unchanged.
+    /// If the bytes do not fit the address space, the request would hold more than its limit, or the allocator
+    /// has no memory. The text is unchanged.
     #[inline]
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), ArenaError> {
         self.bytes.try_reserve(additional)
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), beyond the request's limit if need be.
+    pub(in crate::arena) fn make_room(&mut self, additional: usize) -> Result<(), ArenaError> {
+        self.bytes.make_room(additional)
     }
 
     /// Ends the text and returns it for as long as the arena is borrowed.

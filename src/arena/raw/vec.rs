@@ -19,7 +19,10 @@ use super::{
     reference::Arena,
     storage::{OwnedRegion, Storage},
 };
-use crate::arena::error::{ArenaError, NoDropGlue, or_panic};
+use crate::arena::{
+    error::{ArenaError, NoDropGlue, or_panic},
+    limit::within_limit,
+};
 
 /// A growing list in an [`Arena`], with the methods of [`Vec`].
 ///
@@ -152,8 +155,8 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
     where
         T: Copy,
     {
-        self.try_reserve(values.len())?;
-        // SAFETY: `try_reserve` made room for them behind the first `len` (invariants 1 and 2), and
+        self.make_room(values.len())?;
+        // SAFETY: `make_room` made room for them behind the first `len` (invariants 1 and 2), and
         // a shared slice cannot lie in this vector's own storage.
         unsafe {
             let end = self.ptr().add(self.len).cast();
@@ -191,15 +194,15 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
     /// Makes room for at least `additional` more values.
     #[inline]
     pub fn reserve(&mut self, additional: usize) {
-        or_panic!(self.try_reserve(additional));
+        or_panic!(self.make_room(additional));
     }
 
     /// As [`reserve`](Self::reserve), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the values do not fit the address space, or the allocator has no memory. The list is
-    /// unchanged.
+    /// If the values do not fit the address space, the request would hold more than its limit, or the allocator
+    /// has no memory. The list is unchanged.
     ///
     /// # Examples
     ///
@@ -219,28 +222,41 @@ impl<'a, T, S: Storage<'a>> ArenaVec<'a, T, S> {
         if additional <= self.capacity - self.len {
             return Ok(());
         }
+        within_limit(|| self.grow_doubling(additional))
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), beyond the request's limit if need be.
+    #[inline]
+    pub(in crate::arena) fn make_room(&mut self, additional: usize) -> Result<(), ArenaError> {
+        if additional <= self.capacity - self.len {
+            return Ok(());
+        }
         self.grow_doubling(additional)
     }
 
     /// Makes room for `additional` more values, without extra room for later growth.
     pub fn reserve_exact(&mut self, additional: usize) {
-        or_panic!(self.try_reserve_exact(additional));
+        or_panic!(self.make_exact_room(additional));
     }
 
     /// As [`reserve_exact`](Self::reserve_exact), but returns an error instead of panicking.
     ///
     /// # Errors
     ///
-    /// If the values do not fit the address space, or the allocator has no memory. The list is
-    /// unchanged.
+    /// If the values do not fit the address space, the request would hold more than its limit, or the allocator
+    /// has no memory. The list is unchanged.
     pub fn try_reserve_exact(&mut self, additional: usize) -> Result<(), ArenaError> {
+        within_limit(|| self.make_exact_room(additional))
+    }
+
+    fn make_exact_room(&mut self, additional: usize) -> Result<(), ArenaError> {
         if additional <= self.capacity - self.len {
             return Ok(());
         }
         self.grow(additional, 0)
     }
 
-    // Not a part of `try_reserve`, which would keep the capacity in a register for it.
+    // Not a part of `make_room`, which would keep the capacity in a register for it.
     #[cold]
     #[inline(never)]
     fn grow_doubling(&mut self, additional: usize) -> Result<(), ArenaError> {

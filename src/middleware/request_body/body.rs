@@ -52,6 +52,8 @@ pin_project! {
         inner: B,
         // Bytes that the body announced and has not yielded; `None` before the first poll.
         missing: Option<u64>,
+        // Bytes of the last frame.
+        last: u64,
         watcher: Watcher,
     }
 }
@@ -62,6 +64,8 @@ struct Watcher {
     scope: Option<RequestScope>,
     /// Whether the last poll was pending.
     waits: bool,
+    /// Whether the request may not read more.
+    stopped: bool,
 }
 
 impl Watcher {
@@ -72,6 +76,28 @@ impl Watcher {
         self.waits = waits;
         if let Some(scope) = &self.scope {
             scope.limits().set_wants_body(waits);
+        }
+    }
+
+    /// Whether another frame like the last one of `bytes` would exceed what the request may hold. Then the
+    /// request ends: the layer does not poll the handler again.
+    #[inline]
+    fn may_not_read(&mut self, bytes: u64) -> bool {
+        let scope = self.scope.as_ref();
+        let left = scope.and_then(RequestScope::request_limit_left);
+        if left.is_none_or(|left| left >= bytes) {
+            return false;
+        }
+        self.stop_reading();
+        true
+    }
+
+    #[cold]
+    fn stop_reading(&mut self) {
+        self.set(true);
+        self.stopped = true;
+        if let Some(scope) = &self.scope {
+            scope.stop_reading();
         }
     }
 
@@ -148,10 +174,12 @@ const fn is_end_of_connection(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// A handler that drops the body does not wait for it.
+/// A handler that drops the body does not wait for it, unless it was dropped since it may not read more.
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.set(false);
+        if !self.stopped {
+            self.set(false);
+        }
     }
 }
 
@@ -160,9 +188,11 @@ impl<B> RequestBody<B> {
         Self {
             inner,
             missing: None,
+            last: 0,
             watcher: Watcher {
                 scope,
                 waits: false,
+                stopped: false,
             },
         }
     }
@@ -189,6 +219,9 @@ where
         let missing = this
             .missing
             .get_or_insert_with(|| this.inner.size_hint().lower());
+        if this.watcher.may_not_read(*this.last) {
+            return Poll::Pending;
+        }
         let polled = this.inner.poll_frame(cx).map_err(Into::into);
         this.watcher.set(polled.is_pending());
         match &polled {
@@ -196,6 +229,7 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 let data = frame.data_ref().map_or(0, Buf::remaining);
                 *missing = missing.saturating_sub(data as u64);
+                *this.last = data as u64;
             }
             Poll::Ready(Some(Err(error))) => this.watcher.failed(error),
             Poll::Ready(None) if *missing > 0 => this.watcher.client_gone(),

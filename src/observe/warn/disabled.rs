@@ -2,10 +2,14 @@
 
 use std::{panic::Location, time::Duration};
 
-use crate::scope::TaskReport;
+use crate::{route::RouteLabel, scope::TaskReport};
 
 /// Does nothing.
 pub(crate) const fn warn_overrun(_task: &TaskReport, _given_up: bool) {}
+
+/// Does nothing.
+pub(crate) const fn warn_over_limit(_: &'static str, _route: &RouteLabel, _used: u64, _limit: u64) {
+}
 
 /// Does nothing.
 #[cfg(feature = "axum")]

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::scope::{RequestScope, TaskReport};
+use crate::{
+    route::RouteLabel,
+    scope::{RequestScope, TaskReport},
+};
 
 /// Warns that a task outlived its grace period. Called once for each location that starts such tasks.
 pub(crate) fn warn_overrun(task: &TaskReport, given_up: bool) {
@@ -24,6 +27,19 @@ pub(crate) fn warn_overrun(task: &TaskReport, given_up: bool) {
         task.route = task.route.as_str(),
         "{task}; the grace period of its request is over: {end}. Make it return when \
          `RequestScope::child_token` is cancelled. Further tasks from this location are only counted"
+    );
+}
+
+/// Warns that a poll went on beyond its request's limit. Called once for each route and method.
+pub(crate) fn warn_over_limit(method: &'static str, route: &RouteLabel, used: u64, limit: u64) {
+    tracing::warn!(
+        method,
+        route = route.as_str(),
+        used,
+        limit,
+        "a request held more than its limit and could not be ended: its handler neither waited nor checked \
+         before it was ready. Call `RequestScope::check` in its long loops. Further requests of this route \
+         are only counted, in `RouteSnapshot::over_limit`"
     );
 }
 
