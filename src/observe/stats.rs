@@ -1,8 +1,8 @@
 //! The statistics of all routes.
 //!
-//! Threads write journals ([`Journal`]), and whoever holds the lock of the table adds their entries to it:
-//! a thread whose journal is half full, if nobody else does so at that moment, and each reader. So a
-//! request takes no lock, and a row is there once however many threads there are.
+//! Threads write journals ([`Journal`]). The thread that holds the lock of the table adds their entries to
+//! it: one whose journal is half full, if the lock is free, and each reader. So a request takes no lock,
+//! and there is one row, however many threads there are.
 
 use super::{
     journal::{Journal, Journals},
