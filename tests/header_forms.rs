@@ -83,10 +83,13 @@ fn of_dictionary(headers: &HeaderMap) -> Figures {
         .collect()
 }
 
-/// The metrics of `Server-Timing`: names, and parameters with their values.
+/// A name, and parameters with their values.
+type Metric = (String, Vec<(String, Vec<u8>)>);
+
+/// The metrics of `Server-Timing`.
 ///
 /// `metric = token *( OWS ";" OWS token OWS "=" OWS ( token / quoted-string ) )`, in a list.
-fn server_timing(text: &[u8]) -> Vec<(String, Vec<(String, Vec<u8>)>)> {
+fn server_timing(text: &[u8]) -> Vec<Metric> {
     struct Rest<'a>(&'a [u8]);
     impl Rest<'_> {
         fn blank(&mut self) {

@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn a_task_added_during_the_last_look_is_looked_at_after_a_grace_period_of_its_own() {
         enum Task {
-            Adds(Mutex<Option<Arc<Request<Task>>>>, Counted<Task>),
+            Adds(Mutex<Option<Arc<Request<Self>>>>, Counted<Self>),
             Added(Blocking),
         }
 
