@@ -9,10 +9,12 @@ mod claim;
 #[cfg_attr(feature = "tracing", path = "events/enabled.rs")]
 #[cfg_attr(not(feature = "tracing"), path = "events/disabled.rs")]
 mod events;
+mod figures;
 mod files;
 mod handle;
 mod layer;
 mod learned;
+mod look;
 mod mean;
 mod mode;
 mod policy;
@@ -22,6 +24,7 @@ mod snapshot;
 mod source;
 mod stage;
 mod sums;
+mod survey;
 
 pub use self::builder::ProcessLimitBuilder;
 pub use self::handle::ProcessLimit;

@@ -9,47 +9,29 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Weak,
-    task::{Wake, Waker},
     time::{Duration, Instant},
 };
 
 use super::{
     events,
+    figures::{Figures, known},
     files::{Files, Found},
     mode::LimitMode,
-    policy::{Candidate, LEAST_MEAN, Policy, Reading, Verdict, worst},
+    policy::{LEAST_MEAN, Policy},
     pressure::{Pressure, Priority},
     snapshot::{LimitSnapshot, RefusedBy},
-    source::{Custom, Failed, RecentLeast},
+    source::{Custom, RecentLeast},
     stage::{Stage, Stages},
     sums::Sums,
 };
 use crate::{
-    account::{is_installed, process_usage},
+    account::is_installed,
     counted::Counted,
-    housekeeping::{self, Chore, Housekeeping, Job},
+    housekeeping::{Housekeeping, Job},
     slab::{Key, ShardedSlab, thread_shard},
-    sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering::Relaxed, lock, try_lock},
+    sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering::Relaxed, lock},
 };
-
-/// How old the figures may be that a request is admitted by.
-const FRESH: Duration = Duration::from_millis(5);
-
-/// Between two looks of the housekeeping while requests are open; the second one when memory is tight.
-const CALM: Duration = Duration::from_secs(1);
-const TIGHT: Duration = Duration::from_millis(10);
-
-/// The share of the limit from which on memory is tight.
-const TIGHT_SHARE: f64 = 0.90;
-
-/// Between two searches for the system's limits, and two calls of the reclaim hook.
-const RARELY: Duration = Duration::from_secs(10);
-
-/// Freed memory that is still mapped is given back if it is this much, and more than this share.
-const MUCH: u64 = 64 << 20;
-const MUCH_SHARE: f64 = 0.20;
 
 /// How much of what was found is the limit.
 pub(super) const FOUND_SHARE: f64 = 0.9;
@@ -59,9 +41,6 @@ pub(super) const LEAST_LIMIT: u64 = 1 << 20;
 
 // `ProcessLimit::set_bytes` and `ProcessLimitBuilder::bytes` say so.
 const _: () = assert!(LEAST_LIMIT == 1_048_576);
-
-/// Stalls of this share of the time ask for a stage.
-const STALLS: [(f64, Stage); 2] = [(0.25, Stage::BrownOut), (0.10, Stage::Trim)];
 
 pub(super) type Reclaim = Arc<dyn Fn() + Send + Sync>;
 
@@ -108,78 +87,54 @@ pub(super) struct Settings {
 
 /// What all layers with this limit share.
 pub(crate) struct Process {
-    mode: AtomicU8,
-    limit: AtomicU64,
-    stages: Stages,
-    retry_after: (Duration, Duration),
-    reclaim: Option<Reclaim>,
-    figures: Figures,
+    pub(super) mode: AtomicU8,
+    pub(super) limit: AtomicU64,
+    pub(super) stages: Stages,
+    pub(super) retry_after: (Duration, Duration),
+    pub(super) reclaim: Option<Reclaim>,
+    pub(super) figures: Figures,
     pub(super) sums: Sums,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     pub(super) victims: ShardedSlab<Listed>,
-    reliefs: Mutex<Vec<Weak<dyn Relief>>>,
-    refused: [AtomicU64; RefusedBy::ALL.len()],
-    cancelled: AtomicU64,
+    pub(super) reliefs: Mutex<Vec<Weak<dyn Relief>>>,
+    pub(super) refused: [AtomicU64; RefusedBy::ALL.len()],
+    pub(super) cancelled: AtomicU64,
     pub(super) would_refuse: AtomicU64,
-    would_cancel: AtomicU64,
-    failed_readings: AtomicU64,
-    reclaims: Reclaims,
-    job: Job,
-    housekeeping: Housekeeping,
-    start: Instant,
+    pub(super) would_cancel: AtomicU64,
+    pub(super) failed_readings: AtomicU64,
+    pub(super) reclaims: Reclaims,
+    pub(super) job: Job,
+    pub(super) housekeeping: Housekeeping,
+    pub(super) start: Instant,
     /// Itself, for what is scheduled.
-    this: Weak<Self>,
-}
-
-/// The last verdict, for all threads.
-struct Figures {
-    rooms: [AtomicU64; Priority::ALL.len()],
-    stage: AtomicU8,
-    /// Nanoseconds since the start, plus one; zero before the first reading.
-    read_at: AtomicU64,
-    /// `u64::MAX` if it is not known.
-    used: AtomicU64,
-    base: AtomicU64,
-    /// Bits of floats.
-    k: AtomicU64,
-    level: AtomicU64,
-    release_rate: AtomicU64,
-    is_ready: AtomicBool,
-    /// The least base of the last ten minutes.
-    least_base: AtomicU64,
+    pub(super) this: Weak<Self>,
 }
 
 #[derive(Default)]
-struct Reclaims {
-    running: AtomicBool,
-    calls: AtomicU64,
-    bytes: AtomicU64,
+pub(super) struct Reclaims {
+    pub(super) running: AtomicBool,
+    pub(super) calls: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 /// What the reading thread needs.
-struct State {
-    policy: Policy,
-    files: Files,
-    sources: Vec<Custom>,
-    searches: bool,
-    limit_source: &'static str,
-    source: Option<&'static str>,
+pub(super) struct State {
+    pub(super) policy: Policy,
+    pub(super) files: Files,
+    pub(super) sources: Vec<Custom>,
+    pub(super) searches: bool,
+    pub(super) limit_source: &'static str,
+    pub(super) source: Option<&'static str>,
     /// Of resident memory that is not on the heap.
-    overhead: RecentLeast,
-    base: RecentLeast,
-    hint: Stage,
-    stage: Stage,
-    stage_since: Duration,
-    stage_times: [Duration; Stage::ALL.len()],
-    surveyed: Option<Duration>,
-    searched: Duration,
-    reclaimed: Option<Duration>,
-}
-
-const UNKNOWN: u64 = u64::MAX;
-
-fn known(word: &AtomicU64) -> Option<u64> {
-    Some(word.load(Relaxed)).filter(|value| *value != UNKNOWN)
+    pub(super) overhead: RecentLeast,
+    pub(super) base: RecentLeast,
+    pub(super) hint: Stage,
+    pub(super) stage: Stage,
+    pub(super) stage_since: Duration,
+    pub(super) stage_times: [Duration; Stage::ALL.len()],
+    pub(super) surveyed: Option<Duration>,
+    pub(super) searched: Duration,
+    pub(super) reclaimed: Option<Duration>,
 }
 
 impl Process {
@@ -337,228 +292,6 @@ impl Process {
         drop(self.victims.remove(key));
     }
 
-    /// Reads, if the figures are old.
-    #[inline]
-    pub(super) fn look_if_old(&self) {
-        let now = self.now();
-        let read_at = self.figures.read_at.load(Relaxed);
-        // One that is later than now is of a clock that went back.
-        if nanos(now).wrapping_sub(read_at) > FRESH.as_nanos() as u64 {
-            self.look(now);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    pub(super) fn look(&self, now: Duration) {
-        let Some(mut state) = try_lock(&self.state) else {
-            return;
-        };
-        // First, so that others do not try meanwhile.
-        self.figures.read_at.store(nanos(now), Relaxed);
-        let reading = self.read(&mut state, now);
-        let verdict = state.policy.read(&reading);
-        if let Some(base) = verdict.base {
-            state.base.add(now, base);
-        }
-        self.figures.publish(&reading, &verdict, state.base.get());
-        let former = state.enter(verdict.stage, now);
-        drop(state);
-        if former != verdict.stage {
-            events::stage_changed(former, verdict.stage, reading.used, reading.limit);
-            self.relieve_soon();
-        }
-        if verdict.cancels {
-            self.cancel_worst(&reading);
-        }
-        if self.job.needs_start() {
-            self.start_job();
-        }
-    }
-
-    #[cold]
-    fn start_job(&self) {
-        let at = self.housekeeping.now().checked_add(CALM);
-        if let (Some(this), Some(at)) = (self.this.upgrade(), at) {
-            housekeeping::start(&this, at);
-        }
-    }
-
-    fn read(&self, state: &mut State, now: Duration) -> Reading {
-        let used = self.read_used(state, now);
-        state.source = used.map(|(_, source)| source);
-        let (admitted, refused) = self.sums.counts();
-        Reading {
-            at: now,
-            limit: self.limit(),
-            used: used.map(|(bytes, _)| bytes),
-            held: is_installed().then(|| self.sums.held()),
-            reserved: self.sums.reserved(),
-            released: self.sums.released(),
-            admitted,
-            refused,
-            hint: state.hint,
-        }
-    }
-
-    fn read_used(&self, state: &mut State, now: Duration) -> Option<(u64, &'static str)> {
-        for source in &mut state.sources {
-            match source.read(now) {
-                Ok(Some(read)) => return Some(read),
-                Ok(None) => {}
-                Err(Failed) => {
-                    self.failed_readings.fetch_add(1, Relaxed);
-                    events::source_failed();
-                }
-            }
-        }
-        if let Some(heap) = heap_bytes() {
-            return Some((heap.saturating_add(state.overhead.get()), "heap"));
-        }
-        let resident = state.files.resident();
-        if resident.is_none() {
-            self.failed_readings.fetch_add(1, Relaxed);
-            events::no_source();
-        }
-        Some((resident?, "resident"))
-    }
-
-    /// Cancels the candidate that holds the most.
-    #[cold]
-    fn cancel_worst(&self, reading: &Reading) {
-        let listed = self
-            .victims
-            .filter_map(|listed| Some((listed.victim.clone(), listed.mean, listed.since)));
-        let candidates = listed.iter().enumerate().filter_map(|(key, listed)| {
-            Some(Candidate {
-                key,
-                held: listed.0.held()?,
-                mean: listed.1,
-                since: listed.2,
-            })
-        });
-        let Some((victim, mean, _)) = worst(candidates).and_then(|key| listed.get(key)) else {
-            return;
-        };
-        if self.mode() != LimitMode::Enforce {
-            self.would_cancel.fetch_add(1, Relaxed);
-            victim.count_would_cancel();
-        } else {
-            self.cancelled.fetch_add(1, Relaxed);
-            let held = victim.held().unwrap_or(0);
-            events::cancelled(held, *mean, reading.used, reading.limit);
-            victim.cancel_for_memory();
-        }
-    }
-
-    /// Has everything that can give memory back do so, on the housekeeping's thread.
-    fn relieve_soon(&self) {
-        let relieve = Waker::from(Arc::new(Relieve(Weak::clone(&self.this))));
-        let now = self.housekeeping.now();
-        self.housekeeping.schedule(now, now, &relieve);
-    }
-
-    fn relieve(&self) {
-        let stage = if self.mode() == LimitMode::Enforce {
-            self.stage()
-        } else {
-            Stage::Normal
-        };
-        let reliefs: Vec<_> = {
-            let reliefs = lock(&self.reliefs);
-            reliefs.iter().filter_map(Weak::upgrade).collect()
-        };
-        let spare = self.limit().saturating_sub(self.used().unwrap_or(0));
-        for relief in reliefs {
-            relief.relieve(stage, spare);
-        }
-    }
-
-    /// Reads what is dearer, once a second. Returns whether it did.
-    fn survey_if_due(&self, now: Duration) -> bool {
-        let Some(mut state) = try_lock(&self.state) else {
-            return false;
-        };
-        let last = state.surveyed.replace(now);
-        if last.is_some_and(|last| now.saturating_sub(last) < CALM) {
-            state.surveyed = last;
-            return false;
-        }
-        self.survey(&mut state, now);
-        true
-    }
-
-    fn survey(&self, state: &mut State, now: Duration) {
-        let resident = state.files.resident();
-        let heap = heap_bytes();
-        if let (Some(resident), Some(heap)) = (resident, heap) {
-            state.overhead.add(now, resident.saturating_sub(heap));
-        }
-        let stalled = state.files.stalled().unwrap_or(0.0);
-        let hint = STALLS.iter().find(|(share, _)| stalled >= *share);
-        state.hint = hint.map_or(Stage::Normal, |(_, stage)| *stage);
-        if state.searches && now.saturating_sub(state.searched) >= RARELY {
-            state.searched = now;
-            self.search(state);
-        }
-        if let (Some(resident), Some(heap)) = (resident, heap) {
-            let unused = resident.saturating_sub(heap.saturating_add(state.overhead.get()));
-            self.reclaim_if_much(state, now, resident, unused);
-        }
-    }
-
-    /// Looks for the system's limits again.
-    fn search(&self, state: &mut State) {
-        let Ok(found) = state.files.limit() else {
-            return;
-        };
-        let limit = (found.bytes as f64 * FOUND_SHARE) as u64;
-        let former = self.limit.swap(limit, Relaxed);
-        state.limit_source = found.source;
-        if former != limit {
-            events::resized(former, limit, found.source);
-        }
-    }
-
-    /// Calls the reclaim hook if much freed memory is still mapped.
-    fn reclaim_if_much(&self, state: &mut State, now: Duration, resident: u64, unused: u64) {
-        let Some(reclaim) = &self.reclaim else {
-            return;
-        };
-        let tight = resident as f64 >= self.stages.brown_out * self.limit() as f64
-            || state.stage >= Stage::BrownOut;
-        let much = unused > MUCH && unused as f64 > MUCH_SHARE * resident as f64;
-        let rested = state
-            .reclaimed
-            .is_none_or(|last| now.saturating_sub(last) >= RARELY);
-        if !(tight && much && rested) || self.mode() != LimitMode::Enforce {
-            return;
-        }
-        if self.reclaims.running.swap(true, Relaxed) {
-            return;
-        }
-        state.reclaimed = Some(now);
-        let Some(process) = self.this.upgrade() else {
-            return;
-        };
-        let reclaim = Arc::clone(reclaim);
-        let files = state.files.clone();
-        self.housekeeping.call(move || {
-            let done = catch_unwind(AssertUnwindSafe(|| reclaim()));
-            let left = files.resident().unwrap_or(resident);
-            let reclaims = &process.reclaims;
-            reclaims.calls.fetch_add(1, Relaxed);
-            reclaims
-                .bytes
-                .fetch_add(resident.saturating_sub(left), Relaxed);
-            reclaims.running.store(false, Relaxed);
-            if let Err(panic) = done {
-                // Counted by the housekeeping.
-                std::panic::resume_unwind(panic);
-            }
-        });
-    }
-
     pub(crate) fn pressure(&self) -> Pressure {
         self.look_if_old();
         Pressure {
@@ -607,7 +340,7 @@ impl Process {
 
 impl State {
     /// Enters a stage. Returns the former one.
-    fn enter(&mut self, stage: Stage, now: Duration) -> Stage {
+    pub(super) fn enter(&mut self, stage: Stage, now: Duration) -> Stage {
         let former = std::mem::replace(&mut self.stage, stage);
         if former != stage {
             let passed = now.saturating_sub(self.stage_since);
@@ -618,101 +351,10 @@ impl State {
     }
 }
 
-impl Figures {
-    fn new() -> Self {
-        let word = AtomicU64::new;
-        Self {
-            rooms: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
-            stage: AtomicU8::new(0),
-            read_at: word(0),
-            used: word(UNKNOWN),
-            base: word(UNKNOWN),
-            k: word(1_f64.to_bits()),
-            level: word(0),
-            release_rate: word(0),
-            is_ready: AtomicBool::new(true),
-            least_base: word(0),
-        }
-    }
-
-    // Relaxed: figures. A reader may see some of one verdict and others of the next.
-    fn publish(&self, reading: &Reading, verdict: &Verdict, least_base: u64) {
-        for (room, bytes) in self.rooms.iter().zip(verdict.rooms) {
-            room.store(bytes, Relaxed);
-        }
-        self.stage.store(verdict.stage.index() as u8, Relaxed);
-        self.used.store(reading.used.unwrap_or(UNKNOWN), Relaxed);
-        self.base.store(verdict.base.unwrap_or(UNKNOWN), Relaxed);
-        self.k.store(verdict.k.to_bits(), Relaxed);
-        self.level.store(verdict.level.to_bits(), Relaxed);
-        self.release_rate
-            .store(verdict.release_rate.to_bits(), Relaxed);
-        self.is_ready.store(verdict.is_ready, Relaxed);
-        self.least_base.store(least_base, Relaxed);
-    }
-}
-
-/// Nanoseconds, never zero.
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
-}
-
-/// Live bytes of the heap, if they are counted.
-fn heap_bytes() -> Option<u64> {
-    let usage = process_usage()?;
-    let live = usage.bytes_allocated.wrapping_sub(usage.bytes_deallocated) as i64;
-    Some(live.max(0) as u64)
-}
-
 /// Whether a request of a route with this mean that holds so much is a candidate.
 pub(super) const fn is_large(held: u64, mean: u64) -> bool {
     let four = mean.saturating_mul(4);
     held > if four > LEAST_MEAN { four } else { LEAST_MEAN }
-}
-
-impl Chore for Process {
-    fn job(&self) -> &Job {
-        &self.job
-    }
-
-    fn housekeeping(&self) -> &Housekeeping {
-        &self.housekeeping
-    }
-
-    fn run(&self) {
-        let now = self.now();
-        let surveyed = self.survey_if_due(now);
-        self.look(now);
-        if surveyed && self.stage() >= Stage::Trim {
-            self.relieve();
-        }
-    }
-
-    fn next(&self, now: Instant) -> Option<Instant> {
-        let idle = self.sums.reserved() == 0 && self.stage() == Stage::Normal;
-        if idle {
-            return None;
-        }
-        now.checked_add(if self.is_tight() { TIGHT } else { CALM })
-    }
-}
-
-impl Process {
-    fn is_tight(&self) -> bool {
-        let used = self.used().unwrap_or(0) as f64;
-        used >= TIGHT_SHARE * self.limit() as f64 || self.stage() >= Stage::Refuse
-    }
-}
-
-/// A call of [`Process::relieve`].
-struct Relieve(Weak<Process>);
-
-impl Wake for Relieve {
-    fn wake(self: Arc<Self>) {
-        if let Some(process) = self.0.upgrade() {
-            process.relieve();
-        }
-    }
 }
 
 impl fmt::Debug for Process {
