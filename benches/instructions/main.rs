@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 38] = [
+const CASES: [&str; 40] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
@@ -55,6 +55,8 @@ const CASES: [&str; 38] = [
     "server_timing/ready",
     "observed/ready",
     "refused/ready",
+    "budget/ready",
+    "budget/pending",
     "limited/ready",
     "limited/pending",
     "overloaded/ready",
