@@ -9,7 +9,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-/// A value in an [`Arena`] that is dropped with its box.
+/// A value in an [`Arena`](crate::Arena) that is dropped with its box.
 ///
 /// # Examples
 ///
