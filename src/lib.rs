@@ -70,7 +70,8 @@
 //!
 //! # What it does not do
 //!
-//! - It does not limit the memory of a single request. A [`limit`] for the process admits what fits.
+//! - It does not stop a poll that does not return, whatever it allocates. A [`limit`] for the process admits
+//!   what fits.
 //! - It does not find leaks. The allocations of a request are exact, but servers free response bodies
 //!   elsewhere, so allocated minus freed bytes do not measure leaks.
 //! - It does not count memory outside of the layer, such as the server's own buffers, nor tasks that
