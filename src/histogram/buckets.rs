@@ -2,7 +2,7 @@
 //!
 //! The values from 1 to 32 have a bucket each. Above, every power of two is divided into [`PARTS`]
 //! buckets, which are narrower where they begin: so 16 of them keep the middle of each bucket within
-//! [`ERROR`] of its values, for which buckets of equal width would not suffice.
+//! 3 % of its values, for which buckets of equal width would not suffice.
 //!
 //! A bucket ends *at* a power of two, so "at most 64 KiB" is a sum of whole buckets.
 

@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! 1. One thread at a time pushes to a ring: the owner of the thread number that the journal belongs to
-//!    ([`thread_number`](crate::thread_number)), or the holder of the lock of the shared journal.
+//!    ([`crate::thread_number`]), or the holder of the lock of the shared journal.
 //! 2. One thread at a time drains a ring: the holder of the lock of the statistics.
 //! 3. An entry is written before `pushed` says that it is there (`Release`), and read before `drained` says
 //!    that its place is free. A place is written again only after that was read (`Acquire`).
