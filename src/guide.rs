@@ -5,11 +5,10 @@
 //! | [`arenas`] | what to allocate where, and what the pool keeps |
 //! | [`json`] | lists and texts out, orders in |
 //! | [`deadlines`] | limits, their sources, and what the client gets |
-//! | [`limits`] | what a request may hold, and what happens beyond |
 //! | [`tasks`] | tasks, sockets, shutdown |
 //! | [`placing`] | where to put the layer |
 //! | [`figures`] | what is counted, outcomes, and what is not counted |
-//! | [`limits`] | staying within the process's memory |
+//! | [`limits`] | a limit for the process, a budget for each request |
 //! | [`numbers`] | choosing numbers |
 //! | [`production`] | a checklist |
 //! | [`go`] | coming from Go |
