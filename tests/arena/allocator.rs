@@ -376,7 +376,8 @@ macro_rules! line {
             fn what_cannot_be_had_is_an_error() {
                 let arena = Arena::new();
                 let most = Layout::from_size_align(isize::MAX as usize - 4095, 4096).unwrap();
-                assert!(arena.allocate(most).is_err());
+                // An address space of 32 bits has room for the first one, which the arena then keeps.
+                assert!((0..2).any(|_| arena.allocate(most).is_err()));
                 assert!(arena.allocate_zeroed(most).is_err());
                 let mut list = ArenaVec::<u64, _>::new_in(&arena);
                 list.extend([1, 2]);
