@@ -155,7 +155,11 @@ async fn open_requests_reserve_their_routes_mean_and_hold_what_they_hold() {
     let waiting = tokio::spawn(service.clone().oneshot(request("/")));
     tokio::task::yield_now().await;
     let snapshot = process.limit.snapshot();
-    assert_eq!(snapshot.reserved, LIMIT / 64, "nobody has seen the route");
+    assert_eq!(
+        snapshot.reserved,
+        LIMIT / 64,
+        "the route has no closed request"
+    );
     let held = snapshot.held.unwrap();
     assert!((2 * MIB..2 * MIB + 64 * KIB).contains(&held), "{held}");
     release.send(()).unwrap();
@@ -374,7 +378,7 @@ async fn a_route_whose_smallest_request_is_larger_than_the_process_fails_for_goo
     assert_eq!(
         huge("/8192").await.unwrap().status(),
         200,
-        "nobody has seen it"
+        "its route has no closed request"
     );
     let response = huge("/8192").await.unwrap();
     assert_eq!(response.status(), 500);

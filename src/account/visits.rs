@@ -85,7 +85,7 @@ impl Stack {
         for record in self.entered().iter().filter_map(|frame| frame.record.get()) {
             record.with(|record| record.owns(size));
             if !raw::add_owner(address, record.to_ref()) {
-                // Who frees it is not seen.
+                // The thread that frees it tells no account.
                 record.with(Record::missed);
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     sync::{Arc, Ordering::Relaxed},
 };
 
-/// A route that nobody has seen is taken to hold this part of the limit.
+/// A request of a route without closed requests is taken to hold this part of the limit.
 const UNKNOWN_SHARE: u64 = 64;
 
 /// What a request holds is looked at again when it has changed by this much, so that small requests share
@@ -426,12 +426,12 @@ mod tests {
                 (process.sums.reserved(), process.sums.exactly_held() as u64),
                 (0, 0)
             );
-            assert_eq!(process.victims.len(), 0, "nobody is listed");
+            assert_eq!(process.victims.len(), 0, "no request is listed");
         }
     }
 
     #[test]
-    fn a_request_that_nobody_has_seen_reserves_a_sixty_fourth_and_then_its_routes_mean() {
+    fn a_request_of_an_unknown_route_reserves_a_sixty_fourth_and_a_later_one_the_mean() {
         let it = Fixture::new(LimitMode::Enforce);
         let claim = Claim::closed();
         it.layer.admit(&claim, key(2), None).unwrap();
@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_routes_that_nobody_has_seen_share_the_bound_for_unknown_ones() {
+    fn a_thousand_unknown_routes_share_the_bound_for_unknown_ones() {
         // Everything beyond the bound of the table is one route, which learns.
         let it = Fixture::new(LimitMode::Enforce);
         let claims: Vec<_> = (0..10_000).map(|_| Claim::closed()).collect();
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_fail_lie_or_block_refuse_nobody() {
+    fn sources_that_fail_lie_or_block_refuse_no_request() {
         let clock = ManualClock::new();
         let failing = Arc::new(Mutex::new(0));
         let builder = ProcessLimit::builder()

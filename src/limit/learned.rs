@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(
             learned.expected(key(1)),
             None,
-            "a route that nobody has seen"
+            "a route without closed requests"
         );
         assert_eq!(learned.expected(key(3)), Some(300));
         learned.learn(key(UNMATCHED), 7, 0);

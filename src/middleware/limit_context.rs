@@ -174,13 +174,13 @@ impl LimitContext<'_> {
         self.body_read
     }
 
-    /// Returns when to try again. `None` if that would be in vain.
+    /// Returns when to try again. `None` if a retry would fail as well.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// Returns the status of the default response: `503`, or if trying again would be in vain `413` for a body
+    /// Returns the status of the default response: `503`, or if a retry would fail as well `413` for a body
     /// that was [being read](Self::is_body_read) and else `500`.
     #[must_use]
     pub const fn status(&self) -> StatusCode {

@@ -245,7 +245,7 @@ mod loom_models {
         move |entry| [0, 1].into_iter().for_each(|word| entry.set(word, number))
     }
 
-    /// Invariants 1 to 3: entries arrive whole, once and in order, whoever drains them.
+    /// Invariants 1 to 3: entries arrive whole, once and in order, on whichever thread drains them.
     #[test]
     fn an_entry_arrives_once_and_whole() {
         loom::model(|| {

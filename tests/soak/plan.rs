@@ -61,7 +61,7 @@ impl Kind {
             Self::Plain => "plain",
             Self::Stream => "stream",
             Self::Head => "head",
-            Self::NoBody => "nobody",
+            Self::NoBody => "no_body",
             Self::Panic => "panic",
             Self::BodyPanic => "bodypanic",
             Self::Timeout => "timeout",
