@@ -5,6 +5,8 @@
 
 mod controls;
 mod limit;
+#[path = "../support/random.rs"]
+mod random;
 mod world;
 
 use self::{

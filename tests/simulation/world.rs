@@ -6,7 +6,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use super::controls::Control;
+use super::{controls::Control, random::Random};
 
 pub(crate) const MIB: f64 = 1_048_576.0;
 /// What the container allows.
@@ -95,26 +95,9 @@ impl Outcome {
     }
 }
 
-struct Random(u64);
-
 impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..10 {
-            random.next();
-        }
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+        self.below(1 << 53) as f64 / (1_u64 << 53) as f64
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {
@@ -232,7 +215,7 @@ pub(crate) struct View {
 pub(crate) fn play(scenario: &Scenario, control: &mut dyn Control, seed: u64) -> Outcome {
     let mut world = World {
         scenario,
-        random: Random::new(seed),
+        random: Random(seed),
         events: BinaryHeap::new(),
         sequence: 0,
         requests: Vec::new(),

@@ -21,7 +21,8 @@ use tower_memory::{
 use super::{
     census,
     clients::{Client, Tally},
-    plan::{Kind, MIX, Random},
+    plan::{Kind, MIX},
+    random::Random,
     service::{self, IGNORING, MEANT},
 };
 

@@ -23,7 +23,8 @@ use tower::ServiceExt;
 use tower_memory::Outcome;
 
 use super::{
-    plan::{Kind, MIX, Random, check, word},
+    plan::{Kind, MIX, check, word},
+    random::Random,
     service::{LIMIT, reached},
 };
 
@@ -367,7 +368,7 @@ impl Client {
             self.kept.push((first, data));
             return;
         }
-        let place = self.random.below(8) as usize;
+        let place = self.random.below(8);
         let old = std::mem::replace(&mut self.kept[place], (first, data));
         unchanged(&old);
     }
@@ -531,7 +532,7 @@ impl Client {
         let stream = self.connect().await;
         stream.set_zero_linger().unwrap();
         let path = format!("/{}/{id}", Kind::Reset.name());
-        let wait = self.random.below(900);
+        let wait = self.random.below(900) as u64;
         if via == Via::One {
             let mut stream = stream;
             let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");

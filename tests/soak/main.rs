@@ -15,6 +15,8 @@ mod census;
 mod checks;
 mod clients;
 mod plan;
+#[path = "../support/random.rs"]
+mod random;
 mod report;
 mod service;
 
@@ -29,7 +31,8 @@ use tower_memory::{ArenaPool, TrackingAllocator, pool::PoolBuilder};
 use self::{
     checks::Soaked,
     clients::{Client, Tally},
-    plan::{DECK, Kind, Random},
+    plan::{DECK, Kind},
+    random::Random,
 };
 
 #[global_allocator]

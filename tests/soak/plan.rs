@@ -2,6 +2,8 @@
 
 use tower_memory::Outcome;
 
+use super::random::Random;
+
 /// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -99,28 +101,10 @@ impl Kind {
     }
 }
 
-/// A xorshift generator with a multiplication at its end.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
 impl Random {
-    pub(crate) fn new(seed: u64, stream: u64) -> Self {
-        let mut random = Self(seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        for _ in 0..8 {
-            random.next();
-        }
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+    /// One of the generators of a seed. Those of two streams are far apart.
+    pub(crate) const fn new(seed: u64, stream: u64) -> Self {
+        Self(seed ^ stream.rotate_left(32))
     }
 }
 
@@ -142,7 +126,7 @@ pub(crate) fn deck(seed: u64, number: u64, forgets: bool) -> Vec<Kind> {
     assert_eq!(deck.len(), DECK);
     let mut random = Random::new(seed, number);
     for last in (1..deck.len()).rev() {
-        let other = random.below(last as u64 + 1) as usize;
+        let other = random.below(last + 1);
         deck.swap(last, other);
     }
     deck
