@@ -2,18 +2,15 @@
 //!
 //! A recycled scope refers to no layer, so all layers share them, and a layer can end while they wait.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use super::state::ScopeState;
-use crate::counted::Counted;
-
-/// Maximum number of recycled scopes that a thread keeps, beside the last one.
-const MAX_RECYCLED: usize = 63;
+use crate::{counted::Counted, recycled::Recycled};
 
 thread_local! {
     /// The last one. It serves most requests, since their scopes close before the next one is opened.
     static LAST: Cell<Option<Counted<ScopeState>>> = const { Cell::new(None) };
-    static RECYCLED: RefCell<Vec<Counted<ScopeState>>> = const { RefCell::new(Vec::new()) };
+    static OLDER: Recycled<Counted<ScopeState>> = const { Recycled::new() };
 }
 
 /// Returns a scope without handles, recycled or new.
@@ -27,11 +24,7 @@ pub(super) fn take() -> Counted<ScopeState> {
 
 #[inline(never)]
 fn take_older() -> Counted<ScopeState> {
-    RECYCLED
-        .try_with(|recycled| recycled.borrow_mut().pop())
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| Counted::new(ScopeState::new()))
+    Recycled::take(&OLDER, || Counted::new(ScopeState::new()))
 }
 
 /// Drops a handle, and keeps the scope if it was the last one.
@@ -62,15 +55,5 @@ pub(super) fn put(scope: Counted<ScopeState>) {
 
 #[inline(never)]
 fn put_older(scope: Counted<ScopeState>) {
-    // A scope that is not kept is dropped here, outside of the borrow.
-    let mut scope = Some(scope);
-    let _ = RECYCLED.try_with(|recycled| {
-        let mut recycled = recycled.borrow_mut();
-        if recycled.capacity() == 0 {
-            recycled.reserve_exact(MAX_RECYCLED);
-        }
-        if recycled.len() < MAX_RECYCLED {
-            recycled.extend(scope.take());
-        }
-    });
+    Recycled::put(&OLDER, scope);
 }

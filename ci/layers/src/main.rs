@@ -49,7 +49,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "route",      "sync account pool label_table"),
     (Core, "task",       "sync counted housekeeping slab recycled account cancel route"),
     (Core, "limit",      "sync account config counted slab housekeeping route"),
-    (Core, "scope",      "sync counted sharded housekeeping slab account arena deadline cancel pool route task limit"),
+    (Core, "scope",      "sync counted sharded recycled housekeeping slab account arena deadline cancel pool route task limit"),
     (Http, "observe",    "sync pack thread_number housekeeping histogram slab account arena deadline cancel pool route task limit scope"),
     (Http, "wire",       "sync account arena json deadline cancel route scope"),
     (Http, "middleware", "sync sharded config housekeeping account arena deadline cancel pool route limit scope observe wire"),
