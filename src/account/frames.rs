@@ -2,7 +2,7 @@
 //!
 //! An account is entered for a *section*. Its record learns what it holds when the section ends, and at
 //! *visits* in between: at every [`LARGE`] bytes that the thread allocates, at every block of that
-//! size, and sooner if an account is near a [threshold](super::Threshold). Every visit tells all accounts of the
+//! size, and sooner if an account is near its budget. Every visit tells all accounts of the
 //! stack, so the thread's peak since the last visit is a peak for each of them.
 //!
 //! When a section frees more than its account holds, the rest was memory of others. Between visits the

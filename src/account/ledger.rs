@@ -3,7 +3,7 @@ use std::{fmt, marker::PhantomData};
 use super::{
     counters::Writer,
     frames,
-    raw::{self, Budget, RecordRef, Threshold},
+    raw::{self, Budget, RecordRef},
     totals::is_installed,
     usage::Usage,
 };
@@ -203,27 +203,11 @@ impl Account {
         }
     }
 
-    /// Sets the held bytes at which [`has_crossed`](Self::has_crossed) becomes true, or removes the
-    /// threshold. It is false until then, even if an earlier threshold was crossed.
-    ///
-    /// Crossing sets nothing but this flag: it may happen inside the allocator. One thread in the account
-    /// sets it at the latest 1 KiB of small blocks beyond the threshold, in mid-poll. Each further thread may
-    /// have allocated another 64 KiB that no other one has seen.
-    #[allow(dead_code, reason = "for the limit of the process")]
-    pub(crate) fn set_threshold(&self, which: Threshold, bytes: Option<u64>) {
-        // What has passed crosses nothing. What comes does not pass unseen.
-        look();
-        self.record.set_threshold(which, bytes);
-        look();
-    }
-
-    /// Whether the held bytes have reached a threshold since it was set. One load.
-    #[inline]
-    pub(crate) fn has_crossed(&self, which: Threshold) -> bool {
-        self.record.has_crossed(which)
-    }
-
     /// Sets what the account may hold, or removes the budget. What it holds already counts.
+    ///
+    /// Holding more sets nothing but a flag, [`is_over_budget`](Self::is_over_budget): it may happen inside the
+    /// allocator. One thread in the account sets it at the latest 1 KiB of small blocks beyond the budget, in
+    /// mid-poll. Each further thread may have allocated another 64 KiB that no other one has seen.
     pub(crate) fn set_budget(&self, budget: Option<Budget>) {
         look();
         self.record.set_budget(budget);
@@ -245,7 +229,7 @@ impl Account {
     /// Whether the account has held more than its budget since that was set. One load.
     #[inline]
     pub(crate) fn is_over_budget(&self) -> bool {
-        self.has_crossed(Threshold::Budget)
+        self.record.has_crossed()
     }
 
     /// Lets the account hold what it holds now and `more` bytes, if that is above its budget.
@@ -377,26 +361,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_threshold_is_crossed_by_what_is_held_or_lent() {
+    fn a_budget_is_exceeded_by_what_is_held_or_lent() {
         let mut account = Account::new();
-        account.set_threshold(Threshold::Budget, Some(1000));
-        account.set_threshold(Threshold::Outlier, Some(100));
-        account.lend(999);
-        assert!(!account.has_crossed(Threshold::Budget));
-        assert!(account.has_crossed(Threshold::Outlier));
+        let budget = |limit| {
+            Some(Budget {
+                limit,
+                of_call: false,
+            })
+        };
+        account.set_budget(budget(1000));
         account.lend(1000);
-        assert!(account.has_crossed(Threshold::Budget));
-        // Held already, or not as much.
-        account.set_threshold(Threshold::Budget, Some(1000));
-        assert!(account.has_crossed(Threshold::Budget));
-        account.set_threshold(Threshold::Budget, Some(1001));
-        assert!(!account.has_crossed(Threshold::Budget));
-        account.set_threshold(Threshold::Outlier, None);
+        assert!(!account.is_over_budget());
+        account.lend(1001);
+        assert!(account.is_over_budget());
+        // Held already, or not more.
+        account.set_budget(budget(1000));
+        assert!(account.is_over_budget());
+        account.set_budget(budget(1001));
+        assert!(!account.is_over_budget());
         account.lend(5000);
-        assert!(account.has_crossed(Threshold::Budget));
-        assert!(!account.has_crossed(Threshold::Outlier));
+        assert!(account.is_over_budget());
+        account.set_budget(None);
+        assert!(!account.is_over_budget());
+        account.set_budget(budget(1000));
         account.reset();
         account.lend(5000);
-        assert!(!account.has_crossed(Threshold::Budget));
+        assert!(!account.is_over_budget());
     }
 }

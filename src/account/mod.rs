@@ -28,5 +28,3 @@ pub(crate) use self::counters::Writer;
 pub(crate) use self::inside::{Enter, Inside};
 pub(crate) use self::ledger::{Entry, exceeded_by};
 pub(crate) use self::raw::Budget;
-#[allow(unused_imports, reason = "for the limit of the process")]
-pub(crate) use self::raw::Threshold;

@@ -30,7 +30,7 @@ mod reference;
 mod registry;
 
 pub(super) use self::owners::{add_owner, take_owners};
+pub(crate) use self::record::Budget;
 pub(super) use self::record::Record;
-pub(crate) use self::record::{Budget, Threshold};
 pub(super) use self::reference::{Pinned, RecordRef};
 pub(super) use self::registry::{block, counters, disown_block, own, own_block};

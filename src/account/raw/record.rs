@@ -52,16 +52,6 @@ impl Budget {
     }
 }
 
-/// An amount of held bytes that an account watches for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Threshold {
-    /// What the account may hold.
-    Budget,
-    /// More than is usual.
-    #[allow(dead_code, reason = "for the limit of the process")]
-    Outlier,
-}
-
 /// What an account has counted, and what it holds.
 ///
 /// Figures of signed meaning are kept in `AtomicU64`s, by two's complement. What a section reads at
@@ -72,8 +62,8 @@ pub(in crate::account) struct Record {
     /// what the account holds in small blocks, and never stays below zero.
     small_exclusive: AtomicU64,
     small_shared: AtomicU64,
-    /// For each [`Threshold`] the held bytes at which it is crossed, [`NONE`] or [`CROSSED`].
-    thresholds: [AtomicU64; 2],
+    /// The held bytes at which the threshold is crossed, [`NONE`] or [`CROSSED`].
+    threshold: AtomicU64,
     /// Bytes of large blocks that the account owns.
     large: AtomicU64,
     /// Bytes of memory that was allocated earlier and lent to this account.
@@ -109,7 +99,7 @@ impl Record {
         Self {
             small_exclusive: zero(),
             small_shared: zero(),
-            thresholds: std::array::from_fn(|_| AtomicU64::new(NONE)),
+            threshold: AtomicU64::new(NONE),
             large: zero(),
             lent: zero(),
             peak: zero(),
@@ -216,22 +206,15 @@ impl Record {
         }
     }
 
-    /// Returns the held bytes at which a threshold is crossed next, or more than any account holds.
-    #[inline]
-    fn next_threshold(&self) -> u64 {
-        let [first, second] = &self.thresholds;
-        first.load(Relaxed).min(second.load(Relaxed))
-    }
-
     #[inline(never)]
     fn cross(&self, small: i64) {
         let held = self.limited_with(small);
-        for threshold in &self.thresholds {
-            let at = threshold.load(Relaxed);
-            if held >= at {
-                // If it fails, it was set anew, or another thread was first.
-                let _ = threshold.compare_exchange(at, CROSSED, Relaxed, Relaxed);
-            }
+        let at = self.threshold.load(Relaxed);
+        if held >= at {
+            // If it fails, it was set anew, or another thread was first.
+            let _ = self
+                .threshold
+                .compare_exchange(at, CROSSED, Relaxed, Relaxed);
         }
     }
 
@@ -240,33 +223,25 @@ impl Record {
         self.held_with(if self.adrift.load(Relaxed) { 0 } else { small })
     }
 
-    fn threshold(&self, which: Threshold) -> &AtomicU64 {
-        let [budget, outlier] = &self.thresholds;
-        match which {
-            Threshold::Budget => budget,
-            Threshold::Outlier => outlier,
-        }
-    }
-
-    /// Sets a threshold, or removes it, and forgets whether it was crossed.
-    pub(in crate::account) fn set_threshold(&self, which: Threshold, bytes: Option<u64>) {
+    /// Sets the threshold, or removes it, and forgets whether it was crossed.
+    pub(in crate::account) fn set_threshold(&self, bytes: Option<u64>) {
         let bytes = bytes.map_or(NONE, |bytes| bytes.min(i64::MAX as u64));
         self.limited.store(true, Relaxed);
         // Not a store, so that a crossing of the former one is replaced or fails.
-        self.threshold(which).swap(bytes, Relaxed);
+        self.threshold.swap(bytes, Relaxed);
         self.note(self.small());
     }
 
-    /// Whether a threshold was crossed since it was set.
+    /// Whether the threshold was crossed since it was set.
     #[inline]
-    pub(in crate::account) fn has_crossed(&self, which: Threshold) -> bool {
-        self.threshold(which).load(Relaxed) == CROSSED
+    pub(in crate::account) fn has_crossed(&self) -> bool {
+        self.threshold.load(Relaxed) == CROSSED
     }
 
     /// Sets the budget, and the threshold that is crossed beyond it.
     pub(in crate::account) fn set_budget(&self, budget: Option<Budget>) {
         self.budget.store(Budget::word(budget), Relaxed);
-        self.set_threshold(Threshold::Budget, budget.map(threshold_of));
+        self.set_threshold(budget.map(threshold_of));
     }
 
     /// Sets the budget of an account that holds nothing and is not entered.
@@ -274,8 +249,7 @@ impl Record {
     pub(in crate::account) fn begin_budget(&self, budget: Budget) {
         self.limited.store(true, Relaxed);
         self.budget.store(Budget::word(Some(budget)), Relaxed);
-        self.threshold(Threshold::Budget)
-            .store(threshold_of(budget), Relaxed);
+        self.threshold.store(threshold_of(budget), Relaxed);
     }
 
     /// The budget in force.
@@ -291,13 +265,13 @@ impl Record {
         };
         let held = self.limited_with(self.small()).saturating_add(more);
         let at = threshold_of(budget).max(held.min(i64::MAX as u64));
-        self.set_threshold(Threshold::Budget, Some(at));
+        self.set_threshold(Some(at));
     }
 
     /// Crosses the threshold of the budget, if there is one.
     pub(in crate::account) fn exhaust(&self) {
         if self.budget().is_some() {
-            self.threshold(Threshold::Budget).swap(CROSSED, Relaxed);
+            self.threshold.swap(CROSSED, Relaxed);
         }
     }
 
@@ -341,7 +315,7 @@ impl Record {
     #[inline(never)]
     fn limited_step(&self) -> u64 {
         let held = self.limited_with(self.small());
-        let left = self.next_threshold().saturating_sub(held);
+        let left = self.threshold.load(Relaxed).saturating_sub(held);
         (left / 2).clamp(LEAST_STEP, LARGE as u64)
     }
 
@@ -431,9 +405,7 @@ impl Record {
         self.adrift.store(false, Relaxed);
         if self.limited.load(Relaxed) {
             self.limited.store(false, Relaxed);
-            for threshold in &self.thresholds {
-                threshold.store(NONE, Relaxed);
-            }
+            self.threshold.store(NONE, Relaxed);
             self.budget.store(NONE, Relaxed);
         }
         self.rises.store(0, Relaxed);
@@ -475,14 +447,14 @@ mod loom_models {
     fn two_threads_that_cross_a_threshold_together_are_seen() {
         loom::model(|| {
             let record = Arc::new(Record::new());
-            record.set_threshold(Threshold::Budget, Some(10));
+            record.set_threshold(Some(10));
             let other = thread::spawn({
                 let record = Arc::clone(&record);
                 move || record.moved(6, 6, Writer::Shared)
             });
             record.moved(6, 6, Writer::Shared);
             other.join().expect("no panic");
-            assert!(record.has_crossed(Threshold::Budget));
+            assert!(record.has_crossed());
             assert_eq!((record.held(), record.peak()), (Some(12), Some(12)));
         });
     }
@@ -491,16 +463,16 @@ mod loom_models {
     fn a_threshold_that_is_set_anew_is_not_crossed_by_what_crossed_the_former_one() {
         loom::model(|| {
             let record = Arc::new(Record::new());
-            record.set_threshold(Threshold::Budget, Some(5));
+            record.set_threshold(Some(5));
             let other = thread::spawn({
                 let record = Arc::clone(&record);
                 move || record.moved(6, 6, Writer::Exclusive)
             });
-            record.set_threshold(Threshold::Budget, Some(100));
+            record.set_threshold(Some(100));
             other.join().expect("no panic");
-            assert!(!record.has_crossed(Threshold::Budget));
+            assert!(!record.has_crossed());
             record.moved(100, 100, Writer::Exclusive);
-            assert!(record.has_crossed(Threshold::Budget));
+            assert!(record.has_crossed());
         });
     }
 }
