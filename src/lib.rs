@@ -149,7 +149,6 @@ pub use self::cancel::outcome::Outcome;
 #[doc(inline)]
 pub use self::config::ConfigError;
 #[doc(inline)]
-pub use self::deadline::RoutePolicy;
 #[doc(inline)]
 pub use self::middleware::expose::Expose;
 #[doc(inline)]
@@ -162,6 +161,8 @@ pub use self::observe::handle::MemoryHandle;
 pub use self::pool::ArenaPool;
 #[doc(inline)]
 pub use self::scope::handle::RequestScope;
+#[doc(inline)]
+pub use self::scope::policy::RoutePolicy;
 #[doc(inline)]
 pub use self::scope::report::ScopeReport;
 #[doc(inline)]

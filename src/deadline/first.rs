@@ -1,6 +1,4 @@
-use super::{
-    limit::Limit, limits::Limits, policy::RoutePolicy, source::DeadlineSource, word::packed,
-};
+use super::{limit::Limit, limits::Limits, rules::TimeRules, source::DeadlineSource, word::packed};
 
 /// The limits that a layer sets, as the words of a request without others.
 #[derive(Debug, Clone, Copy)]
@@ -10,7 +8,7 @@ pub(crate) struct FirstLimits {
 }
 
 impl FirstLimits {
-    pub(crate) fn of(layer: &RoutePolicy) -> Self {
+    pub(crate) fn of(layer: &TimeRules) -> Self {
         Self {
             deadline: packed(layer.timeout.limit, DeadlineSource::Layer),
             bodies: layer.bodies().map(|rule| Limit::packed(rule.limit)),
@@ -42,24 +40,49 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::deadline::Rule;
 
     #[test]
     fn the_limits_of_a_layer_are_the_same_in_one_step() {
         let second = Duration::from_secs(1);
-        let policies = [
-            RoutePolicy::new(),
-            RoutePolicy::new().timeout(second),
-            RoutePolicy::new().timeout(Duration::ZERO),
-            RoutePolicy::new().timeout(Duration::from_nanos(17)),
-            RoutePolicy::new().timeout(Duration::MAX),
-            RoutePolicy::new().disable_timeout().timeout(second),
-            RoutePolicy::new().disable_timeout().disable_body_timeout(),
-            RoutePolicy::new()
-                .body_timeout(second)
-                .body_idle_timeout(2 * second)
-                .request_body_idle_timeout(Duration::MAX),
+        let limit = |limit| Rule {
+            disable: false,
+            limit: Some(limit),
+        };
+        let timeout = |timeout| TimeRules {
+            timeout: limit(timeout),
+            ..TimeRules::NOTHING
+        };
+        let disable = Rule {
+            disable: true,
+            limit: None,
+        };
+        let layers = [
+            TimeRules::NOTHING,
+            timeout(second),
+            timeout(Duration::ZERO),
+            timeout(Duration::from_nanos(17)),
+            timeout(Duration::MAX),
+            TimeRules {
+                timeout: Rule {
+                    disable: true,
+                    limit: Some(second),
+                },
+                ..TimeRules::NOTHING
+            },
+            TimeRules {
+                timeout: disable,
+                body_timeout: disable,
+                ..TimeRules::NOTHING
+            },
+            TimeRules {
+                body_timeout: limit(second),
+                body_idle_timeout: limit(2 * second),
+                request_body_idle_timeout: limit(Duration::MAX),
+                ..TimeRules::NOTHING
+            },
         ];
-        for layer in policies {
+        for layer in layers {
             let (steps, first) = (Limits::none(), Limits::none());
             assert_eq!(steps.begin(None, None, &layer, Duration::ZERO), None);
             first.begin_first(&FirstLimits::of(&layer));

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{
     limit::Limit,
-    policy::RoutePolicy,
+    rules::TimeRules,
     source::DeadlineSource,
     word::{Deadline, Former},
 };
@@ -156,8 +156,8 @@ impl Limits {
     pub(crate) fn begin(
         &self,
         mut times: Option<RequestTimes>,
-        outer: Option<&RoutePolicy>,
-        layer: &RoutePolicy,
+        outer: Option<&TimeRules>,
+        layer: &TimeRules,
         waited: Duration,
     ) -> Option<DeadlineSource> {
         if !waited.is_zero() {
@@ -165,9 +165,8 @@ impl Limits {
             times.queued = times.queued.max(waited);
         }
         let times = times.and_then(|times| self.apply_times(times, waited, waited));
-        let outer =
-            outer.and_then(|policy| self.apply_policy(policy, waited, DeadlineSource::Policy));
-        let layer = self.apply_policy(layer, waited, DeadlineSource::Layer);
+        let outer = outer.and_then(|rules| self.apply_rules(rules, waited, DeadlineSource::Policy));
+        let layer = self.apply_rules(layer, waited, DeadlineSource::Layer);
         times.or(outer).or(layer)
     }
 
@@ -179,28 +178,28 @@ impl Limits {
         passed
     }
 
-    /// Begins a call with the limits of `policy`. Returns its source if the request had spent the time it
-    /// allows in a queue.
+    /// Begins a call with the limits of `rules`. Returns its source if the request had spent the time they
+    /// allow in a queue.
     pub(crate) fn begin_call(
         &self,
-        policy: &RoutePolicy,
+        rules: &TimeRules,
         source: DeadlineSource,
     ) -> (CallLimits, Option<DeadlineSource>) {
-        let bodies = policy
+        let bodies = rules
             .limits_bodies()
             .then(|| self.bodies().map(Limit::save));
-        self.apply_bodies(policy);
+        self.apply_bodies(rules);
         let queued = self.queued();
-        let limit = policy.timeout.limit.map(|timeout| {
+        let limit = rules.timeout.limit.map(|timeout| {
             let after = self.age().saturating_add(timeout).saturating_sub(queued);
             (after, source)
         });
         let limits = CallLimits {
-            time: Some(self.deadline.begin_call(policy.timeout.disable, limit)),
+            time: Some(self.deadline.begin_call(rules.timeout.disable, limit)),
             bodies,
-            limits_request_body: policy.request_body_idle_timeout.limit.is_some(),
+            limits_request_body: rules.request_body_idle_timeout.limit.is_some(),
         };
-        (limits, queued_out(policy, queued).then_some(source))
+        (limits, queued_out(rules, queued).then_some(source))
     }
 
     /// The deadline of a call, if its own limits are in force.
@@ -237,9 +236,9 @@ impl Limits {
         }
     }
 
-    /// Applies a policy to the whole request from now on, and wakes the response future.
-    pub(crate) fn apply(&self, policy: &RoutePolicy, source: DeadlineSource) {
-        self.apply_policy(policy, self.age(), source);
+    /// Applies rules to the whole request from now on, and wakes the response future.
+    pub(crate) fn apply(&self, rules: &TimeRules, source: DeadlineSource) {
+        self.apply_rules(rules, self.age(), source);
         self.waker.wake();
     }
 
@@ -262,31 +261,31 @@ impl Limits {
         (left <= elapsed).then_some(source)
     }
 
-    /// Applies a policy, `elapsed` after the start. Returns its source if the request had spent the
-    /// time it allows in a queue.
-    fn apply_policy(
+    /// Applies rules, `elapsed` after the start. Returns its source if the request had spent the
+    /// time they allow in a queue.
+    fn apply_rules(
         &self,
-        policy: &RoutePolicy,
+        rules: &TimeRules,
         elapsed: Duration,
         source: DeadlineSource,
     ) -> Option<DeadlineSource> {
-        self.apply_bodies(policy);
-        if policy.timeout.disable {
+        self.apply_bodies(rules);
+        if rules.timeout.disable {
             self.deadline.lift();
         }
-        let timeout = policy.timeout.limit?;
+        let timeout = rules.timeout.limit?;
         let queued = self.queued();
         let after = elapsed.saturating_add(timeout).saturating_sub(queued);
         self.deadline.tighten(after, source);
-        queued_out(policy, queued).then_some(source)
+        queued_out(rules, queued).then_some(source)
     }
 
     pub(super) const fn bodies(&self) -> [&Limit; 3] {
         [&self.body, &self.body_idle, &self.request_body_idle]
     }
 
-    fn apply_bodies(&self, policy: &RoutePolicy) {
-        for (rule, limit) in policy.bodies().into_iter().zip(self.bodies()) {
+    fn apply_bodies(&self, rules: &TimeRules) {
+        for (rule, limit) in rules.bodies().into_iter().zip(self.bodies()) {
             if rule.disable {
                 limit.lift();
             }
@@ -382,14 +381,10 @@ impl Limits {
     }
 }
 
-/// Whether the request had spent the time that `policy` allows in a queue. A timeout of zero ends only
+/// Whether the request had spent the time that `rules` allow in a queue. A timeout of zero ends only
 /// requests that have to wait.
-fn queued_out(policy: &RoutePolicy, queued: Duration) -> bool {
-    !queued.is_zero()
-        && policy
-            .timeout
-            .limit
-            .is_some_and(|timeout| timeout <= queued)
+fn queued_out(rules: &TimeRules, queued: Duration) -> bool {
+    !queued.is_zero() && rules.timeout.limit.is_some_and(|timeout| timeout <= queued)
 }
 
 /// The earlier of two deadlines; the first one of two at the same time.

@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     config::ConfigError,
-    deadline::{FirstLimits, RoutePolicy},
+    deadline::FirstLimits,
     housekeeping::{Housekeeping, ManualClock},
     observe::{MemoryHandle, Observer, Recorder},
     pool::ArenaPool,
     route::{MAX_LABEL_BYTES, MAX_ROUTES, RouteRegistry, UNMATCHED},
-    scope::{LayerState, PoolRelief, ScopeReport},
+    scope::{LayerState, PoolRelief, RoutePolicy, ScopeReport},
     sharded::Sharded,
     sync::Arc,
     wire::header::HeaderFormat,
@@ -299,7 +299,7 @@ impl MemoryLayerBuilder {
             handle: MemoryHandle::new(Arc::clone(&layer), recorder),
             layer: Sharded::new(layer),
             limits: self.limits,
-            first: FirstLimits::of(&self.limits),
+            first: FirstLimits::of(&self.limits.times),
             trust: self.trust,
             responses: self.responses.into_shared(),
             expose: self.expose,

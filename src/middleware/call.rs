@@ -2,8 +2,8 @@ use std::task::Context;
 
 use crate::{
     cancel::{CancelReason, Outcome},
-    deadline::{CallLimits, DeadlineSource, DeadlineTimer, RoutePolicy},
-    scope::{CallBudget, RequestScope},
+    deadline::{CallLimits, DeadlineSource, DeadlineTimer},
+    scope::{CallBudget, RequestScope, RoutePolicy},
 };
 
 /// A call inside of a scope that an outer layer has opened.
@@ -36,7 +36,7 @@ impl Call {
         if let Some(priority) = policy.priority {
             scope.set_route_priority(priority);
         }
-        let (limits, expired) = scope.limits().begin_call(policy, source);
+        let (limits, expired) = scope.limits().begin_call(&policy.times, source);
         let budget = scope.begin_call_budget(policy);
         let call = Self {
             scope,

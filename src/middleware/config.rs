@@ -3,9 +3,9 @@ use super::{
     trust::Trust,
 };
 use crate::{
-    deadline::{FirstLimits, RoutePolicy},
+    deadline::FirstLimits,
     observe::MemoryHandle,
-    scope::{LayerState, PoolRelief},
+    scope::{LayerState, PoolRelief, RoutePolicy},
     sharded::Sharded,
     sync::Arc,
     wire::header::HeaderFormat,

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     account::Enter,
-    deadline::RoutePolicy,
+    deadline::TimeRules,
     route::{RouteKey, UNMATCHED},
-    scope::OpenScope,
+    scope::{OpenScope, RoutePolicy},
     wire::known_method,
 };
 
@@ -118,7 +118,7 @@ where
                 if let Some(bytes) = self.policy.request_limit.limit {
                     scope.begin_request_limit(bytes);
                 }
-                let (outer, none) = (Some(&self.policy), RoutePolicy::new());
+                let (outer, none) = (Some(&self.policy.times), TimeRules::NOTHING);
                 let expired = scope.limits().begin(None, outer, &none, Duration::ZERO);
                 request.extensions_mut().insert(open.carried_handle());
                 (Place::Outermost(open), expired)

@@ -12,10 +12,10 @@ use super::{
 use crate::{
     account::Enter,
     cancel::{CancelReason, Outcome},
-    deadline::{DeadlineSource, RequestTimes, RoutePolicy},
+    deadline::{DeadlineSource, RequestTimes},
     observe::policy_was_taken,
     route::{RouteKey, UNMATCHED},
-    scope::{OpenScope, RequestScope},
+    scope::{OpenScope, RequestScope, RoutePolicy},
     sharded::{Shard, ShardedRef},
     sync::Arc,
     wire::{known_method, matched_path, shutting_down},
@@ -229,7 +229,12 @@ where
             None
         } else {
             let times = config.times(&request);
-            limits.begin(times, outer.as_ref(), &config.limits, waited)
+            limits.begin(
+                times,
+                outer.as_ref().map(|outer| &outer.times),
+                &config.limits.times,
+                waited,
+            )
         };
         if let Some(source) = expired {
             let entered = open.enter();

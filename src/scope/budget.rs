@@ -1,10 +1,10 @@
 //! What a request may hold.
 
-use super::{handle::RequestScope, state::ScopeState};
+use super::{handle::RequestScope, policy::RoutePolicy, state::ScopeState};
 use crate::{
     account::Budget,
     cancel::{CancelReason, Cancelled, Outcome},
-    deadline::{RoutePolicy, Rule},
+    deadline::Rule,
 };
 
 /// What a response that was ready over its limit may take to be sent.

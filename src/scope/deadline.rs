@@ -3,7 +3,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::handle::RequestScope;
-use crate::deadline::{DeadlineSource, Limits, RoutePolicy};
+use super::policy::RoutePolicy;
+use crate::deadline::{DeadlineSource, Limits};
 
 impl RequestScope {
     /// Returns when the response head, or the response of a call with a shorter limit, is due or, once there is one, the end of its body. `None` if
@@ -120,7 +121,7 @@ impl RequestScope {
             self.set_route_priority(priority);
         }
         self.apply_budget(policy);
-        self.limits().apply(policy, DeadlineSource::Policy);
+        self.limits().apply(&policy.times, DeadlineSource::Policy);
     }
 
     /// The request's start and limits.

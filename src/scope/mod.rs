@@ -21,6 +21,7 @@ mod lost;
 mod memory;
 mod open;
 mod parent;
+pub(crate) mod policy;
 mod recycle;
 pub(crate) mod report;
 mod shutdown;
@@ -42,6 +43,7 @@ pub(crate) use self::layer::{LayerState, ScopeSink};
 pub(crate) use self::memory::PoolRelief;
 pub(crate) use self::open::OpenScope;
 pub(crate) use self::parent::own_path;
+pub(crate) use self::policy::RoutePolicy;
 pub(crate) use self::report::{Closed, ScopeReport};
 #[cfg(all(test, not(tower_memory_loom)))]
 pub(crate) use self::report::{closed_for_tests, report_for_tests};

@@ -43,7 +43,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "housekeeping", "sync account slab"),
     (Core, "arena",      "sync account"),
     (Core, "json",       "sync arena"),
-    (Core, "deadline",   "sync housekeeping limit"),
+    (Core, "deadline",   "sync housekeeping"),
     (Core, "cancel",     "sync housekeeping account deadline"),
     (Core, "pool",       "sync account config slab arena histogram housekeeping pack"),
     (Core, "route",      "sync account pool label_table"),

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use crate::limit::Priority;
+use crate::{
+    deadline::{Rule, TimeRules},
+    limit::Priority,
+};
 
 /// Limits for some requests of a layer: part of an application, a route, or one method of it.
 ///
@@ -61,20 +64,9 @@ use crate::limit::Priority;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use = "a policy does nothing until it is applied"]
 pub struct RoutePolicy {
-    pub(crate) timeout: Rule,
-    pub(crate) body_timeout: Rule,
-    pub(crate) body_idle_timeout: Rule,
-    pub(crate) request_body_idle_timeout: Rule,
+    pub(crate) times: TimeRules,
     pub(crate) priority: Option<Priority>,
     pub(crate) request_limit: Rule<usize>,
-}
-
-/// What a policy does to one limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Rule<T = Duration> {
-    /// Whether the outer limit is removed.
-    pub(crate) disable: bool,
-    pub(crate) limit: Option<T>,
 }
 
 impl RoutePolicy {
@@ -88,63 +80,53 @@ impl RoutePolicy {
     /// assert_eq!(RoutePolicy::new(), RoutePolicy::default());
     /// ```
     pub const fn new() -> Self {
-        let nothing = Rule {
-            disable: false,
-            limit: None,
-        };
         Self {
-            timeout: nothing,
-            body_timeout: nothing,
-            body_idle_timeout: nothing,
-            request_body_idle_timeout: nothing,
+            times: TimeRules::NOTHING,
             priority: None,
-            request_limit: Rule {
-                disable: false,
-                limit: None,
-            },
+            request_limit: Rule::NOTHING,
         }
     }
 
     /// Ends requests that have no response head `timeout` after they reach the policy.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout.limit = Some(timeout);
+        self.times.timeout.limit = Some(timeout);
         self
     }
 
     /// Disables the outer timeouts for the response head.
     pub const fn disable_timeout(mut self) -> Self {
-        self.timeout.disable = true;
+        self.times.timeout.disable = true;
         self
     }
 
     /// Ends responses whose body is not complete `timeout` after their head.
     pub const fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.body_timeout.limit = Some(timeout);
+        self.times.body_timeout.limit = Some(timeout);
         self
     }
 
     /// Disables the outer limits for whole bodies.
     pub const fn disable_body_timeout(mut self) -> Self {
-        self.body_timeout.disable = true;
+        self.times.body_timeout.disable = true;
         self
     }
 
     /// Ends responses of whose body the server has taken no frame for `timeout`.
     pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.body_idle_timeout.limit = Some(timeout);
+        self.times.body_idle_timeout.limit = Some(timeout);
         self
     }
 
     /// Disables the outer limits for idle bodies.
     pub const fn disable_body_idle_timeout(mut self) -> Self {
-        self.body_idle_timeout.disable = true;
+        self.times.body_idle_timeout.disable = true;
         self
     }
 
     /// Ends requests for whose next frame of the request's body the handler has waited `timeout`. It
     /// needs a [`RequestBodyLayer`](crate::middleware::RequestBodyLayer).
     pub const fn request_body_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.request_body_idle_timeout.limit = Some(timeout);
+        self.times.request_body_idle_timeout.limit = Some(timeout);
         self
     }
 
@@ -169,7 +151,7 @@ impl RoutePolicy {
 
     /// Disables the outer limits for idle request bodies.
     pub const fn disable_request_body_idle_timeout(mut self) -> Self {
-        self.request_body_idle_timeout.disable = true;
+        self.times.request_body_idle_timeout.disable = true;
         self
     }
 
@@ -187,47 +169,13 @@ impl RoutePolicy {
         self.request_limit.disable = true;
         self
     }
-}
-
-impl RoutePolicy {
-    /// The rules for bodies: the response's, its parts, and the request's.
-    pub(crate) const fn bodies(&self) -> [Rule; 3] {
-        [
-            self.body_timeout,
-            self.body_idle_timeout,
-            self.request_body_idle_timeout,
-        ]
-    }
-
-    /// Whether a rule for bodies changes something.
-    pub(crate) fn limits_bodies(&self) -> bool {
-        self.bodies().iter().any(|rule| *rule != Rule::default())
-    }
 
     /// This policy and an outer one combined.
     pub(crate) fn inside(self, outer: Self) -> Self {
         Self {
-            timeout: self.timeout.inside(outer.timeout),
-            body_timeout: self.body_timeout.inside(outer.body_timeout),
-            body_idle_timeout: self.body_idle_timeout.inside(outer.body_idle_timeout),
-            request_body_idle_timeout: self
-                .request_body_idle_timeout
-                .inside(outer.request_body_idle_timeout),
+            times: self.times.inside(outer.times),
             priority: self.priority.or(outer.priority),
             request_limit: self.request_limit.inside(outer.request_limit),
-        }
-    }
-}
-
-impl<T: Ord + Copy> Rule<T> {
-    pub(crate) fn inside(self, outer: Self) -> Self {
-        let outer_limit = outer.limit.filter(|_| !self.disable);
-        Self {
-            disable: self.disable || outer.disable,
-            limit: match (self.limit, outer_limit) {
-                (Some(inner), Some(outer)) => Some(inner.min(outer)),
-                (inner, outer) => inner.or(outer),
-            },
         }
     }
 }
