@@ -65,6 +65,13 @@ impl<T: ?Sized> Counted<T> {
         self.inner().refs.load(Ordering::Acquire) == 1
     }
 
+    /// Whether there are so many references now.
+    #[inline]
+    pub(crate) fn has_references(&self, count: usize) -> bool {
+        // Acquire: invariant 3.
+        self.inner().refs.load(Ordering::Acquire) == count
+    }
+
     /// Returns the value if this is the only reference.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {

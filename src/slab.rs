@@ -8,12 +8,12 @@ use crate::{
     thread_number::thread_number,
 };
 
-/// The number of shards, each with a lock of its own, so that threads seldom contend.
+/// The number of shards by default, each with a lock of its own, so that threads seldom contend.
 pub(crate) const SHARDS: usize = 8;
 
-/// The initial capacity of a shard, since a request that makes it grow would be charged for that. An
-/// emptied shard shrinks to it.
-const CAPACITY: usize = 256;
+/// The initial capacity of all shards together, since a request that makes one grow would be charged for
+/// that. An emptied shard shrinks to its part.
+const CAPACITY: usize = 2048;
 
 /// The calling thread's shard, a number below [`SHARDS`] that stays the same for its whole life.
 #[inline]
@@ -23,8 +23,8 @@ pub(crate) fn thread_shard() -> usize {
 
 /// Values that one thread inserts and any thread removes, by key.
 #[derive(Debug)]
-pub(crate) struct ShardedSlab<T> {
-    shards: [Shard<T>; SHARDS],
+pub(crate) struct ShardedSlab<T, const COUNT: usize = SHARDS> {
+    shards: [Shard<T>; COUNT],
 }
 
 /// Aligned so that two shards never share a cache line.
@@ -58,6 +58,11 @@ impl KeySlot {
         (key != Self::EMPTY).then_some(Key(key))
     }
 
+    /// Forgets the key. No other thread sets or takes it meanwhile.
+    pub(crate) fn clear(&self) {
+        self.0.store(Self::EMPTY, Ordering::Relaxed);
+    }
+
     pub(crate) fn take(&mut self) -> Option<Key> {
         // A load and a store: a swap would be a locked instruction, and `&mut` excludes other threads.
         let key = self.get()?;
@@ -74,19 +79,21 @@ pub(crate) fn insert_shared<T>(slab: &mut Slab<T>, value: T) -> usize {
     slab.insert(value)
 }
 
-impl<T> ShardedSlab<T> {
+impl<T, const COUNT: usize> ShardedSlab<T, COUNT> {
+    const CAPACITY: usize = CAPACITY / COUNT;
+
     pub(crate) fn insert(&self, value: T) -> Key {
-        let shard = thread_shard();
+        let shard = thread_number() % COUNT;
         let mut slab = lock(&self.shards[shard].0);
-        Key(insert_shared(&mut slab, value) * SHARDS + shard)
+        Key(insert_shared(&mut slab, value) * COUNT + shard)
     }
 
     /// Removes a value, if it is there. The caller drops it, after the lock is released.
     pub(crate) fn remove(&self, key: Key) -> Option<T> {
-        let mut slab = lock(&self.shards[key.0 % SHARDS].0);
-        let value = slab.try_remove(key.0 / SHARDS);
-        if slab.is_empty() && slab.capacity() > CAPACITY {
-            aside(|| *slab = Slab::with_capacity(CAPACITY));
+        let mut slab = lock(&self.shards[key.0 % COUNT].0);
+        let value = slab.try_remove(key.0 / COUNT);
+        if slab.is_empty() && slab.capacity() > Self::CAPACITY {
+            aside(|| *slab = Slab::with_capacity(Self::CAPACITY));
         }
         value
     }
@@ -105,10 +112,10 @@ impl<T> ShardedSlab<T> {
     }
 }
 
-impl<T> Default for ShardedSlab<T> {
+impl<T, const COUNT: usize> Default for ShardedSlab<T, COUNT> {
     fn default() -> Self {
         Self {
-            shards: array::from_fn(|_| Shard(Mutex::new(Slab::with_capacity(CAPACITY)))),
+            shards: array::from_fn(|_| Shard(Mutex::new(Slab::with_capacity(Self::CAPACITY)))),
         }
     }
 }
@@ -119,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_key_removes_its_own_value_once() {
-        let shards = ShardedSlab::default();
+        let shards = ShardedSlab::<_>::default();
         let keys: Vec<_> = (0..10).map(|n| shards.insert(n)).collect();
         assert_eq!(shards.remove(keys[3]), Some(3));
         assert_eq!(shards.remove(keys[3]), None);
@@ -134,7 +141,7 @@ mod tests {
 
     #[test]
     fn values_are_removed_on_any_thread() {
-        let shards = ShardedSlab::default();
+        let shards = ShardedSlab::<_>::default();
         let keys: Vec<_> = std::thread::scope(|scope| {
             let threads = [0, 1, 2].map(|n| {
                 scope.spawn({
@@ -155,13 +162,13 @@ mod tests {
 
     #[test]
     fn an_emptied_shard_gives_back_what_a_burst_took() {
-        let shards = ShardedSlab::default();
+        let shards = ShardedSlab::<_>::default();
         let keys: Vec<_> = (0..10 * CAPACITY).map(|n| shards.insert(n)).collect();
         for key in keys {
             shards.remove(key);
         }
         for shard in &shards.shards {
-            assert!(lock(&shard.0).capacity() <= CAPACITY);
+            assert!(lock(&shard.0).capacity() <= CAPACITY / SHARDS);
         }
     }
 

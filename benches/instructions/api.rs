@@ -41,6 +41,7 @@ pub(crate) fn wrap(app: Router, settings: &str) -> Router {
             .header_format(HeaderFormat::ServerTiming),
         // Callgrind also counts the thread that calls the observer.
         "observed" => builder.observe(|report: &ScopeReport| _ = black_box(report.status)),
+        "listed" => builder.list_requests(),
         "budget" => builder.request_limit(32 << 20),
         "limited" => builder.process_limit(&limit(1 << 40, None)),
         "overloaded" => builder.process_limit(&limit(1 << 30, Some(1 << 30))),

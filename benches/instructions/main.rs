@@ -54,6 +54,8 @@ const CASES: [&str; 40] = [
     "dictionary/ready",
     "server_timing/ready",
     "observed/ready",
+    "listed/ready",
+    "listed/pending",
     "refused/ready",
     "budget/ready",
     "budget/pending",

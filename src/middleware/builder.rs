@@ -73,6 +73,7 @@ pub struct MemoryLayerBuilder {
     pub(super) responses: DeadlineResponses,
     expose: Expose,
     header_format: HeaderFormat,
+    pub(super) lists_requests: bool,
     pub(super) draining: Draining,
     pub(super) hold_timeout: Duration,
     pub(super) load: Load,
@@ -130,6 +131,7 @@ impl MemoryLayerBuilder {
             responses: DeadlineResponses::new(),
             expose: Expose::DebugBuilds,
             header_format: HeaderFormat::Fields,
+            lists_requests: false,
             draining: Draining::new(),
             hold_timeout: HOLD_TIMEOUT,
             load: Load::new(),
@@ -274,7 +276,8 @@ impl MemoryLayerBuilder {
     fn into_layer(self) -> MemoryLayer {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
-        let recorder = Arc::new(Recorder::new(self.observers, &self.housekeeping));
+        let listed = self.lists_requests.then(|| routes.capacity());
+        let recorder = Arc::new(Recorder::new(self.observers, &self.housekeeping, listed));
         let pool = self
             .pool
             .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));
@@ -285,7 +288,7 @@ impl MemoryLayerBuilder {
             limit.add_relief(Arc::downgrade(&relief) as _);
             limit
         });
-        let layer = LayerState::new(
+        let mut layer = LayerState::new(
             pool,
             routes,
             sink,
@@ -294,6 +297,9 @@ impl MemoryLayerBuilder {
             self.housekeeping,
             limit,
         );
+        if self.lists_requests {
+            layer.list_requests();
+        }
         let layer = Arc::new(layer);
         MemoryLayer::built(Config {
             handle: MemoryHandle::new(Arc::clone(&layer), recorder),
@@ -326,6 +332,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("responses", &self.responses)
             .field("expose", &self.expose)
             .field("header_format", &self.header_format)
+            .field("list_requests", &self.lists_requests)
             .field("draining", &self.draining)
             .field("hold_timeout", &self.hold_timeout)
             .field("load", &self.load)

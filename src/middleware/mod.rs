@@ -30,6 +30,7 @@ mod request_body;
 mod request_info;
 mod respond;
 pub(crate) mod service;
+mod show_settings;
 mod time_settings;
 mod trust;
 

@@ -19,6 +19,7 @@ use crate::{
 /// | to | call |
 /// |---|---|
 /// | read statistics by route, and what is alive now | [`snapshot`](Self::snapshot) |
+/// | see single requests: the open ones, the largest and the slowest | [`requests`](Self::requests), [`extremes`](Self::extremes) |
 /// | find tasks that outlive their request | [`outliving`](Self::outliving), [`task_overruns`](Self::task_overruns) |
 /// | end all requests | [`shutdown`](Self::shutdown) |
 /// | see how fast tasks react to a cancellation | [`cancel_latency`](Self::cancel_latency) |

@@ -13,6 +13,7 @@
 )]
 mod coverage;
 mod difference;
+mod extremes;
 pub(crate) mod handle;
 mod journal;
 mod observers;
@@ -20,6 +21,7 @@ mod overruns;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod recorder;
+mod requests;
 mod row;
 #[cfg(feature = "serde")]
 mod serialize;
@@ -34,14 +36,17 @@ mod tasks;
 #[cfg_attr(not(feature = "tracing"), path = "warn/disabled.rs")]
 mod warn;
 
+pub use self::extremes::PastRequest;
 pub use self::overruns::TaskOverruns;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::MemoryCollector;
+pub use self::requests::RouteExtremes;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot};
 pub use self::suggest::{Suggestion, Suggestions};
 pub use self::summary::{Summary, TimeSummary};
 pub use self::tasks::CancelLatency;
+pub use crate::scope::LiveRequest;
 pub use crate::task::DetachedTasks;
 
 pub(crate) use self::handle::MemoryHandle;

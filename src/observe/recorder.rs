@@ -2,6 +2,7 @@ use std::{fmt, panic::Location};
 
 use super::{
     coverage::Coverage,
+    extremes::Extremes,
     observers::{Observer, Observers},
     overruns::Overruns,
     stats::Stats,
@@ -20,11 +21,19 @@ pub(crate) struct Recorder {
     pub(super) overruns: Overruns,
     pub(super) coverage: Coverage,
     pub(super) observers: Arc<Observers>,
+    /// If the layer lists requests.
+    pub(super) extremes: Option<Extremes>,
 }
 
 impl Recorder {
-    pub(crate) fn new(observers: Vec<Observer>, housekeeping: &Housekeeping) -> Self {
+    /// `listed` is the number of routes, if the layer lists requests.
+    pub(crate) fn new(
+        observers: Vec<Observer>,
+        housekeeping: &Housekeeping,
+        listed: Option<usize>,
+    ) -> Self {
         Self {
+            extremes: listed.map(Extremes::new),
             stats: Stats::new(),
             overruns: Overruns::default(),
             coverage: Coverage::new(),
@@ -61,10 +70,18 @@ impl ScopeSink for Recorder {
     fn closed(&self, closed: &Closed<'_>) {
         self.stats.closed(closed);
         self.coverage.closed(closed);
-        if self.observers.is_empty() {
+        let extremes = self.extremes.as_ref();
+        let extremes = extremes.filter(|extremes| extremes.wants(closed));
+        if self.observers.is_empty() && extremes.is_none() {
             return;
         }
-        self.observers.push(closed.report());
+        let report = closed.report();
+        if let Some(extremes) = extremes {
+            extremes.add(closed, &report);
+        }
+        if !self.observers.is_empty() {
+            self.observers.push(report);
+        }
     }
 }
 

@@ -8,12 +8,15 @@ use serde::{
 };
 
 use super::{
+    extremes::PastRequest,
+    requests::RouteExtremes,
     snapshot::{OutcomeCounts, RouteSnapshot, Snapshot},
     summary::{Summary, TimeSummary},
 };
 use crate::{
     limit::{LimitSnapshot, RefusedBy, Stage},
     pool::PoolStats,
+    scope::{ArenaUsage, LiveRequest, ScopeReport},
 };
 
 /// Serializes fields of `$of` under their names, and then others.
@@ -105,6 +108,64 @@ impl Serialize for PoolStats {
             buffer_hits buffer_misses;
         )
     }
+}
+
+/// With the names of its fields. Times are in nanoseconds; `annotations` is a map.
+impl Serialize for LiveRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "LiveRequest", self:
+            id method status bytes allocations arena_bytes tasks;
+            route: self.route.as_str(),
+            age: nanos(self.age),
+            deadline_left: self.deadline_left.map(nanos),
+            cancelled: self.cancelled.map(|outcome| outcome.as_str()),
+            annotations: map(&self.annotations),
+        )
+    }
+}
+
+/// With the names of its fields. Times are in nanoseconds, `annotations` is a map, and the figures of `usage` and
+/// `arena` are `bytes`, `allocations`, `peak_bytes`, `arena_bytes` and `arena_source`. Without `overruns`, which are
+/// counted.
+impl Serialize for ScopeReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (usage, ArenaUsage { bytes, source, .. }) = (self.usage, self.arena);
+        fields!(serializer, "ScopeReport", self:
+            id method status tasks_spawned tasks_aborted tasks_given_up;
+            route: self.route.as_str(),
+            outcome: self.outcome.as_str(),
+            deadline_source: self.deadline_source.map(|source| source.to_string()),
+            bytes: usage.map(|usage| usage.bytes_allocated),
+            allocations: usage.map(|usage| usage.allocations),
+            peak_bytes: usage.and_then(|usage| usage.peak_bytes),
+            arena_bytes: bytes,
+            arena_source: source.as_str(),
+            time_to_head: self.time_to_head.map(nanos),
+            time_to_end: nanos(self.time_to_end),
+            total_time: nanos(self.total_time),
+            cancel_latency: self.cancel_latency.map(nanos),
+            annotations: map(&self.annotations),
+        )
+    }
+}
+
+/// With the names of its fields; `ago` is in nanoseconds.
+impl Serialize for PastRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "PastRequest", self: report; ago: nanos(self.ago),)
+    }
+}
+
+/// With the names of its fields.
+impl Serialize for RouteExtremes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "RouteExtremes", self: method largest slowest; route: self.route.as_str(),)
+    }
+}
+
+fn map<'a>(annotations: &'a [(&'static str, String)]) -> BTreeMap<&'static str, &'a str> {
+    let pairs = annotations.iter();
+    pairs.map(|(key, value)| (*key, value.as_str())).collect()
 }
 
 fn nanos(time: Duration) -> u64 {

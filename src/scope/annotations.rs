@@ -37,6 +37,10 @@ impl Annotations {
         }
     }
 
+    pub(super) fn copy(&self) -> Vec<(&'static str, String)> {
+        lock(&self.values).clone()
+    }
+
     pub(super) fn take(&self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut *lock(&self.values))
     }

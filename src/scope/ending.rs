@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     lifecycle::Transition,
+    live::LiveRequest,
     recycle,
     report::Closed,
     shutdown::OpenRequest,
@@ -28,6 +29,7 @@ impl ScopeState {
     /// The owner of the open scope is gone, for `reason`, and passes its reference.
     #[inline(never)]
     pub(super) fn response_over(mut this: Counted<Self>, reason: CancelReason) {
+        Self::unlist_last(&this);
         if let Some(state) = this.get_mut() {
             if state.is_plain() {
                 let route = state.route.number();
@@ -132,6 +134,7 @@ impl ScopeState {
         let Some(reason) = self.cancel.reason() else {
             unreachable!("a scope closes after it was cancelled");
         };
+        self.unlist();
         self.close(reason, self.route.fix());
     }
 
@@ -161,7 +164,9 @@ impl ScopeState {
         layer.sink.closed(&Closed {
             key,
             label: &entry.label,
-            status: head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1)),
+            id: self.id.load(Ordering::Relaxed),
+            start: self.limits.start,
+            status: self.status(),
             reason,
             usage,
             arena: self.arena_usage(),
@@ -208,6 +213,10 @@ impl OpenRequest for ScopeState {
 
     fn usage(&self) -> Option<Usage> {
         self.account.usage()
+    }
+
+    fn live(&self, now: Instant) -> LiveRequest {
+        self.describe(now)
     }
 
     fn key(&self) -> RouteKey {

@@ -103,9 +103,10 @@ impl RequestScope {
         &mut self.state
     }
 
-    /// Whether this is the only handle, so that no other thread can use the scope.
+    /// Whether this is the only handle, so that no other thread can use the scope. A list only reads it.
     pub(super) fn is_only_handle(&self) -> bool {
-        self.state().is_only()
+        let state = self.state();
+        state.is_only() || (state.listed.get().is_some() && state.has_references(2))
     }
 
     /// Returns the scope that the calling thread works for: in a poll of the request, of its body or of

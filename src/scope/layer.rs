@@ -2,7 +2,7 @@ use std::{fmt, panic::Location, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{report::Closed, shutdown::Shutdown};
+use super::{open_list::OpenList, report::Closed, shutdown::Shutdown};
 use crate::{
     housekeeping::Housekeeping,
     limit::LayerLimit,
@@ -46,6 +46,8 @@ pub(crate) struct LayerState {
     pub(crate) housekeeping: Housekeeping,
     /// The limit of the process, if there is one.
     pub(crate) limit: Option<LayerLimit>,
+    /// The open requests, if they are listed.
+    pub(crate) open_list: Option<OpenList>,
     pub(crate) shutdown: Shutdown,
     pub(crate) tokens: ShardedSlab<CancellationToken>,
     pub(crate) tasks: Tasks,
@@ -73,12 +75,18 @@ impl LayerState {
             hold_timeout,
             housekeeping,
             limit,
+            open_list: None,
             shutdown: Shutdown::default(),
             tokens: ShardedSlab::default(),
             tasks: Tasks::default(),
             unparsable_deadlines: AtomicU64::new(0),
             implausible_starts: AtomicU64::new(0),
         }
+    }
+
+    /// Lists the requests that are opened from now on.
+    pub(crate) fn list_requests(&mut self) {
+        self.open_list = Some(OpenList::default());
     }
 
     /// Cancels all open scopes, and those that are opened from now on.

@@ -182,6 +182,14 @@ impl Lifecycle {
         self.word.load(Ordering::Acquire) & TASKS != 0
     }
 
+    /// The number of tasks.
+    pub(super) fn tasks(&self) -> usize {
+        // Acquire: as `is_ended`.
+        let word = self.word.load(Ordering::Acquire);
+        // Invariant 3: the end counts as one until it is done, which is a moment.
+        ((word & TASKS) / TASK) as usize
+    }
+
     /// As [`is_ended`](Self::is_ended), but ordered with the end: if it returns `false`, the thread that
     /// ends the scope sees what this thread did before.
     pub(super) fn is_ended_now(&self) -> bool {

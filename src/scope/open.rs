@@ -70,7 +70,9 @@ impl OpenScope {
     /// The handle for the extensions of the request that is passed on.
     #[inline]
     pub(crate) fn carried_handle(&mut self) -> RequestScope {
-        self.scope.carried_handle()
+        let carried = self.scope.carried_handle();
+        self.list();
+        carried
     }
 
     pub(crate) const fn scope(&self) -> &RequestScope {

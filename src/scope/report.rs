@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+use tokio::time::Instant;
+
 use super::annotations::Annotations;
 use crate::{
     account::Usage,
@@ -131,6 +133,9 @@ pub struct ArenaUsage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScopeReport {
+    /// The number of the request, as [`RequestScope::id`](crate::RequestScope::id): known if that was called,
+    /// or the layer [lists requests](crate::middleware::MemoryLayerBuilder::list_requests).
+    pub id: Option<u64>,
     /// The method of the request, or `other` for methods other than the eight of
     /// [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-9) and `PATCH`.
     pub method: &'static str,
@@ -233,6 +238,9 @@ impl fmt::Display for Counted {
 /// label, so it is made only if there is an observer.
 #[derive(Debug)]
 pub(crate) struct Closed<'a> {
+    /// The number of the request, or zero if it has none.
+    pub(crate) id: u64,
+    pub(crate) start: Instant,
     pub(crate) key: RouteKey,
     pub(crate) label: &'a RouteLabel,
     pub(crate) status: Option<u16>,
@@ -251,6 +259,7 @@ impl Closed<'_> {
     pub(crate) fn report(&self) -> ScopeReport {
         let [spawned, aborted, given_up] = self.tasks.map_or([0; 3], TaskGroup::counts);
         ScopeReport {
+            id: Some(self.id).filter(|id| *id != 0),
             method: self.key.method.as_str(),
             route: self.label.clone(),
             status: self.status,
@@ -287,6 +296,8 @@ mod tests {
     /// The figures of a request that took `nanos`.
     pub(crate) fn closed(report: &ScopeReport, key: RouteKey, nanos: u64) -> Closed<'_> {
         Closed {
+            id: 0,
+            start: Instant::now(),
             key,
             label: &report.route,
             status: Some(200),
@@ -303,6 +314,7 @@ mod tests {
 
     pub(crate) fn report() -> ScopeReport {
         ScopeReport {
+            id: None,
             method: "GET",
             route: RouteRegistry::new(0).route(0).label.clone(),
             status: None,

@@ -6,6 +6,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::live::LiveRequest;
 use crate::{
     account::{Usage, aside},
     counted::Counted,
@@ -24,6 +25,9 @@ pub(crate) trait OpenRequest: Send + Sync {
 
     /// What it has allocated so far, if known.
     fn usage(&self) -> Option<Usage>;
+
+    /// What is known of it, for a list.
+    fn live(&self, now: Instant) -> LiveRequest;
 
     /// Ends its scope, a held one only if the response is over. Returns whether this call has ended it.
     fn cut_off(&self, held: bool) -> bool;

@@ -52,6 +52,10 @@ pub(crate) struct ScopeState {
     pub(super) end: AtomicU64,
     /// What the request has of the process's limit.
     pub(super) claim: Claim,
+    /// The number of the request, or zero while it has none.
+    pub(super) id: AtomicU64,
+    /// The place in the list of open requests, if the layer keeps one.
+    pub(super) listed: KeySlot,
     /// The token in the layer's list.
     pub(super) token: KeySlot,
     /// Made when the first task is started.
@@ -100,6 +104,8 @@ impl ScopeState {
             head: AtomicU64::new(NEVER),
             end: AtomicU64::new(NEVER),
             claim: Claim::closed(),
+            id: AtomicU64::new(0),
+            listed: KeySlot::empty(),
             token: KeySlot::empty(),
             tasks: OnceLock::new(),
             rare: OnceLock::new(),
@@ -138,6 +144,13 @@ impl ScopeState {
             Some(rare) => rare,
             None => unreachable!("it was made"),
         }
+    }
+
+    /// The status of the response, if there is a head.
+    pub(super) fn status(&self) -> Option<u16> {
+        // Relaxed: a figure, or ordered by the lifecycle's word.
+        let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
+        head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1))
     }
 
     /// Whether there is a response head.
@@ -179,6 +192,7 @@ impl ScopeState {
         self.limits.clear();
         // Relaxed: `&mut` excludes other threads.
         self.head.store(NEVER, Ordering::Relaxed);
+        self.id.store(0, Ordering::Relaxed);
     }
 
     /// The reference of this scope, which is counted in a shard.

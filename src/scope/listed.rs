@@ -1,0 +1,119 @@
+//! How a request comes into the list of open ones, and out of it.
+
+use tokio::time::Instant;
+
+use super::{
+    handle::RequestScope, live::LiveRequest, open::OpenScope, open_list::OpenList,
+    state::ScopeState,
+};
+use crate::{counted::Counted, slab::Key, sync::Ordering};
+
+impl ScopeState {
+    /// What is known of the open request.
+    pub(super) fn describe(&self, now: Instant) -> LiveRequest {
+        let usage = self.account.usage();
+        let deadline = self.limits.visible_deadline();
+        LiveRequest {
+            id: self.id(),
+            method: self.method.as_str(),
+            route: self.route().label.clone(),
+            age: now.saturating_duration_since(self.limits.start),
+            deadline_left: deadline.map(|(at, _)| at.saturating_duration_since(now)),
+            status: self.status(),
+            cancelled: self.cancel.reason().map(|reason| reason.outcome()),
+            bytes: usage.map(|usage| usage.bytes_allocated),
+            allocations: usage.map(|usage| usage.allocations),
+            arena_bytes: self.arena_usage().bytes,
+            tasks: self.lifecycle.tasks(),
+            annotations: self
+                .rare
+                .get()
+                .map(|rare| rare.annotations.copy())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Removes the request from the list, if it is there. Called once, when the scope closes.
+    #[inline]
+    pub(super) fn unlist(&self) {
+        if let Some(key) = self.listed.get() {
+            self.unlist_at(key);
+        }
+    }
+
+    /// Removes the request if its only other reference is the list's, so that it ends as one that was not
+    /// listed.
+    #[inline]
+    pub(super) fn unlist_last(this: &Counted<Self>) {
+        if let Some(key) = this.listed.get() {
+            if this.has_references(2) {
+                this.unlist_at(key);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn unlist_at(&self, key: Key) {
+        // Only the thread that closes the scope does this, or the one with the only handle.
+        self.listed.clear();
+        if let Some(list) = &self.layer().open_list {
+            drop(list.remove(key));
+        }
+    }
+}
+
+impl OpenScope {
+    /// Lists the request, if the layer keeps a list.
+    #[inline]
+    pub(super) fn list(&self) {
+        let state = self.scope().state();
+        if let Some(list) = &state.layer().open_list {
+            Self::list_in(state, list);
+        }
+    }
+
+    #[inline(never)]
+    fn list_in(state: &Counted<ScopeState>, list: &OpenList) {
+        // So that the figures of later requests can name it.
+        let _ = state.id();
+        state.listed.set(list.insert(state.clone().into_request()));
+    }
+}
+
+impl ScopeState {
+    /// The number of the request.
+    pub(super) fn id(&self) -> u64 {
+        // Relaxed: a number.
+        let known = self.id.load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        let own = super::id::next();
+        let set = self
+            .id
+            .compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed);
+        set.map_or_else(|other| other, |_| own)
+    }
+}
+
+impl RequestScope {
+    /// Returns the number of the request, which no other request of this process has.
+    ///
+    /// It names the request in [`MemoryHandle::requests`](crate::MemoryHandle::requests) and in its
+    /// [report](crate::ScopeReport::id). It says nothing about the client.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::RequestScope;
+    ///
+    /// async fn handler(scope: RequestScope) -> String {
+    ///     format!("request {}", scope.id())
+    /// }
+    /// # let _ = handler;
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.state().id()
+    }
+}
