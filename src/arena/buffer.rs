@@ -41,7 +41,9 @@ impl ArenaBuf {
     /// ```
     #[inline]
     pub fn write_fmt(&mut self, args: fmt::Arguments<'_>) -> Result<(), ArenaError> {
-        format::write(args, |text| self.try_extend_from_slice(text.as_bytes()))
+        format::write(args, |text, error| {
+            format::keep(self.try_extend_from_slice(text.as_bytes()), error)
+        })
     }
 
     /// Removes all bytes.

@@ -60,7 +60,7 @@ impl<'a> Cursor<'a> {
     /// Also if a `Display` or `Debug` implementation returns an error, like [`format!`].
     #[inline]
     pub fn alloc_fmt(&mut self, args: fmt::Arguments<'_>) -> &'a mut str {
-        or_panic!(self.format(args, false))
+        or_panic!(self.format::<false>(args))
     }
 
     /// As [`alloc_fmt`](Self::alloc_fmt), but returns an error if there is no memory.
@@ -74,21 +74,22 @@ impl<'a> Cursor<'a> {
     /// If a `Display` or `Debug` implementation returns an error.
     #[inline]
     pub fn try_alloc_fmt(&mut self, args: fmt::Arguments<'_>) -> Result<&'a mut str, ArenaError> {
-        self.format(args, true)
+        self.format::<true>(args)
     }
 
+    /// `LIMITED` is known when compiled, since each part of the text asks for it.
     #[inline]
-    fn format(
+    fn format<const LIMITED: bool>(
         &mut self,
         args: fmt::Arguments<'_>,
-        limited: bool,
     ) -> Result<&'a mut str, ArenaError> {
         if let Some(text) = args.as_str() {
-            return within_limit_if(limited, || self.copy_str(text));
+            return within_limit_if(LIMITED, || self.copy_str(text));
         }
         let mut text = self.string();
-        format::write(args, |part| {
-            within_limit_if(limited, || text.try_push_str(part))
+        format::write(args, |part, error| {
+            let pushed = within_limit_if(LIMITED, || text.try_push_str(part));
+            format::keep(pushed, error)
         })?;
         Ok(text.into_str())
     }

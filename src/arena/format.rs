@@ -8,17 +8,23 @@ struct Writer<F> {
     error: Option<ArenaError>,
 }
 
-impl<F: FnMut(&str) -> Result<(), ArenaError>> fmt::Write for Writer<F> {
+impl<F: FnMut(&str, &mut Option<ArenaError>) -> fmt::Result> fmt::Write for Writer<F> {
     #[inline]
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        (self.push)(text).map_err(|error| {
-            self.error = Some(error);
-            fmt::Error
-        })
+        (self.push)(text, &mut self.error)
     }
 }
 
-/// Formats `args` and passes the parts to `push`.
+/// Keeps the error of a part in `kept`.
+#[inline]
+pub(super) fn keep(part: Result<(), ArenaError>, kept: &mut Option<ArenaError>) -> fmt::Result {
+    part.map_err(|error| {
+        *kept = Some(error);
+        fmt::Error
+    })
+}
+
+/// Formats `args` and passes the parts to `push`, which [keeps](keep) its error.
 ///
 /// # Panics
 ///
@@ -26,7 +32,7 @@ impl<F: FnMut(&str) -> Result<(), ArenaError>> fmt::Write for Writer<F> {
 #[inline]
 pub(super) fn write<F>(args: fmt::Arguments<'_>, push: F) -> Result<(), ArenaError>
 where
-    F: FnMut(&str) -> Result<(), ArenaError>,
+    F: FnMut(&str, &mut Option<ArenaError>) -> fmt::Result,
 {
     let mut writer = Writer { push, error: None };
     match (fmt::write(&mut writer, args), writer.error) {

@@ -84,7 +84,7 @@ impl Arena {
     /// ```
     #[inline]
     pub fn alloc_fmt(&self, args: fmt::Arguments<'_>) -> &mut str {
-        or_panic!(self.format(args, false))
+        or_panic!(self.format::<false>(args))
     }
 
     /// As [`alloc_fmt`](Self::alloc_fmt), but returns an error if there is no memory.
@@ -98,19 +98,26 @@ impl Arena {
     /// If a `Display` or `Debug` implementation returns an error.
     #[inline]
     pub fn try_alloc_fmt(&self, args: fmt::Arguments<'_>) -> Result<&mut str, ArenaError> {
-        self.format(args, true)
+        self.format::<true>(args)
     }
 
+    /// `LIMITED` is known when compiled, since each part of the text asks for it.
     #[inline]
-    fn format(&self, args: fmt::Arguments<'_>, limited: bool) -> Result<&mut str, ArenaError> {
+    fn format<const LIMITED: bool>(
+        &self,
+        args: fmt::Arguments<'_>,
+    ) -> Result<&mut str, ArenaError> {
         if let Some(text) = args.as_str() {
-            return within_limit_if(limited, || self.copy_str(text));
+            return within_limit_if(LIMITED, || self.copy_str(text));
         }
         let mut text = FormatBuffer::new(self);
-        format::write(args, |part| {
-            within_limit_if(limited, || text.push_str(part))
+        format::write(args, |part, error| {
+            if text.push_short(part) {
+                return Ok(());
+            }
+            push_long::<LIMITED>(&mut text, part, error)
         })?;
-        within_limit_if(limited, || text.into_str())
+        within_limit_if(LIMITED, || text.into_str())
     }
 
     /// Joins `parts` to one text in the arena.
@@ -317,6 +324,18 @@ impl Arena {
     pub fn exclusive_cursor(&mut self) -> Cursor<'_> {
         Cursor::new_exclusive(self, FIRST_STEP)
     }
+}
+
+/// A part of a text that is too long for the stack.
+#[cold]
+#[inline(never)]
+fn push_long<const LIMITED: bool>(
+    text: &mut FormatBuffer<'_>,
+    part: &str,
+    error: &mut Option<ArenaError>,
+) -> fmt::Result {
+    let pushed = within_limit_if(LIMITED, || text.push_long(part));
+    format::keep(pushed, error)
 }
 
 impl Default for Arena {

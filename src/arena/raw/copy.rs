@@ -30,15 +30,23 @@ pub(super) const unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, count: usize
     }
     // SAFETY: the caller's promise; `count >= size_of::<T>()` in each arm.
     unsafe {
-        match count {
-            0 => {}
-            1 => both_ends::<u8>(from, to, count),
-            2..4 => both_ends::<u16>(from, to, count),
-            4..8 => both_ends::<u32>(from, to, count),
-            8..16 => both_ends::<u64>(from, to, count),
-            16..=32 => both_ends::<u128>(from, to, count),
-            33..=64 => both_ends::<[u128; 2]>(from, to, count),
-            _ => from.copy_to_nonoverlapping(to, count),
+        // A comparison each, which a `match` of ranges does not become.
+        if count >= 16 {
+            if count <= 32 {
+                both_ends::<u128>(from, to, count);
+            } else if count <= 64 {
+                both_ends::<[u128; 2]>(from, to, count);
+            } else {
+                from.copy_to_nonoverlapping(to, count);
+            }
+        } else if count >= 8 {
+            both_ends::<u64>(from, to, count);
+        } else if count >= 4 {
+            both_ends::<u32>(from, to, count);
+        } else if count >= 2 {
+            both_ends::<u16>(from, to, count);
+        } else if count == 1 {
+            both_ends::<u8>(from, to, count);
         }
     }
 }

@@ -23,18 +23,14 @@ impl<'a> FormatBuffer<'a> {
         }
     }
 
-    #[inline]
-    pub(in crate::arena) fn push_str(&mut self, text: &str) -> Result<(), ArenaError> {
-        if self.long.is_none() && self.short.push_str(text) {
-            return Ok(());
-        }
-        self.push_long(text)
+    /// Appends a part if the text is still short with it.
+    #[inline(always)]
+    pub(in crate::arena) fn push_short(&mut self, text: &str) -> bool {
+        self.long.is_none() && self.short.push_str(text)
     }
 
-    /// [`push_str`](Self::push_str) for a text that is no longer short.
-    #[cold]
-    #[inline(never)]
-    fn push_long(&mut self, text: &str) -> Result<(), ArenaError> {
+    /// Appends a part of a text that is not short.
+    pub(in crate::arena) fn push_long(&mut self, text: &str) -> Result<(), ArenaError> {
         let long = match &mut self.long {
             Some(long) => long,
             None => {

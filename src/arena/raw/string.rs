@@ -91,7 +91,9 @@ impl<'a, S: Storage<'a>> ArenaString<'a, S> {
     /// If a `Display` or `Debug` implementation returns an error, like [`format!`].
     #[inline]
     pub fn write_fmt(&mut self, args: fmt::Arguments<'_>) -> Result<(), ArenaError> {
-        format::write(args, |text| self.try_push_str(text))
+        format::write(args, |text, error| {
+            format::keep(self.try_push_str(text), error)
+        })
     }
 
     /// Removes and returns the last character.
