@@ -663,6 +663,115 @@ fn the_arena_is_held_with_its_capacity() {
     }
 }
 
+/// Runs `handler` in a request of a layer whose pool has the blocks that it needs.
+fn with_waiting_blocks<B>(handler: impl Fn(RequestScope) -> B + Clone + Send) -> ScopeReport
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let (sender, reports) = mpsc::channel();
+    let layer = MemoryLayer::builder()
+        .observe(move |report: &ScopeReport| drop(sender.send(report.clone())))
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut last = None;
+    for _ in 0..5 {
+        let misses = layer.handle().pool().stats().buffer_misses;
+        let handler = handler.clone();
+        let service = layer.layer(service_fn(move |request: Request<()>| {
+            let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+            let response = Response::new(handler(scope));
+            async move { Ok::<_, Infallible>(response) }
+        }));
+        runtime.block_on(async {
+            let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+            while let Some(frame) = body.frame().await {
+                drop(frame.unwrap());
+            }
+        });
+        let report = reports.recv().unwrap();
+        last = Some((report, layer.handle().pool().stats().buffer_misses - misses));
+    }
+    let (report, misses) = last.unwrap();
+    assert_eq!(
+        misses, 0,
+        "the last request took all of its blocks from the pool"
+    );
+    report
+}
+
+#[test]
+fn blocks_that_the_pool_had_are_held_until_they_are_dropped() {
+    for size in [4 * KIB, 32 * KIB, 64 * KIB, 256 * KIB] {
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&held);
+        let report = with_waiting_blocks(move |scope| {
+            let before = scope.usage().unwrap().held_bytes.unwrap();
+            let mut buffers: Vec<_> = (0..8)
+                .map(|_| scope.arena().buf_with_capacity(size))
+                .collect();
+            let full = scope.usage().unwrap().held_bytes.unwrap();
+            buffers.truncate(4);
+            let half = scope.usage().unwrap().held_bytes.unwrap();
+            drop(buffers);
+            let none = scope.usage().unwrap().held_bytes.unwrap();
+            *seen.lock().unwrap() = [full, half, none]
+                .map(|held| (held - before) as usize)
+                .to_vec();
+            empty()
+        });
+        let held = held.lock().unwrap().clone();
+        for (held, blocks) in held.iter().zip([8, 4, 0]) {
+            assert!(
+                held.abs_diff(blocks * size) <= OWN as usize,
+                "{size}: {held} for {blocks}"
+            );
+        }
+        let peak = report.usage.unwrap().peak_bytes.unwrap() as usize;
+        assert!(peak >= 8 * size, "{report:?}");
+        assert!(peak >= report.arena.bytes, "{report:?}");
+    }
+}
+
+#[test]
+fn a_stream_of_blocks_that_the_pool_had_holds_one() {
+    for size in [1000, 3000, 20 * KIB, 100 * KIB] {
+        let report = with_waiting_blocks(move |scope| {
+            let make = move || {
+                let mut part = scope.arena().buf();
+                part.extend_from_slice(&vec![1; size]);
+                part.freeze()
+            };
+            Frames { left: 3000, make }
+        });
+        let peak = report
+            .usage
+            .unwrap()
+            .peak_bytes
+            .unwrap_or_else(|| panic!("{size}: {report:?}")) as usize;
+        // The part, what it is copied from, and the block that it grew from.
+        assert!(peak <= 5 * size + 4 * KIB, "{size}: {report:?}");
+    }
+}
+
+#[test]
+fn a_large_block_that_the_pool_had_is_held_until_another_thread_drops_it() {
+    let other = Arc::new(Other::new());
+    with_waiting_blocks(move |scope| {
+        let mut body = scope.arena().buf_with_capacity(256 * KIB);
+        body.extend_from_slice(&[1; 200 * KIB]);
+        let bytes = body.freeze();
+        let held = || scope.usage().unwrap().held_bytes.unwrap() as usize;
+        let before = held();
+        other.run(move || drop(bytes));
+        assert!((before - held()).abs_diff(256 * KIB) <= OWN as usize);
+        empty()
+    });
+}
+
 /// A server on a socket of the loopback interface, and the reports of its requests.
 async fn serve(router: axum::Router) -> (std::net::SocketAddr, mpsc::Receiver<ScopeReport>) {
     let (sender, reports) = mpsc::channel();

@@ -937,6 +937,37 @@ async fn a_shutdown_comes_first() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn buffers_in_blocks_that_the_pool_had_count_as_any_other() {
+    for size in [32 * KIB, 512 * KIB] {
+        let (layer, reports) = layer(MemoryLayer::builder().request_limit(2 * MIB));
+        let pool = layer.handle().pool().clone();
+        drop([(); 100].map(|()| pool.buf(size)));
+        let misses = pool.stats().buffer_misses;
+        let taken = Arc::new(AtomicUsize::new(0));
+        let service = service_fn(|request: Request<()>| {
+            let (scope, taken) = (scope_of(&request), Arc::clone(&taken));
+            async move {
+                let mut kept = Vec::new();
+                loop {
+                    kept.push(scope.arena().buf_with_capacity(size));
+                    taken.fetch_add(1, Relaxed);
+                    yield_now().await;
+                }
+            }
+        });
+        let (response, report) = send(&layer, &reports, service, ()).await;
+        assert_eq!(report.outcome, Outcome::MemoryExceeded);
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let bytes = taken.load(Relaxed) * size;
+        assert!(
+            (2 * MIB - size..=2 * MIB + size).contains(&bytes),
+            "{bytes}"
+        );
+        assert_eq!(pool.stats().buffer_misses, misses, "all of them waited");
+    }
+}
+
 #[test]
 fn impossible_limits_are_refused() {
     let build = |bytes| {

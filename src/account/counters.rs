@@ -20,7 +20,7 @@ use super::usage::HeapUsage;
 
 /// Blocks of this many bytes and more have an owner, the account that allocated them. It is also the
 /// greatest distance between two visits to the slow path ([`Block::next_allocation`]).
-pub(super) const LARGE: usize = 64 << 10;
+pub(crate) const LARGE: usize = 64 << 10;
 
 /// What was allocated and freed. Anyone may read it.
 #[derive(Debug)]
@@ -273,6 +273,19 @@ impl Block {
     /// Whether the bytes allocated have reached the mark.
     pub(super) fn is_at_mark(&self) -> bool {
         self.counters.bytes_allocated.load(Relaxed) >= self.next_allocation.get()
+    }
+
+    /// What is watched rose by `by`, which no counter has seen.
+    pub(super) fn rose(&self, by: usize) {
+        self.shift((by as i64).wrapping_neg());
+        let mark = self.next_allocation.get();
+        self.next_allocation.set(mark.saturating_sub(by as u64));
+    }
+
+    /// What is watched fell by `by`, which no counter has seen.
+    pub(super) fn fell(&self, by: usize) {
+        self.peak.set(self.peak.get().max(self.live_bytes()));
+        self.shift(by as i64);
     }
 
     /// Live bytes moved by `by`, which is no movement of the bytes that are watched.

@@ -110,7 +110,7 @@ impl Frame {
         self.writer.swap(&other.writer);
     }
 
-    /// Whether the thread's counters have moved. Bytes never change without a count.
+    /// Whether the thread's counters have moved. Their bytes never change without a count.
     #[inline]
     fn has_moved(&self, block: &Block) -> bool {
         let counts = (
@@ -152,6 +152,12 @@ impl Frame {
 }
 
 impl Stack {
+    /// Whether no account is entered.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.level.get() == 0
+    }
+
     fn depth(&self) -> usize {
         self.level.get() % FURTHER
     }
@@ -254,7 +260,8 @@ impl Stack {
             return true;
         }
         self.tell(block, block.live_bytes());
-        if frame.has_moved(block) {
+        // What a pool has lent is in no count.
+        if frame.has_moved(block) || frame.moved.get() != 0 {
             account.with(|record| frame.end(record, block));
         }
         // To the top, where it is taken off.

@@ -11,6 +11,7 @@ mod counters;
 mod frames;
 mod inside;
 mod ledger;
+mod passed;
 mod raw;
 mod totals;
 mod track;
@@ -24,7 +25,8 @@ pub use self::track::Tracked;
 pub use self::usage::{HeapUsage, Usage};
 
 pub(crate) use self::aside::aside;
-pub(crate) use self::counters::Writer;
+pub(crate) use self::counters::{LARGE, Writer};
 pub(crate) use self::inside::{Enter, Inside};
 pub(crate) use self::ledger::{Entry, exceeded_by};
+pub(crate) use self::passed::{dropped_frozen, froze, returned, taken};
 pub(crate) use self::raw::Budget;

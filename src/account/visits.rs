@@ -81,7 +81,7 @@ pub(super) fn resized(block: &Block, address: usize, from: usize, to: usize) {
 
 impl Stack {
     /// Makes all entered accounts owners of a large block.
-    fn own(&self, block: &Block, address: usize, size: usize) {
+    pub(super) fn own(&self, block: &Block, address: usize, size: usize) {
         for record in self.entered().iter().filter_map(|frame| frame.record.get()) {
             record.with(|record| record.owns(size));
             if !raw::add_owner(address, record.to_ref()) {
@@ -96,6 +96,11 @@ impl Stack {
     /// Small blocks were freed: `counted`.
     fn freed(&self, block: &Block, counted: HeapUsage) {
         self.settle(block, || block.read() - counted);
+        self.fallen(block);
+    }
+
+    /// Live bytes may be below what the entered accounts held.
+    pub(super) fn fallen(&self, block: &Block) {
         if !block.has_fallen() {
             return;
         }
@@ -200,6 +205,8 @@ mod tests {
         Leave(usize),
         Aside(usize),
         Lend(usize, usize),
+        Take(usize),
+        Return(usize),
         Watch(usize, Option<u64>),
         Look,
     }
@@ -221,6 +228,8 @@ mod tests {
             3 => account.clone().prop_map(Step::Enter),
             2 => any::<usize>().prop_map(Step::Leave),
             1 => size().prop_map(Step::Aside),
+            4 => size().prop_map(Step::Take),
+            3 => any::<usize>().prop_map(Step::Return),
             1 => (account.clone(), 0_usize..100_000).prop_map(|(at, by)| Step::Lend(at, by)),
             2 => (account, prop::option::of(0_u64..400_000))
                 .prop_map(|(at, bytes)| Step::Watch(at, bytes)),
@@ -236,6 +245,8 @@ mod tests {
         guards: Vec<usize>,
         /// Address, size, and the owners of a large block.
         blocks: Vec<(usize, usize, Vec<usize>)>,
+        /// The same, of a pool that had them before.
+        pooled: Vec<(usize, usize, Vec<usize>)>,
     }
 
     /// Addresses that no allocator gives out.
@@ -263,6 +274,7 @@ mod tests {
                 models: Default::default(),
                 guards: Vec::new(),
                 blocks: Vec::new(),
+                pooled: Vec::new(),
             }
         }
 
@@ -313,6 +325,22 @@ mod tests {
             let (address, size, owners) = self.blocks.swap_remove(at);
             if self.block.deallocated(size) {
                 deallocated(self.block, address, size);
+            }
+            self.goes(size, &owners);
+        }
+
+        fn take(&mut self, size: usize) {
+            let address = new_address();
+            frames::with(|stack| stack.taken(self.block, address, size));
+            let owners = self.appears(size);
+            self.pooled.push((address, size, owners));
+        }
+
+        fn give_back(&mut self, at: usize) {
+            let (address, size, owners) = self.pooled.swap_remove(at);
+            frames::with(|stack| stack.returned(self.block, size));
+            if size >= LARGE {
+                raw::take_owners(address, |record| record.lost(size));
             }
             self.goes(size, &owners);
         }
@@ -397,7 +425,11 @@ mod tests {
                     self.look();
                     self.is_exact()?;
                 }
-                Step::Free(_) | Step::Resize(..) | Step::Leave(_) => {}
+                Step::Take(size) => self.take(size),
+                Step::Return(at) if !self.pooled.is_empty() => {
+                    self.give_back(at % self.pooled.len());
+                }
+                Step::Free(_) | Step::Resize(..) | Step::Leave(_) | Step::Return(_) => {}
             }
             self.is_in_time()
         }
@@ -460,6 +492,9 @@ mod tests {
         result = result.and_then(|()| machine.is_exact());
         while !machine.blocks.is_empty() {
             machine.free(0);
+        }
+        while !machine.pooled.is_empty() {
+            machine.give_back(0);
         }
         result
     }

@@ -31,6 +31,6 @@ mod registry;
 
 pub(super) use self::owners::{add_owner, take_owners};
 pub(crate) use self::record::Budget;
-pub(super) use self::record::Record;
+pub(super) use self::record::{Record, SHORT_FRAME};
 pub(super) use self::reference::{Pinned, RecordRef};
 pub(super) use self::registry::{block, counters, disown_block, own, own_block};

@@ -8,7 +8,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relax
 const BYTES_HEADER: i64 = 40;
 
 /// Frames of fewer bytes were allocated for themselves, or not at all.
-const SHORT_FRAME: usize = 1024;
+pub(in crate::account) const SHORT_FRAME: usize = 1024;
 
 /// How many sections may leave more small blocks behind than they found, before what they left is
 /// taken for memory that others free.
@@ -86,6 +86,8 @@ pub(in crate::account) struct Record {
     shared: Counts<AtomicU64>,
     /// The small bytes when the response body began, or fewer since.
     floor: AtomicU64,
+    /// Bytes in short frozen buffers that were neither dropped nor given to the server.
+    short_frozen: AtomicU64,
     /// The [`Budget`] in force.
     budget: AtomicU64,
 }
@@ -111,6 +113,7 @@ impl Record {
             refs: AtomicUsize::new(1),
             shared: Counts::default(),
             floor: zero(),
+            short_frozen: zero(),
             budget: AtomicU64::new(NONE),
         }
     }
@@ -383,20 +386,34 @@ impl Record {
     /// that no other handle refers to its block.
     ///
     /// What was there before the body is no frame. So a body of static or cached data takes nothing. A
-    /// short frame that is not unique is static, or a small part of a block that stays.
+    /// short frame that is not unique is a frozen buffer, or else static, or a small part of a block that stays.
     pub(in crate::account) fn gave(&self, bytes: usize, is_unique: bool) {
         let small = self.small();
         let floor = (self.floor.load(Relaxed) as i64).min(small);
         self.floor.store(floor as u64, Relaxed);
         let grown = small.saturating_sub(floor);
-        // A larger block has its owner, and is counted until it is freed.
-        if bytes >= LARGE || grown == 0 || (bytes < SHORT_FRAME && !is_unique) {
+        if grown == 0 || (bytes < SHORT_FRAME && !is_unique && !self.take_short_frozen(bytes)) {
             return;
         }
-        let frame = (bytes as i64).saturating_add(BYTES_HEADER);
+        // A large block has its owner, and is counted until it is freed.
+        let small = if bytes < LARGE { bytes as i64 } else { 0 };
+        let frame = small.saturating_add(BYTES_HEADER);
         self.add_small(grown.min(frame).wrapping_neg(), Writer::Exclusive);
         let rises = self.rises.load(Relaxed);
         self.rises.store(rises.saturating_sub(1), Relaxed);
+    }
+
+    /// A buffer of `bytes`, fewer than [`SHORT_FRAME`], was frozen.
+    pub(in crate::account) fn froze_short(&self, bytes: usize) {
+        self.short_frozen.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// A short frame may be a frozen buffer. Returns whether there were such.
+    pub(in crate::account) fn take_short_frozen(&self, bytes: usize) -> bool {
+        let take = |frozen: u64| frozen.checked_sub(bytes as u64);
+        self.short_frozen
+            .fetch_update(Relaxed, Relaxed, take)
+            .is_ok()
     }
 
     /// All figures are zero again. For the only reference.
@@ -417,6 +434,7 @@ impl Record {
         zero(&self.small_shared);
         zero(&self.large);
         zero(&self.lent);
+        zero(&self.short_frozen);
         zero(&self.peak);
         zero(&self.floor);
     }

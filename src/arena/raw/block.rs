@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::slot::{ALIGN, PoolHint, Pooled};
-use crate::sync::Arc;
+use crate::{account, sync::Arc};
 
 /// Enough for what moves 16 bytes at once.
 const DATA_ALIGN: usize = 16;
@@ -73,6 +73,8 @@ struct Head {
     reused: bool,
     /// Whether the pool wipes what comes back.
     wiped: bool,
+    /// Whether the owner shows some of the bytes, and writes none any more.
+    frozen: bool,
     attached: Option<Attached>,
     /// Bytes that the owner has written and shows as a frozen block.
     shown: usize,
@@ -139,6 +141,7 @@ impl IdleBlock {
             origin: 0,
             reused: false,
             wiped: false,
+            frozen: false,
             attached: None,
             shown: 0,
         };
@@ -216,6 +219,19 @@ impl IdleBlock {
         origin
     }
 
+    /// Says that the block is in use from now on. To accounts that is an allocation, as the first one was.
+    #[inline]
+    fn begin(&mut self) {
+        let head = self.head_mut();
+        head.frozen = false;
+        if head.reused {
+            account::taken(head.data.addr().get(), head.hint.capacity);
+        } else if head.attached.is_some() {
+            // The head is the pool's.
+            account::returned(0, size_of::<Head>());
+        }
+    }
+
     /// Overwrites all of the data: with zeros if `wipe` is set, else in debug builds only.
     #[inline]
     pub(crate) fn cover(&mut self, wipe: bool) {
@@ -232,6 +248,11 @@ impl IdleBlock {
 
 impl Drop for IdleBlock {
     fn drop(&mut self) {
+        if let Some(_pooled) = &self.head().attached {
+            // It belonged to no account, and is freed now.
+            account::taken(0, small(self.capacity()));
+            account::taken(0, size_of::<Head>());
+        }
         // SAFETY: made in `new` as a box is, alive, and this is the only pointer to it (invariant 1).
         let head = unsafe { Box::from_raw(self.head.as_ptr()) };
         if let Some(layout) = Self::layout(head.hint.capacity) {
@@ -251,6 +272,12 @@ impl fmt::Debug for IdleBlock {
     }
 }
 
+/// `bytes`, if no account is the owner of a block as large as that.
+#[inline]
+const fn small(bytes: usize) -> usize {
+    if bytes < account::LARGE { bytes } else { 0 }
+}
+
 /// A block in use. Dropped, it goes back to its pool.
 pub(super) struct Block {
     head: NonNull<Head>,
@@ -263,7 +290,8 @@ unsafe impl Sync for Block {}
 
 impl Block {
     #[inline]
-    pub(super) fn new(idle: IdleBlock) -> Self {
+    pub(super) fn new(mut idle: IdleBlock) -> Self {
+        idle.begin();
         Self {
             head: ManuallyDrop::new(idle).head,
         }
@@ -303,8 +331,25 @@ impl Block {
     #[inline]
     pub(super) unsafe fn freeze(mut self, len: usize) -> Frozen {
         // SAFETY: alive and ours alone (invariant 1).
-        unsafe { self.head.as_mut() }.shown = len;
+        let head = unsafe { self.head.as_mut() };
+        (head.shown, head.frozen) = (len, true);
+        if head.attached.is_some() && head.hint.capacity < account::LARGE {
+            // A large block keeps its owners until it comes back.
+            account::froze(head.hint.capacity, len);
+        }
         Frozen(self)
+    }
+
+    /// Tells the accounts that the block comes back to its pool.
+    #[inline]
+    fn count_return(&self) {
+        let head = self.head();
+        let capacity = head.hint.capacity;
+        if head.frozen && capacity < account::LARGE {
+            account::dropped_frozen(head.shown);
+        } else {
+            account::returned(head.data.addr().get(), capacity);
+        }
     }
 
     /// Whether the pool wipes the block when it comes back.
@@ -334,7 +379,10 @@ impl Drop for Block {
         let attached = attached.map(|to| (to.recycle, to.address));
         let idle = IdleBlock { head: self.head };
         match attached {
-            Some((recycle, address)) => recycle(idle, address),
+            Some((recycle, address)) => {
+                self.count_return();
+                recycle(idle, address);
+            }
             None => drop(idle),
         }
     }
