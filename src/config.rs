@@ -69,6 +69,14 @@ pub enum ConfigError {
         /// The maximum; the minimum is 1.
         limit: usize,
     },
+    /// `request_limit` exceeds the limit of the process.
+    #[non_exhaustive]
+    RequestLimitAboveProcess {
+        /// What a request may hold, in bytes.
+        asked: usize,
+        /// The limit of the process, in bytes.
+        process: u64,
+    },
     /// `request_limit` is zero: every request would exceed it.
     RequestLimitZero,
     /// The lower bound of `retry_after` is above the upper one.
@@ -137,6 +145,10 @@ impl fmt::Display for ConfigError {
             Self::MaxRoutes { asked, limit } => {
                 write!(f, "max_routes of {asked} is outside of 1 to {limit}")
             }
+            Self::RequestLimitAboveProcess { asked, process } => write!(
+                f,
+                "request_limit of {asked} bytes exceeds the process limit of {process}"
+            ),
             Self::RequestLimitZero => f.write_str("request_limit must be at least 1"),
             Self::RetryAfter { min, max } => {
                 write!(

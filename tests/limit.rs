@@ -113,8 +113,8 @@ async fn hold(request: Request<Empty<Bytes>>) -> Answer {
 async fn what_does_not_fit_is_refused_and_what_is_smaller_still_fits() {
     let process = Process::new();
     let service = |label: &str| {
-        let layer = process.layer().route(label).build().unwrap();
-        let service = layer.layer(service_fn(hold));
+        let layer = process.layer().route(label).request_limit(LIMIT as usize);
+        let service = layer.build().unwrap().layer(service_fn(hold));
         move |path: &'static str| service.clone().oneshot(request(path))
     };
     // Two layers with one limit; each learns what its route holds.
@@ -133,6 +133,74 @@ async fn what_does_not_fit_is_refused_and_what_is_smaller_still_fits() {
     let snapshot = process.limit.snapshot();
     assert_eq!(snapshot.refused, [1, 0, 0]);
     process.is_empty();
+}
+
+#[tokio::test]
+async fn a_request_may_hold_an_eighth_of_the_process_unless_that_is_said() {
+    let process = Process::new();
+    let layer = process.layer().build().unwrap();
+    let larger = process.layer().request_limit(16 << 20).build().unwrap();
+    let status = |layer: &MemoryLayer, path| {
+        let answered = layer.layer(service_fn(hold)).oneshot(request(path));
+        async move { answered.await.unwrap().status().as_u16() }
+    };
+    // An eighth of 64 MiB is 8.
+    assert_eq!(status(&layer, "/7168").await, 200);
+    assert_eq!(status(&layer, "/9216").await, 500);
+    assert_eq!(status(&larger, "/9216").await, 200);
+    assert_eq!(status(&larger, "/17408").await, 500);
+    let rows = layer.handle().snapshot().routes;
+    let row = rows.iter().find(|row| row.route == "/9216").unwrap();
+    assert_eq!(row.outcomes.get(Outcome::MemoryExceeded), 1);
+    process.limit.set_bytes(2 * LIMIT).unwrap();
+    assert_eq!(status(&layer, "/9216").await, 200, "an eighth of 128");
+    process.is_empty();
+}
+
+#[tokio::test]
+async fn observing_ends_no_request_that_holds_too_much_and_counts_it() {
+    for mode in [LimitMode::Observe, LimitMode::Warn, LimitMode::Off] {
+        let process = Process::with(|builder| builder.mode(mode));
+        let layer = process.layer().request_limit(MIB as usize).build().unwrap();
+        let call = |policy: RoutePolicy, path| {
+            let service = layer.layer(policy.layer(service_fn(hold)));
+            async move { service.oneshot(request(path)).await.unwrap().status() }
+        };
+        let tighter = RoutePolicy::new().request_limit(100 << 10);
+        let looser = RoutePolicy::new().disable_request_limit();
+        for (policy, path, would) in [
+            (RoutePolicy::new(), "/2048", 1),
+            (RoutePolicy::new(), "/512", 0),
+            (tighter, "/256", 1),
+            (tighter, "/64", 0),
+            (looser, "/4096", 0),
+        ] {
+            assert_eq!(call(policy, path).await, 200, "{mode:?} {path}");
+            let rows = layer.handle().snapshot().routes;
+            let row = rows.iter().find(|row| row.route == path).unwrap();
+            let would = if mode == LimitMode::Off { 0 } else { would };
+            assert_eq!(row.would_exceed, would, "{mode:?} {path}");
+            assert_eq!(
+                (row.over_limit, row.outcomes.get(Outcome::Completed)),
+                (0, 1)
+            );
+        }
+        let total = if mode == LimitMode::Off { 0 } else { 2 };
+        assert_eq!(process.limit.snapshot().would_exceed, total);
+        process.limit.set_mode(LimitMode::Enforce);
+        assert_eq!(call(RoutePolicy::new(), "/2048").await, 500);
+        process.is_empty();
+    }
+}
+
+#[tokio::test]
+async fn a_layers_own_pool_keeps_an_eighth_of_the_process() {
+    let process = Process::new();
+    let layer = process.layer().build().unwrap();
+    let pool = layer.handle().pool().clone();
+    drop([(); 200].map(|()| pool.buf(100 << 10)));
+    let waits = pool.stats().pooled_bytes as u64;
+    assert!((LIMIT / 16..=LIMIT / 8).contains(&waits), "{waits}");
 }
 
 #[tokio::test]
@@ -367,10 +435,13 @@ async fn a_refusal_is_a_problem_description_and_figures_are_for_those_who_may_se
 #[tokio::test]
 async fn a_route_whose_smallest_request_is_larger_than_the_process_fails_for_good_and_others_run_alone()
  {
-    let process = Process::with(|builder| builder.bytes(4 * MIB));
+    let process = Process::new();
+    // Set later: other tests of the process hold some, too.
+    process.limit.set_bytes(4 * MIB).unwrap();
     let service = |label: &str| {
         let layer = process.layer().route(label).build().unwrap();
-        let service = layer.layer(service_fn(hold));
+        let unlimited = RoutePolicy::new().disable_request_limit();
+        let service = layer.layer(unlimited.layer(service_fn(hold)));
         move |path: &'static str| service.clone().oneshot(request(path))
     };
     process.uses(MIB);
@@ -394,15 +465,18 @@ async fn a_route_whose_smallest_request_is_larger_than_the_process_fails_for_goo
 
     // Its mean is larger than the process, its smallest request is not.
     let layer = process.layer().route("/r").build().unwrap();
-    let mixed = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
-        let kib: usize = request.uri().path()[1..].parse().unwrap();
-        let held = vec![1_u8; kib << 10];
-        async move {
-            tokio::task::yield_now().await;
-            drop(held);
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        }
-    }));
+    let unlimited = RoutePolicy::new().disable_request_limit();
+    let mixed = layer.layer(
+        unlimited.layer(service_fn(|request: Request<Empty<Bytes>>| {
+            let kib: usize = request.uri().path()[1..].parse().unwrap();
+            let held = vec![1_u8; kib << 10];
+            async move {
+                tokio::task::yield_now().await;
+                drop(held);
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        })),
+    );
     for path in ["/16", "/9000", "/9000", "/16"] {
         let status = mixed.clone().oneshot(request(path)).await.unwrap().status();
         assert_eq!(status, 200, "admitted alone");
@@ -786,6 +860,17 @@ fn settings_that_cannot_work_are_errors() {
     assert!(limit.set_bytes(MIB - 1).is_err());
     limit.set_bytes(MIB).unwrap();
     assert_eq!(limit.snapshot().limit_source, "set");
+    let layer = |bytes| {
+        MemoryLayer::builder()
+            .process_limit(&limit)
+            .request_limit(bytes)
+            .build()
+    };
+    drop(layer(1 << 20).unwrap());
+    assert_eq!(
+        layer((1 << 20) + 1).unwrap_err().to_string(),
+        "request_limit of 1048577 bytes exceeds the process limit of 1048576"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use super::sums::Part;
 use crate::{
     slab::Key,
-    sync::{Mutex, lock},
+    sync::{AtomicU64, Mutex, Ordering::Relaxed, lock},
 };
 
 /// What a scope keeps for the limit of the process.
@@ -19,6 +19,8 @@ pub(crate) struct Claim {
     /// What the request held when that was last looked at.
     pub(super) held: Part,
     place: Mutex<Option<Key>>,
+    /// What the request may hold, if that is only counted; `u64::MAX` otherwise.
+    watched_limit: AtomicU64,
 }
 
 impl Claim {
@@ -28,7 +30,25 @@ impl Claim {
             reserved: Part::closed(),
             held: Part::closed(),
             place: Mutex::new(None),
+            watched_limit: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Sets what the request may hold, which is only counted.
+    pub(crate) fn watch_limit(&self, bytes: u64) {
+        self.watched_limit.store(bytes, Relaxed);
+    }
+
+    pub(crate) fn watched_limit(&self) -> Option<u64> {
+        Some(self.watched_limit.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
+    }
+
+    /// What it may hold, which is only counted, once.
+    #[inline]
+    pub(super) fn take_watched_limit(&self) -> Option<u64> {
+        // Most requests have none, and write nothing.
+        let bytes = self.watched_limit.load(Relaxed);
+        (bytes != u64::MAX).then(|| self.watched_limit.swap(u64::MAX, Relaxed))
     }
 
     /// Of a request that has reserved so much.

@@ -62,7 +62,7 @@ impl ProcessLimit {
     ///
     /// # Errors
     ///
-    /// If it is below 1 MiB or above `isize::MAX`.
+    /// If it is below 1 MiB.
     pub fn set_bytes(&self, bytes: u64) -> Result<(), ConfigError> {
         if bytes < LEAST_LIMIT {
             return Err(ConfigError::LimitTooSmall {

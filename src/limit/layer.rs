@@ -20,6 +20,12 @@ use crate::{
     sync::{Arc, Ordering::Relaxed},
 };
 
+/// By default a request may hold this part of the limit.
+const REQUEST_SHARE: u64 = 8;
+
+// `MemoryLayerBuilder::request_limit` says so.
+const _: () = assert!(REQUEST_SHARE == 8);
+
 /// A request of a route without closed requests is taken to hold this part of the limit.
 const UNKNOWN_SHARE: u64 = 64;
 
@@ -66,6 +72,16 @@ impl LayerLimit {
 
     pub(crate) fn pressure(&self) -> Pressure {
         self.process.pressure()
+    }
+
+    /// What a request may hold, unless that was set.
+    pub(crate) fn request_limit(&self) -> u64 {
+        self.process.limit() / REQUEST_SHARE
+    }
+
+    /// Whether requests are ended that hold more than they may.
+    pub(crate) fn enforces(&self) -> bool {
+        self.process.mode() == LimitMode::Enforce
     }
 
     fn limit_of_unknown(&self) -> u64 {
@@ -164,6 +180,17 @@ impl LayerLimit {
         }
     }
 
+    #[cold]
+    fn would_exceed(&self, key: RouteKey, peak: Option<u64>, limit: u64) {
+        let process = &*self.process;
+        let entry = self.peaks.entry(key);
+        entry.would_exceed.fetch_add(1, Relaxed);
+        process.would_exceed.fetch_add(1, Relaxed);
+        if process.mode() == LimitMode::Warn && entry.warns(process.now().as_secs() / 60) {
+            events::would_exceed(key.route, key.method, peak, limit);
+        }
+    }
+
     /// A request of the route would be cancelled if the limit was enforced.
     pub(crate) fn count_would_cancel(&self, key: RouteKey) {
         self.peaks.entry(key).would_cancel.fetch_add(1, Relaxed);
@@ -248,6 +275,11 @@ impl LayerLimit {
     pub(crate) fn closed(&self, claim: &Claim, key: RouteKey, peak: Option<u64>, random: u64) {
         let process = &*self.process;
         let (reserved, held) = claim.close(|place| process.unlist(place));
+        if let Some(limit) = claim.take_watched_limit() {
+            if process.mode() != LimitMode::Off && peak.is_some_and(|peak| peak > limit) {
+                self.would_exceed(key, peak, limit);
+            }
+        }
         if reserved == 0 {
             // Not admitted, or the limit was off.
             return;

@@ -24,6 +24,7 @@ pub(crate) struct Entry {
     /// What would have been done to requests in [`LimitMode::Observe`](super::LimitMode::Observe).
     pub(super) would_refuse: AtomicU64,
     pub(super) would_cancel: AtomicU64,
+    pub(super) would_exceed: AtomicU64,
     /// The minute of the last warning about the route, plus one.
     warned: AtomicU64,
 }
@@ -36,6 +37,7 @@ impl Entry {
             priority: AtomicU8::new(0),
             would_refuse: AtomicU64::new(0),
             would_cancel: AtomicU64::new(0),
+            would_exceed: AtomicU64::new(0),
             warned: AtomicU64::new(0),
         }
     }
@@ -46,6 +48,10 @@ impl Entry {
 
     pub(crate) fn would_cancel(&self) -> u64 {
         self.would_cancel.load(Relaxed)
+    }
+
+    pub(crate) fn would_exceed(&self) -> u64 {
+        self.would_exceed.load(Relaxed)
     }
 
     /// The least that a request held, if one has closed.

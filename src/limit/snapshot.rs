@@ -87,6 +87,9 @@ pub struct LimitSnapshot {
     pub would_refuse: u64,
     /// Requests that would have been cancelled in those modes.
     pub would_cancel: u64,
+    /// Requests that held more than their own
+    /// [limit](crate::middleware::MemoryLayerBuilder::request_limit) in those modes.
+    pub would_exceed: u64,
     /// Readings of sources that failed.
     pub failed_readings: u64,
     /// Calls of the reclaim hook, and how many bytes of resident memory they gave back.

@@ -150,7 +150,8 @@ impl MemoryLayerBuilder {
         self
     }
 
-    /// Takes arenas from this pool (by default from one of the layer's own, with default limits).
+    /// Takes arenas from this pool (by default from one of the layer's own, with default limits; with a
+    /// [`process_limit`](Self::process_limit) it keeps at most an eighth of that).
     ///
     /// Layers may share a pool.
     pub fn pool(mut self, pool: ArenaPool) -> Self {
@@ -242,7 +243,7 @@ impl MemoryLayerBuilder {
     ///
     /// Returns an error if [`max_routes`](Self::max_routes) is 0 or above 65 536, or the label of
     /// [`route`](Self::route) is empty, longer than 256 bytes, or not a valid header value, or
-    /// [`request_limit`](Self::request_limit) is 0 or above `isize::MAX`.
+    /// [`request_limit`](Self::request_limit) is 0, above `isize::MAX`, or above the limit of the process.
     ///
     /// # Examples
     ///
@@ -278,9 +279,11 @@ impl MemoryLayerBuilder {
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
         let listed = self.lists_requests.then(|| routes.capacity());
         let recorder = Arc::new(Recorder::new(self.observers, &self.housekeeping, listed));
-        let pool = self
-            .pool
-            .unwrap_or_else(|| ArenaPool::looked_after(self.housekeeping.clone()));
+        let process = self.load.process.as_ref();
+        let pool = self.pool.unwrap_or_else(|| {
+            let most = process.map(|limit| PoolRelief::most(limit.snapshot().limit));
+            ArenaPool::looked_after(self.housekeeping.clone(), most)
+        });
         let sink = Arc::clone(&recorder) as _;
         let relief = Arc::new(PoolRelief(pool.clone()));
         let limit = self.load.process.as_ref().map(|limit| {

@@ -3,7 +3,12 @@ use crate::config::ConfigError;
 
 /// Settings about what requests may hold.
 impl MemoryLayerBuilder {
-    /// Ends requests that hold more than `bytes` (no limit by default).
+    /// Ends requests that hold more than `bytes`.
+    ///
+    /// By default there is no limit, or with a [`process_limit`](Self::process_limit) an eighth of that, as it is
+    /// when the request begins. The mode of that limit holds for this one, too: in
+    /// [`LimitMode::Observe`](crate::limit::LimitMode::Observe) no request is ended, and those that would be are
+    /// counted in [`RouteSnapshot::would_exceed`](crate::observe::RouteSnapshot::would_exceed).
     ///
     /// What a request holds is [`Usage::held_bytes`](crate::account::Usage::held_bytes): its blocks, those
     /// of its tasks, and its arena. A request beyond its limit ends where the first of these comes:
@@ -51,6 +56,8 @@ impl MemoryLayerBuilder {
     pub(super) fn check_request_limit(&self) -> Result<(), ConfigError> {
         const LIMIT: usize = isize::MAX as usize;
 
+        let process = self.load.process.as_ref();
+        let process = process.map(|limit| limit.snapshot().limit);
         match self.limits.request_limit.limit {
             Some(0) => Err(ConfigError::RequestLimitZero),
             Some(asked) if asked > LIMIT => Err(ConfigError::SizeTooLarge {
@@ -58,7 +65,11 @@ impl MemoryLayerBuilder {
                 asked,
                 limit: LIMIT,
             }),
-            _ => Ok(()),
+            Some(asked) => match process.filter(|process| asked as u64 > *process) {
+                Some(process) => Err(ConfigError::RequestLimitAboveProcess { asked, process }),
+                None => Ok(()),
+            },
+            None => Ok(()),
         }
     }
 }

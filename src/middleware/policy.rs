@@ -115,9 +115,7 @@ where
                 let mut open = OpenScope::by_policy(&parent, RouteKey { route, method }, own);
                 open.copied_from(origin.into_path());
                 let scope = open.scope();
-                if let Some(bytes) = self.policy.request_limit.limit {
-                    scope.begin_request_limit(bytes);
-                }
+                scope.begin_request_limit(self.policy.request_limit);
                 let (outer, none) = (Some(&self.policy.times), TimeRules::NOTHING);
                 let expired = scope.limits().begin(None, outer, &none, Duration::ZERO);
                 request.extensions_mut().insert(open.carried_handle());

@@ -220,9 +220,7 @@ where
             None => config.limits.request_limit,
             Some(outer) => config.limits.request_limit.inside(outer.request_limit),
         };
-        if let Some(bytes) = most.limit {
-            scope.begin_request_limit(bytes);
-        }
+        scope.begin_request_limit(most);
         let limits = scope.limits();
         let expired = if waited.is_zero() && outer.is_none() && config.trust.is_none() {
             limits.begin_first(&config.first);

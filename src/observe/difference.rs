@@ -97,6 +97,7 @@ impl RouteSnapshot {
                 .and_then(|of| of.since(earlier.total_time.as_ref())),
             would_refuse: less(self.would_refuse, earlier.would_refuse),
             would_cancel: less(self.would_cancel, earlier.would_cancel),
+            would_exceed: less(self.would_exceed, earlier.would_exceed),
             ..self
         }
     }

@@ -97,6 +97,7 @@ impl MemoryHandle {
                     total_time: row.times(Figure::TotalTime),
                     would_refuse: limited.map_or(0, |entry| entry.would_refuse()),
                     would_cancel: limited.map_or(0, |entry| entry.would_cancel()),
+                    would_exceed: limited.map_or(0, |entry| entry.would_exceed()),
                 }
             })
             .collect();

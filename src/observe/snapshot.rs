@@ -145,6 +145,9 @@ pub struct RouteSnapshot {
     /// Requests that would have been cancelled in these modes. Those that were cancelled have the outcome
     /// `MemoryPressure`.
     pub would_cancel: u64,
+    /// Requests that held more than their [limit](crate::middleware::MemoryLayerBuilder::request_limit) in these
+    /// modes. Those that were ended have the outcome `MemoryExceeded`.
+    pub would_exceed: u64,
 }
 
 /// The number of requests by [`Outcome`].

@@ -64,12 +64,17 @@ impl ArenaPool {
     /// A pool with the default settings; see [`PoolBuilder`](super::PoolBuilder).
     #[must_use]
     pub fn new() -> Self {
-        Self::looked_after(Housekeeping::Process)
+        Self::looked_after(Housekeeping::Process, None)
     }
 
-    /// A pool with the default settings, trimmed by `housekeeping`.
-    pub(crate) fn looked_after(housekeeping: Housekeeping) -> Self {
-        Self::with_settings(Settings::DEFAULT, housekeeping, None)
+    /// A pool with the default settings, or one that keeps at most `most` bytes, trimmed by `housekeeping`.
+    pub(crate) fn looked_after(housekeeping: Housekeeping, most: Option<usize>) -> Self {
+        let mut settings = Settings::DEFAULT;
+        if let Some(most) = most {
+            settings.max_total_bytes = most;
+            settings.max_arena_bytes = settings.max_arena_bytes.min(most);
+        }
+        Self::with_settings(settings, housekeeping, None)
     }
 
     pub(super) fn with_settings(

@@ -5,6 +5,7 @@ use crate::{
     account::Budget,
     cancel::{CancelReason, Cancelled, Outcome},
     deadline::Rule,
+    limit::LayerLimit,
 };
 
 /// What a response that was ready over its limit may take to be sent.
@@ -39,7 +40,10 @@ impl RequestScope {
     /// # let _ = export;
     /// ```
     pub fn set_request_limit(&self, bytes: usize) {
-        self.state().replace_budget(budget(bytes));
+        let state = self.state();
+        if !state.watches_limit(Some(budget(bytes))) {
+            state.replace_budget(budget(bytes));
+        }
     }
 
     /// Returns how many bytes the request may hold beyond what it holds; `None` if there is no limit.
@@ -88,11 +92,17 @@ impl RequestScope {
         }
     }
 
-    /// Sets the limit of a request that has just been opened.
+    /// Sets the limit of a request that has just been opened and admitted.
     #[inline]
-    pub(crate) fn begin_request_limit(&self, bytes: usize) {
-        if let Some(budget) = budget(bytes) {
-            self.state().account.begin_budget(budget);
+    pub(crate) fn begin_request_limit(&self, rule: Rule<usize>) {
+        let state = self.state();
+        match &state.layer().limit {
+            Some(limit) => state.begin_default_budget(limit, rule),
+            None => {
+                if let Some(budget) = rule.limit.and_then(budget) {
+                    state.account.begin_budget(budget);
+                }
+            }
         }
     }
 
@@ -126,7 +136,11 @@ impl RequestScope {
 
     #[inline(never)]
     fn replace_for_call(&self, rule: Rule<usize>) -> Option<CallBudget> {
-        let account = &self.state().account;
+        let state = self.state();
+        if state.watches_limit(applied(rule, state.watched_budget())) {
+            return None;
+        }
+        let account = &state.account;
         let former = account.budget();
         let own = applied(rule, former)?.map(|own| Budget {
             of_call: true,
@@ -147,7 +161,11 @@ impl RequestScope {
     /// Applies the limit of a policy to the whole request from now on.
     pub(super) fn apply_budget(&self, policy: &RoutePolicy) {
         let state = self.state();
-        if let Some(own) = applied(policy.request_limit, state.account.budget()) {
+        let rule = policy.request_limit;
+        if state.watches_limit(applied(rule, state.watched_budget())) {
+            return;
+        }
+        if let Some(own) = applied(rule, state.account.budget()) {
             state.replace_budget(own);
         }
     }
@@ -171,6 +189,46 @@ fn budget(bytes: usize) -> Option<Budget> {
 }
 
 impl ScopeState {
+    /// The limit of a request of a layer with a limit for the process.
+    #[inline(never)]
+    fn begin_default_budget(&self, limit: &LayerLimit, rule: Rule<usize>) {
+        let bytes = rule.limit.or_else(|| {
+            let default = usize::try_from(limit.request_limit()).ok()?;
+            (!rule.disable).then_some(default)
+        });
+        let Some(budget) = bytes.and_then(budget) else {
+            return;
+        };
+        if limit.enforces() {
+            self.account.begin_budget(budget);
+        } else {
+            self.claim.watch_limit(budget.limit);
+        }
+    }
+
+    /// The limit of a request that is only counted.
+    fn watched_budget(&self) -> Option<Budget> {
+        let limit = self.claim.watched_limit()?;
+        Some(Budget {
+            limit,
+            of_call: false,
+        })
+    }
+
+    /// Whether what the request holds is only counted, beside `own` from now on if that is a change.
+    ///
+    /// A request keeps the mode that it began with.
+    #[inline]
+    fn watches_limit(&self, own: Option<Option<Budget>>) -> bool {
+        let limit = self.layer().limit.as_ref();
+        let watches = limit.is_some_and(|limit| !limit.enforces());
+        if let (true, Some(own)) = (watches, own) {
+            self.claim
+                .watch_limit(own.map_or(u64::MAX, |own| own.limit));
+        }
+        watches
+    }
+
     /// Replaces the limit in force. That of a call stays one.
     fn replace_budget(&self, budget: Option<Budget>) {
         let of_call = self.account.budget().is_some_and(|former| former.of_call);

@@ -123,14 +123,22 @@ impl Victim for ScopeState {
 #[derive(Debug)]
 pub(crate) struct PoolRelief(pub(crate) ArenaPool);
 
+impl PoolRelief {
+    /// What waits may take this part of the limit, or of what is left of it.
+    const SHARE: u64 = 8;
+
+    /// The most that a pool keeps where `bytes` may be used.
+    pub(crate) fn most(bytes: u64) -> usize {
+        usize::try_from(bytes / Self::SHARE).unwrap_or(usize::MAX)
+    }
+}
+
 impl Relief for PoolRelief {
     fn relieve(&self, stage: Stage, spare: u64) {
-        // What waits may take an eighth of what is left.
-        let most = usize::try_from(spare / 8).unwrap_or(usize::MAX);
         match stage {
             Stage::Normal => self.0.cap(None),
             Stage::Trim => {
-                self.0.cap(Some(most));
+                self.0.cap(Some(Self::most(spare)));
                 self.0.age();
             }
             _ => {

@@ -40,4 +40,13 @@ pub(in crate::limit) const fn would_refuse(
 }
 
 /// Does nothing.
+pub(in crate::limit) const fn would_exceed(
+    _route: usize,
+    _method: KnownMethod,
+    _peak: Option<u64>,
+    _limit: u64,
+) {
+}
+
+/// Does nothing.
 pub(in crate::limit) const fn cancelled(_held: u64, _mean: u64, _used: Option<u64>, _limit: u64) {}

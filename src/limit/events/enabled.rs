@@ -75,6 +75,22 @@ pub(in crate::limit) fn would_refuse(
     );
 }
 
+/// A request would be ended in `LimitMode::Enforce`.
+pub(in crate::limit) fn would_exceed(
+    route: usize,
+    method: KnownMethod,
+    peak: Option<u64>,
+    limit: u64,
+) {
+    tracing::warn!(
+        route,
+        method = method.as_str(),
+        peak,
+        limit,
+        "a request held more than it may; further ones of this route in this minute are only counted"
+    );
+}
+
 /// A request was cancelled, since it held the most.
 pub(in crate::limit) fn cancelled(held: u64, mean: u64, used: Option<u64>, limit: u64) {
     tracing::warn!(
