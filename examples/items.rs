@@ -22,7 +22,9 @@ use axum::{
 };
 use futures_util::stream;
 use tokio::net::TcpListener;
-use tower_memory::{Arena, MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator};
+use tower_memory::{
+    Arena, MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator, debug::DebugPages,
+};
 
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
@@ -46,6 +48,10 @@ fn app() -> (Router, MemoryHandle) {
         .layer(memory)
         // Routes added after the layer are not covered by it.
         .route("/stats", get(stats))
+        .nest(
+            "/debug",
+            DebugPages::new(&handle).allow_loopback().into_router(),
+        )
         .with_state(handle.clone());
     (app, handle)
 }
@@ -141,6 +147,8 @@ async fn main() -> ExitCode {
 
 async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     let (app, handle) = app();
+    // The debug pages admit loopback peers only, so the server tells who the peer is.
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let listener = TcpListener::bind(args.addr)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}; try --port", args.addr))?;
@@ -180,6 +188,8 @@ curl -iN http://{addr}/stream
 curl -i http://{addr}/arena/{}
 # statistics by route, and what is alive now
 curl -sS http://{addr}/stats
+# the same in a browser, with plots; this machine only
+http://{addr}/debug
 ",
         TIMEOUT.as_millis(),
         MAX_ITEMS + 1,

@@ -9,6 +9,7 @@
 //! | [`placing`] | where to put the layer |
 //! | [`figures`] | what is counted, outcomes, and what is not counted |
 //! | [`limits`] | a limit for the process, a budget for each request |
+//! | [`debug`] | pages for a browser: routes, plots, tasks |
 //! | [`numbers`] | choosing numbers |
 //! | [`production`] | a checklist |
 //! | [`go`] | coming from Go |
@@ -18,6 +19,9 @@
 pub mod arenas {}
 #[doc = include_str!("../docs/guide/deadlines.md")]
 pub mod deadlines {}
+#[cfg(feature = "debug")]
+#[doc = include_str!("../docs/guide/debug.md")]
+pub mod debug {}
 #[doc = include_str!("../docs/guide/figures.md")]
 pub mod figures {}
 #[doc = include_str!("../docs/guide/go.md")]

@@ -67,6 +67,11 @@
     not(feature = "axum"),
     doc = "| extractors for axum (feature `axum`) | `tower_memory::extract` |"
 )]
+#![cfg_attr(feature = "debug", doc = "| pages for a browser | [`debug`] |")]
+#![cfg_attr(
+    not(feature = "debug"),
+    doc = "| pages for a browser (feature `debug`) | `tower_memory::debug` |"
+)]
 //!
 //! # What it does not do
 //!
@@ -82,7 +87,7 @@
 #![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
 #![cfg_attr(
     not(feature = "document-features"),
-    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `json`, `tracing`, or `full` for all of \
+    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `tracing`, or `full` for all of \
            them. The README lists what each adds."
 )]
 //!
@@ -130,6 +135,8 @@ mod wire;
 
 pub mod client;
 
+#[cfg(feature = "debug")]
+pub mod debug;
 #[cfg(feature = "axum")]
 pub mod extract;
 

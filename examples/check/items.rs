@@ -74,6 +74,7 @@ pub(crate) async fn run(
     let no_number = check.get("/arena/many").await?;
     let unknown = check.get("/nothing/here").await?;
     let stats = check.get("/stats").await?;
+    let debug = check.get("/debug").await?;
 
     let mut report = check.report;
     let items: Vec<String> = (0..1000).map(|i| format!("item-{i}")).collect();
@@ -144,6 +145,10 @@ pub(crate) async fn run(
     report.expect(
         stats.status == 200 && stats.body.starts_with(b"method  route "),
         "/stats: a table; the route is not covered by the layer",
+    );
+    report.expect(
+        debug.status == 200 && String::from_utf8_lossy(&debug.body).contains("GET /arena/{n}"),
+        "/debug: a page with the routes, for loopback only",
     );
     report.expect_nothing_left(handle).await;
     let outcomes = |route: &str, outcome| {

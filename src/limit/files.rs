@@ -147,6 +147,12 @@ impl Files {
     }
 }
 
+/// Resident bytes of this process; `None` where the system does not tell.
+#[cfg(feature = "debug")]
+pub(crate) fn resident_bytes() -> Option<u64> {
+    Files::under("/").resident()
+}
+
 /// The first word after a name at the start of a line.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -35,5 +35,7 @@ pub use self::source::MemorySource;
 pub use self::stage::{Stage, Stages};
 
 pub(crate) use self::claim::Claim;
+#[cfg(feature = "debug")]
+pub(crate) use self::files::resident_bytes;
 pub(crate) use self::layer::{LayerLimit, Refusal};
 pub(crate) use self::process::{Relief, Victim};

@@ -1,0 +1,17 @@
+//! Pages that show what a layer knows, for a browser: routes, plots of memory, live requests, and tasks that outlive
+//! their request.
+//!
+//! Everything is rendered by the server. The pages need no script and load nothing, neither from this server nor
+//! from others. They are read-only, and refuse everybody until [`DebugPages`] is told whom to admit.
+
+mod access;
+mod document;
+mod history;
+mod page;
+mod plot;
+mod query;
+mod router;
+mod routes;
+mod text;
+
+pub use self::router::DebugPages;

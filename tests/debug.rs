@@ -1,0 +1,454 @@
+//! The debug pages as a client sees them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Path},
+    response::Response,
+    routing::get,
+};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+use tower_memory::{
+    MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator, debug::DebugPages,
+    housekeeping::ManualClock, middleware::MemoryLayerBuilder,
+};
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+/// What a browser may be sent.
+const LARGEST: usize = 60 << 10;
+
+struct App {
+    router: Router,
+    handle: MemoryHandle,
+    clock: ManualClock,
+}
+
+/// Routes that allocate what their path says, and the pages under `/debug`.
+fn app(build: impl FnOnce(MemoryLayerBuilder) -> MemoryLayerBuilder) -> App {
+    let clock = ManualClock::new();
+    let builder = build(MemoryLayer::builder().clock(&clock));
+    let layer = builder.build().expect("valid");
+    let handle = layer.handle();
+    let pages = DebugPages::new(&handle).allow(|_| true);
+    let router = Router::new()
+        .route("/take/{bytes}", get(take))
+        .route("/label", get(label))
+        .layer(layer)
+        .nest("/debug", pages.into_router());
+    App {
+        router,
+        handle,
+        clock,
+    }
+}
+
+async fn take(Path(bytes): Path<usize>) -> String {
+    drop(std::hint::black_box(vec![0_u8; bytes]));
+    String::new()
+}
+
+/// Sets the route to what the header says: names that a program might make of anything.
+async fn label(scope: RequestScope, headers: HeaderMap) {
+    let name = headers.get("x-label").map(|name| name.as_bytes().to_vec());
+    scope.set_route(&String::from_utf8_lossy(&name.unwrap_or_default()));
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl App {
+    async fn send(&self, request: http::request::Builder) -> Answer {
+        let request = request.body(Body::empty()).expect("valid");
+        let response: Response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("infallible");
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("no error").to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).header("host", "localhost"))
+            .await
+    }
+}
+
+#[tokio::test]
+async fn every_page_refuses_everybody_without_a_rule() {
+    let handle = MemoryLayer::new().handle();
+    let router = DebugPages::new(&handle).into_router();
+    let clock = ManualClock::new();
+    let app = App {
+        router,
+        handle,
+        clock,
+    };
+    for path in [
+        "/",
+        "/tasks",
+        "/snapshot.json",
+        "/metrics",
+        "/nothing",
+        "/?sort=x",
+    ] {
+        for method in [Method::GET, Method::POST, Method::HEAD] {
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header("host", "localhost");
+            let peer = ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 1)));
+            let answer = app.send(request.extension(peer)).await;
+            assert_eq!(answer.status, 403, "{path}");
+            assert!(!answer.text.contains("<"), "{path}: {}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn loopback_needs_the_peers_address_which_a_server_tells_if_it_is_asked_to() {
+    let handle = MemoryLayer::new().handle();
+    let pages = DebugPages::new(&handle).allow_loopback();
+    let router: Router = Router::new().nest("/debug", pages.into_router());
+    for (tells, expected) in [(true, "HTTP/1.1 200"), (false, "HTTP/1.1 403")] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("free");
+        let addr = listener.local_addr().expect("bound");
+        let router = router.clone();
+        let server = tokio::spawn(async move {
+            if tells {
+                let service = router.into_make_service_with_connect_info::<SocketAddr>();
+                axum::serve(listener, service).await
+            } else {
+                axum::serve(listener, router).await
+            }
+        });
+        for (host, expected) in [("localhost", expected), ("evil.example", "HTTP/1.1 403")] {
+            let head = format!("GET /debug HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            let answer = exchange(addr, &head).await;
+            assert!(answer.starts_with(expected), "{host}: {answer}");
+        }
+        server.abort();
+    }
+}
+
+async fn exchange(addr: SocketAddr, head: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut stream = tokio::net::TcpStream::connect(addr).await.expect("listens");
+    stream.write_all(head.as_bytes()).await.expect("open");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("UTF-8");
+    answer
+}
+
+#[tokio::test]
+async fn get_is_the_only_method() {
+    let app = app(|builder| builder);
+    let others = [
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+        Method::HEAD,
+        Method::OPTIONS,
+    ];
+    for method in others {
+        for path in [
+            "/debug",
+            "/debug/tasks",
+            "/debug/snapshot.json",
+            "/debug/nothing",
+        ] {
+            let request = Request::builder().method(&method).uri(path);
+            let answer = app.send(request.header("host", "localhost")).await;
+            assert_eq!(answer.status, 405, "{method} {path}");
+            assert_eq!(answer.headers["allow"], "GET");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_answer_forbids_scripts_frames_caches_and_other_origins() {
+    let app = app(|builder| builder);
+    for (path, status) in [
+        ("/debug", 200),
+        ("/debug/tasks", 200),
+        ("/debug/nothing", 404),
+        ("/debug?x", 400),
+    ] {
+        let answer = app.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        let policy = answer.headers["content-security-policy"]
+            .to_str()
+            .expect("text");
+        assert!(
+            policy.starts_with("default-src 'none'; style-src 'sha256-"),
+            "{policy}"
+        );
+        assert!(
+            !policy.contains("unsafe") && !policy.contains("script-src"),
+            "{policy}"
+        );
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_query_is_refused_and_what_was_sent_is_not_in_the_answer() {
+    let app = app(|builder| builder);
+    let bad = [
+        "/debug?sort=<script>",
+        "/debug?sort=bytes_p95&sort=route",
+        "/debug?order=up",
+        "/debug?from=-1",
+        "/debug?from=1000001",
+        "/debug?from=99999999999999999999999999",
+        "/debug?from=",
+        "/debug?evil=1",
+        "/debug/tasks?evil",
+        "/debug/snapshot.json?evil=%00",
+        "/debug/metrics?evil",
+    ];
+    for path in bad {
+        let path = path.replace('<', "%3C").replace('>', "%3E");
+        let answer = app.get(&path).await;
+        assert_eq!(answer.status, 400, "{path}");
+        let (_, sent) = path.split_once('?').expect("a query");
+        assert!(
+            !answer.text.contains("evil") && !answer.text.contains(sent),
+            "{}",
+            answer.text
+        );
+        assert!(
+            answer.text.ends_with('\n') && answer.text.len() < 200,
+            "{}",
+            answer.text
+        );
+    }
+    // Beyond the last row there is nothing, which is no mistake.
+    assert_eq!(app.get("/debug?from=1000000").await.status, 200);
+}
+
+#[tokio::test]
+async fn page_json_and_metrics_show_the_same_figures_of_a_known_load() {
+    let app = app(|builder| builder);
+    for bytes in [1000, 2000, 4000, 64_000] {
+        for _ in 0..25 {
+            app.get(&format!("/take/{bytes}")).await;
+        }
+    }
+    let page = app.get("/debug").await.text;
+    let json: serde_json::Value =
+        serde_json::from_str(&app.get("/debug/snapshot.json").await.text).expect("JSON");
+    let metrics = app.get("/debug/metrics").await.text;
+    let snapshot = app.handle.snapshot();
+    let route = &snapshot.routes[0];
+    let bytes = route.bytes.as_ref().expect("the allocator is installed");
+    // What the router and the layer allocate is the same for each request of a route, and small.
+    assert!((64_000..66_000).contains(&bytes.max), "{bytes:?}");
+    assert_eq!((route.requests, bytes.count), (100, 100));
+
+    let row = page
+        .split("<tr>")
+        .find(|row| row.contains("GET /take/{bytes}"))
+        .expect("a row");
+    let shown: Vec<u64> = row
+        .split("title=\"")
+        .skip(1)
+        .filter_map(|part| part.split_once(" bytes")?.0.parse().ok())
+        .collect();
+    let arena = route.arena_bytes.as_ref().expect("closed").percentile(0.95);
+    assert_eq!(
+        shown,
+        [
+            bytes.percentile(0.5),
+            bytes.percentile(0.95),
+            bytes.max,
+            arena
+        ]
+    );
+    assert!(
+        row.contains("<td>100</td>") && row.contains("completed 100"),
+        "{row}"
+    );
+
+    let in_json = &json["routes"][0];
+    assert_eq!(in_json["route"], "/take/{bytes}");
+    assert_eq!(in_json["bytes"]["total"], bytes.total);
+    assert_eq!(in_json["bytes"]["max"], bytes.max);
+    let sum = format!(
+        "tower_memory_request_allocated_bytes_sum{{method=\"GET\",route=\"/take/{{bytes}}\"}} {}.0\n",
+        bytes.total
+    );
+    assert!(metrics.contains(&sum), "{sum}{metrics}");
+}
+
+#[tokio::test]
+async fn hostile_route_names_are_text_and_the_page_stays_small() {
+    let app = app(|builder| builder.max_routes(700));
+    let script = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;";
+    for n in 0..600 {
+        let name = format!("/{n}/{script}{}", "\u{e9}<\"".repeat(3000));
+        let request = Request::get("/label").header("x-label", name.as_bytes());
+        app.send(request).await;
+    }
+    let mut seen = 0;
+    for from in (0..600).step_by(40) {
+        let page = app.get(&format!("/debug?sort=route&from={from}")).await;
+        assert_eq!(page.status, 200);
+        assert!(page.text.len() < LARGEST, "{} bytes", page.text.len());
+        assert!(
+            !page.text.contains("<script") && !page.text.contains("<img"),
+            "{}",
+            page.text
+        );
+        seen += page.text.matches("&lt;script&gt;alert(1)").count();
+    }
+    assert_eq!(seen, 600, "each route is shown on one of the pages");
+    assert!(app.get("/debug/tasks").await.text.len() < LARGEST);
+}
+
+#[tokio::test]
+async fn the_table_is_sorted_by_what_the_link_says() {
+    let app = app(|builder| builder);
+    for (name, times) in [("b", 3), ("a", 1), ("c", 2)] {
+        for _ in 0..times {
+            app.send(Request::get("/label").header("x-label", name))
+                .await;
+        }
+    }
+    let order = async |query: &str| {
+        let page = app.get(&format!("/debug{query}")).await.text;
+        let names = page.split("<code>GET ").skip(1);
+        names.map(|name| name[..1].to_owned()).collect::<String>()
+    };
+    assert_eq!(order("?sort=requests&order=desc").await, "bca");
+    assert_eq!(order("?sort=requests&order=asc").await, "acb");
+    assert_eq!(order("?sort=route&order=asc").await, "abc");
+    assert_eq!(order("?sort=route&order=desc").await, "cba");
+    let page = app.get("/debug?sort=requests&order=asc").await.text;
+    assert!(page.contains("aria-sort=\"ascending\""));
+    assert!(
+        page.contains("href=\"?sort=requests&amp;order=desc#routes\""),
+        "again is the other way"
+    );
+}
+
+#[tokio::test]
+async fn the_plots_go_back_ten_minutes() {
+    let app = app(|builder| builder);
+    app.clock.advance(Duration::from_secs(900));
+    let page = app.get("/debug").await.text;
+    let line = page.split("class=\"line l0\" d=\"").nth(1).expect("a line");
+    let path = line.split('"').next().expect("closed");
+    let points = path.matches(['M', 'L']).count();
+    assert!((120..=122).contains(&points), "{points} points: {path}");
+    assert!(
+        path.starts_with("M84 "),
+        "the oldest is at the left end: {path}"
+    );
+    assert!(
+        path.rsplit('L')
+            .next()
+            .is_some_and(|last| last.starts_with("644 ")),
+        "{path}"
+    );
+    assert_eq!(page.matches("<svg").count(), 2);
+}
+
+#[tokio::test]
+async fn tasks_that_outlive_their_request_are_listed_with_their_name_and_not_more_than_fit() {
+    let clock = ManualClock::new();
+    let layer = MemoryLayer::builder().clock(&clock).build().expect("valid");
+    let handle = layer.handle();
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let router = Router::new()
+        .route(
+            "/leave/{secret}",
+            get({
+                let stop = Arc::clone(&stop);
+                move |scope: RequestScope| async move {
+                    scope.detach("<audit>", async move { stop.notified().await });
+                }
+            }),
+        )
+        .layer(layer)
+        .merge(DebugPages::new(&handle).allow(|_| true).into_router());
+    let app = App {
+        router,
+        handle,
+        clock,
+    };
+    for n in 0..12 {
+        app.get(&format!("/leave/secret-{n}?token=secret")).await;
+    }
+    let page = app.get("/").await.text;
+    assert_eq!(page.matches("<code>&lt;audit&gt;</code>").count(), 10);
+    assert!(
+        page.contains("The oldest 10 of 12.") && page.contains("href=\"./tasks\""),
+        "{page}"
+    );
+    assert!(page.contains(&format!("<code>{}:", file!())), "{page}");
+    let all = app.get("/tasks").await.text;
+    assert_eq!(all.matches("<code>/leave/{secret}</code>").count(), 12);
+    for page in [
+        page,
+        all,
+        app.get("/snapshot.json").await.text,
+        app.get("/metrics").await.text,
+    ] {
+        assert!(
+            !page.contains("secret-") && !page.contains("token="),
+            "{page}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn links_lead_to_the_other_pages_with_and_without_a_slash_at_the_end() {
+    let app = app(|builder| builder);
+    let without = app.get("/debug").await;
+    assert!(
+        without.text.contains("href=\"./debug/tasks\""),
+        "{}",
+        without.text
+    );
+    let other = app.get("/debug/tasks").await;
+    assert!(
+        other.text.contains("href=\"./snapshot.json\""),
+        "{}",
+        other.text
+    );
+    let pages = DebugPages::new(&app.handle).allow(|_| true);
+    let app = App {
+        router: Router::new().nest("/ops/", pages.into_router()),
+        ..app
+    };
+    let with = app.get("/ops/").await;
+    assert!(with.text.contains("href=\"./tasks\""), "{}", with.text);
+}
