@@ -37,7 +37,11 @@ const MAX_ITEMS: usize = 100_000;
 const CHUNKS: usize = 5;
 
 fn app() -> (Router, MemoryHandle) {
-    let memory = MemoryLayer::with_timeout(TIMEOUT);
+    let memory = MemoryLayer::builder()
+        .timeout(TIMEOUT)
+        .list_requests() // for the debug pages
+        .build()
+        .expect("these settings work");
     let handle = memory.handle();
     let app = Router::new()
         .route("/vec/{n}", get(vec))

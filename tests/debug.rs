@@ -430,6 +430,86 @@ async fn tasks_that_outlive_their_request_are_listed_with_their_name_and_not_mor
 }
 
 #[tokio::test]
+async fn open_requests_and_the_largest_and_slowest_are_shown_if_they_are_listed() {
+    let shown = app(|builder| builder);
+    let page = shown.get("/debug").await.text;
+    assert!(
+        page.contains("Not listed: the layer was built without"),
+        "{page}"
+    );
+
+    let listing = app(|builder| builder.list_requests());
+    assert!(
+        listing
+            .get("/debug")
+            .await
+            .text
+            .contains("<h2>Open requests</h2><p>None.</p>")
+    );
+    let mut held = Vec::new();
+    for n in 0..12 {
+        let path = format!("/take/{}?token=secret", 1000 * n);
+        let request = Request::get(path).body(Body::empty()).expect("valid");
+        held.push(
+            listing
+                .router
+                .clone()
+                .oneshot(request)
+                .await
+                .expect("infallible"),
+        );
+    }
+    let page = listing.get("/debug").await.text;
+    let row = "<code>GET /take/{bytes}</code>";
+    let open = page.split("<h2>Open requests</h2>").nth(1).expect("a list");
+    assert_eq!(open.matches(row).count(), 10);
+    assert!(
+        open.contains("The oldest 10 of 12.") && open.contains("./debug/requests"),
+        "{open}"
+    );
+    let all = listing.get("/debug/requests").await.text;
+    assert_eq!(all.matches(row).count(), 12);
+    for request in listing.handle.requests().expect("listed") {
+        assert!(
+            all.contains(&format!("<td>{}</td>", request.id)),
+            "{request:?}"
+        );
+        let bytes = request.bytes.expect("the allocator is installed");
+        assert!(
+            all.contains(&format!("title=\"{bytes} bytes\"")),
+            "{request:?}"
+        );
+    }
+    drop(held);
+    let past = listing.get("/debug/requests").await.text;
+    assert!(
+        past.contains("<h2>Open requests</h2><p>None.</p>"),
+        "{past}"
+    );
+    let largest = past
+        .split("<h2>")
+        .find(|part| part.starts_with("Largest"))
+        .expect("a list");
+    // Bytes, peak and arena of each.
+    let sizes: Vec<u64> = largest
+        .split("title=\"")
+        .filter_map(|part| part.split_once(" bytes\"")?.0.parse().ok())
+        .collect();
+    assert!(sizes[0] > 11_000 && sizes[0] > sizes[3], "{sizes:?}");
+    assert!((11_000..12_000).contains(&sizes[1]), "{sizes:?}");
+    assert_eq!(
+        largest.matches(row).count(),
+        8,
+        "so many are kept for a route"
+    );
+    assert!(past.contains("<h2>Slowest"), "{past}");
+    assert!(
+        !all.contains("secret") && !past.contains("secret"),
+        "{past}"
+    );
+}
+
+#[tokio::test]
 async fn links_lead_to_the_other_pages_with_and_without_a_slash_at_the_end() {
     let app = app(|builder| builder);
     let without = app.get("/debug").await;

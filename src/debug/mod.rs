@@ -10,6 +10,7 @@ mod history;
 mod page;
 mod plot;
 mod query;
+mod requests;
 mod router;
 mod routes;
 mod text;

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::{
     history::{History, Sample},
     plot::{Line, plot},
+    requests,
     routes::View,
     text,
 };
@@ -55,6 +56,7 @@ pub(super) fn overview(handle: &MemoryHandle, history: &History, view: View, bas
             (plot("Pool", &POOL, &samples, &now))
         }
         (view.table(&snapshot.routes))
+        (requests::some_open(handle, base))
         (tasks(&handle.outliving(), SHORT, Some(base)))
     }
 }

@@ -22,6 +22,7 @@ use super::{
     history::History,
     page,
     query::{BadQuery, Query},
+    requests,
     routes::View,
 };
 use crate::{
@@ -38,6 +39,7 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 /// The pages' links to one another.
 const LINKS: &[(&str, &str)] = &[
     ("", "Overview"),
+    ("requests", "Requests"),
     ("tasks", "Tasks"),
     ("snapshot.json", "snapshot.json"),
     #[cfg(feature = "prometheus")]
@@ -49,6 +51,7 @@ const LINKS: &[(&str, &str)] = &[
 /// | path | shows |
 /// |---|---|
 /// | `/` | routes, plots of the last ten minutes, live requests, outliving tasks, unattributed memory |
+/// | `/requests` | open requests, and the largest and slowest of the last minutes, if the layer [lists requests](crate::middleware::MemoryLayerBuilder::list_requests) |
 /// | `/tasks` | tasks that outlive their request, detached tasks, and those that exceeded their grace period |
 /// | `/snapshot.json` | [`Snapshot`](crate::observe::Snapshot) |
 /// | `/metrics` | [`MemoryHandle::collector`] as OpenMetrics (feature `prometheus`) |
@@ -193,6 +196,7 @@ impl fmt::Debug for DebugPages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
     Overview,
+    Requests,
     Tasks,
     Snapshot,
     #[cfg(feature = "prometheus")]
@@ -202,6 +206,7 @@ enum Page {
 
 const PAGES: &[(&str, Page)] = &[
     ("/", Page::Overview),
+    ("/requests", Page::Requests),
     ("/tasks", Page::Tasks),
     ("/snapshot.json", Page::Snapshot),
     #[cfg(feature = "prometheus")]
@@ -249,6 +254,10 @@ impl Pages {
                     "Memory by route",
                     page::overview(&self.handle, &self.history, view, &base),
                 )
+            }
+            Page::Requests => {
+                query(&[])?;
+                html("Requests", requests::page(&self.handle))
             }
             Page::Tasks => {
                 query(&[])?;

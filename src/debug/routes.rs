@@ -197,11 +197,11 @@ fn row(route: &RouteSnapshot) -> Markup {
             th scope="row" { code { (route.method) " " (text::name(route.route.as_str())) } }
             td { (text::count(route.requests)) }
             td { (text::count(route.in_flight as u64)) }
-            (byte_cell(bytes.map(|bytes| bytes.percentile(0.5))))
-            (byte_cell(bytes.map(|bytes| bytes.percentile(0.95))))
-            (byte_cell(bytes.map(|bytes| bytes.max)))
+            (text::byte_cell(bytes.map(|bytes| bytes.percentile(0.5))))
+            (text::byte_cell(bytes.map(|bytes| bytes.percentile(0.95))))
+            (text::byte_cell(bytes.map(|bytes| bytes.max)))
             td { @if let Some(mean) = mean { (text::mean(mean)) } }
-            (byte_cell(route.arena_bytes.as_ref().map(|bytes| bytes.percentile(0.95))))
+            (text::byte_cell(route.arena_bytes.as_ref().map(|bytes| bytes.percentile(0.95))))
             td { @if let Some(time) = time { (text::time(time)) } }
             td class="text" {
                 @for (outcome, count) in route.outcomes.iter() {
@@ -209,17 +209,6 @@ fn row(route: &RouteSnapshot) -> Markup {
                     span class=[class] { (outcome.as_str()) " " (text::count(count)) } " "
                 }
             }
-        }
-    }
-}
-
-/// A figure for people, with the exact one as its title. Not known is empty.
-fn byte_cell(bytes: Option<u64>) -> Markup {
-    html! {
-        @if let Some(bytes) = bytes {
-            td title={ (bytes) " bytes" } { (text::bytes(bytes)) }
-        } @else {
-            td {}
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use maud::{Markup, html};
+
 /// Longer names are cut off on the page.
 const LONGEST: usize = 80;
 
@@ -112,6 +114,17 @@ pub(super) fn name(name: &str) -> Cow<'_, str> {
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A cell with bytes for people, and the exact number as its title. Not known is empty.
+pub(super) fn byte_cell(number: Option<u64>) -> Markup {
+    html! {
+        @if let Some(number) = number {
+            td title={ (number) " bytes" } { (bytes(number)) }
+        } @else {
+            td {}
+        }
+    }
 }
 
 #[cfg(test)]

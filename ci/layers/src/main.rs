@@ -55,7 +55,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Http, "middleware", "sync sharded config housekeeping account arena deadline cancel pool route limit scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
-    (Http, "debug",      "sync housekeeping account cancel limit task observe"),
+    (Http, "debug",      "sync housekeeping account cancel limit task scope observe"),
     (Http, "extract",    "sync arena cancel json limit scope observe wire middleware"),
 ];
 
