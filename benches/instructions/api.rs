@@ -33,6 +33,11 @@ pub(crate) fn wrap(app: Router, settings: &str) -> Router {
     let builder = builder();
     let builder = match settings {
         "headers_on" => builder.expose(Expose::Always),
+        "trailers" => builder.expose(Expose::Always).expose_trailers(),
+        "route_figures" => builder
+            .expose(Expose::Always)
+            .header_format(HeaderFormat::Dictionary)
+            .expose_route_figures(),
         "dictionary" => builder
             .expose(Expose::Always)
             .header_format(HeaderFormat::Dictionary),

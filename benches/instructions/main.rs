@@ -52,6 +52,7 @@ const CASES: [&str; 40] = [
     "headers_on/arena_10x40B",
     "headers_on/json_100",
     "dictionary/ready",
+    "route_figures/ready",
     "server_timing/ready",
     "observed/ready",
     "listed/ready",

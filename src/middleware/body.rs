@@ -10,10 +10,10 @@ use pin_project_lite::pin_project;
 
 use super::{
     call::Call,
-    open_body::{BodyLength, BoxError, LastFrame, OpenBody},
+    open_body::{BodyEnd, BodyLength, BoxError, LastFrame, OpenBody},
     place::Place,
 };
-use crate::{deadline::Watched, housekeeping::Housekeeping, scope::OpenScope, wire::Protocol};
+use crate::{deadline::Watched, housekeeping::Housekeeping, scope::OpenScope};
 
 pin_project! {
     /// The response body of [`MemoryService`](crate::MemoryService).
@@ -120,12 +120,7 @@ impl Drop for Answer {
 
 impl<B> ResponseBody<B> {
     /// The inner service's body.
-    pub(super) fn inner(
-        body: B,
-        place: Option<Place>,
-        length: BodyLength,
-        protocol: Protocol,
-    ) -> Self
+    pub(super) fn inner(body: B, place: Option<Place>, length: BodyLength, end: BodyEnd) -> Self
     where
         B: Send + 'static,
     {
@@ -134,7 +129,7 @@ impl<B> ResponseBody<B> {
             Some(Place::Nested(call)) => return Self::nested(body, call.responded()),
             None => return Self::nested(body, None),
         };
-        let mut body = OpenBody::new(body, open, length, protocol);
+        let mut body = OpenBody::new(body, open, length, end);
         let state = if body.is_limited() {
             State::Limited {
                 body: Watched::new(Box::pin(body), Housekeeping::Process),
@@ -157,7 +152,7 @@ impl<B> ResponseBody<B> {
         bytes: Bytes,
         place: Option<Place>,
         length: BodyLength,
-        _protocol: Protocol,
+        _end: BodyEnd,
     ) -> Self {
         let open = match place {
             Some(Place::Outermost(open)) => Some(open),

@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::{
     config::Config, deadline_response::DeadlineResponses, draining::Draining, expose::Expose,
-    layer::MemoryLayer, load::Load, trust::Trust,
+    exposed::Exposed, layer::MemoryLayer, load::Load, trust::Trust,
 };
 use crate::{
     config::ConfigError,
@@ -72,7 +72,7 @@ pub struct MemoryLayerBuilder {
     pub(super) trust: Option<Trust>,
     pub(super) responses: DeadlineResponses,
     expose: Expose,
-    header_format: HeaderFormat,
+    pub(super) exposed: Exposed,
     pub(super) lists_requests: bool,
     pub(super) draining: Draining,
     pub(super) hold_timeout: Duration,
@@ -130,7 +130,11 @@ impl MemoryLayerBuilder {
             trust: None,
             responses: DeadlineResponses::new(),
             expose: Expose::DebugBuilds,
-            header_format: HeaderFormat::Fields,
+            exposed: Exposed {
+                format: HeaderFormat::Fields,
+                route_figures: false,
+                trailers: false,
+            },
             lists_requests: false,
             draining: Draining::new(),
             hold_timeout: HOLD_TIMEOUT,
@@ -146,7 +150,7 @@ impl MemoryLayerBuilder {
 
     /// Sets how the figures are written into the response headers ([`HeaderFormat::Fields`] by default).
     pub const fn header_format(mut self, format: HeaderFormat) -> Self {
-        self.header_format = format;
+        self.exposed.format = format;
         self
     }
 
@@ -277,8 +281,14 @@ impl MemoryLayerBuilder {
     fn into_layer(self) -> MemoryLayer {
         let routes = RouteRegistry::new(self.max_routes);
         let route = self.route.map_or(UNMATCHED, |label| routes.number(&label));
-        let listed = self.lists_requests.then(|| routes.capacity());
-        let recorder = Arc::new(Recorder::new(self.observers, &self.housekeeping, listed));
+        let mut recorder = Recorder::new(self.observers, &self.housekeeping);
+        if self.lists_requests {
+            recorder.remember_extremes(routes.capacity());
+        }
+        if self.exposed.route_figures {
+            recorder.show_averages(routes.capacity());
+        }
+        let recorder = Arc::new(recorder);
         let process = self.load.process.as_ref();
         let pool = self.pool.unwrap_or_else(|| {
             let most = process.map(|limit| PoolRelief::most(limit.snapshot().limit));
@@ -312,7 +322,7 @@ impl MemoryLayerBuilder {
             trust: self.trust,
             responses: self.responses.into_shared(),
             expose: self.expose,
-            header_format: self.header_format,
+            exposed: self.exposed,
             draining: self.draining,
             load: self.load,
             _relief: relief,
@@ -334,7 +344,7 @@ impl fmt::Debug for MemoryLayerBuilder {
             .field("trust", &self.trust)
             .field("responses", &self.responses)
             .field("expose", &self.expose)
-            .field("header_format", &self.header_format)
+            .field("exposed", &self.exposed)
             .field("list_requests", &self.lists_requests)
             .field("draining", &self.draining)
             .field("hold_timeout", &self.hold_timeout)

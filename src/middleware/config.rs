@@ -1,6 +1,6 @@
 use super::{
-    deadline_response::DeadlineResponses, draining::Draining, expose::Expose, load::Load,
-    trust::Trust,
+    deadline_response::DeadlineResponses, draining::Draining, expose::Expose, exposed::Exposed,
+    load::Load, trust::Trust,
 };
 use crate::{
     deadline::FirstLimits,
@@ -8,7 +8,6 @@ use crate::{
     scope::{LayerState, PoolRelief, RoutePolicy},
     sharded::Sharded,
     sync::Arc,
-    wire::header::HeaderFormat,
 };
 
 /// What all services of one layer share.
@@ -25,7 +24,8 @@ pub(super) struct Config {
     /// `None` if all are the default ones.
     pub(super) responses: Option<Sharded<DeadlineResponses>>,
     pub(super) expose: Expose,
-    pub(super) header_format: HeaderFormat,
+    /// What the clients see to whom it is exposed.
+    pub(super) exposed: Exposed,
     pub(super) draining: Draining,
     /// Which requests are refused because of the load.
     pub(super) load: Load,

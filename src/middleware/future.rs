@@ -10,8 +10,13 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
-    body::ResponseBody, deadline_response::DeadlineResponses, ended_inside::EndedInside,
-    ended_response::response_of, open_body::BodyLength, place::Place, request_info::RequestInfo,
+    body::ResponseBody,
+    deadline_response::DeadlineResponses,
+    ended_inside::EndedInside,
+    ended_response::response_of,
+    open_body::{BodyEnd, BodyLength},
+    place::Place,
+    request_info::RequestInfo,
     respond::respond,
 };
 use crate::{
@@ -21,7 +26,6 @@ use crate::{
     observe::warn_policy_alone,
     sharded::Shard,
     sync::Arc,
-    wire::{self, Protocol},
 };
 
 pin_project! {
@@ -128,8 +132,8 @@ impl<F> ResponseFuture<F> {
     ) -> Self {
         if let Place::Outermost(mut open) = place {
             open.head(answer.status().as_u16(), BodyKind::None, false);
-            if let Some(format) = info.exposed {
-                wire::header::write(open.scope(), answer.headers_mut(), format);
+            if let Some(exposed) = info.exposed {
+                exposed.write(&open, answer.headers_mut());
             }
             open.finish(reason);
         }
@@ -333,7 +337,7 @@ where
             StateProjection::Answered { answer } => {
                 let answer = std::mem::take(&mut **answer);
                 Ok(answer.map(|bytes| {
-                    ResponseBody::answer(bytes, None, BodyLength::NONE, Protocol::Plain)
+                    ResponseBody::answer(bytes, None, BodyLength::NONE, BodyEnd::PLAIN)
                 }))
             }
             StateProjection::Done => panic!("`ResponseFuture` polled after completion"),

@@ -15,6 +15,7 @@ mod end_settings;
 mod ended_inside;
 mod ended_response;
 pub(crate) mod expose;
+mod exposed;
 mod future;
 pub(crate) mod layer;
 mod limit_context;

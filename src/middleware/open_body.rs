@@ -15,7 +15,10 @@ use crate::{
     cancel::{CancelReason, DeadlineSource, Outcome},
     deadline::{DeadlineTimer, Limited},
     scope::{OpenScope, StreamPlace},
-    wire::{self, Protocol},
+    wire::{
+        self, Protocol,
+        header::{self, HeaderFormat},
+    },
 };
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
@@ -34,8 +37,7 @@ pin_project! {
         timer: Option<Box<DeadlineTimer>>,
         // The last frame, or the head before the first one, if the time between frames is limited.
         since: Option<Instant>,
-        // How a timeout is reported.
-        protocol: Protocol,
+        end: BodyEnd,
         // Taken when the body was not over at its first poll.
         stream: StreamPlace,
     }
@@ -47,6 +49,22 @@ pin_project! {
             }
         }
     }
+}
+
+/// How a body ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyEnd {
+    /// How a timeout is reported.
+    pub(super) protocol: Protocol,
+    /// How the final figures are written behind it, if they are.
+    pub(super) trailers: Option<HeaderFormat>,
+}
+
+impl BodyEnd {
+    pub(super) const PLAIN: Self = Self {
+        protocol: Protocol::Plain,
+        trailers: None,
+    };
 }
 
 /// The bytes of a body that are still to be yielded; `None` if its length is not known.
@@ -73,6 +91,10 @@ impl BodyLength {
         Self(self.0.or_else(length))
     }
 
+    pub(super) const fn is_unknown(self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether nothing is left, so that a drop from here on is no failure.
     pub(super) const fn is_none(self) -> bool {
         matches!(self.0, Some(0))
@@ -95,18 +117,13 @@ impl BodyLength {
 }
 
 impl<B> OpenBody<B> {
-    pub(super) const fn new(
-        body: B,
-        open: OpenScope,
-        length: BodyLength,
-        protocol: Protocol,
-    ) -> Self {
+    pub(super) const fn new(body: B, open: OpenScope, length: BodyLength, end: BodyEnd) -> Self {
         Self {
             inside: Inside::new(body, Some(open)),
             length,
             timer: None,
             since: None,
-            protocol,
+            end,
             stream: StreamPlace::none(),
         }
     }
@@ -173,7 +190,7 @@ impl<B> OpenBody<B> {
         } else {
             error.to_string()
         };
-        wire::last_frame(self.protocol, status, &message).ok_or(error)
+        wire::last_frame(self.end.protocol, status, &message).ok_or(error)
     }
 
     /// Ends a body that exceeded its limit, or is cut off by a shutdown. Returns its last frame.
@@ -227,6 +244,7 @@ where
         // A body that always has a frame is never pending, so the deadline is checked before each.
         let this = self.as_mut().project();
         let (mut inside, length, stream) = (this.inside, this.length, this.stream);
+        let end = *this.end;
         let cut = inside.place().as_ref().and_then(|open| {
             let expired = open.scope().limits().expired();
             let cut = expired.map(CancelReason::deadline).or_else(|| {
@@ -255,7 +273,12 @@ where
                         length.record(data.len());
                     }
                     // A server may stop polling after either, without seeing the end itself.
-                    let last = frame.is_trailers() || body.is_end_stream();
+                    let mut last = frame.is_trailers();
+                    if !last && body.is_end_stream() {
+                        // Unless trailers follow.
+                        last = end.trailers.is_none();
+                        *length = BodyLength::NONE;
+                    }
                     last.then_some(Outcome::Completed)
                 }
             };
@@ -290,16 +313,44 @@ where
         if let Some(since) = this.since {
             *since = Instant::now();
         }
-        if let Some(outcome) = over {
-            self.finish(Some(CancelReason::new(outcome)));
-        }
+        let Some(outcome) = over else {
+            return polled.map_err(Into::into);
+        };
+        let trailers = match (end.trailers, self.open()) {
+            (Some(format), Some(open)) if outcome == Outcome::Completed => Some((format, open)),
+            _ => None,
+        };
+        let polled = match trailers {
+            // The inner body has been dropped, so these are final unless there are tasks.
+            Some((format, open)) => Poll::Ready(Some(Ok(with_figures(polled, open, format)))),
+            None => polled,
+        };
+        self.finish(Some(CancelReason::new(outcome)));
         polled.map_err(Into::into)
     }
 }
 
+/// The last frame of a body: the trailers that it has, and the figures.
+#[cold]
+fn with_figures<E>(
+    last: Poll<Option<Result<Frame<Bytes>, E>>>,
+    open: &OpenScope,
+    format: HeaderFormat,
+) -> Frame<Bytes> {
+    let own = match last {
+        Poll::Ready(Some(Ok(frame))) => frame.into_trailers().ok(),
+        _ => None,
+    };
+    let mut trailers = own.unwrap_or_default();
+    header::write(open.scope(), &mut trailers, format, None);
+    Frame::trailers(trailers)
+}
+
 impl<B: Body> OpenBody<B> {
     pub(super) fn is_end_stream(&self) -> bool {
-        self.inside.get().is_none_or(Body::is_end_stream)
+        // The trailers are not at its end yet.
+        let at_end = |body: &B| self.end.trailers.is_none() && body.is_end_stream();
+        self.inside.get().is_none_or(at_end)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

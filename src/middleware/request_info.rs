@@ -1,12 +1,13 @@
 use http::{Method, Request, Version};
 
-use crate::wire::{Protocol, header::HeaderFormat};
+use super::exposed::Exposed;
+use crate::wire::Protocol;
 
 /// Properties of the request that are needed to build the response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestInfo {
-    /// How the figures are written, for a client that sees them.
-    pub(super) exposed: Option<HeaderFormat>,
+    /// For a client that sees the figures.
+    pub(super) exposed: Option<Exposed>,
     pub(super) head: bool,
     pub(super) connect: bool,
     pub(super) http1: bool,
@@ -14,10 +15,10 @@ pub(super) struct RequestInfo {
 }
 
 impl RequestInfo {
-    pub(super) fn of<B>(request: &Request<B>, exposed: Option<HeaderFormat>) -> Self {
+    pub(super) fn of<B>(request: &Request<B>, exposed: Option<Exposed>) -> Self {
         let method = request.method();
         Self {
-            exposed,
+            exposed: exposed.map(|exposed| exposed.to(request)),
             head: *method == Method::HEAD,
             connect: *method == Method::CONNECT,
             http1: request.version() < Version::HTTP_2,

@@ -1,11 +1,12 @@
 use http::{Response, StatusCode, header};
 
-use super::{body::ResponseBody, open_body::BodyLength, place::Place, request_info::RequestInfo};
-use crate::{
-    deadline::BodyKind,
-    scope::OpenScope,
-    wire::{self, Protocol},
+use super::{
+    body::ResponseBody,
+    open_body::{BodyEnd, BodyLength},
+    place::Place,
+    request_info::RequestInfo,
 };
+use crate::{deadline::BodyKind, scope::OpenScope, wire::Protocol};
 
 /// Builds the response of a request whose future is ready: headers, and the body that takes over the
 /// open scope.
@@ -14,26 +15,25 @@ pub(super) fn respond<T, R>(
     mut response: Response<T>,
     length: BodyLength,
     info: RequestInfo,
-    wrap: impl FnOnce(T, Option<Place>, BodyLength, Protocol) -> ResponseBody<R>,
+    wrap: impl FnOnce(T, Option<Place>, BodyLength, BodyEnd) -> ResponseBody<R>,
 ) -> Response<ResponseBody<R>> {
     let mut open = match place {
         Some(Place::Outermost(open)) => open,
-        place => return response.map(|body| wrap(body, place, length, Protocol::Plain)),
+        place => return response.map(|body| wrap(body, place, length, BodyEnd::PLAIN)),
     };
-    let (length, protocol) = head(&mut open, &mut response, length, info);
+    let (length, end) = head(&mut open, &mut response, length, info);
     let place = Some(Place::Outermost(open));
-    response.map(|body| wrap(body, place, length, protocol))
+    response.map(|body| wrap(body, place, length, end))
 }
 
-/// Records the response head, and writes the headers. Returns the length of the body, and how a timeout of
-/// it is reported.
+/// Records the response head, and writes the headers. Returns the length of the body, and how it ends.
 #[inline]
 fn head<T>(
     open: &mut OpenScope,
     response: &mut Response<T>,
     length: BodyLength,
     info: RequestInfo,
-) -> (BodyLength, Protocol) {
+) -> (BodyLength, BodyEnd) {
     let status = response.status();
     let tunnel = info.connect && status.is_success();
     // By the rules of HTTP these have no body. Servers drop one unread.
@@ -62,8 +62,16 @@ fn head<T>(
         kind,
         tunnel || status == StatusCode::SWITCHING_PROTOCOLS,
     );
-    if let Some(format) = info.exposed {
-        wire::header::write(open.scope(), response.headers_mut(), format);
+    let mut end = BodyEnd {
+        protocol,
+        trailers: None,
+    };
+    if let Some(exposed) = info.exposed {
+        let headers = response.headers_mut();
+        exposed.write(open, headers);
+        if length.is_unknown() {
+            end.trailers = exposed.announce(protocol, headers);
+        }
     }
-    (length, protocol)
+    (length, end)
 }

@@ -168,7 +168,7 @@ where
                 exposed
             }
         };
-        let info = RequestInfo::of(&request, exposed.then_some(config.header_format));
+        let info = RequestInfo::of(&request, exposed.then_some(config.exposed));
         let layer = &config.handle.layer;
         let number = |label: &str| layer.routes.number(label);
         let (route, own) = origin.route(request.extensions(), config.route, number);

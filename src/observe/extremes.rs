@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::by_route::ByRoute;
 use crate::{
     account::aside,
-    route::{KnownMethod, RouteKey},
+    route::RouteKey,
     scope::{Closed, ScopeReport},
-    sync::{AtomicU64, Mutex, OnceLock, Ordering, lock},
+    sync::{AtomicU64, Mutex, Ordering, lock},
 };
 
 /// Requests in a table.
@@ -47,11 +48,12 @@ fn sizes(closed: &Closed<'_>) -> [u64; 2] {
 
 /// The tables of all routes of a layer.
 pub(super) struct Extremes {
-    routes: Box<[OnceLock<Box<[Row; KnownMethod::COUNT]>>]>,
+    routes: ByRoute<Row>,
     epoch: Instant,
 }
 
 /// The tables of one method of one route.
+#[derive(Default)]
 struct Row {
     /// What a request has to exceed to come into each table, and the end of the interval in nanoseconds since
     /// the epoch.
@@ -77,7 +79,7 @@ struct Entry {
 impl Extremes {
     pub(super) fn new(routes: usize) -> Self {
         Self {
-            routes: std::iter::repeat_with(OnceLock::new).take(routes).collect(),
+            routes: ByRoute::new(routes),
             epoch: Instant::now(),
         }
     }
@@ -87,14 +89,9 @@ impl Extremes {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn row(&self, key: RouteKey) -> &Row {
-        let make = || aside(|| Box::new(std::array::from_fn(|_| Row::new())));
-        &self.routes[key.route].get_or_init(make)[key.method.index()]
-    }
-
     /// Whether a request that has closed comes into a table.
     pub(super) fn wants(&self, closed: &Closed<'_>) -> bool {
-        let row = self.row(closed.key);
+        let row = self.routes.get(closed.key);
         // Relaxed: looked at again under the lock.
         let floors = row
             .floors
@@ -107,7 +104,7 @@ impl Extremes {
     }
 
     pub(super) fn add(&self, closed: &Closed<'_>, report: &ScopeReport) {
-        let (row, at) = (self.row(closed.key), closed_at(closed));
+        let (row, at) = (self.routes.get(closed.key), closed_at(closed));
         aside(|| {
             let mut tables = lock(&row.tables);
             self.turn(row, &mut tables, at);
@@ -146,25 +143,22 @@ impl Extremes {
     pub(super) fn read(&self) -> Vec<(RouteKey, [Vec<PastRequest>; 2])> {
         let now = Instant::now();
         let mut found = Vec::new();
-        for (route, rows) in self.routes.iter().enumerate() {
-            let rows = rows.get().into_iter().flat_map(|rows| rows.iter());
-            for (row, method) in rows.zip(KnownMethod::ALL) {
-                let mut tables = lock(&row.tables);
-                self.turn(row, &mut tables, now);
-                let entries = tables.each_ref().map(Tables::all);
-                drop(tables);
-                if entries[0].is_empty() {
-                    continue;
-                }
-                let requests = entries.map(|entries| {
-                    let past = |entry: Entry| PastRequest {
-                        ago: now.saturating_duration_since(entry.closed),
-                        report: entry.report,
-                    };
-                    entries.into_iter().map(past).collect()
-                });
-                found.push((RouteKey { route, method }, requests));
+        for (key, row) in self.routes.iter() {
+            let mut tables = lock(&row.tables);
+            self.turn(row, &mut tables, now);
+            let entries = tables.each_ref().map(Tables::all);
+            drop(tables);
+            if entries[0].is_empty() {
+                continue;
             }
+            let requests = entries.map(|entries| {
+                let past = |entry: Entry| PastRequest {
+                    ago: now.saturating_duration_since(entry.closed),
+                    report: entry.report,
+                };
+                entries.into_iter().map(past).collect()
+            });
+            found.push((key, requests));
         }
         found
     }
@@ -173,16 +167,6 @@ impl Extremes {
 fn closed_at(closed: &Closed<'_>) -> Instant {
     let open = Duration::from_nanos(closed.total_time);
     closed.start.checked_add(open).unwrap_or(closed.start)
-}
-
-impl Row {
-    fn new() -> Self {
-        Self {
-            floors: [AtomicU64::new(0), AtomicU64::new(0)],
-            until: AtomicU64::new(0),
-            tables: Mutex::default(),
-        }
-    }
 }
 
 impl Tables {
@@ -215,6 +199,7 @@ impl Tables {
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
     use super::*;
+    use crate::route::KnownMethod;
     use crate::scope::{closed_for_tests, report_for_tests};
 
     const KEY: RouteKey = RouteKey {
@@ -271,7 +256,7 @@ mod tests {
         assert!((1..=8).all(|n| close(&extremes, n * 10)));
         assert!(!close(&extremes, 5) && !close(&extremes, 10));
         assert!(close(&extremes, 11));
-        let _held = lock(&extremes.row(KEY).tables);
+        let _held = lock(&extremes.routes.get(KEY).tables);
         assert!(!close(&extremes, 11), "would wait for the lock otherwise");
     }
 

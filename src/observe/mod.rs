@@ -3,6 +3,8 @@
 //! Everything starts at a [`MemoryHandle`], except observers, which are added to the layer with
 //! [`MemoryLayerBuilder::observe`](crate::middleware::MemoryLayerBuilder::observe).
 
+mod averages;
+mod by_route;
 #[cfg_attr(
     all(feature = "axum", feature = "tracing"),
     path = "coverage/enabled.rs"

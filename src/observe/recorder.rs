@@ -1,6 +1,7 @@
 use std::{fmt, panic::Location};
 
 use super::{
+    averages::Averages,
     coverage::Coverage,
     extremes::Extremes,
     observers::{Observer, Observers},
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     housekeeping::Housekeeping,
     route::{RouteKey, RouteLabel},
-    scope::{Closed, ScopeSink, TaskReport},
+    scope::{Closed, RouteFigures, ScopeSink, TaskReport},
     sync::Arc,
 };
 
@@ -23,22 +24,32 @@ pub(crate) struct Recorder {
     pub(super) observers: Arc<Observers>,
     /// If the layer lists requests.
     pub(super) extremes: Option<Extremes>,
+    /// If the layer shows the figures of routes.
+    averages: Option<Averages>,
 }
 
 impl Recorder {
-    /// `listed` is the number of routes, if the layer lists requests.
-    pub(crate) fn new(
-        observers: Vec<Observer>,
-        housekeeping: &Housekeeping,
-        listed: Option<usize>,
-    ) -> Self {
+    pub(crate) fn new(observers: Vec<Observer>, housekeeping: &Housekeeping) -> Self {
         Self {
-            extremes: listed.map(Extremes::new),
+            extremes: None,
+            averages: None,
             stats: Stats::new(),
             overruns: Overruns::default(),
             coverage: Coverage::new(),
             observers: Observers::new(observers, housekeeping),
         }
+    }
+}
+
+impl Recorder {
+    /// Remembers the largest and the slowest requests of so many routes.
+    pub(crate) fn remember_extremes(&mut self, routes: usize) {
+        self.extremes = Some(Extremes::new(routes));
+    }
+
+    /// Shows the figures of so many routes to requests.
+    pub(crate) fn show_averages(&mut self, routes: usize) {
+        self.averages = Some(Averages::new(routes));
     }
 }
 
@@ -49,6 +60,10 @@ impl ScopeSink for Recorder {
 
     fn relabelled(&self, from: RouteKey, to: usize) {
         self.stats.relabelled(from, to);
+    }
+
+    fn route_figures(&self, key: RouteKey) -> Option<RouteFigures> {
+        self.averages.as_ref()?.get(key, &self.stats)
     }
 
     fn overran(&self, task: &TaskReport, given_up: bool) {

@@ -7,7 +7,7 @@
 use super::{
     journal::{Journal, Journals},
     row::{self, Row},
-    summary::TimeSummary,
+    summary::{Summary, TimeSummary},
 };
 use crate::{
     account::aside,
@@ -199,6 +199,16 @@ impl Stats {
         });
         // Not those whose requests were all relabelled.
         now.filter(|(_, row)| row.opened > 0).collect()
+    }
+
+    /// Returns what the requests of one route and method have allocated, if that is known of any.
+    pub(super) fn bytes_of(&self, key: RouteKey) -> Option<Summary> {
+        let mut table = lock(&self.table);
+        self.journals
+            .all()
+            .for_each(|journal| table.take_closes(journal));
+        let row = table.rows.get(row::place(key))?.as_ref()?;
+        row.summary(row::Figure::Bytes)
     }
 
     /// Returns the number of open requests of each route and method, for a shutdown that has set its word.

@@ -24,6 +24,9 @@ pub(crate) trait ScopeSink: Send + Sync {
     /// A scope has closed.
     fn closed(&self, closed: &Closed<'_>);
 
+    /// What requests of this route and method have allocated, at most a second ago.
+    fn route_figures(&self, key: RouteKey) -> Option<RouteFigures>;
+
     /// A task still ran when its grace period was over. It was given up, or else aborted.
     fn overran(&self, task: &TaskReport, given_up: bool);
 
@@ -33,6 +36,15 @@ pub(crate) trait ScopeSink: Send + Sync {
 
     /// A task that does not belong to the request has used its scope at `location`, after its end.
     fn lost(&self, location: &'static Location<'static>);
+}
+
+/// Heap bytes allocated by the closed requests of one method of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RouteFigures {
+    /// Rounded to a whole number.
+    pub(crate) mean: u64,
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
 }
 
 /// State shared by all scopes of one layer.

@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::{
-    handle::RequestScope, live::LiveRequest, open::OpenScope, open_list::OpenList,
-    state::ScopeState,
+    handle::RequestScope, layer::RouteFigures, live::LiveRequest, open::OpenScope,
+    open_list::OpenList, state::ScopeState,
 };
 use crate::{counted::Counted, slab::Key, sync::Ordering};
 
@@ -97,6 +97,12 @@ impl ScopeState {
 }
 
 impl RequestScope {
+    /// What requests of the same route and method have allocated.
+    pub(crate) fn route_figures(&self) -> Option<RouteFigures> {
+        let state = self.state();
+        state.layer().sink.route_figures(state.key())
+    }
+
     /// Returns the number of the request, which no other request of this process has.
     ///
     /// It names the request in [`MemoryHandle::requests`](crate::MemoryHandle::requests) and in its

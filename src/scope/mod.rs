@@ -43,7 +43,7 @@ pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 pub(crate) use self::budget::CallBudget;
 pub(crate) use self::current::EnteredScope;
 pub(crate) use self::handle::RequestScope;
-pub(crate) use self::layer::{LayerState, ScopeSink};
+pub(crate) use self::layer::{LayerState, RouteFigures, ScopeSink};
 pub use self::live::LiveRequest;
 pub(crate) use self::memory::PoolRelief;
 pub(crate) use self::open::OpenScope;

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::decimal::{decimal, quad, short_decimal};
 use crate::{
     account::Usage,
-    scope::{ArenaUsage, RequestScope},
+    scope::{ArenaUsage, RequestScope, RouteFigures},
 };
 
 /// Heap bytes the request allocated before the response head, growth of blocks included.
@@ -23,6 +23,16 @@ pub const X_ALLOC_COUNT: HeaderName = HeaderName::from_static("x-alloc-count");
 
 /// The most heap bytes the request held at once while it was polled, before the response head.
 pub const X_ALLOC_PEAK: HeaderName = HeaderName::from_static("x-alloc-peak");
+
+/// Mean of the heap bytes that closed requests of the same method and route allocated
+/// ([`expose_route_figures`](crate::middleware::MemoryLayerBuilder::expose_route_figures)).
+pub const X_ALLOC_BYTES_MEAN: HeaderName = HeaderName::from_static("x-alloc-bytes-mean");
+
+/// Median of these.
+pub const X_ALLOC_BYTES_P50: HeaderName = HeaderName::from_static("x-alloc-bytes-p50");
+
+/// 99th percentile of these.
+pub const X_ALLOC_BYTES_P99: HeaderName = HeaderName::from_static("x-alloc-bytes-p99");
 
 /// The route label that the request's statistics are kept under.
 pub const X_ALLOC_ROUTE: HeaderName = HeaderName::from_static("x-alloc-route");
@@ -92,6 +102,20 @@ pub enum HeaderFormat {
 /// Maximum number of fields that [`write()`] adds.
 const COUNT: usize = 6;
 
+/// Names of the fields for figures of the route.
+const OF_ROUTE: [HeaderName; 3] = [X_ALLOC_BYTES_MEAN, X_ALLOC_BYTES_P50, X_ALLOC_BYTES_P99];
+
+/// The fields that [`write()`] adds without figures of the route, as the value of a `Trailer` field.
+pub(crate) const fn trailer_names(format: HeaderFormat) -> &'static str {
+    match format {
+        HeaderFormat::Fields => {
+            "x-alloc-route, x-alloc-bytes, x-alloc-count, x-alloc-peak, x-arena-bytes, x-arena-source"
+        }
+        HeaderFormat::Dictionary => "memory-usage",
+        HeaderFormat::ServerTiming => "server-timing",
+    }
+}
+
 /// Size of the block that the values of several responses are split from.
 const BLOCK: usize = 4096;
 
@@ -121,24 +145,46 @@ fn with_values<R>(len: usize, f: impl Fn(&mut BytesMut) -> R) -> R {
         .unwrap_or_else(|_| f(&mut BytesMut::new()))
 }
 
-/// Adds the figures of `scope` to the headers of a response.
+/// Adds the figures of `scope`, and perhaps those of its route, to the headers or trailers of a response.
 ///
 /// Unknown figures, and labels that cannot be written in this form, are left out.
-pub(crate) fn write(scope: &RequestScope, headers: &mut HeaderMap, format: HeaderFormat) {
+pub(crate) fn write(
+    scope: &RequestScope,
+    headers: &mut HeaderMap,
+    format: HeaderFormat,
+    route: Option<RouteFigures>,
+) {
     let (usage, arena) = (scope.usage(), scope.arena_usage());
     match format {
-        HeaderFormat::Fields => write_fields(scope, usage.as_ref(), &arena, headers),
+        HeaderFormat::Fields => {
+            write_fields(scope, usage.as_ref(), &arena, headers);
+            if let Some(route) = route {
+                write_route_fields(route, headers);
+            }
+        }
         HeaderFormat::Dictionary => {
             let line = Line::<b'='>::of(usage.as_ref(), &arena);
-            if let Some(value) = line.value(scope.route_entry().label.as_str()) {
+            let label = scope.route_entry().label.as_str();
+            if let Some(value) = line.value(label, route) {
                 headers.insert(MEMORY_USAGE, value);
             }
         }
         HeaderFormat::ServerTiming => {
             let line = Line::<b';'>::of(usage.as_ref(), &arena);
-            if let Some(value) = line.value(scope.route_entry().label.as_str()) {
+            let label = scope.route_entry().label.as_str();
+            if let Some(value) = line.value(label, route) {
                 headers.append(SERVER_TIMING, value);
             }
+        }
+    }
+}
+
+#[cold]
+fn write_route_fields(route: RouteFigures, headers: &mut HeaderMap) {
+    let figures = [route.mean, route.p50, route.p99];
+    for (name, figure) in OF_ROUTE.into_iter().zip(figures) {
+        if let Some(value) = number(figure) {
+            headers.insert(name, value);
         }
     }
 }
@@ -220,6 +266,23 @@ impl<const JOINT: u8> Line<JOINT> {
         line
     }
 
+    /// The figures of the route, to follow others.
+    #[cold]
+    fn of_route(route: RouteFigures) -> Self {
+        let mut line = Self {
+            bytes: [0; LINE_LEN],
+            len: 0,
+        };
+        line.put(b", alloc-bytes-mean").joint().number(route.mean);
+        line.put(b", alloc-bytes-p50").joint().number(route.p50);
+        line.put(b", alloc-bytes-p99").joint().number(route.p99);
+        line
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
     /// `LINE_LEN` is enough for all of it.
     #[inline]
     fn put(&mut self, text: &[u8]) -> &mut Self {
@@ -249,15 +312,18 @@ impl<const JOINT: u8> Line<JOINT> {
         }
     }
 
-    /// Adds the label, and returns the value.
-    fn value(mut self, label: &str) -> Option<HeaderValue> {
+    /// Adds the figures of the route and the label, and returns the value.
+    fn value(mut self, label: &str, route: Option<RouteFigures>) -> Option<HeaderValue> {
         let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
         // No early return, so that the loop is a vector one.
         let plain = label
             .bytes()
             .fold(true, |plain, byte| plain & is_plain(byte));
         if !plain {
-            return self.value_of_any(label);
+            return self.value_of_any(label, route);
+        }
+        if let Some(route) = route {
+            return self.value_with(label, route);
         }
         self.put(b", alloc-route").joint().put(b"\"");
         let figures = self.bytes.get(..self.len)?;
@@ -272,10 +338,29 @@ impl<const JOINT: u8> Line<JOINT> {
 
     #[cold]
     #[inline(never)]
-    fn value_of_any(mut self, label: &str) -> Option<HeaderValue> {
-        let without = self.len;
-        self.put(b", alloc-route").joint();
-        let mut line = self.bytes.get(..self.len)?.to_vec();
+    fn value_with(&self, label: &str, route: RouteFigures) -> Option<HeaderValue> {
+        let mut route = Self::of_route(route);
+        route.put(b", alloc-route").joint().put(b"\"");
+        with_values(2 * LINE_LEN + label.len() + 1, |values| {
+            values.put_slice(self.as_bytes());
+            values.put_slice(route.as_bytes());
+            values.put_slice(label.as_bytes());
+            values.put_u8(b'"');
+            HeaderValue::from_maybe_shared(values.split().freeze()).ok()
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn value_of_any(self, label: &str, route: Option<RouteFigures>) -> Option<HeaderValue> {
+        let mut line = self.as_bytes().to_vec();
+        if let Some(route) = route {
+            line.extend_from_slice(Self::of_route(route).as_bytes());
+        }
+        let without = line.len();
+        let joint: &[u8] = if JOINT == b'=' { b"=" } else { b";desc=" };
+        line.extend_from_slice(b", alloc-route");
+        line.extend_from_slice(joint);
         if !quote(label, JOINT == b'=', &mut line) {
             line.truncate(without);
         }
@@ -347,7 +432,7 @@ mod tests {
         let (usage, arena) = most();
         let label = "/".repeat(256);
         let line = Line::<b';'>::of(Some(&usage), &arena)
-            .value(&label)
+            .value(&label, None)
             .expect("visible");
         let max = u64::MAX;
         let expected = format!(
@@ -357,9 +442,25 @@ mod tests {
         );
         assert_eq!(line, expected);
         let line = Line::<b'='>::of(Some(&usage), &arena)
-            .value(&label)
+            .value(&label, None)
             .expect("visible");
         assert_eq!(line, expected.replace(";desc", ""));
+
+        let route = RouteFigures {
+            mean: max,
+            p50: max,
+            p99: max,
+        };
+        let with = format!(
+            ", alloc-bytes-mean;desc={max}, alloc-bytes-p50;desc={max}, alloc-bytes-p99;desc={max}, alloc-route",
+        );
+        let expected = expected.replace(", alloc-route", &with);
+        for label in [label.as_str(), "a\\b"] {
+            let line = Line::<b';'>::of(Some(&usage), &arena);
+            let value = line.value(label, Some(route)).expect("visible");
+            let quoted = label.replace('\\', "\\\\");
+            assert_eq!(value, expected.replace(&"/".repeat(256), &quoted));
+        }
     }
 
     #[test]
@@ -378,11 +479,11 @@ mod tests {
             ("a\u{7f}", r#"%"a%7f""#, None),
         ] {
             let value = Line::<b'='>::of(None, &arena)
-                .value(label)
+                .value(label, None)
                 .expect("any label");
             assert_eq!(value, format!("{figures}, alloc-route={dictionary}"));
             let value = Line::<b';'>::of(None, &arena)
-                .value(label)
+                .value(label, None)
                 .expect("no label, at least");
             let route = timing.map_or(String::new(), |timing| {
                 format!(", alloc-route;desc={timing}")
