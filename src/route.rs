@@ -30,7 +30,7 @@ pub(crate) const MAX_LABEL_BYTES: usize = 256;
 const _: () = assert!(MAX_ROUTES == 512 && MAX_LABEL_BYTES == 256);
 
 /// A request method, as far as it is counted by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum KnownMethod {
     Connect,
     Delete,
@@ -84,7 +84,7 @@ impl KnownMethod {
 }
 
 /// What a request's figures are kept by: its route's number and its method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RouteKey {
     pub(crate) route: usize,
     pub(crate) method: KnownMethod,

@@ -758,6 +758,55 @@ fn a_stream_of_blocks_that_the_pool_had_holds_one() {
 }
 
 #[test]
+fn what_closed_requests_still_own_is_counted_by_route_until_it_is_freed() {
+    let layer = MemoryLayer::new();
+    let kept = Mutex::new(Vec::new());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let call = |path: &'static str, size: usize| {
+        let kept = &kept;
+        let service = layer.layer(service_fn(move |request: Request<()>| async move {
+            let scope = request.extensions().get::<RequestScope>().unwrap();
+            scope.set_route(path);
+            scope.arena().alloc_slice_copy(&vec![1_u8; 3 * size]);
+            kept.lock().unwrap().push((path, vec![1_u8; size]));
+            let mut part = scope.arena().buf();
+            part.extend_from_slice(&vec![1_u8; size]);
+            Ok::<_, Infallible>(Response::new(Full::new(part.freeze())))
+        }));
+        let answered = runtime.block_on(service.oneshot(Request::new(()))).unwrap();
+        let body = runtime.block_on(answered.into_body().collect());
+        body.unwrap().to_bytes()
+    };
+    let after = |path| {
+        let rows = layer.handle().snapshot().routes;
+        let row = rows.into_iter().find(|row| row.route == path).unwrap();
+        row.held_after_close.unwrap() as usize
+    };
+    let slow = call("/large", MIB);
+    let block = after("/large") - MIB;
+    assert!(
+        (MIB..=2 * MIB).contains(&block),
+        "the client's bytes: {block}"
+    );
+    drop(slow);
+    assert_eq!(after("/large"), MIB, "what the handler has kept");
+    for _ in 0..200 {
+        drop(call("/many", 100 * KIB));
+        drop(call("/small", 10 * KIB));
+    }
+    assert_eq!(after("/many"), 200 * 100 * KIB);
+    assert_eq!(after("/small"), 0);
+    kept.lock().unwrap().retain(|(path, _)| *path == "/large");
+    assert_eq!((after("/large"), after("/many")), (MIB, 0));
+    // On another thread.
+    thread::scope(|scope| drop(scope.spawn(|| kept.lock().unwrap().clear())));
+    assert_eq!(after("/large"), 0);
+}
+
+#[test]
 fn a_large_block_that_the_pool_had_is_held_until_another_thread_drops_it() {
     let other = Arc::new(Other::new());
     with_waiting_blocks(move |scope| {

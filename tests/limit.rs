@@ -805,6 +805,116 @@ impl<F: Future> Polled<F> {
     }
 }
 
+/// Figures that differ from one another.
+#[cfg(any(feature = "prometheus", feature = "serde"))]
+async fn figures() -> (Process, MemoryLayer) {
+    let process = Process::new();
+    let layer = process.layer().route("/r").build().unwrap();
+    let status = |kib: &'static str| {
+        let answered = layer.layer(service_fn(hold)).oneshot(request(kib));
+        async move { answered.await.unwrap().status().as_u16() }
+    };
+    for _ in 0..3 {
+        assert_eq!(status("/16").await, 200);
+    }
+    // 0.87 of the limit: in the middle of the brown-out, for three seconds.
+    process.uses(LIMIT / 100 * 87);
+    let _ = process.limit.pressure();
+    process.clock.advance(Duration::from_secs(3));
+    process.uses(LIMIT);
+    assert_eq!(status("/16").await, 503);
+    process.limit.set_mode(LimitMode::Observe);
+    for _ in 0..2 {
+        process.uses(LIMIT);
+        assert_eq!(status("/16").await, 200);
+    }
+    process.uses(LIMIT / 2);
+    (process, layer)
+}
+
+#[cfg(feature = "prometheus")]
+#[tokio::test]
+async fn the_limit_is_among_the_metrics() {
+    let (process, layer) = figures().await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    registry.register_collector(Box::new(layer.handle().collector()));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let snapshot = process.limit.snapshot();
+    for (line, value) in [
+        ("tower_memory_limit_bytes{kind=\"limit\"}", LIMIT),
+        ("tower_memory_limit_bytes{kind=\"used\"}", LIMIT / 2),
+        ("tower_memory_limit_bytes{kind=\"held\"}", 0),
+        ("tower_memory_limit_bytes{kind=\"base\"}", LIMIT / 2),
+        ("tower_memory_limit_bytes{kind=\"reserved\"}", 0),
+        ("tower_memory_limit_admitted_total", 5),
+        ("tower_memory_limit_refused_total{by=\"stage\"}", 1),
+        ("tower_memory_limit_refused_total{by=\"size\"}", 0),
+        ("tower_memory_limit_would_total{action=\"refuse\"}", 2),
+        ("tower_memory_limit_would_total{action=\"cancel\"}", 0),
+        ("tower_memory_limit_cancelled_total", 0),
+        ("tower_memory_limit_failed_readings_total", 0),
+        ("tower_memory_limit_reclaims_total", 0),
+        (
+            "tower_memory_held_after_close_bytes{method=\"GET\",route=\"/16\"}",
+            0,
+        ),
+    ] {
+        assert!(
+            text.contains(&format!("\n{line} {value}\n")),
+            "{line} {value} in {text}"
+        );
+    }
+    let number = |line: &str| -> f64 {
+        let found = text.lines().find_map(|it| it.strip_prefix(line));
+        found
+            .unwrap_or_else(|| panic!("{line} in {text}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let browned = number("tower_memory_limit_stage_seconds_total{stage=\"brown_out\"}");
+    assert!((3.0..3.1).contains(&browned), "{browned}");
+    assert_eq!(browned, snapshot.stage_times[2].as_secs_f64());
+    // A stage is left later than its mark is passed.
+    let pressure = layer.handle().pressure().unwrap();
+    let level = number("tower_memory_limit_pressure_ratio");
+    assert!(level > 0.0 && level == f64::from(pressure.level), "{level}");
+}
+
+#[cfg(feature = "serde")]
+#[tokio::test]
+async fn the_limit_is_in_the_snapshot_and_its_json() {
+    let (_process, layer) = figures().await;
+    let snapshot = layer.handle().snapshot();
+    let json: serde_json::Value =
+        serde_json::from_str(&serde_json::to_string(&snapshot).unwrap()).unwrap();
+    let limit = &json["limit"];
+    for (name, value) in [
+        ("limit", LIMIT),
+        ("used", LIMIT / 2),
+        ("base", LIMIT / 2),
+        ("held", 0),
+        ("reserved", 0),
+        ("admitted", 5),
+        ("candidates", 0),
+        ("would_refuse", 2),
+        ("would_exceed", 0),
+    ] {
+        assert_eq!(limit[name], value, "{name} in {limit}");
+    }
+    assert_eq!(limit["refused"]["stage"], 1);
+    assert_eq!(
+        (&limit["mode"], &limit["source"]),
+        (&"observe".into(), &"custom".into())
+    );
+    let row = &json["routes"].as_array().unwrap()[0];
+    assert_eq!(
+        (&row["would_refuse"], &row["held_after_close"]),
+        (&2.into(), &0.into())
+    );
+}
+
 #[test]
 fn settings_that_cannot_work_are_errors() {
     let text = |builder: ProcessLimitBuilder| builder.build().unwrap_err().to_string();

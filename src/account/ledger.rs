@@ -271,6 +271,10 @@ impl Account {
         self.record.gave(bytes, is_unique);
     }
 
+    pub(super) const fn record(&self) -> &RecordRef {
+        &self.record
+    }
+
     /// Begins anew, with all counts at zero.
     pub(crate) fn reset(&mut self) {
         self.record.reset();

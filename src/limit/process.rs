@@ -330,6 +330,7 @@ impl Process {
             stage_times,
             admitted: self.sums.counts().0,
             refused: std::array::from_fn(|by| self.refused[by].load(Relaxed)),
+            candidates: self.victims.len(),
             cancelled: self.cancelled.load(Relaxed),
             would_refuse: self.would_refuse.load(Relaxed),
             would_cancel: self.would_cancel.load(Relaxed),

@@ -81,6 +81,8 @@ pub struct LimitSnapshot {
     /// Requests refused, in the order of [`RefusedBy::ALL`]. In [`LimitMode::Observe`] and
     /// [`LimitMode::Warn`] nothing is refused.
     pub refused: [u64; RefusedBy::ALL.len()],
+    /// Open requests that are listed since they hold much more than others of their route, and may be cancelled.
+    pub candidates: usize,
     /// Requests cancelled because they held the most.
     pub cancelled: u64,
     /// Requests that would have been refused in those modes.

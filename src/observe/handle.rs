@@ -7,8 +7,9 @@ use super::{
     summary::Summary,
 };
 use crate::{
+    account::is_installed,
     histogram::{Histograms, LARGEST},
-    limit::ProcessLimit,
+    limit::{Pressure, ProcessLimit},
     pool::ArenaPool,
     scope::{LayerState, TaskReport},
     sync::{Arc, Ordering},
@@ -61,6 +62,7 @@ impl MemoryHandle {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let open = self.layer.shutdown.open_usages();
+        let left = self.layer.leftovers.held();
         let rows = self.recorder.stats.rows().into_iter();
         let routes: Vec<_> = rows
             .map(|(key, row)| {
@@ -91,6 +93,7 @@ impl MemoryHandle {
                     unreleased_buffers: out.map(|out| out.blocks),
                     unreleased_bytes: out.map(|out| out.bytes),
                     arenas_left: out.map(|out| out.arenas),
+                    held_after_close: is_installed().then(|| left.get(&key).copied().unwrap_or(0)),
                     over_limit: row.over_limit,
                     time_to_head: row.times(Figure::TimeToHead),
                     time_to_end: Duration::from_nanos(row.time_to_end),
@@ -188,6 +191,24 @@ impl MemoryHandle {
     #[must_use]
     pub fn limit(&self) -> Option<ProcessLimit> {
         self.layer.limit.as_ref().map(ProcessLimit::of)
+    }
+
+    /// Returns how tight memory is; `None` if the layer has no limit for the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_memory::{MemoryLayer, limit::{ProcessLimit, Stage}};
+    ///
+    /// let limit = ProcessLimit::builder().bytes(100 << 20).source(|| Some(75 << 20)).build()?;
+    /// let handle = MemoryLayer::builder().process_limit(&limit).build()?.handle();
+    /// assert_eq!(handle.pressure().expect("it has one").stage, Stage::Trim);
+    /// assert_eq!(MemoryLayer::new().handle().pressure(), None);
+    /// # Ok::<(), tower_memory::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn pressure(&self) -> Option<Pressure> {
+        Some(self.layer.limit.as_ref()?.pressure())
     }
 
     /// Returns the pool that the layer rents its arenas from.

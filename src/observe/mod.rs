@@ -22,6 +22,10 @@ mod observers;
 mod overruns;
 #[cfg(feature = "prometheus")]
 mod prometheus;
+#[cfg(feature = "prometheus")]
+mod prometheus_encode;
+#[cfg(feature = "prometheus")]
+mod prometheus_limit;
 mod recorder;
 mod requests;
 mod row;

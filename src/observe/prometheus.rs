@@ -4,13 +4,15 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
     registry::Unit,
 };
 
 use super::{
     handle::MemoryHandle,
+    prometheus_encode::{counter, family, gauge},
+    prometheus_limit::limits,
     snapshot::{RouteSnapshot, Snapshot},
     summary::Summary,
 };
@@ -42,11 +44,18 @@ impl MemoryHandle {
     /// | `tower_memory_pool_bytes` | gauge | `state`: `waiting`, `arenas`, `buffers` (in use) |
     /// | `tower_memory_pool_rents_total` | counter | `kind`: `arena`, `buffer`; `result`: `hit`, `miss` |
     /// | `tower_memory_dropped_reports_total` | counter | |
+    /// | `tower_memory_held_after_close_bytes` | gauge | `method`, `route` |
+    /// | `tower_memory_limit_bytes` | gauge | `kind`: `limit`, `used`, `held`, `base`, `reserved` |
+    /// | `tower_memory_limit_pressure_ratio` | gauge | |
+    /// | `tower_memory_limit_stage_seconds_total` | counter | `stage` |
+    /// | `tower_memory_limit_admitted_total`, `.._cancelled_total`, `.._failed_readings_total`, `.._reclaims_total` | counter | |
+    /// | `tower_memory_limit_refused_total` | counter | `by` |
+    /// | `tower_memory_limit_would_total` | counter | `action`: `refuse`, `cancel`, `exceed` |
     ///
     /// No label comes from a client: methods are those that are [known](crate::ScopeReport::method), and routes at
     /// most [`max_routes`](crate::middleware::MemoryLayerBuilder::max_routes). The bounds of histograms are
     /// powers of four and therefore exact, those of times in nanoseconds. A figure that is not known is
-    /// absent.
+    /// absent. The metrics of the limit are there if the layer has one.
     ///
     /// # Examples
     ///
@@ -74,7 +83,11 @@ impl Collector for MemoryCollector {
         let snapshot = self.0.snapshot();
         requests(&mut encoder, &snapshot)?;
         distributions(&mut encoder, &snapshot)?;
-        process(&mut encoder, &snapshot)
+        process(&mut encoder, &snapshot)?;
+        match &snapshot.limit {
+            Some(limit) => limits(&mut encoder, limit, self.0.pressure()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -143,6 +156,19 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Re
     for row in routes {
         if let Some(bytes) = row.unreleased_bytes {
             gauge(&mut metric, &labels(row), bytes)?;
+        }
+    }
+    let help = "Large blocks that closed requests have allocated and nobody has freed";
+    let mut metric = family(
+        encoder,
+        "tower_memory_held_after_close",
+        help,
+        unit.as_ref(),
+        MetricType::Gauge,
+    )?;
+    for row in routes {
+        if let Some(bytes) = row.held_after_close {
+            metric.encode_family(&labels(row))?.encode_gauge(&bytes)?;
         }
     }
     Ok(())
@@ -294,31 +320,4 @@ fn process(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Res
         MetricType::Counter,
     )?;
     counter::<0>(&mut metric, &[], snapshot.dropped_reports)
-}
-
-fn family<'a>(
-    encoder: &'a mut DescriptorEncoder<'_>,
-    name: &'static str,
-    help: &str,
-    unit: Option<&'a Unit>,
-    kind: MetricType,
-) -> Result<MetricEncoder<'a>, fmt::Error> {
-    encoder.encode_descriptor(name, help, unit, kind)
-}
-
-fn counter<const N: usize>(
-    metric: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str); N],
-    value: u64,
-) -> fmt::Result {
-    let mut metric = metric.encode_family(labels)?;
-    metric.encode_counter::<NoLabelSet, _, f64>(&value, None)
-}
-
-fn gauge<const N: usize>(
-    metric: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str); N],
-    value: usize,
-) -> fmt::Result {
-    metric.encode_family(labels)?.encode_gauge(&value)
 }

@@ -65,8 +65,8 @@ impl Serialize for RouteSnapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fields!(serializer, "RouteSnapshot", self:
             method requests in_flight open_bytes outcomes statuses bytes peak_bytes allocations arena_bytes
-            learned_arena_bytes learned_buffer_bytes unreleased_buffers unreleased_bytes arenas_left over_limit
-            time_to_head total_time would_refuse would_cancel would_exceed;
+            learned_arena_bytes learned_buffer_bytes unreleased_buffers unreleased_bytes arenas_left
+            held_after_close over_limit time_to_head total_time would_refuse would_cancel would_exceed;
             route: self.route.as_str(),
             time_to_end: nanos(self.time_to_end),
         )
@@ -89,9 +89,8 @@ impl Serialize for LimitSnapshot {
         let times = Stage::ALL.iter().zip(self.stage_times);
         let refused = RefusedBy::ALL.iter().zip(self.refused);
         fields!(serializer, "LimitSnapshot", self:
-            limit limit_source used source held base reserved k admitted cancelled would_refuse would_cancel would_exceed
-            failed_readings reclaims
-            reclaimed_bytes;
+            limit limit_source used source held base reserved k admitted candidates cancelled would_refuse
+            would_cancel would_exceed failed_readings reclaims reclaimed_bytes;
             mode: self.mode.as_str(),
             stage: self.stage.as_str(),
             stage_times: times.map(|(stage, time)| (stage.as_str(), nanos(time))).collect::<BTreeMap<_, _>>(),

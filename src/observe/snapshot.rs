@@ -126,6 +126,9 @@ pub struct RouteSnapshot {
     /// Arenas that are still in use although nothing refers to their request any more. `None` if no
     /// request has used an arena.
     pub arenas_left: Option<usize>,
+    /// Bytes in blocks of 64 KiB and more that closed requests have allocated and nobody has freed: what slow
+    /// readers keep, caches, and leaks. `None` without a [`TrackingAllocator`](crate::TrackingAllocator).
+    pub held_after_close: Option<u64>,
     /// Requests that held more than their
     /// [limit](crate::middleware::MemoryLayerBuilder::request_limit) and were answered nevertheless, since
     /// their handler neither waited nor checked before it was ready.
@@ -278,6 +281,9 @@ impl RouteSnapshot {
         }
         if let Some(arenas @ 1..) = self.arenas_left {
             text += &format!(", arenas left {arenas}");
+        }
+        if let Some(bytes @ 1..) = self.held_after_close {
+            text += &format!(", held after close {bytes} bytes");
         }
         text
     }

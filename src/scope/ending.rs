@@ -158,6 +158,7 @@ impl ScopeState {
             method: self.method,
         };
         let usage = self.account.usage();
+        layer.leftovers.add(key, &self.account);
         if let Some(limit) = &layer.limit {
             self.claim_closed(limit, key, usage.as_ref(), total_time);
         }

@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{open_list::OpenList, report::Closed, shutdown::Shutdown};
 use crate::{
+    account::Leftovers,
     housekeeping::Housekeeping,
     limit::LayerLimit,
     pool::ArenaPool,
@@ -61,6 +62,8 @@ pub(crate) struct LayerState {
     /// The open requests, if they are listed.
     pub(crate) open_list: Option<OpenList>,
     pub(crate) shutdown: Shutdown,
+    /// What closed requests still hold.
+    pub(crate) leftovers: Leftovers<RouteKey>,
     pub(crate) tokens: ShardedSlab<CancellationToken>,
     pub(crate) tasks: Tasks,
     /// Values of trusted deadline headers that could not be parsed; only ever grows.
@@ -89,6 +92,7 @@ impl LayerState {
             limit,
             open_list: None,
             shutdown: Shutdown::default(),
+            leftovers: Leftovers::new(),
             tokens: ShardedSlab::default(),
             tasks: Tasks::default(),
             unparsable_deadlines: AtomicU64::new(0),

@@ -337,6 +337,12 @@ impl Record {
         self.note(self.small());
     }
 
+    /// The bytes of large blocks that the account owns.
+    #[inline]
+    pub(in crate::account) fn large(&self) -> u64 {
+        self.large.load(Relaxed)
+    }
+
     /// A large block of this account was freed.
     pub(in crate::account) fn lost(&self, size: usize) {
         self.large.fetch_sub(size as u64, Relaxed);

@@ -126,7 +126,6 @@ impl Chunk {
     }
 
     /// Where its data begins.
-    #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
     pub(super) fn address(&self) -> usize {
         self.data.addr().get()
     }

@@ -7,7 +7,10 @@ use super::{
     rented_for::RentedFor,
     slot::{ALIGN, PoolHint, Pooled},
 };
-use crate::sync::{Arc, AtomicPtr, AtomicU8, AtomicUsize, Mutex, Ordering};
+use crate::{
+    account,
+    sync::{Arc, AtomicPtr, AtomicU8, AtomicUsize, Mutex, Ordering},
+};
 
 /// Capacity of an arena's first chunk by default.
 const DEFAULT_FIRST_CHUNK: usize = 4 * 1024;
@@ -257,7 +260,12 @@ impl IdleArena {
         let mut capacity = 0;
         if let Some(chunk) = kept {
             // SAFETY: alive and ours alone (invariant 1).
-            capacity = unsafe { chunk.as_ref() }.capacity();
+            let kept = unsafe { chunk.as_ref() };
+            capacity = kept.capacity();
+            if capacity >= account::LARGE {
+                // It was a block of the request that made it, and is lent from now on.
+                account::returned(kept.address(), capacity);
+            }
             // SAFETY: nothing points into the chunk of an idle arena (invariant 1).
             unsafe { cover(chunk, how.wipe) };
         }
