@@ -112,6 +112,9 @@ impl<T: ?Sized> Counted<T> {
     /// Counts one reference less, which must not be used any more. Returns whether it was the last one.
     #[inline]
     fn release(&self) -> bool {
+        if bug!("last-drop-unordered") {
+            return self.inner().refs.fetch_sub(1, Ordering::Relaxed) == 1;
+        }
         // Release: invariant 3.
         if self.inner().refs.fetch_sub(1, Ordering::Release) != 1 {
             return false;

@@ -104,6 +104,9 @@
 )]
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
+#[macro_use]
+mod bug;
+
 mod config;
 mod counted;
 mod histogram;

@@ -876,6 +876,37 @@ fn a_panic_leaves_the_account() {
     assert_eq!(bytes(&account), usage.bytes_allocated + 5);
 }
 
+/// A server that catches the panic goes on with the thread.
+#[test]
+fn a_handler_that_panics_leaves_the_account_of_its_request() {
+    let (sender, scopes) = mpsc::channel();
+    let service = MemoryLayer::new().layer(service_fn(move |request: Request<()>| {
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        sender.send(scope.clone()).unwrap();
+        async move {
+            churn(100);
+            if request.method() == http::Method::GET {
+                std::panic::resume_unwind(Box::new("from within"));
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    }));
+    let mut response = Box::pin(service.oneshot(Request::new(())));
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        (&mut response).now_or_never().is_some()
+    }));
+    assert!(polled.is_err());
+    let scope = scopes.recv().unwrap();
+    let usage = scope.usage().unwrap();
+    assert!(usage.bytes_allocated >= 100);
+    churn(10_000);
+    assert_eq!(scope.usage(), Some(usage));
+    drop(response);
+    let usage = scope.usage();
+    churn(10_000);
+    assert_eq!(scope.usage(), usage);
+}
+
 #[test]
 fn several_threads_inside_one_account_add_up() {
     let account = Account::new();

@@ -753,6 +753,34 @@ mod nested {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_a_limit_around_the_layer_and_the_layers_the_lower_holds() {
+        for (policy, mib, expected) in [
+            (SMALL, 3, Outcome::Completed),
+            (SMALL, 5, Outcome::MemoryExceeded),
+            (NONE, 31, Outcome::Completed),
+            (LARGE, 33, Outcome::MemoryExceeded),
+        ] {
+            let (layer, reports) = layer(limited());
+            let service = layer.layer(service_fn(move |_: Request<()>| async move {
+                let kept = vec![0_u8; mib * MIB];
+                yield_now().await;
+                drop(kept);
+                empty()
+            }));
+            let response = policy
+                .layer(service)
+                .oneshot(Request::new(()))
+                .await
+                .unwrap();
+            drop(response);
+            layer.handle().flush_observers();
+            let outcome = reports.recv().unwrap().outcome;
+            assert_eq!(outcome, expected, "{policy:?} {mib}");
+            assert_nothing_left(&layer.handle());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_limit_of_a_call_ends_with_the_call() {
         let (layer, reports) = layer(limited());
         let greedy = SMALL.layer(service_fn(greedy));

@@ -28,6 +28,12 @@ impl Grace {
     /// Begins a grace period.
     #[cold]
     pub(crate) fn begin(&mut self, grace: Duration) {
+        let grace = grace
+            * if bug!("grace-ten-times-as-long") {
+                10
+            } else {
+                1
+            };
         let end = (Instant::now().checked_add(grace), Timer::new());
         self.end = Some(aside(|| Box::new(end)));
     }

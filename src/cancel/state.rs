@@ -45,7 +45,7 @@ impl CancelState {
             });
         match before {
             Ok(before) => {
-                if before & HAS_TOKEN != 0 {
+                if before & HAS_TOKEN != 0 && !bug!("token-not-cancelled") {
                     if let Some(token) = self.token.get() {
                         token.cancel();
                     }
@@ -74,7 +74,8 @@ impl CancelState {
     /// The reason for which the response was dropped unfinished.
     pub(crate) fn dropped(&self) -> CancelReason {
         // Relaxed: see `body_failed`.
-        CancelReason::new(if self.state.load(Ordering::Relaxed) & BODY_FAILED == 0 {
+        let body_failed = self.state.load(Ordering::Relaxed) & BODY_FAILED != 0;
+        CancelReason::new(if !body_failed || bug!("client-gone-forgotten") {
             Outcome::Abandoned
         } else {
             Outcome::ClientGone
@@ -91,6 +92,9 @@ impl CancelState {
     /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): if it returns `false`, the
     /// thread that cancels sees what this thread did before.
     pub(crate) fn is_cancelled_now(&self) -> bool {
+        if bug!("cancellation-read-unordered") {
+            return self.reason().is_some();
+        }
         // AcqRel, as in `cancel`: of two read-modify-writes of one word the later one sees the earlier,
         // and what was done before it.
         self.state.fetch_or(0, Ordering::AcqRel) & REASON != 0

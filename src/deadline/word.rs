@@ -77,6 +77,9 @@ impl Deadline {
         } else {
             &self.ours
         };
+        if bug!("later-deadline-wins") {
+            word.store(packed, Ordering::Relaxed);
+        }
         word.fetch_min(packed, Ordering::Relaxed);
     }
 

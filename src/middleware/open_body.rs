@@ -273,7 +273,7 @@ where
                         length.record(data.len());
                     }
                     // A server may stop polling after either, without seeing the end itself.
-                    let mut last = frame.is_trailers();
+                    let mut last = frame.is_trailers() || bug!("complete-at-the-first-frame");
                     if !last && body.is_end_stream() {
                         // Unless trailers follow.
                         last = end.trailers.is_none();

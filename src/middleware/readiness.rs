@@ -60,6 +60,9 @@ impl Readiness {
 /// A clone is as ready as a clone of the inner service, for a request that has not waited yet.
 impl Clone for Readiness {
     fn clone(&self) -> Self {
+        if let (Self::Ready { waited }, true) = (self, bug!("wait-shared-by-clones")) {
+            return Self::Ready { waited: *waited };
+        }
         Self::Immediate
     }
 }

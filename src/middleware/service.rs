@@ -218,6 +218,7 @@ where
         let scope = open.scope();
         let most = match &outer {
             None => config.limits.request_limit,
+            Some(_) if bug!("limit-of-a-route-ignored") => config.limits.request_limit,
             Some(outer) => config.limits.request_limit.inside(outer.request_limit),
         };
         scope.begin_request_limit(most);

@@ -71,7 +71,7 @@ impl ByteBudget {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
                 reserved
                     .checked_add(bytes)
-                    .filter(|&reserved| reserved <= limit)
+                    .filter(|&reserved| reserved <= limit || bug!("budget-ignored"))
             })
             .is_ok()
     }

@@ -89,10 +89,14 @@ impl Classes {
     /// requests.
     #[inline]
     pub(super) fn holding(&self, bytes: usize) -> Wanted {
-        let class = self.class_holding(bytes);
+        let class = self.class_holding(bytes) - usize::from(bug!("class-too-small"));
         Wanted {
             class,
-            last: (class + LARGER).clamp(INITIAL, CLASSES - 1),
+            last: if bug!("any-class-suits") {
+                CLASSES - 1
+            } else {
+                (class + LARGER).clamp(INITIAL, CLASSES - 1)
+            },
         }
     }
 }

@@ -95,7 +95,9 @@ impl PoolState {
         let counters = self.counters::<T>(cache);
         counters.add(&counters.evicted_bytes, item.capacity() as u64);
         counters.add(&counters.freed, 1);
-        self.budget.release(cache, item.capacity());
+        if !bug!("evicted-stays-reserved") {
+            self.budget.release(cache, item.capacity());
+        }
         item
     }
 
@@ -131,7 +133,7 @@ impl PoolState {
     pub(super) fn tick(&self) {
         // Relaxed: see `tag`.
         let now = self.epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        self.sweep(|tag| tag.is_stale(now));
+        self.sweep(|tag| tag.is_stale(now) && !bug!("never-trimmed"));
         // A sweep puts back an arena that is not stale after all, maybe after `close` has passed.
         if self.has_closed() {
             self.sweep(|_| true);

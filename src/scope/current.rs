@@ -92,9 +92,11 @@ impl Drop for EnteredScope<'_> {
     fn drop(&mut self) {
         swap(self.slot);
         if let Some(scope) = self.slot.as_ref() {
-            scope.account.leave(self.entry);
+            if !(self.guards_panics && bug!("account-not-left-by-a-panic")) {
+                scope.account.leave(self.entry);
+            }
             ScopeState::section_ended(scope);
-            if self.guards_panics {
+            if self.guards_panics && !bug!("panic-not-noticed") {
                 scope.cancel(CancelReason::new(Outcome::Panicked));
             }
         }

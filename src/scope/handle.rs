@@ -63,7 +63,7 @@ impl Clone for RequestScope {
     fn clone(&self) -> Self {
         Self {
             state: self.state.clone(),
-            carried: false,
+            carried: self.carried && bug!("copy-taken-for-the-request"),
         }
     }
 }

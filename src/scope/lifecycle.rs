@@ -131,7 +131,7 @@ impl Lifecycle {
 
     /// As [`end`](Self::end), if no hold was taken up.
     pub(super) fn end_untaken(&self) -> Transition {
-        self.end_if(|word| word & TAKEN_UP == 0)
+        self.end_if(|word| word & TAKEN_UP == 0 && !bug!("hold-never-given-up"))
     }
 
     /// A hold is taken up.
@@ -198,8 +198,10 @@ impl Lifecycle {
 
     pub(super) fn task_ended(&self) -> Transition {
         let before = self.word.fetch_sub(TASK, Ordering::AcqRel);
-        let last = before & TASKS == TASK && before & ENDED != 0;
-        if last && self.word.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0 {
+        let none_left = before & TASKS == TASK || bug!("closed-before-its-tasks");
+        let last = none_left && before & ENDED != 0;
+        let closed = || self.word.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED != 0;
+        if last && (!closed() || bug!("reported-twice")) {
             Transition::Close
         } else {
             Transition::Nothing

@@ -162,6 +162,9 @@ impl OpenScope {
 
 impl Drop for OpenScope {
     fn drop(&mut self) {
+        if bug!("dropped-stays-in-flight") {
+            return;
+        }
         self.end(CancelReason::new(Outcome::Abandoned));
     }
 }

@@ -233,7 +233,9 @@ impl Drop for TaskGuard {
         if state.reason().is_some() {
             group.task_ended(Instant::now());
         }
-        self.record.release();
+        if !bug!("task-never-uncounted") {
+            self.record.release();
+        }
         self.record.leave(group);
         if let Some(key) = self.record.key.get() {
             drop(layer.tasks.bound.remove(key));

@@ -93,6 +93,19 @@ fn a_buffer_shows_only_what_was_put_into_it() {
         assert!(buf.freeze().is_empty());
         drop(frozen);
         assert_eq!(pool.stats().rented, 0);
+
+        // The block of a buffer that was sent. 1000 bytes are not copied elsewhere.
+        let sent = |byte, bytes| {
+            let mut buf = pool.buf(1000);
+            let place = buf.chunk_mut().as_mut_ptr().addr();
+            buf.put_bytes(byte, bytes);
+            (place, buf.freeze())
+        };
+        let (place, former) = sent(CANARY, 1000);
+        drop(former);
+        let (again, frozen) = sent(4, 300);
+        assert_eq!(again, place, "the same memory");
+        assert_eq!(frozen, [4; 300][..]);
     }
 }
 

@@ -29,6 +29,7 @@ enum Layer {
 /// Each module, and what it may import besides itself.
 #[rustfmt::skip]
 const MODULES: &[(Layer, &str, &str)] = &[
+    (Core, "bug",        ""),
     (Core, "sync",       ""),
     (Core, "config",     ""),
     (Core, "pack",       ""),

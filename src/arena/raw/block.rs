@@ -337,6 +337,9 @@ impl Block {
             // A large block keeps its owners until it comes back.
             account::froze(head.hint.capacity, len);
         }
+        if bug!("rest-of-block-shown") {
+            head.shown = head.hint.capacity;
+        }
         Frozen(self)
     }
 

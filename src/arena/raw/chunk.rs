@@ -227,7 +227,7 @@ impl Chunk {
             let start = (base + pos).checked_add(mask)? & !mask;
             let start = start - base;
             let end = start.checked_add(layout.size())?;
-            if end > this.capacity {
+            if end > this.capacity + usize::from(bug!("chunk-end-off-by-one")) {
                 return None;
             }
             // Acquire: writes of a former owner of these bytes happened before (invariant 3).

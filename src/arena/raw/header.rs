@@ -340,7 +340,7 @@ impl IdleArena {
 ///
 /// `chunk` is alive, and nothing points into it.
 unsafe fn cover(chunk: NonNull<Chunk>, wipe: bool) {
-    if wipe || cfg!(debug_assertions) {
+    if (wipe || cfg!(debug_assertions)) && !bug!("kept-arena-not-wiped") {
         let byte = if wipe { 0 } else { POISON };
         // All of the chunk, since bytes above `pos` may have been written and given back.
         // SAFETY: alive, nothing points into it, and it has this many bytes (the caller's promise).
@@ -374,7 +374,12 @@ pub(super) unsafe fn recycle(header: NonNull<Header>) {
     // 1).
     let idle = IdleArena { header };
     match recycler {
-        Some((recycle, address)) => recycle(idle, address),
+        Some((recycle, address)) => {
+            if bug!("arena-returned-twice") {
+                recycle(IdleArena { header }, address);
+            }
+            recycle(idle, address);
+        }
         None => drop(idle),
     }
 }

@@ -88,7 +88,8 @@ impl IdleArena {
         let header = self.into_header();
         // SAFETY: an idle arena's header is alive, and this was the only pointer to it (invariant 1).
         let this = unsafe { header.as_ref() };
-        if let Some(mut chunk) = NonNull::new(this.current.load(Ordering::Relaxed)) {
+        let current = NonNull::new(this.current.load(Ordering::Relaxed));
+        if let Some(mut chunk) = current.filter(|_| !bug!("chunk-not-rewound")) {
             // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
             unsafe { chunk.as_mut() }.rewind();
         }
