@@ -87,7 +87,7 @@
 #![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
 #![cfg_attr(
     not(feature = "document-features"),
-    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `tracing`, or `full` for all of \
+    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `prometheus`, `serde`, `tracing`, or `full` for all of \
            them. The README lists what each adds."
 )]
 //!

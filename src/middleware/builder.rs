@@ -29,6 +29,9 @@ const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 // `MemoryLayerBuilder::hold_timeout` and `RequestScope::hold` state this default.
 const _: () = assert!(HOLD_TIMEOUT.as_secs() == 10);
 
+#[cfg(feature = "tracing")]
+use crate::observe::RequestLog;
+
 /// The largest `max_routes`: every route has a slot in several tables from the start.
 const LARGEST_MAX_ROUTES: usize = 1 << 16;
 
@@ -74,6 +77,8 @@ pub struct MemoryLayerBuilder {
     expose: Expose,
     pub(super) exposed: Exposed,
     pub(super) lists_requests: bool,
+    #[cfg(feature = "tracing")]
+    pub(super) log: Option<RequestLog>,
     pub(super) draining: Draining,
     pub(super) hold_timeout: Duration,
     pub(super) load: Load,
@@ -136,6 +141,8 @@ impl MemoryLayerBuilder {
                 trailers: false,
             },
             lists_requests: false,
+            #[cfg(feature = "tracing")]
+            log: None,
             draining: Draining::new(),
             hold_timeout: HOLD_TIMEOUT,
             load: Load::new(),
@@ -288,6 +295,12 @@ impl MemoryLayerBuilder {
         if self.exposed.route_figures {
             recorder.show_averages(routes.capacity());
         }
+        #[cfg(feature = "tracing")]
+        let keeps_spans = self.log.is_some();
+        #[cfg(feature = "tracing")]
+        if let Some(log) = self.log {
+            recorder.log_requests(log);
+        }
         let recorder = Arc::new(recorder);
         let process = self.load.process.as_ref();
         let pool = self.pool.unwrap_or_else(|| {
@@ -312,6 +325,10 @@ impl MemoryLayerBuilder {
         );
         if self.lists_requests {
             layer.list_requests();
+        }
+        #[cfg(feature = "tracing")]
+        {
+            layer.keeps_spans = keeps_spans;
         }
         let layer = Arc::new(layer);
         MemoryLayer::built(Config {

@@ -2,6 +2,33 @@ use super::builder::MemoryLayerBuilder;
 
 /// Settings about what is shown of single requests.
 impl MemoryLayerBuilder {
+    /// Records one `tracing` event for each request when it closes, with its figures, at the levels of `log`. Not
+    /// by default.
+    ///
+    /// The event has the target `tower_memory::request` and the request's span as its parent: the one that the
+    /// layer was called in, such as that of `tower_http`'s `TraceLayer` around it. Figures are also recorded in the
+    /// fields that this span declares. A figure that is not known is left out.
+    ///
+    /// | field | in spans |
+    /// |---|---|
+    /// | `http.request.method` (known ones, or `other`), `http.route`, `http.response.status_code` | no |
+    /// | `memory.request_id`, if [requests are listed](Self::list_requests) | yes |
+    /// | `memory.outcome`, as [`Outcome::as_str`](crate::Outcome::as_str) | yes |
+    /// | `memory.allocated_bytes`, `memory.allocations`, `memory.peak_bytes`, `memory.arena_bytes`, `memory.tasks` | yes |
+    /// | `memory.head_seconds`, `memory.duration_seconds` | yes |
+    ///
+    /// The event is recorded on the thread that closes the request. A panic of the subscriber is caught and counted
+    /// in [`Snapshot::observer_panics`](crate::observe::Snapshot::observer_panics).
+    ///
+    /// # Examples
+    ///
+    /// See [`RequestLog`](crate::observe::RequestLog).
+    #[cfg(feature = "tracing")]
+    pub fn log_requests(mut self, log: crate::observe::RequestLog) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Adds mean, median and 99th percentile of what closed requests of the same method and route allocated to
     /// the response headers, for the clients that [`expose`](Self::expose) selects. Not by default.
     ///

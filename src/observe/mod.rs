@@ -18,6 +18,8 @@ mod difference;
 mod extremes;
 pub(crate) mod handle;
 mod journal;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observers;
 mod overruns;
 #[cfg(feature = "prometheus")]
@@ -27,6 +29,8 @@ mod prometheus_encode;
 #[cfg(feature = "prometheus")]
 mod prometheus_limit;
 mod recorder;
+#[cfg(feature = "tracing")]
+mod request_log;
 mod requests;
 mod row;
 #[cfg(feature = "serde")]
@@ -43,9 +47,13 @@ mod tasks;
 mod warn;
 
 pub use self::extremes::PastRequest;
+#[cfg(feature = "metrics")]
+pub use self::metrics::metrics_observer;
 pub use self::overruns::TaskOverruns;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::MemoryCollector;
+#[cfg(feature = "tracing")]
+pub use self::request_log::RequestLog;
 pub use self::requests::RouteExtremes;
 pub use self::shutdown::{OpenRequests, ShutdownReport};
 pub use self::snapshot::{OutcomeCounts, RouteSnapshot, Snapshot};

@@ -15,6 +15,8 @@ use crate::{
     scope::{Closed, RouteFigures, ScopeSink, TaskReport},
     sync::Arc,
 };
+#[cfg(feature = "tracing")]
+use {super::request_log::RequestLog, crate::sync::Ordering};
 
 /// Records the events of scopes in the statistics, and passes closed ones on to the observers.
 pub(crate) struct Recorder {
@@ -26,6 +28,8 @@ pub(crate) struct Recorder {
     pub(super) extremes: Option<Extremes>,
     /// If the layer shows the figures of routes.
     averages: Option<Averages>,
+    #[cfg(feature = "tracing")]
+    log: Option<RequestLog>,
 }
 
 impl Recorder {
@@ -33,6 +37,8 @@ impl Recorder {
         Self {
             extremes: None,
             averages: None,
+            #[cfg(feature = "tracing")]
+            log: None,
             stats: Stats::new(),
             overruns: Overruns::default(),
             coverage: Coverage::new(),
@@ -45,6 +51,12 @@ impl Recorder {
     /// Remembers the largest and the slowest requests of so many routes.
     pub(crate) fn remember_extremes(&mut self, routes: usize) {
         self.extremes = Some(Extremes::new(routes));
+    }
+
+    /// Records an event for each request.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn log_requests(&mut self, log: RequestLog) {
+        self.log = Some(log);
     }
 
     /// Shows the figures of so many routes to requests.
@@ -85,6 +97,11 @@ impl ScopeSink for Recorder {
     fn closed(&self, closed: &Closed<'_>) {
         self.stats.closed(closed);
         self.coverage.closed(closed);
+        #[cfg(feature = "tracing")]
+        if self.log.as_ref().is_some_and(|log| log.record(closed)) {
+            // Relaxed: a counter.
+            self.observers.panics.fetch_add(1, Ordering::Relaxed);
+        }
         let extremes = self.extremes.as_ref();
         let extremes = extremes.filter(|extremes| extremes.wants(closed));
         if self.observers.is_empty() && extremes.is_none() {

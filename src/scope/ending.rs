@@ -167,6 +167,7 @@ impl ScopeState {
             label: &entry.label,
             id: self.id.load(Ordering::Relaxed),
             start: self.limits.start,
+            span: &self.span,
             status: self.status(),
             reason,
             usage,

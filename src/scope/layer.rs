@@ -59,6 +59,8 @@ pub(crate) struct LayerState {
     pub(crate) housekeeping: Housekeeping,
     /// The limit of the process, if there is one.
     pub(crate) limit: Option<LayerLimit>,
+    /// Whether requests keep the span that they began in.
+    pub(crate) keeps_spans: bool,
     /// The open requests, if they are listed.
     pub(crate) open_list: Option<OpenList>,
     pub(crate) shutdown: Shutdown,
@@ -90,6 +92,7 @@ impl LayerState {
             hold_timeout,
             housekeeping,
             limit,
+            keeps_spans: false,
             open_list: None,
             shutdown: Shutdown::default(),
             leftovers: Leftovers::new(),

@@ -7,7 +7,7 @@ use crate::{
     account::Usage,
     cancel::{CancelReason, DeadlineSource, Outcome},
     route::{RouteKey, RouteLabel},
-    task::{TaskGroup, TaskReport},
+    task::{TaskGroup, TaskReport, TaskSpan},
 };
 
 /// Where a request's arena came from.
@@ -241,6 +241,11 @@ pub(crate) struct Closed<'a> {
     /// The number of the request, or zero if it has none.
     pub(crate) id: u64,
     pub(crate) start: Instant,
+    #[cfg_attr(
+        not(feature = "tracing"),
+        expect(dead_code, reason = "spans are of `tracing`")
+    )]
+    pub(crate) span: &'a TaskSpan,
     pub(crate) key: RouteKey,
     pub(crate) label: &'a RouteLabel,
     pub(crate) status: Option<u16>,
@@ -298,6 +303,7 @@ mod tests {
         Closed {
             id: 0,
             start: Instant::now(),
+            span: &const { TaskSpan::none() },
             key,
             label: &report.route,
             status: Some(200),

@@ -22,7 +22,7 @@ use crate::{
     sharded::Shard,
     slab::KeySlot,
     sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
-    task::TaskGroup,
+    task::{TaskGroup, TaskSpan},
 };
 
 /// Not yet, for a time in nanoseconds.
@@ -54,6 +54,8 @@ pub(crate) struct ScopeState {
     pub(super) claim: Claim,
     /// The number of the request, or zero while it has none.
     pub(super) id: AtomicU64,
+    /// The span that the layer was called in, if it records in spans.
+    pub(super) span: TaskSpan,
     /// The place in the list of open requests, if the layer keeps one.
     pub(super) listed: KeySlot,
     /// The token in the layer's list.
@@ -105,6 +107,7 @@ impl ScopeState {
             end: AtomicU64::new(NEVER),
             claim: Claim::closed(),
             id: AtomicU64::new(0),
+            span: TaskSpan::none(),
             listed: KeySlot::empty(),
             token: KeySlot::empty(),
             tasks: OnceLock::new(),
@@ -123,6 +126,9 @@ impl ScopeState {
         parent: Option<&Counted<Self>>,
     ) {
         layer.value().sink.opened(key);
+        if layer.value().keeps_spans {
+            self.span = TaskSpan::current();
+        }
         self.layer = Some(layer);
         self.method = key.method;
         self.route.begin(key.route, own_label);
@@ -193,6 +199,7 @@ impl ScopeState {
         // Relaxed: `&mut` excludes other threads.
         self.head.store(NEVER, Ordering::Relaxed);
         self.id.store(0, Ordering::Relaxed);
+        self.span = TaskSpan::none();
     }
 
     /// The reference of this scope, which is counted in a shard.

@@ -21,4 +21,4 @@ pub use self::report::{TaskKind, TaskReport};
 pub(crate) use self::record::{EnteredTask, Origin, TaskGroup, TaskId, TaskOwner};
 pub(crate) use self::recycle::TaskRef;
 pub(crate) use self::registry::Tasks;
-pub(crate) use self::span::EnteredSpan;
+pub(crate) use self::span::{EnteredSpan, TaskSpan};

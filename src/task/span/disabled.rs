@@ -1,6 +1,7 @@
 //! No spans, for builds without the `tracing` feature.
 
 /// Nothing.
+#[derive(Debug)]
 pub(crate) struct TaskSpan;
 
 impl TaskSpan {

@@ -4,7 +4,9 @@ pub(crate) use tracing::span::Entered as EnteredSpan;
 
 use tracing::Span;
 
-/// The span that was the current one where a task was started. The task is polled and dropped inside it.
+/// The span that was the current one where a task, or a request, was started. A task is polled and dropped
+/// inside it.
+#[derive(Debug)]
 pub(crate) struct TaskSpan(Span);
 
 impl TaskSpan {
@@ -14,6 +16,10 @@ impl TaskSpan {
 
     pub(crate) const fn none() -> Self {
         Self(Span::none())
+    }
+
+    pub(crate) const fn get(&self) -> &Span {
+        &self.0
     }
 
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
