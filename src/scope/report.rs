@@ -298,12 +298,14 @@ mod tests {
     use super::*;
     use crate::route::RouteRegistry;
 
+    static NO_SPAN: TaskSpan = TaskSpan::none();
+
     /// The figures of a request that took `nanos`.
     pub(crate) fn closed(report: &ScopeReport, key: RouteKey, nanos: u64) -> Closed<'_> {
         Closed {
             id: 0,
             start: Instant::now(),
-            span: &const { TaskSpan::none() },
+            span: &NO_SPAN,
             key,
             label: &report.route,
             status: Some(200),
