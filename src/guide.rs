@@ -10,6 +10,7 @@
 //! | [`figures`] | what is counted, outcomes, and what is not counted |
 //! | [`limits`] | a limit for the process, a budget for each request |
 //! | [`debug`] | pages for a browser: routes, plots, tasks |
+//! | [`profile`] | which route and stack allocates, and what leaks |
 //! | [`numbers`] | choosing numbers |
 //! | [`production`] | a checklist |
 //! | [`go`] | coming from Go |
@@ -38,5 +39,7 @@ pub mod numbers {}
 pub mod placing {}
 #[doc = include_str!("../docs/guide/production.md")]
 pub mod production {}
+#[doc = include_str!("../docs/guide/profile.md")]
+pub mod profile {}
 #[doc = include_str!("../docs/guide/tasks.md")]
 pub mod tasks {}

@@ -62,6 +62,10 @@
 //! | tasks, and those that outlive their request | [`RequestScope::spawn`], [`MemoryHandle::outliving`] |
 //! | shutdown, sockets | [`MemoryHandle::shutdown`], [`RequestScope::hold`] |
 //! | statistics, observers | [`observe`] |
+#![cfg_attr(
+    feature = "profile",
+    doc = "| which route and stack allocates, and what leaks | [`profile`] |"
+)]
 #![cfg_attr(feature = "axum", doc = "| extractors for axum | [`extract`] |")]
 #![cfg_attr(
     not(feature = "axum"),
@@ -77,8 +81,8 @@
 //!
 //! - It does not stop a poll that does not return, whatever it allocates. A [`limit`] for the process admits
 //!   what fits.
-//! - It does not find leaks. The allocations of a request are exact, but servers free response bodies
-//!   elsewhere, so allocated minus freed bytes do not measure leaks.
+//! - Figures of a request do not find leaks: they are exact, but servers free response bodies elsewhere, so
+//!   allocated minus freed bytes do not measure leaks. The profile does (feature `profile`).
 //! - It does not count memory outside of the layer, such as the server's own buffers, nor tasks that
 //!   were not started with [`RequestScope::spawn`].
 //!
@@ -87,7 +91,7 @@
 #![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
 #![cfg_attr(
     not(feature = "document-features"),
-    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `prometheus`, `serde`, `tracing`, or `full` for all of \
+    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `profile`, `prometheus`, `serde`, `tracing`, or `full` for all of \
            them. The README lists what each adds."
 )]
 //!
@@ -127,7 +131,10 @@ pub mod housekeeping;
 pub mod json;
 pub mod limit;
 pub mod pool;
+#[cfg(feature = "profile")]
+pub mod profile;
 mod route;
+mod sampler;
 pub mod scope;
 mod task;
 
@@ -146,7 +153,7 @@ pub mod extract;
 // Its examples use every feature.
 #[cfg(any(
     all(doc, not(doctest)),
-    all(doctest, feature = "axum", feature = "json")
+    all(doctest, feature = "axum", feature = "json", feature = "profile")
 ))]
 pub mod guide;
 

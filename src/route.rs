@@ -11,6 +11,7 @@ use crate::{
     account::aside,
     label_table::LabelTable,
     pool::LearnedSizes,
+    sampler::RouteName,
     sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
 };
 
@@ -185,6 +186,8 @@ pub(crate) struct Route {
     pub(crate) header: Bytes,
     /// How much of their arena the requests of each method use.
     pub(crate) sizes: LearnedSizes,
+    /// The label in a profile.
+    pub(crate) id: RouteName,
 }
 
 impl Route {
@@ -193,6 +196,7 @@ impl Route {
             label: RouteLabel(text.into()),
             header: header(text),
             sizes: LearnedSizes::new(KnownMethod::COUNT),
+            id: RouteName::new(text),
         }
     }
 }

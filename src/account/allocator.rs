@@ -1,4 +1,4 @@
-//! The global allocator that counts (unsafe module 1 of 2).
+//! The global allocator that counts (unsafe module 1 of 3).
 //!
 //! # Invariants
 //!
@@ -18,6 +18,7 @@ use super::{
     raw::{self, RecordRef},
     visits,
 };
+use crate::sampler::{self, LiveSamples};
 
 /// A global allocator that counts what each thread allocates and frees.
 ///
@@ -88,6 +89,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // Before the call: another thread may get the same address as soon as it has returned.
+        if sampler::may_be_live(ptr.addr()) {
+            sampler::freed(ptr.addr());
+        }
         count_deallocation(ptr, layout.size());
         // SAFETY: the caller's promises are passed on unchanged (invariant 1).
         unsafe { self.inner.dealloc(ptr, layout) };
@@ -106,6 +110,23 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     // It is called in one place of a program, the one that `#[global_allocator]` makes.
     #[inline(always)]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if sampler::may_be_live(ptr.addr()) {
+            // SAFETY: the caller's promises are passed on unchanged (invariant 1).
+            return unsafe { self.resize_sampled(ptr, layout, new_size) };
+        }
+        // SAFETY: the caller's promises are passed on unchanged (invariant 1).
+        unsafe { self.resize(ptr, layout, new_size) }
+    }
+}
+
+impl<A: GlobalAlloc> TrackingAllocator<A> {
+    /// Resizes a block and counts that.
+    ///
+    /// # Safety
+    ///
+    /// As for [`GlobalAlloc::realloc`].
+    #[inline(always)]
+    unsafe fn resize(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // As one of both is, since it is a power of two.
         if layout.size() | new_size >= LARGE {
             // SAFETY: the caller's promises are passed on unchanged (invariant 1).
@@ -116,6 +137,25 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         let new_ptr = unsafe { self.inner.realloc(ptr, layout, new_size) };
         if !new_ptr.is_null() {
             count_reallocation(new_ptr, layout.size(), new_size);
+        }
+        new_ptr
+    }
+
+    /// The same for a block that may be in the profile.
+    ///
+    /// # Safety
+    ///
+    /// As for [`GlobalAlloc::realloc`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn resize_sampled(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let samples = LiveSamples::take(ptr.addr());
+        // SAFETY: the caller's promises are passed on unchanged (invariant 1).
+        let new_ptr = unsafe { self.resize(ptr, layout, new_size) };
+        if new_ptr.is_null() {
+            samples.put_back(ptr.addr());
+        } else {
+            samples.resized(new_ptr.addr(), layout.size(), new_size);
         }
         new_ptr
     }

@@ -17,6 +17,7 @@ use std::{
 };
 
 use super::usage::HeapUsage;
+use crate::sampler::Draw;
 
 /// Blocks of this many bytes and more have an owner, the account that allocated them. It is also the
 /// greatest distance between two visits to the slow path ([`Block::next_allocation`]).
@@ -51,6 +52,8 @@ pub(super) struct Block {
     peak: Cell<i64>,
     /// The live bytes at the last [`watch`](Self::watch).
     visited: Cell<i64>,
+    /// When the profile takes its next sample. No mark is beyond that.
+    pub(super) draw: Draw,
 }
 
 /// Counts allocations of threads without a block.
@@ -133,10 +136,11 @@ impl Block {
     pub(super) const fn new() -> Self {
         Self {
             counters: Counters::new(),
-            next_allocation: Cell::new(u64::MAX),
+            next_allocation: Cell::new(Draw::FIRST),
             base: Cell::new(i64::MIN),
             peak: Cell::new(i64::MAX),
             visited: Cell::new(0),
+            draw: Draw::new(),
         }
     }
 
@@ -235,7 +239,7 @@ impl Block {
     /// with which the bytes allocated reach `mark`.
     #[inline]
     pub(super) fn watch(&self, live: i64, base: i64, mark: u64) {
-        self.next_allocation.set(mark);
+        self.next_allocation.set(mark.min(self.draw.next()));
         self.base.set(base);
         self.peak.set(live);
         self.visited.set(live);
@@ -259,10 +263,10 @@ impl Block {
         self.next_allocation.set(0);
     }
 
-    /// Has no allocation looked at.
+    /// Has no allocation looked at, up to the next sample.
     #[inline]
     pub(super) fn look_at_none(&self) {
-        self.next_allocation.set(u64::MAX);
+        self.next_allocation.set(self.draw.next());
     }
 
     /// Whether the live bytes are below those of an account.
@@ -272,7 +276,12 @@ impl Block {
 
     /// Whether the bytes allocated have reached the mark.
     pub(super) fn is_at_mark(&self) -> bool {
-        self.counters.bytes_allocated.load(Relaxed) >= self.next_allocation.get()
+        self.bytes_allocated() >= self.next_allocation.get()
+    }
+
+    #[inline]
+    pub(super) fn bytes_allocated(&self) -> u64 {
+        self.counters.bytes_allocated.load(Relaxed)
     }
 
     /// What is watched rose by `by`, which no counter has seen.

@@ -16,6 +16,7 @@ use super::{
     raw::{Pinned, Record},
     usage::{Counts, HeapUsage},
 };
+use crate::sampler::LabelWord;
 
 /// Maximum number of different accounts that can be nested on one thread.
 pub(super) const MAX_DEPTH: usize = 16;
@@ -165,6 +166,17 @@ impl Stack {
     pub(super) fn entered(&self) -> &[Frame] {
         let entered = self.aside.get()..self.depth();
         self.frames.get(entered).unwrap_or(&[])
+    }
+
+    /// The labels of the accounts that are entered, innermost first.
+    pub(super) fn labels(&self) -> impl Iterator<Item = LabelWord> {
+        let frames = if self.level.get() == FRESH {
+            self.frames.get(..1).unwrap_or(&[])
+        } else {
+            self.entered()
+        };
+        let records = frames.iter().rev().filter_map(|frame| frame.record.get());
+        records.map(|record| record.with(|record| record.labels.get()))
     }
 
     fn position(&self, record: Pinned) -> Option<usize> {

@@ -6,6 +6,7 @@ use super::{
     raw::{self, Record},
     usage::HeapUsage,
 };
+use crate::sampler;
 
 /// Looks at an allocation of `size` bytes that the thread's counters include.
 #[cold]
@@ -16,6 +17,7 @@ pub(super) fn allocated(block: &Block, address: usize, size: usize) {
         bytes_allocated: size as u64,
         ..HeapUsage::default()
     };
+    sample(block, address, size, true);
     if frames::with(|stack| stack.allocated(block, address, size, counted)).is_none() {
         block.look_at_none();
     }
@@ -52,6 +54,7 @@ pub(super) fn reallocated(block: &Block, address: usize, from: usize, to: usize)
     };
     if let Some(by) = to.checked_sub(from) {
         counted.bytes_allocated = by as u64;
+        sample(block, address, by, false);
         if frames::with(|stack| stack.allocated(block, address, by, counted)).is_none() {
             block.look_at_none();
         }
@@ -70,6 +73,9 @@ pub(super) fn resizes(block: &Block) {
 /// The block was resized, and the thread's counters include it. It belongs to the account that resized
 /// it.
 pub(super) fn resized(block: &Block, address: usize, from: usize, to: usize) {
+    if let Some(by) = to.checked_sub(from) {
+        sample(block, address, by, false);
+    }
     let large = |size: usize| if size >= LARGE { size as i64 } else { 0 };
     frames::with(|stack| {
         stack.moved_large(block, large(to).wrapping_sub(large(from)));
@@ -77,6 +83,20 @@ pub(super) fn resized(block: &Block, address: usize, from: usize, to: usize) {
             stack.own(block, address, to);
         }
     });
+}
+
+/// Takes a sample, if one is due. Before the thread's marks are set, so that none is beyond the next one.
+#[inline]
+fn sample(block: &Block, address: usize, by: usize, is_new: bool) {
+    let Some(rate) = block.draw.due(block.bytes_allocated()) else {
+        return;
+    };
+    let sampled = frames::with(|stack| {
+        sampler::sampled(address, by, is_new, rate, stack.labels());
+    });
+    if sampled.is_none() {
+        sampler::sampled(address, by, is_new, rate, std::iter::empty());
+    }
 }
 
 impl Stack {

@@ -344,7 +344,13 @@ impl DetachedGuard {
         }
         let name = layer.tasks.names.started(name);
         let route = scope.route();
-        let origin = Origin::Detached { name, route, group };
+        let id = state.route().id;
+        let origin = Origin::Detached {
+            name,
+            route,
+            id,
+            group,
+        };
         let record = TaskRef::new(TaskKind::Detached, location, origin);
         record.key.set(layer.tasks.detached.insert(record.share()));
         Self {

@@ -129,6 +129,8 @@ impl ScopeState {
         if layer.value().keeps_spans {
             self.span = TaskSpan::current();
         }
+        let route = layer.value().routes.route(key.route);
+        self.account.set_labels(Some(route.id), None);
         self.layer = Some(layer);
         self.method = key.method;
         self.route.begin(key.route, own_label);
@@ -230,6 +232,8 @@ impl ScopeState {
                 method: self.method,
             };
             layer.sink.relabelled(key, to);
+            let route = layer.routes.route(to);
+            self.account.set_labels(Some(route.id), None);
             self.claim_moved(to);
         }
     }

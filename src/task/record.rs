@@ -17,6 +17,7 @@ use crate::{
     account::{Account, Entry, Writer},
     counted::Counted,
     route::RouteLabel,
+    sampler::{RouteName, TaskName},
     slab::KeySlot,
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
@@ -50,6 +51,8 @@ pub(crate) enum Origin {
     Detached {
         name: &'static str,
         route: RouteLabel,
+        /// The route in a profile.
+        id: RouteName,
         group: Arc<TaskGroup>,
     },
 }
@@ -152,6 +155,12 @@ impl TaskRecord {
         self.kind = kind;
         self.location = location;
         self.started = Instant::now();
+        // The account of a request's task is entered inside of the request's, which names the route.
+        let (route, task) = match origin {
+            Origin::Request(_) => (None, TaskName::at(location)),
+            Origin::Detached { name, id, .. } => (Some(id), TaskName::named(name)),
+        };
+        self.account.set_labels(route, Some(task));
         self.origin = Some(origin);
         self.span = TaskSpan::current();
     }

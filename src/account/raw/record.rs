@@ -2,6 +2,7 @@ use super::super::{
     counters::{LARGE, Writer},
     usage::{Counts, HeapUsage},
 };
+use crate::sampler::Labels;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// What a `Bytes` allocates for its own bookkeeping, and takes along when it is handed on.
@@ -90,6 +91,8 @@ pub(in crate::account) struct Record {
     short_frozen: AtomicU64,
     /// The [`Budget`] in force.
     budget: AtomicU64,
+    /// What the profile's samples are named by.
+    pub(in crate::account) labels: Labels,
 }
 
 // Relaxed throughout: counts, which publish no other memory. An exclusive owner sees the writes of the
@@ -115,6 +118,7 @@ impl Record {
             floor: zero(),
             short_frozen: zero(),
             budget: AtomicU64::new(NONE),
+            labels: Labels::none(),
         }
     }
 
@@ -432,6 +436,7 @@ impl Record {
             self.budget.store(NONE, Relaxed);
         }
         self.rises.store(0, Relaxed);
+        self.labels.set(None, None);
         let zero = |counter: &AtomicU64| counter.store(0, Relaxed);
         for counts in [&self.exclusive, &self.shared] {
             counts.write(&HeapUsage::default(), |counter, _| zero(counter));

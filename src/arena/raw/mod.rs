@@ -1,4 +1,4 @@
-//! Chunks, bump pointer and reference count of an arena (unsafe module 2 of 2).
+//! Chunks, bump pointer and reference count of an arena (unsafe module 2 of 3).
 //!
 //! # Invariants
 //!
