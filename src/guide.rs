@@ -11,6 +11,7 @@
 //! | [`limits`] | a limit for the process, a budget for each request |
 //! | [`debug`] | pages for a browser: routes, plots, tasks |
 //! | [`profile`] | which route and stack allocates, and what leaks |
+//! | [`testing`] | holding routes to what they allocate |
 //! | [`numbers`] | choosing numbers |
 //! | [`production`] | a checklist |
 //! | [`go`] | coming from Go |
@@ -43,3 +44,5 @@ pub mod production {}
 pub mod profile {}
 #[doc = include_str!("../docs/guide/tasks.md")]
 pub mod tasks {}
+#[doc = include_str!("../docs/guide/testing.md")]
+pub mod testing {}

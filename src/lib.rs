@@ -91,7 +91,7 @@
 #![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
 #![cfg_attr(
     not(feature = "document-features"),
-    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `profile`, `prometheus`, `serde`, `tracing`, or `full` for all of \
+    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `profile`, `prometheus`, `serde`, `test-util`, `tracing`, or `full` for all of \
            them. The README lists what each adds."
 )]
 //!
@@ -150,10 +150,19 @@ pub mod debug;
 #[cfg(feature = "axum")]
 pub mod extract;
 
+#[cfg(feature = "test-util")]
+pub mod test_util;
+
 // Its examples use every feature.
 #[cfg(any(
     all(doc, not(doctest)),
-    all(doctest, feature = "axum", feature = "json", feature = "profile")
+    all(
+        doctest,
+        feature = "axum",
+        feature = "json",
+        feature = "profile",
+        feature = "test-util"
+    )
 ))]
 pub mod guide;
 

@@ -3,7 +3,34 @@ use super::{
     raw,
 };
 
-/// Calls `f` outside of the accounts that are entered on this thread.
+/// Calls `f` outside of the accounts that are entered on this thread: they see neither what it allocates nor
+/// what it frees.
+///
+/// For what belongs to no request, such as a cache that the request happens to fill, or the log of a test.
+/// What is allocated inside and freed outside counts as freed only. Budgets do not see it either.
+///
+/// # Examples
+///
+/// ```
+/// use tower_memory::{Account, TrackingAllocator, account};
+///
+/// #[global_allocator]
+/// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+///
+/// let account = Account::new();
+/// let cached = account.in_scope(|| {
+///     let answer = vec![0_u8; 100];
+///     account::untracked(|| answer.clone())
+/// });
+/// let usage = account.usage().expect("installed");
+/// assert_eq!((usage.allocations, usage.bytes_allocated), (1, 100));
+/// # drop(cached);
+/// ```
+pub fn untracked<R>(f: impl FnOnce() -> R) -> R {
+    aside(f)
+}
+
+/// As [`untracked`], for what is seldom called.
 ///
 /// For tables of the crate that grow during a request and stay for others: they are no figure of the
 /// request that happens to be there. The caller does this only when a table grows, which is seldom.

@@ -20,6 +20,7 @@ mod usage;
 mod visits;
 
 pub use self::allocator::TrackingAllocator;
+pub use self::aside::untracked;
 pub use self::ledger::{Account, Entered};
 pub use self::totals::{is_installed, process_usage, thread_usage};
 pub use self::track::Tracked;

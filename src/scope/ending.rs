@@ -162,7 +162,7 @@ impl ScopeState {
         if let Some(limit) = &layer.limit {
             self.claim_closed(limit, key, usage.as_ref(), total_time);
         }
-        layer.sink.closed(&Closed {
+        let closed = Closed {
             key,
             label: &entry.label,
             id: self.id.load(Ordering::Relaxed),
@@ -177,7 +177,11 @@ impl ScopeState {
             total_time,
             tasks: self.tasks.get().map(|tasks| &**tasks),
             annotations: self.rare.get().map(|rare| &rare.annotations),
-        });
+        };
+        layer.sink.closed(&closed);
+        if let Some(capture) = self.rare.get().and_then(|rare| rare.capture.as_ref()) {
+            capture.closed(&closed);
+        }
         self.cancel_untaken();
         // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
         if let Some(place) = self.spared_place() {

@@ -8,6 +8,9 @@
 
 mod annotations;
 mod budget;
+#[cfg_attr(feature = "test-util", path = "capture/enabled.rs")]
+#[cfg_attr(not(feature = "test-util"), path = "capture/disabled.rs")]
+mod capture;
 mod current;
 mod deadline;
 mod ending;
@@ -41,6 +44,8 @@ pub use crate::route::RouteLabel;
 pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 
 pub(crate) use self::budget::CallBudget;
+#[cfg(feature = "test-util")]
+pub(crate) use self::capture::Capture;
 pub(crate) use self::current::EnteredScope;
 pub(crate) use self::handle::RequestScope;
 pub(crate) use self::layer::{LayerState, RouteFigures, ScopeSink};

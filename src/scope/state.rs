@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::{
     annotations::Annotations,
+    capture::Capture,
     label::{LabelSource, Moved, RouteWord},
     layer::LayerState,
     lifecycle::Lifecycle,
@@ -78,6 +79,8 @@ pub(super) struct Rare {
     pub(super) spared: AtomicUsize,
     /// The scheduled end of a scope whose holds are not taken up.
     pub(super) untaken: OnceLock<Key>,
+    /// A test that waits for the report.
+    pub(super) capture: Option<Capture>,
 }
 
 impl Rare {
@@ -88,6 +91,7 @@ impl Rare {
             annotations: Annotations::new(),
             spared: AtomicUsize::new(NOT_SPARED),
             untaken: OnceLock::new(),
+            capture: None,
         }
     }
 }
@@ -138,6 +142,9 @@ impl ScopeState {
         if let Some(parent) = parent {
             self.limits.bound(&parent.limits);
             self.rare_mut().parent = Some(parent.clone());
+        }
+        if let Some(capture) = Capture::take() {
+            self.rare_mut().capture = Some(capture);
         }
     }
 

@@ -58,6 +58,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Http, "middleware", "sync sharded config housekeeping account arena deadline cancel pool route limit scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
+    (Http, "test_util",  "scope"),
     (Http, "debug",      "sync housekeeping account cancel limit task scope observe"),
     (Http, "extract",    "sync arena cancel json limit scope observe wire middleware"),
 ];
