@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 40] = [
+const CASES: [&str; 43] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
