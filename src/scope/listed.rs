@@ -123,3 +123,50 @@ impl RequestScope {
         self.state().id()
     }
 }
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::{sync::Arc, thread};
+
+    use crate::{
+        counted::Counted,
+        sync::{AtomicUsize, Mutex, Ordering, lock},
+    };
+
+    /// As `unlist_last` and `response_over`: a request that is taken out of the list is alone, or a reader has
+    /// found it before and reads it. It closes once in any case.
+    #[test]
+    fn a_listed_request_closes_once_beside_a_reader() {
+        loom::model(|| {
+            let mut request = Counted::new(AtomicUsize::new(0));
+            let list = Arc::new(Mutex::new(Some(request.clone_mut())));
+            let reader = thread::spawn({
+                let list = Arc::clone(&list);
+                move || {
+                    let found = lock(&list).clone();
+                    found.map(|request| request.load(Ordering::Relaxed))
+                }
+            });
+            let unlist = || drop(lock(&list).take());
+            let mut listed = true;
+            if request.has_references(2) {
+                unlist();
+                listed = false;
+            }
+            match request.get_mut() {
+                // Loom fails if the reader may read at the same time.
+                Some(closed) => closed.with_mut(|closed| *closed += 1),
+                None => {
+                    if listed {
+                        unlist();
+                    }
+                    assert_eq!(request.fetch_add(1, Ordering::Relaxed), 0);
+                }
+            }
+            let seen = reader.join().expect("no panic");
+            assert!(seen.is_none_or(|closed| closed <= 1));
+            assert!(lock(&list).is_none() && request.is_only());
+            assert_eq!(request.load(Ordering::Relaxed), 1);
+        });
+    }
+}
