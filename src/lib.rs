@@ -71,6 +71,14 @@
     not(feature = "axum"),
     doc = "| extractors for axum (feature `axum`) | `tower_memory::extract` |"
 )]
+#![cfg_attr(
+    feature = "trace",
+    doc = "| the last polls of each thread, and what blocks | [`trace`] |"
+)]
+#![cfg_attr(
+    not(feature = "trace"),
+    doc = "| the last polls of each thread, and what blocks (feature `trace`) | `tower_memory::trace` |"
+)]
 #![cfg_attr(feature = "debug", doc = "| pages for a browser | [`debug`] |")]
 #![cfg_attr(
     not(feature = "debug"),
@@ -91,7 +99,7 @@
 #![cfg_attr(feature = "document-features", doc = document_features::document_features!())]
 #![cfg_attr(
     not(feature = "document-features"),
-    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `profile`, `prometheus`, `serde`, `test-util`, `tracing`, or `full` for all of \
+    doc = "`allocator-api2`, `allocator-api2-04`, `axum`, `debug`, `json`, `metrics`, `profile`, `prometheus`, `serde`, `test-util`, `trace`, `tracing`, or `full` for all of \
            them. The README lists what each adds."
 )]
 //!
@@ -137,6 +145,8 @@ mod route;
 mod sampler;
 pub mod scope;
 mod task;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 pub mod observe;
 

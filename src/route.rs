@@ -129,6 +129,14 @@ impl RouteLabel {
     }
 }
 
+#[cfg(feature = "trace")]
+impl RouteLabel {
+    /// The text, which no other label has at its address while it is kept.
+    pub(crate) const fn text(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
 /// The label's own text, shared and not copied.
 impl From<RouteLabel> for Arc<str> {
     fn from(label: RouteLabel) -> Self {

@@ -17,6 +17,7 @@ use tower_memory::{
     header::HeaderFormat,
     limit::ProcessLimit,
     middleware::MemoryLayerBuilder,
+    trace::TraceSettings,
 };
 
 #[global_allocator]
@@ -47,6 +48,10 @@ pub(crate) fn wrap(app: Router, settings: &str) -> Router {
         // Callgrind also counts the thread that calls the observer.
         "observed" => builder.observe(|report: &ScopeReport| _ = black_box(report.status)),
         "listed" => builder.list_requests(),
+        "traced" => {
+            TraceSettings::new().start();
+            builder
+        }
         "budget" => builder.request_limit(32 << 20),
         "limited" => builder.process_limit(&limit(1 << 40, None)),
         "overloaded" => builder.process_limit(&limit(1 << 30, Some(1 << 30))),

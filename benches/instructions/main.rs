@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 43] = [
+const CASES: [&str; 45] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
@@ -57,6 +57,8 @@ const CASES: [&str; 43] = [
     "observed/ready",
     "listed/ready",
     "listed/pending",
+    "traced/ready",
+    "traced/pending_4",
     "refused/ready",
     "budget/ready",
     "budget/pending",

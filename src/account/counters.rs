@@ -54,6 +54,9 @@ pub(super) struct Block {
     visited: Cell<i64>,
     /// When the profile takes its next sample. No mark is beyond that.
     pub(super) draw: Draw,
+    /// Bytes that were allocated aside of the accounts that were entered.
+    #[cfg(feature = "trace")]
+    aside: Cell<u64>,
 }
 
 /// Counts allocations of threads without a block.
@@ -141,6 +144,8 @@ impl Block {
             peak: Cell::new(i64::MAX),
             visited: Cell::new(0),
             draw: Draw::new(),
+            #[cfg(feature = "trace")]
+            aside: Cell::new(0),
         }
     }
 
@@ -160,6 +165,20 @@ impl Block {
     #[inline]
     pub(super) fn read(&self) -> HeapUsage {
         self.counters.read()
+    }
+
+    /// Bytes that were allocated aside of the accounts that were entered.
+    #[cfg(feature = "trace")]
+    pub(super) fn allocated_aside(&self, bytes: u64) {
+        self.aside.set(self.aside.get().wrapping_add(bytes));
+    }
+
+    /// The bytes that were allocated for an account, if one was entered.
+    #[cfg(feature = "trace")]
+    #[inline]
+    pub(super) fn attributed_bytes(&self) -> u64 {
+        let bytes = self.counters.bytes_allocated.load(Relaxed);
+        bytes.wrapping_sub(self.aside.get())
     }
 
     /// Counts a new block of `size` bytes. Returns whether it has to be looked at.

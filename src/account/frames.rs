@@ -306,6 +306,8 @@ impl Stack {
     pub(super) fn put_back(&self, aside: &Aside, block: &Block) {
         self.aside.set(aside.former);
         let counted = block.read() - aside.start;
+        #[cfg(feature = "trace")]
+        block.allocated_aside(counted.bytes_allocated);
         for frame in self.entered() {
             frame.start.write(&frame.start().plus(&counted), Cell::set);
         }

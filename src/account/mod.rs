@@ -22,6 +22,8 @@ mod visits;
 pub use self::allocator::TrackingAllocator;
 pub use self::aside::untracked;
 pub use self::ledger::{Account, Entered};
+#[cfg(feature = "trace")]
+pub(crate) use self::totals::thread_bytes;
 pub use self::totals::{is_installed, process_usage, thread_usage};
 pub use self::track::Tracked;
 pub use self::usage::{HeapUsage, Usage};

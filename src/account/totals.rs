@@ -109,3 +109,11 @@ pub fn thread_usage() -> Option<HeapUsage> {
     }
     own_block().map(Block::read)
 }
+
+/// The bytes that the calling thread has allocated, without those [aside](super::aside) of the accounts that were
+/// entered. Only differences are meaningful; zero if the thread counts none.
+#[cfg(feature = "trace")]
+#[inline]
+pub(crate) fn thread_bytes() -> u64 {
+    raw::own().map_or(0, Block::attributed_bytes)
+}

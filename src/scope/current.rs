@@ -10,6 +10,8 @@
 use std::cell::Cell;
 
 use super::state::ScopeState;
+#[cfg(feature = "trace")]
+use crate::trace::Slice;
 use crate::{
     account::{Entry, Writer},
     cancel::{CancelReason, Outcome},
@@ -50,7 +52,25 @@ fn swap(slot: &mut Option<Counted<ScopeState>>) {
 }
 
 /// Makes the scope in `slot` the current one, and enters its account, until the guard is dropped.
+#[inline]
 pub(super) fn enter(slot: &mut Option<Counted<ScopeState>>, writer: Writer) -> EnteredScope<'_> {
+    #[cfg(feature = "trace")]
+    let slice = Slice::begin(|| slot.as_deref().map(ScopeState::traced));
+    #[cfg_attr(not(feature = "trace"), expect(unused_mut))]
+    let mut entered = enter_untraced(slot, writer);
+    #[cfg(feature = "trace")]
+    {
+        entered.slice = slice;
+    }
+    entered
+}
+
+/// As [`enter`], for a poll that the flight recorder sees elsewhere.
+#[inline]
+pub(super) fn enter_untraced(
+    slot: &mut Option<Counted<ScopeState>>,
+    writer: Writer,
+) -> EnteredScope<'_> {
     let entry = slot
         .as_ref()
         .map_or(Entry::Inert, |scope| scope.account.begin(writer));
@@ -59,6 +79,8 @@ pub(super) fn enter(slot: &mut Option<Counted<ScopeState>>, writer: Writer) -> E
         slot,
         entry,
         guards_panics: false,
+        #[cfg(feature = "trace")]
+        slice: Slice::none(),
     }
 }
 
@@ -68,6 +90,8 @@ pub(crate) struct EnteredScope<'a> {
     slot: &'a mut Option<Counted<ScopeState>>,
     entry: Entry,
     guards_panics: bool,
+    #[cfg(feature = "trace")]
+    slice: Slice,
 }
 
 impl EnteredScope<'_> {
@@ -100,5 +124,8 @@ impl Drop for EnteredScope<'_> {
                 scope.cancel(CancelReason::new(Outcome::Panicked));
             }
         }
+        #[cfg(feature = "trace")]
+        self.slice
+            .end(|| self.slot.as_deref().map(ScopeState::traced));
     }
 }

@@ -162,6 +162,8 @@ impl ScopeState {
         if let Some(limit) = &layer.limit {
             self.claim_closed(limit, key, usage.as_ref(), total_time);
         }
+        #[cfg(feature = "trace")]
+        self.trace_closed(usage.as_ref());
         let closed = Closed {
             key,
             label: &entry.label,
@@ -236,6 +238,11 @@ impl OpenRequest for ScopeState {
 impl TaskOwner for ScopeState {
     fn route(&self) -> RouteLabel {
         self.route().label.clone()
+    }
+
+    #[cfg(feature = "trace")]
+    fn traced(&self) -> crate::trace::Subject<'_> {
+        self.traced()
     }
 
     fn group(&self) -> &TaskGroup {

@@ -360,6 +360,13 @@ impl Enter for RequestScope {
     }
 }
 
+impl RequestScope {
+    /// Enters the scope for a poll that is recorded as that of a task.
+    pub(super) fn enter_for_task(&mut self) -> EnteredScope<'_> {
+        current::enter_untraced(&mut self.state, Writer::Shared)
+    }
+}
+
 impl Drop for RequestScope {
     #[inline]
     fn drop(&mut self) {

@@ -35,6 +35,8 @@ mod shutdown;
 mod spawn;
 mod state;
 mod stream;
+#[cfg(feature = "trace")]
+mod traced;
 mod track;
 
 pub use self::hold::{HoldFuture, ScopeHold};

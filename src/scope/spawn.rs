@@ -253,7 +253,7 @@ impl Enter for TaskGuard {
 
     fn enter(&mut self) -> Self::Guard<'_> {
         let span = self.record.span.enter();
-        let scope = self.scope.enter();
+        let scope = self.scope.enter_for_task();
         (self.record.enter(), scope, span)
     }
 }

@@ -311,6 +311,8 @@ impl ScopeState {
         // Before the tasks are woken, so that none ends before its request was cancelled.
         let at = at.or_else(|| self.has_tasks().then(Instant::now));
         if self.cancel.cancel(reason) {
+            #[cfg(feature = "trace")]
+            self.trace_cancelled(reason);
             if let Some(group) = self.tasks.get() {
                 self.cancelled(group, at);
             }

@@ -27,6 +27,10 @@ pub(crate) trait TaskOwner: Send + Sync {
     /// The request's route.
     fn route(&self) -> RouteLabel;
 
+    /// The request, for the flight recorder.
+    #[cfg(feature = "trace")]
+    fn traced(&self) -> crate::trace::Subject<'_>;
+
     /// The tasks of the request.
     fn group(&self) -> &TaskGroup;
 
@@ -249,6 +253,8 @@ impl TaskRecord {
 
     /// Enters the task's account until the guard is dropped.
     pub(crate) fn enter(&self) -> EnteredTask<'_> {
+        #[cfg(feature = "trace")]
+        let slice = crate::trace::Slice::begin(|| Some(self.traced()));
         // Release, as at the end: a thread that sees the count sees what the polls did.
         self.polls.fetch_add(1, Ordering::Release);
         EnteredTask {
@@ -256,6 +262,31 @@ impl TaskRecord {
             // Exclusive: a task is in one poll at a time, and each happens after the one before.
             entry: self.account.begin(Writer::Exclusive),
             outer: CURRENT.try_with(|task| task.replace(Some(self.id()))).ok(),
+            #[cfg(feature = "trace")]
+            slice,
+        }
+    }
+
+    /// The task, for the flight recorder.
+    #[cfg(feature = "trace")]
+    fn traced(&self) -> crate::trace::Subject<'_> {
+        use crate::trace::{Kind, Name, Subject};
+
+        match self.origin() {
+            Origin::Request(owner) => Subject {
+                kind: match self.kind {
+                    TaskKind::Blocking => Kind::Closure,
+                    _ => Kind::Task,
+                },
+                task: Name::Place(self.location),
+                ..owner.traced()
+            },
+            Origin::Detached { name, route, .. } => Subject {
+                kind: Kind::Detached,
+                request: 0,
+                route: Name::Label(route.text()),
+                task: Name::Static(name),
+            },
         }
     }
 
@@ -386,6 +417,8 @@ pub(crate) struct EnteredTask<'a> {
     entry: Entry,
     /// The task that polls this one. `None` on a thread that is ending.
     outer: Option<Option<TaskId>>,
+    #[cfg(feature = "trace")]
+    slice: crate::trace::Slice,
 }
 
 impl Drop for EnteredTask<'_> {
@@ -396,5 +429,7 @@ impl Drop for EnteredTask<'_> {
         self.record.account.leave(self.entry);
         // Release: see `TaskRecord::enter`.
         self.record.polls.fetch_add(1, Ordering::Release);
+        #[cfg(feature = "trace")]
+        self.slice.end(|| Some(self.record.traced()));
     }
 }

@@ -7,6 +7,8 @@ use super::{
     rented_for::RentedFor,
     slot::{ALIGN, PoolHint, Pooled},
 };
+#[cfg(feature = "trace")]
+use crate::trace;
 use crate::{
     account,
     sync::{Arc, AtomicPtr, AtomicU8, AtomicUsize, Mutex, Ordering},
@@ -117,6 +119,8 @@ impl Header {
         if let Some(attached) = &self.attached {
             attached.recycler.grew(bytes);
         }
+        #[cfg(feature = "trace")]
+        trace::event(trace::Kind::ArenaGrowth, bytes as u64);
     }
 
     /// A block of at least `bytes` bytes: of the arena's pool, or new if it has none. `None` if there
