@@ -3,10 +3,17 @@
 //! `flash_sale --check` starts itself as a server under `RLIMIT_DATA`, once for each way to protect it, plays
 //! the sale over TCP, and compares: nothing, shedding by resident memory each second, a threshold each 10 ms, so
 //! many requests in flight, and the limit of this crate. `flash_sale --play CONTROL` plays one of them:
-//! `none`, `rss`, `threshold`, `flight:N` or `limit`. Unix only, since it needs `ulimit -d`.
+//! `none`, `rss`, `threshold`, `flight:N` or `limit`. `flash_sale --long [SECONDS]` (600 unless said) plays against
+//! the limit alone, with mixes that change, slow readers, clients that vanish, and a request that takes all it can.
+//! Unix only, since it needs `ulimit -d`.
+//!
+//! Figures of goodput are judged while timers are at most 1.5 ms late: on a busier machine the processors are the
+//! bottleneck, and memory is not.
 
 #[path = "flash_sale/client.rs"]
 mod client;
+#[path = "flash_sale/long.rs"]
+mod long;
 #[path = "flash_sale/server.rs"]
 mod server;
 
@@ -14,6 +21,7 @@ use std::{
     env,
     io::{self, BufRead, BufReader},
     process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
 };
 
 use tower_memory::TrackingAllocator;
@@ -81,13 +89,14 @@ fn play(control: &str) -> io::Result<Sale> {
         refused,
         errors,
         failed,
+        lag,
     } = tally;
     let end = if lived { "alive" } else { "dead" };
     let peak = peak.map_or(String::new(), |peak| {
         format!(", live heap up to {peak} MiB")
     });
     println!(
-        "{control:12} {good:6} good, {refused:6} refused, {errors:4} errors, {failed:6} failed per second; {end}{peak}"
+        "{control:12} {good:6} good, {refused:6} refused, {errors:4} errors, {failed:6} failed per second; {end}{peak}; timers {lag:.1?} late"
     );
     Ok(sale)
 }
@@ -104,21 +113,27 @@ fn check() -> io::Result<bool> {
     for control in ["none", "rss", "threshold"] {
         expect(!play(control)?.lived, "it was expected to die");
     }
-    let mut best = 0;
+    let (mut best, mut lag) = (0, Duration::ZERO);
     for most in [32, 64, 128, 256] {
         let sale = play(&format!("flight:{most}"))?;
         if sale.lived {
             best = best.max(sale.tally.good);
+            lag = lag.max(sale.tally.lag);
         }
     }
     let limit = play("limit")?;
     expect(limit.lived, "the limit keeps it alive");
     expect(limit.tally.failed == 0, "no request fails");
     expect(limit.tally.errors == 0, "no answer but 200 and 503");
-    expect(
-        limit.tally.good >= 2 * best,
-        "twice the answers of the best fixed number in flight",
-    );
+    lag = lag.max(limit.tally.lag);
+    if lag <= long::BUSY {
+        expect(
+            limit.tally.good >= 2 * best,
+            "twice the answers of the best fixed number in flight",
+        );
+    } else {
+        println!("timers are {lag:.1?} late: the machine is too busy for a comparison of answers");
+    }
     let most = LIMIT + LIMIT / 20;
     expect(
         limit.peak.is_some_and(|peak| peak <= most),
@@ -131,15 +146,42 @@ fn check() -> io::Result<bool> {
     Ok(passed)
 }
 
+fn play_long(seconds: &str) -> io::Result<bool> {
+    let time = Duration::from_secs(seconds.parse().map_err(io::Error::other)?);
+    let (mut server, port) = Server::start("limit")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let played = runtime.block_on(long::play(port, time, LIMIT));
+    let peak = runtime.block_on(client::peak(port));
+    let mut failed = played?;
+    if server.0.try_wait()?.is_some() {
+        failed.push("it has died".to_owned());
+    }
+    println!("live heap up to {} MiB", peak.unwrap_or(0));
+    if peak.is_none_or(|peak| peak > LIMIT + LIMIT / 20) {
+        failed.push("the live heap is more than 5 % above the limit".to_owned());
+    }
+    for what in &failed {
+        println!("FAILED: {what}");
+    }
+    Ok(failed.is_empty())
+}
+
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["--check"] => check(),
+        ["--long"] => play_long("600"),
+        ["--long", seconds] => play_long(seconds),
         ["--play", control] => play(control).map(|_| true),
         ["--serve", control] => server::serve(control, LIMIT).map(|()| true),
         _ => {
-            eprintln!("usage: flash_sale --check | --play none|rss|threshold|flight:N|limit");
+            eprintln!(
+                "usage: flash_sale --check | --long [SECONDS] | --play none|rss|threshold|flight:N|limit"
+            );
             return ExitCode::from(2);
         }
     };

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,10 +16,10 @@ use tokio::{
 
 const REGULAR: usize = 30;
 const MORE: usize = 600;
-const BEFORE: Duration = Duration::from_secs(2);
-const SALE: Duration = Duration::from_secs(8);
+const BEFORE: Duration = Duration::from_secs(1);
+const SALE: Duration = Duration::from_secs(5);
 /// Clients of the sale connect first; the figures are of the rest.
-const SETTLES: Duration = Duration::from_secs(3);
+const SETTLES: Duration = Duration::from_secs(2);
 
 /// What clients got, per second.
 #[derive(Clone, Copy)]
@@ -28,15 +28,20 @@ pub(crate) struct Tally {
     pub(crate) refused: usize,
     pub(crate) errors: usize,
     pub(crate) failed: usize,
+    /// How late timers were, which tells how busy the machine is.
+    pub(crate) lag: Duration,
 }
 
-static GOOD: AtomicUsize = AtomicUsize::new(0);
-static REFUSED: AtomicUsize = AtomicUsize::new(0);
-static ERRORS: AtomicUsize = AtomicUsize::new(0);
-static FAILED: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static ITEMS: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static REPORTS: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static REFUSED: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static ERRORS: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static FAILED: AtomicUsize = AtomicUsize::new(0);
+/// Of a hundred requests, so many are for reports.
+pub(crate) static REPORT_SHARE: AtomicU64 = AtomicU64::new(3);
 
 /// Sends a request and reads the response: its status and its body.
-async fn get(stream: &mut TcpStream, path: &str) -> io::Result<(u16, String)> {
+pub(crate) async fn get(stream: &mut TcpStream, path: &str) -> io::Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: shop\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut read = Vec::with_capacity(8192);
@@ -61,14 +66,15 @@ async fn get(stream: &mut TcpStream, path: &str) -> io::Result<(u16, String)> {
     }
 }
 
-async fn client(port: u16, number: u64, end: Instant) {
+pub(crate) async fn client(port: u16, number: u64, end: Instant) {
     let mut random = number;
     let mut stream: Option<TcpStream> = None;
     while Instant::now() < end {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        let path = if (random >> 33) % 100 < 3 {
+        let is_report = (random >> 33) % 100 < REPORT_SHARE.load(Relaxed);
+        let path = if is_report {
             "/report".to_owned()
         } else {
             format!("/item/{}", (random >> 40) % 100)
@@ -91,7 +97,8 @@ async fn client(port: u16, number: u64, end: Instant) {
         stream = Some(open);
         match status {
             200 => {
-                GOOD.fetch_add(1, Relaxed);
+                let good = if is_report { &REPORTS } else { &ITEMS };
+                good.fetch_add(1, Relaxed);
             }
             503 => {
                 REFUSED.fetch_add(1, Relaxed);
@@ -106,7 +113,7 @@ async fn client(port: u16, number: u64, end: Instant) {
 
 /// Plays the sale, and returns what clients got from three seconds after its start to its end.
 pub(crate) async fn sale(port: u16) -> Tally {
-    let counters = [&GOOD, &REFUSED, &ERRORS, &FAILED];
+    let counters = [&ITEMS, &REPORTS, &REFUSED, &ERRORS, &FAILED];
     let end = Instant::now() + BEFORE + SALE;
     let mut clients = JoinSet::new();
     for number in 0..REGULAR {
@@ -119,20 +126,34 @@ pub(crate) async fn sale(port: u16) -> Tally {
     sleep(SETTLES).await;
     let before = counters.map(|counter| counter.load(Relaxed));
     let since = Instant::now();
-    sleep(end.saturating_duration_since(since)).await;
+    let lag = lag_until(end).await;
     let seconds = since.elapsed().as_secs_f64();
     let mut after = counters.map(|counter| counter.load(Relaxed));
     for (after, before) in after.iter_mut().zip(before) {
         *after = ((*after - before) as f64 / seconds) as usize;
     }
     clients.join_all().await;
-    let [good, refused, errors, failed] = after;
+    let [items, reports, refused, errors, failed] = after;
     Tally {
-        good,
+        good: items + reports,
         refused,
         errors,
         failed,
+        lag,
     }
+}
+
+/// Returns by how much timers of 10 ms are late, on average until `end`.
+pub(crate) async fn lag_until(end: Instant) -> Duration {
+    const EVERY: Duration = Duration::from_millis(10);
+    let (mut late, mut times) = (Duration::ZERO, 0);
+    while Instant::now() < end {
+        let due = Instant::now() + EVERY;
+        sleep(EVERY).await;
+        late += Instant::now().saturating_duration_since(due);
+        times += 1;
+    }
+    late / times.max(1)
 }
 
 /// Asks the server for the highest number of live MiB.

@@ -18,7 +18,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tower_memory::{MemoryLayer, account::process_usage, limit::ProcessLimit};
+use tower_memory::{
+    MemoryLayer, Outcome, ScopeReport, account::process_usage, limit::ProcessLimit,
+    observe::Snapshot,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -45,6 +48,71 @@ async fn item(Path(n): Path<u64>) -> Vec<u8> {
 
 async fn report() -> Vec<u8> {
     work(80, 300).await
+}
+
+/// Takes more and more.
+async fn greedy() {
+    let mut kept = Vec::new();
+    loop {
+        kept.push(vec![7_u8; 1 << 20]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// 4 MiB, for clients that read slowly.
+async fn feed() -> Vec<u8> {
+    vec![b'x'; 4 << 20]
+}
+
+/// How much greedy requests held that were ended.
+struct Greedy {
+    ended: AtomicU64,
+    most: AtomicU64,
+    least: AtomicU64,
+}
+
+static GREEDY: Greedy = Greedy {
+    ended: AtomicU64::new(0),
+    most: AtomicU64::new(0),
+    least: AtomicU64::new(u64::MAX),
+};
+
+impl Greedy {
+    fn see(report: &ScopeReport) {
+        let peak = report.usage.and_then(|usage| usage.peak_bytes);
+        if let (Outcome::MemoryExceeded, Some(peak)) = (report.outcome, peak) {
+            GREEDY.ended.fetch_add(1, Relaxed);
+            GREEDY.most.fetch_max(peak, Relaxed);
+            GREEDY.least.fetch_min(peak, Relaxed);
+        }
+    }
+}
+
+/// One figure a line.
+fn figures(snapshot: &Snapshot) -> String {
+    let Some(limit) = &snapshot.limit else {
+        return String::new();
+    };
+    let after = snapshot
+        .routes
+        .iter()
+        .filter_map(|row| row.held_after_close);
+    let figures = [
+        ("in_flight", snapshot.in_flight as u64),
+        ("buffers", snapshot.pool.buffers as u64),
+        ("held_after_close", after.sum()),
+        ("reserved", limit.reserved),
+        ("held", limit.held.unwrap_or(0)),
+        ("base", limit.base.unwrap_or(0)),
+        ("candidates", limit.candidates as u64),
+        ("cancelled", limit.cancelled),
+        ("greedy_ended", GREEDY.ended.load(Relaxed)),
+        ("greedy_most", GREEDY.most.load(Relaxed)),
+        ("greedy_least", GREEDY.least.load(Relaxed)),
+    ];
+    figures
+        .map(|(name, value)| format!("{name} {value}\n"))
+        .concat()
 }
 
 /// Refuses all while `refuses` is set, and what is above `most` at the same time.
@@ -106,10 +174,14 @@ fn protected(app: Router, control: &str, limit: u64) -> io::Result<Router> {
         None if control == "limit" => {
             let limit = ProcessLimit::builder().bytes(limit * MIB).build();
             let limit = limit.map_err(io::Error::other)?;
-            let layer = MemoryLayer::builder().process_limit(&limit).build();
-            let figures = move || async move { limit.snapshot().to_string() };
-            let app = app.layer(layer.map_err(io::Error::other)?);
-            return Ok(app.route("/limit", get(figures)));
+            let layer = MemoryLayer::builder()
+                .process_limit(&limit)
+                .observe(Greedy::see)
+                .build()
+                .map_err(io::Error::other)?;
+            let handle = layer.handle();
+            let figures = move || async move { figures(&handle.snapshot()) };
+            return Ok(app.layer(layer).route("/figures", get(figures)));
         }
         None if control == "none" => return Ok(app.layer(MemoryLayer::new())),
         None if control == "rss" => {
@@ -134,7 +206,9 @@ pub(crate) fn serve(control: &str, limit: u64) -> io::Result<()> {
     });
     let app = Router::new()
         .route("/item/{n}", get(item))
-        .route("/report", get(report));
+        .route("/report", get(report))
+        .route("/feed", get(feed))
+        .route("/greedy", get(greedy));
     let app = protected(app, control, limit)?;
     let peak = || async { (PEAK.load(Relaxed) / MIB).to_string() };
     let app = app.route("/peak", get(peak));
