@@ -55,7 +55,7 @@ impl Drop for Server {
 
 impl Server {
     /// Starts this program as a server with a limit for its data. Returns it and its port.
-    fn start(control: &str) -> io::Result<(Self, u16)> {
+    fn start(control: &str, stderr: Stdio) -> io::Result<(Self, u16)> {
         let script = format!("ulimit -d {} && exec \"$0\" \"$@\"", MAY_HAVE << 10);
         let mut child = Command::new("sh")
             .arg("-c")
@@ -63,7 +63,7 @@ impl Server {
             .arg(env::current_exe()?)
             .args(["--serve", control])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
@@ -75,7 +75,8 @@ impl Server {
 }
 
 fn play(control: &str) -> io::Result<Sale> {
-    let (mut server, port) = Server::start(control)?;
+    // Those that die say so.
+    let (mut server, port) = Server::start(control, Stdio::null())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -148,7 +149,7 @@ fn check() -> io::Result<bool> {
 
 fn play_long(seconds: &str) -> io::Result<bool> {
     let time = Duration::from_secs(seconds.parse().map_err(io::Error::other)?);
-    let (mut server, port) = Server::start("limit")?;
+    let (mut server, port) = Server::start("limit", Stdio::inherit())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

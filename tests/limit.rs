@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
     },
     time::Duration,
 };
@@ -593,6 +594,216 @@ async fn the_body_of_a_request_that_is_cancelled_after_its_head_fails() {
         }
         process.is_empty();
     }
+}
+
+/// Tells when it is dropped.
+struct Told(mpsc::Sender<()>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nothing_polls_is_taken_from_its_server_when_its_request_is_cancelled() {
+    for exact in [false, true] {
+        let process = Process::new();
+        let layer = process.layer().route("/r").build().unwrap();
+        let (told, dropped) = mpsc::channel();
+        let held = Mutex::new(Some((vec![1_u8; 5 << 20], Told(told))));
+        let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| {
+            let held = held.lock().unwrap().take();
+            async move {
+                // Seen when the first section ends.
+                let own = vec![1_u8; 5 << 20];
+                tokio::task::yield_now().await;
+                let frames = futures_util::stream::repeat_with(move || {
+                    let _kept = (&held, &own);
+                    Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[7; 1000])))
+                });
+                let mut response = Response::new(StreamBody::new(frames));
+                if exact {
+                    let length = header::HeaderValue::from_static("1000000000");
+                    response
+                        .headers_mut()
+                        .insert(header::CONTENT_LENGTH, length);
+                }
+                Ok::<_, Infallible>(response)
+            }
+        }));
+        let response = service.oneshot(request("/")).await.unwrap();
+        let mut body = Box::pin(response.into_body());
+        for _ in 0..3 {
+            assert_eq!(
+                body.frame()
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .into_data()
+                    .unwrap()
+                    .len(),
+                1000
+            );
+        }
+        process.uses(LIMIT + 1);
+        let _ = process.limit.pressure();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // On the thread for hooks, although the body is not polled.
+        dropped.recv_timeout(Duration::from_secs(20)).unwrap();
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the request was cancelled to free memory"
+        );
+        assert!(body.frame().await.is_none());
+        let row = &layer.handle().snapshot().routes[0];
+        assert_eq!(row.outcomes.get(Outcome::MemoryPressure), 1);
+        process.is_empty();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_bodies_have_down_to_a_quarter_of_their_time_while_memory_is_tight() {
+    // Used, the time in seconds at which a body is still open, and one at which it has ended.
+    for (percent, open, ended) in [
+        (50, 39.9, 40.2),
+        (79, 39.9, 40.2),
+        (97, 9.9, 10.3),
+        (98, 9.9, 10.3),
+    ] {
+        let process = Process::new();
+        let idle = Duration::from_secs(40);
+        let layer = process.layer().body_idle_timeout(idle).build().unwrap();
+        let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| {
+            let body = StreamBody::new(futures_util::stream::pending::<
+                Result<Frame<Bytes>, Infallible>,
+            >());
+            ready(Ok::<_, Infallible>(Response::new(body)))
+        }));
+        let response = service.oneshot(request("/")).await.unwrap();
+        process.uses(LIMIT / 100 * percent + LIMIT / 1000);
+        let _ = process.limit.pressure();
+        let in_flight = || layer.handle().snapshot().in_flight;
+        tokio::time::sleep(Duration::from_secs_f64(open)).await;
+        assert_eq!(in_flight(), 1, "{percent} % after {open} s");
+        tokio::time::sleep(Duration::from_secs_f64(ended - open)).await;
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while in_flight() > 0 {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{percent} % after {ended} s"
+            );
+            std::thread::yield_now();
+        }
+        let error = Box::pin(response.into_body())
+            .frame()
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert!(error.to_string().contains("idle"), "{error}");
+        process.is_empty();
+    }
+}
+
+#[tokio::test]
+async fn a_held_connection_that_holds_too_much_is_dropped() {
+    for (over_budget, outcome) in [
+        (false, Outcome::MemoryPressure),
+        (true, Outcome::MemoryExceeded),
+    ] {
+        let process = Process::new();
+        let budget = if over_budget { 4 << 20 } else { 32 << 20 };
+        let layer = process.layer().request_limit(budget).build().unwrap();
+        let (told, dropped) = mpsc::channel();
+        let told = Mutex::new(Some(Told(told)));
+        let (go, gone) = oneshot::channel::<()>();
+        let gone = Mutex::new(Some(gone));
+        let service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
+            let (told, gone) = (told.lock().unwrap().take(), gone.lock().unwrap().take());
+            let connection = async move {
+                gone.unwrap().await.unwrap();
+                let kept = (vec![1_u8; 5 << 20], told);
+                pending::<()>().await;
+                drop(kept);
+            };
+            tokio::spawn(scope_of(&request).hold().run(connection));
+            let mut response = Response::new(Full::<Bytes>::default());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            ready(Ok::<_, Infallible>(response))
+        }));
+        drop(service.oneshot(request("/")).await.unwrap());
+        tokio::task::yield_now().await;
+        assert_eq!(layer.handle().snapshot().in_flight, 1);
+        go.send(()).unwrap();
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        if !over_budget {
+            assert!(dropped.try_recv().is_err());
+            process.uses(LIMIT + 1);
+            let _ = process.limit.pressure();
+            tokio::task::yield_now().await;
+        }
+        dropped.try_recv().unwrap();
+        let snapshot = layer.handle().snapshot();
+        assert_eq!(
+            (snapshot.in_flight, snapshot.routes[0].outcomes.get(outcome)),
+            (0, 1)
+        );
+        process.is_empty();
+    }
+}
+
+#[tokio::test]
+async fn the_load_is_reported_to_those_who_may_know_it_also_with_a_refusal() {
+    use tower_memory::header::ENDPOINT_LOAD_METRICS;
+
+    let process = Process::new();
+    let told = Expose::when(|request| request.headers.contains_key("x-proxy"));
+    let layer = process.layer().report_load(told).build().unwrap();
+    let silent = process.layer().build().unwrap();
+    let unlimited = MemoryLayer::builder()
+        .report_load(Expose::Always)
+        .build()
+        .unwrap();
+    let report = |layer: &MemoryLayer, proxy: bool| {
+        let mut call = request("/16");
+        if proxy {
+            call.headers_mut().insert("x-proxy", "1".parse().unwrap());
+        }
+        let answered = layer.layer(service_fn(hold)).oneshot(call);
+        async move {
+            let response = answered.await.unwrap();
+            let report = response.headers().get(ENDPOINT_LOAD_METRICS);
+            (
+                response.status().as_u16(),
+                report.map(|report| report.to_str().unwrap().to_owned()),
+            )
+        }
+    };
+    for (used, status, text) in [
+        (
+            32,
+            200,
+            "0.5000,mem_utilization=0.5000,named_metrics.memory_pressure=0.00",
+        ),
+        (
+            64,
+            503,
+            "1.0000,mem_utilization=1.0000,named_metrics.memory_pressure=1.00",
+        ),
+    ] {
+        process.uses(used * MIB);
+        let text = format!("TEXT application_utilization={text}");
+        assert_eq!(report(&layer, true).await, (status, Some(text)));
+        assert_eq!(report(&layer, false).await, (status, None));
+        assert_eq!(report(&silent, true).await, (status, None));
+    }
+    assert_eq!(
+        report(&unlimited, true).await,
+        (200, None),
+        "without a limit there is no load"
+    );
 }
 
 #[tokio::test]

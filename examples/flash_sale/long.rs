@@ -138,18 +138,27 @@ pub(crate) async fn play(port: u16, time: Duration, limit: u64) -> io::Result<Ve
         odd.spawn(vanishing(port, end));
     }
     odd.spawn(greedy(port, end));
-    println!("reports  good/s  deviation  held of 0.9 * limit - base  timers late by");
+    println!(
+        "reports  good/s  deviation  held of 0.9 * limit - base  timers late by  live at most  data now"
+    );
     for share in SHARES.into_iter().cycle() {
         let until = Instant::now() + MIX;
         if until > end {
             break;
         }
         let it = mix(share, until).await;
-        let free = 0.9 * limit as f64 - figure(port, "base").await? as f64 / f64::from(1 << 20);
+        let base = figure(port, "base").await? >> 20;
+        let free = 0.9 * limit as f64 - base as f64;
         let used = it.held / free;
         println!(
-            "{:5} %  {:6.0}  {:9.3}  {:25.2}  {:.1?}",
-            it.share, it.good, it.deviation, used, it.lag
+            "{:5} %  {:6.0}  {:9.3}  {:25.2}  {:14.1?}  {:8} MiB  {} MiB",
+            it.share,
+            it.good,
+            it.deviation,
+            used,
+            it.lag,
+            figure(port, "live_most").await? >> 20,
+            figure(port, "data").await? >> 20
         );
         // Otherwise the processors are the limit.
         if it.lag <= BUSY {

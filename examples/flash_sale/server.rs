@@ -106,6 +106,8 @@ fn figures(snapshot: &Snapshot) -> String {
         ("base", limit.base.unwrap_or(0)),
         ("candidates", limit.candidates as u64),
         ("cancelled", limit.cancelled),
+        ("live_most", PEAK.load(Relaxed)),
+        ("data", data()),
         ("greedy_ended", GREEDY.ended.load(Relaxed)),
         ("greedy_most", GREEDY.most.load(Relaxed)),
         ("greedy_least", GREEDY.least.load(Relaxed)),
@@ -167,6 +169,14 @@ fn resident() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     pages.unwrap_or(0_u64) * 4096
+}
+
+/// What `RLIMIT_DATA` limits.
+fn data() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmData:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 fn protected(app: Router, control: &str, limit: u64) -> io::Result<Router> {

@@ -15,7 +15,6 @@ use std::{
 
 use tokio::{runtime::Handle, time::Instant};
 
-use super::source::DeadlineSource;
 use crate::{
     housekeeping::{Alarm, Housekeeping},
     sync::{Arc, Mutex, lock, try_lock},
@@ -30,17 +29,23 @@ const _: () = assert!(SLACK.as_millis() <= 100);
 
 /// What can be ended at its limit by another thread.
 pub(crate) trait Limited<L> {
+    /// Why it ends.
+    type Reason: Copy + Send + Sync + 'static;
+
     /// Its limit now. It may move.
-    fn due(&self) -> Option<(Instant, DeadlineSource)>;
+    fn due(&self) -> Option<(Instant, Self::Reason)>;
+
+    /// After how long to look again at the latest, if the limit may become an earlier one by itself.
+    fn looks_again(&self) -> Option<Duration>;
 
     /// What the owner finds in its place. Called under the lock.
-    fn left(&self, source: DeadlineSource) -> L;
+    fn left(&self, reason: Self::Reason) -> L;
 
     /// Tells those who wait for its end. Runs no code of users.
-    fn cancel(&self, source: DeadlineSource);
+    fn cancel(&self, reason: Self::Reason);
 
     /// Ends it, which drops values of users.
-    fn end(self, source: DeadlineSource);
+    fn end(self, reason: Self::Reason);
 }
 
 /// The owner of a value that the housekeeping ends at its limit.
@@ -70,17 +75,30 @@ where
     L: Send + 'static,
 {
     pub(crate) fn new(value: T, housekeeping: Housekeeping) -> Self {
-        let due = value.due();
+        let due = value
+            .due()
+            .map(|due| next_look(&value, Instant::now(), due.0));
         let shared = Arc::new(Shared {
             part: Mutex::new(Part::Here(value)),
             alarm: Alarm::new(housekeeping),
             runtime: Handle::try_current().ok(),
         });
-        if let Some((at, _)) = due {
+        if let Some(at) = due {
             shared.look_after(at);
         }
         Self { shared }
     }
+
+    /// A waker that has the value looked at.
+    pub(crate) fn looker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.shared))
+    }
+}
+
+/// When to look at a value whose limit is `at`, unless it has passed.
+fn next_look<L>(value: &impl Limited<L>, now: Instant, at: Instant) -> Instant {
+    let again = value.looks_again().and_then(|after| now.checked_add(after));
+    again.map_or(at, |again| again.min(at))
 }
 
 impl<T, L> Watched<T, L> {
@@ -128,20 +146,20 @@ where
     }
 
     /// Takes the value if it is over its limit now. Otherwise returns after when to look again.
-    fn take_due(&self, now: Instant) -> Result<(T, DeadlineSource), Option<Instant>> {
+    fn take_due(&self, now: Instant) -> Result<(T, T::Reason), Option<Instant>> {
         let Some(mut part) = try_lock(&self.part) else {
             return Err(Some(now));
         };
         let Part::Here(value) = &*part else {
             return Err(None);
         };
-        let (at, source) = value.due().ok_or(None)?;
+        let (at, reason) = value.due().ok_or(None)?;
         if at.checked_add(SLACK).is_none_or(|at| at > now) {
-            return Err(Some(at));
+            return Err(Some(next_look(value, now, at)));
         }
-        let left = Part::Ended(value.left(source));
+        let left = Part::Ended(value.left(reason));
         match std::mem::replace(&mut *part, left) {
-            Part::Here(value) => Ok((value, source)),
+            Part::Here(value) => Ok((value, reason)),
             Part::Ended(_) | Part::Gone => Err(None),
         }
     }
@@ -155,12 +173,12 @@ where
 {
     fn wake(self: Arc<Self>) {
         match self.take_due(Instant::now()) {
-            Ok((value, source)) => {
-                value.cancel(source);
+            Ok((value, reason)) => {
+                value.cancel(reason);
                 let runtime = self.runtime.clone();
                 self.alarm.call(move || {
                     let _entered = runtime.as_ref().map(Handle::enter);
-                    value.end(source);
+                    value.end(reason);
                 });
             }
             Err(Some(at)) => self.look_after(at),
@@ -187,17 +205,23 @@ mod loom_models {
     }
 
     impl Limited<&'static str> for Value {
-        fn due(&self) -> Option<(Instant, DeadlineSource)> {
-            Some((self.due, DeadlineSource::BodyTimeout))
+        type Reason = ();
+
+        fn due(&self) -> Option<(Instant, ())> {
+            Some((self.due, ()))
         }
 
-        fn left(&self, _source: DeadlineSource) -> &'static str {
+        fn looks_again(&self) -> Option<Duration> {
+            None
+        }
+
+        fn left(&self, (): ()) -> &'static str {
             "late"
         }
 
-        fn cancel(&self, _source: DeadlineSource) {}
+        fn cancel(&self, (): ()) {}
 
-        fn end(self, _source: DeadlineSource) {
+        fn end(self, (): ()) {
             self.ended.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -34,6 +34,11 @@ impl Claim {
         }
     }
 
+    /// Whether the request is listed as a candidate.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.held.is_marked()
+    }
+
     /// Sets what the request may hold, which is only counted.
     pub(crate) fn watch_limit(&self, bytes: u64) {
         self.watched_limit.store(bytes, Relaxed);

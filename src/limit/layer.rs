@@ -79,6 +79,15 @@ impl LayerLimit {
         self.process.limit() / REQUEST_SHARE
     }
 
+    /// From 0 to 1: how much less idle bodies may be. Zero if nothing is enforced.
+    pub(crate) fn level(&self) -> f64 {
+        if self.enforces() {
+            self.process.level()
+        } else {
+            0.0
+        }
+    }
+
     /// Whether requests are ended that hold more than they may.
     pub(crate) fn enforces(&self) -> bool {
         self.process.mode() == LimitMode::Enforce

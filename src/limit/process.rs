@@ -237,6 +237,11 @@ impl Process {
         Stage::ALL.get(stage).copied().unwrap_or_default()
     }
 
+    /// The level of the last reading.
+    pub(super) fn level(&self) -> f64 {
+        f64::from_bits(self.figures.level.load(Relaxed))
+    }
+
     pub(super) fn least_base(&self) -> u64 {
         self.figures.least_base.load(Relaxed)
     }
@@ -297,7 +302,7 @@ impl Process {
     pub(crate) fn pressure(&self) -> Pressure {
         self.look_if_old();
         Pressure {
-            level: f64::from_bits(self.figures.level.load(Relaxed)) as f32,
+            level: self.level() as f32,
             stage: self.stage(),
             used: self.used(),
             limit: self.limit(),

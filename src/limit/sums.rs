@@ -238,6 +238,13 @@ impl Part {
         self.0.fetch_update(Relaxed, Relaxed, mark).is_ok()
     }
 
+    /// Whether it is open and marked.
+    #[inline]
+    pub(super) fn is_marked(&self) -> bool {
+        let word = self.0.load(Relaxed);
+        word != Self::CLOSED && word & Self::MARK != 0
+    }
+
     /// Takes the value out of the sum for good, which the caller does. Zero if it was closed.
     #[inline]
     pub(super) fn close(&self) -> Last {
@@ -319,9 +326,11 @@ mod tests {
         assert_eq!(part.close(), last(0, false));
         part.open(5);
         assert_eq!((part.get(), part.replace(7)), (Some(5), Some(5)));
-        assert!(part.mark() && !part.mark());
+        assert!(!part.is_marked());
+        assert!(part.mark() && !part.mark() && part.is_marked());
         assert_eq!((part.get(), part.replace(8)), (Some(7), Some(7)));
         assert_eq!(part.close(), last(8, true));
+        assert!(!part.is_marked());
         assert_eq!((part.close(), part.replace(1)), (last(0, false), None));
         part.open(u64::MAX);
         assert_eq!(part.get(), Some(Part::LARGEST));

@@ -130,10 +130,17 @@ impl<B> ResponseBody<B> {
             None => return Self::nested(body, None),
         };
         let mut body = OpenBody::new(body, open, length, end);
-        let state = if body.is_limited() {
-            State::Limited {
-                body: Watched::new(Box::pin(body), Housekeeping::Process),
+        let may_be_taken = body.may_be_taken();
+        let state = if body.is_limited() || may_be_taken {
+            let body = Watched::new(Box::pin(body), Housekeeping::Process);
+            if may_be_taken {
+                body.look(|inner| {
+                    if let Some(open) = inner.open() {
+                        open.scope().set_body_taker(Some(body.looker()));
+                    }
+                });
             }
+            State::Limited { body }
         } else {
             State::Open { body }
         };

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use http::request::Parts;
+use http::{Request, request::Parts};
 
 use crate::sync::Arc;
 
@@ -51,6 +51,22 @@ pub enum Expose {
 }
 
 impl Expose {
+    /// Whether the client of a request is one of these. A function takes the request's parts, which are put
+    /// together again.
+    #[inline]
+    pub(super) fn includes<B>(&self, request: Request<B>) -> (Request<B>, bool) {
+        match self {
+            Self::Always => (request, true),
+            Self::DebugBuilds => (request, cfg!(debug_assertions)),
+            Self::Never => (request, false),
+            Self::When(f) => {
+                let (parts, body) = request.into_parts();
+                let included = f(&parts);
+                (Request::from_parts(parts, body), included)
+            }
+        }
+    }
+
     /// Clients for whose request `f` returns `true`. It is called before the inner service.
     #[must_use]
     pub fn when(f: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {

@@ -17,7 +17,7 @@ use super::{
     open_body::{BodyEnd, BodyLength},
     place::Place,
     request_info::RequestInfo,
-    respond::respond,
+    respond::{report_load, respond},
 };
 use crate::{
     account::{Enter, Inside},
@@ -132,6 +132,9 @@ impl<F> ResponseFuture<F> {
     ) -> Self {
         if let Place::Outermost(mut open) = place {
             open.head(answer.status().as_u16(), BodyKind::None, false);
+            if info.reports_load {
+                report_load(&open, answer.headers_mut());
+            }
             if let Some(exposed) = info.exposed {
                 exposed.write(&open, answer.headers_mut());
             }

@@ -2,6 +2,7 @@ use std::fmt;
 
 use http::request::Parts;
 
+use super::expose::Expose;
 use crate::{
     limit::{Priority, ProcessLimit},
     sync::Arc,
@@ -15,6 +16,8 @@ pub(super) struct Load {
     pub(super) priority: Option<Arc<Prioritize>>,
     /// Bytes of the pool's buffers from which on requests are refused.
     pub(super) max_unreleased: Option<usize>,
+    /// Which clients are told of the load.
+    pub(super) report: Expose,
 }
 
 /// Chooses a request's priority.
@@ -26,6 +29,7 @@ impl Load {
             process: None,
             priority: None,
             max_unreleased: None,
+            report: Expose::Never,
         }
     }
 }
@@ -43,6 +47,7 @@ impl fmt::Debug for Load {
             .field("process_limit", &self.process)
             .field("priority_from", &self.priority.is_some())
             .field("max_unreleased_bytes", &self.max_unreleased)
+            .field("report_load", &self.report)
             .finish()
     }
 }

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::{Response, request::Parts};
 
-use super::{builder::MemoryLayerBuilder, limit_context::LimitContext};
+use super::{builder::MemoryLayerBuilder, expose::Expose, limit_context::LimitContext};
 use crate::{
     limit::{Priority, ProcessLimit},
     sync::Arc,
@@ -102,6 +102,48 @@ impl MemoryLayerBuilder {
         f: impl Fn(&LimitContext<'_>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.responses.limit = Some(Arc::new(f));
+        self
+    }
+
+    /// Tells these clients how tight memory is, in the response header `endpoint-load-metrics` (none by default).
+    ///
+    /// Meant for load balancers that speak ORCA, such as Envoy's and gRPC's weighted round robin: they send less to
+    /// an instance whose utilization is higher. It has
+    /// [`process_limit`](Self::process_limit)'s bytes in use as a share of the limit (`mem_utilization`,
+    /// `application_utilization`), and [`Pressure::level`](crate::limit::Pressure::level)
+    /// (`named_metrics.memory_pressure`). Refusals have it, too. The proxy should remove it from what it sends to
+    /// clients: it tells what others do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use http_body_util::Empty;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_memory::{Expose, MemoryLayer, header::ENDPOINT_LOAD_METRICS, limit::ProcessLimit};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limit = ProcessLimit::builder().bytes(100 << 20).source(|| Some(60 << 20)).build()?;
+    /// let layer = MemoryLayer::builder()
+    ///     .process_limit(&limit)
+    ///     .report_load(Expose::when(|request| request.headers.contains_key("x-from-proxy")))
+    ///     .build()?;
+    /// let service = layer.layer(service_fn(|_: Request<()>| async {
+    ///     Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+    /// }));
+    /// let asking = Request::get("/").header("x-from-proxy", "1").body(())?;
+    /// assert_eq!(
+    ///     service.oneshot(asking).await?.headers()[ENDPOINT_LOAD_METRICS],
+    ///     "TEXT application_utilization=0.6000,mem_utilization=0.6000,named_metrics.memory_pressure=0.00",
+    /// );
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn report_load(mut self, clients: Expose) -> Self {
+        self.load.report = clients;
         self
     }
 

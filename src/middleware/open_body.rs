@@ -2,6 +2,7 @@ use std::{
     error::Error,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::body_error::BodyTimeoutError;
 use crate::{
     account::Inside,
-    cancel::{CancelReason, DeadlineSource, Outcome},
+    cancel::{CancelReason, Outcome},
     deadline::{DeadlineTimer, Limited},
     scope::{OpenScope, StreamPlace},
     wire::{
@@ -143,6 +144,14 @@ impl<B> OpenBody<B> {
         limits.body_deadline(self.since).is_some()
     }
 
+    /// Whether it may have to be taken from a server that does not poll it, to free memory: it is a stream, or the
+    /// request holds much.
+    pub(super) fn may_be_taken(&self) -> bool {
+        let open = self.inside.place().as_ref();
+        !self.length.is_none()
+            && open.is_some_and(|open| open.scope().may_be_victim(self.length.is_unknown()))
+    }
+
     /// The scope, until the body is over.
     pub(super) const fn open(&self) -> Option<&OpenScope> {
         self.inside.place().as_ref()
@@ -164,6 +173,7 @@ impl<B> OpenBody<B> {
             *this.timer = None;
         }
         if let Some(open) = this.inside.place_mut().take() {
+            open.scope().set_body_taker(None);
             open.finish(reason.unwrap_or(this.length.reason_of_drop()));
         }
     }
@@ -212,22 +222,38 @@ impl<B> OpenBody<B> {
 }
 
 impl<B> Limited<LastFrame> for Pin<Box<OpenBody<B>>> {
-    fn due(&self) -> Option<(Instant, DeadlineSource)> {
-        self.open()?.scope().limits().body_deadline(self.since)
+    type Reason = CancelReason;
+
+    fn due(&self) -> Option<(Instant, CancelReason)> {
+        let scope = self.open()?.scope();
+        if let Some(reason) = scope.cancelled_for_memory() {
+            return Some((scope.limits().start, reason));
+        }
+        // While memory is tight, it is as if it had been silent for longer.
+        let spent = scope.idle_time_less();
+        let since = self
+            .since
+            .map(|since| since.checked_sub(spent).unwrap_or(since));
+        let (at, source) = scope.limits().body_deadline(since)?;
+        Some((at, CancelReason::deadline(source)))
     }
 
-    fn left(&self, source: DeadlineSource) -> LastFrame {
-        self.last_frame(CancelReason::deadline(source))
+    fn looks_again(&self) -> Option<Duration> {
+        self.open()?.scope().looks_at_idle_body()
     }
 
-    fn cancel(&self, source: DeadlineSource) {
+    fn left(&self, reason: CancelReason) -> LastFrame {
+        self.last_frame(reason)
+    }
+
+    fn cancel(&self, reason: CancelReason) {
         if let Some(open) = self.open() {
-            open.scope().cancel_for(CancelReason::deadline(source));
+            open.scope().cancel_for(reason);
         }
     }
 
-    fn end(mut self, source: DeadlineSource) {
-        self.as_mut().end(CancelReason::deadline(source));
+    fn end(mut self, reason: CancelReason) {
+        self.as_mut().end(reason);
     }
 }
 

@@ -8,6 +8,8 @@ use crate::wire::Protocol;
 pub(super) struct RequestInfo {
     /// For a client that sees the figures.
     pub(super) exposed: Option<Exposed>,
+    /// For a client that is told of the load.
+    pub(super) reports_load: bool,
     pub(super) head: bool,
     pub(super) connect: bool,
     pub(super) http1: bool,
@@ -19,6 +21,7 @@ impl RequestInfo {
         let method = request.method();
         Self {
             exposed: exposed.map(|exposed| exposed.to(request)),
+            reports_load: false,
             head: *method == Method::HEAD,
             connect: *method == Method::CONNECT,
             http1: request.version() < Version::HTTP_2,

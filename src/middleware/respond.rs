@@ -1,4 +1,4 @@
-use http::{Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{
     body::ResponseBody,
@@ -6,7 +6,11 @@ use super::{
     place::Place,
     request_info::RequestInfo,
 };
-use crate::{deadline::BodyKind, scope::OpenScope, wire::Protocol};
+use crate::{
+    deadline::BodyKind,
+    scope::OpenScope,
+    wire::{self, Protocol},
+};
 
 /// Builds the response of a request whose future is ready: headers, and the body that takes over the
 /// open scope.
@@ -66,6 +70,9 @@ fn head<T>(
         protocol,
         trailers: None,
     };
+    if info.reports_load {
+        report_load(open, response.headers_mut());
+    }
     if let Some(exposed) = info.exposed {
         let headers = response.headers_mut();
         exposed.write(open, headers);
@@ -74,4 +81,12 @@ fn head<T>(
         }
     }
     (length, end)
+}
+
+/// Tells how tight memory is, if there is a limit.
+#[cold]
+pub(super) fn report_load(open: &OpenScope, headers: &mut HeaderMap) {
+    if let Some(pressure) = open.scope().pressure() {
+        wire::report_load(&pressure, headers);
+    }
 }

@@ -160,15 +160,16 @@ where
             Expose::Always => true,
             Expose::DebugBuilds => cfg!(debug_assertions),
             Expose::Never => false,
-            // The function takes the request's parts, which are put together again.
-            Expose::When(f) => {
-                let (parts, body) = request.into_parts();
-                let exposed = f(&parts);
-                request = Request::from_parts(parts, body);
-                exposed
+            when @ Expose::When(_) => {
+                let included;
+                (request, included) = when.includes(request);
+                included
             }
         };
-        let info = RequestInfo::of(&request, exposed.then_some(config.exposed));
+        let mut info = RequestInfo::of(&request, exposed.then_some(config.exposed));
+        if !matches!(config.load.report, Expose::Never) {
+            (request, info.reports_load) = config.load.report.includes(request);
+        }
         let layer = &config.handle.layer;
         let number = |label: &str| layer.routes.number(label);
         let (route, own) = origin.route(request.extensions(), config.route, number);

@@ -54,6 +54,9 @@ impl MemoryLayerBuilder {
     /// Otherwise as [`body_timeout`](Self::body_timeout). A part is a frame of the body. The time counts from
     /// the head or the last part, whether the body is silent or the server asks for nothing because the client
     /// does not read. So a client must be able to receive a part within that time.
+    ///
+    /// With a [`process_limit`](Self::process_limit) the time is less while memory is tight: down to a quarter, as
+    /// [`Pressure::level`](crate::limit::Pressure::level) rises to 1. That also holds for bodies that are open.
     pub const fn body_idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits = self.limits.body_idle_timeout(timeout);
         self

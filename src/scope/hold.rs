@@ -153,7 +153,9 @@ impl ScopeHold {
     ///
     /// The future itself is not ended. At a shutdown it sees
     /// [`cancelled`](RequestScope::cancelled), as tasks do. If a shutdown [cuts it off], the future is
-    /// dropped, and this one is never ready.
+    /// dropped, and this one is never ready. So it is when the request holds more than its
+    /// [limit](crate::middleware::MemoryLayerBuilder::request_limit), or is cancelled to free memory. What others
+    /// free is no longer known of a connection that lasts, so only its arena and blocks of 64 KiB and more are.
     ///
     /// [cuts it off]: crate::MemoryHandle::shutdown_and_cut_off
     ///
@@ -192,8 +194,17 @@ impl ScopeHold {
         taken_up
     }
 
-    /// Whether a shutdown has cut off the connection. Otherwise it wakes the caller's task when it does.
-    fn is_cut_off(&mut self, cx: &Context<'_>) -> bool {
+    /// Whether a shutdown has cut off the connection, or it holds too much. Otherwise it wakes the caller's task
+    /// when that is so.
+    fn is_cut_off(&mut self, taken_up: bool, cx: &Context<'_>) -> bool {
+        if taken_up {
+            // In place of the response's waker, which is over.
+            self.scope.limits().register(cx.waker());
+        }
+        if let Some(reason) = self.scope.exceeded() {
+            self.scope.cancel_for(reason);
+            return true;
+        }
         if !self.stream.register(&self.scope, true, cx.waker()) {
             return false;
         }
@@ -299,8 +310,12 @@ impl<F: Future> Future for HoldFuture<F> {
             *inside.place_mut() = None;
             return Poll::Ready(output);
         }
+        let taken_up = *this.is_taken_up;
         let hold = inside.as_mut().place_mut();
-        if hold.as_mut().is_some_and(|hold| hold.is_cut_off(cx)) {
+        if hold
+            .as_mut()
+            .is_some_and(|hold| hold.is_cut_off(taken_up, cx))
+        {
             *this.is_cut_off = true;
             inside.as_mut().clear();
             *inside.place_mut() = None;

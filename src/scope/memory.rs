@@ -1,5 +1,7 @@
 //! A request and the limit of the process.
 
+use std::{task::Waker, time::Duration};
+
 use super::{handle::RequestScope, state::ScopeState};
 use crate::{
     account::Usage,
@@ -8,7 +10,14 @@ use crate::{
     limit::{LayerLimit, Pressure, Priority, Refusal, Relief, Stage, Victim},
     pool::ArenaPool,
     route::RouteKey,
+    sync::lock,
 };
+
+/// How much less of their time idle bodies have at the most.
+const MOST_LESS: f64 = 0.75;
+
+// `MemoryLayerBuilder::body_idle_timeout` says so.
+const _: () = assert!(1.0 - MOST_LESS == 0.25);
 
 impl ScopeState {
     pub(super) fn key(&self) -> RouteKey {
@@ -89,6 +98,47 @@ impl RequestScope {
             .filter(|reason| *reason == Outcome::MemoryPressure)
     }
 
+    /// Why the request is cancelled, if that is to free memory.
+    pub(crate) fn cancelled_for_memory(&self) -> Option<CancelReason> {
+        let reason = self.state().cancel.reason();
+        reason.filter(|reason| *reason == Outcome::MemoryPressure)
+    }
+
+    /// Whether the request may be cancelled to free memory: it is listed for that, or it has a body that streams.
+    pub(crate) fn may_be_victim(&self, streams: bool) -> bool {
+        let state = self.state();
+        state.layer().limit.is_some() && (streams || state.claim.is_listed())
+    }
+
+    /// Has `taker` woken when the request is cancelled to free memory and the server has had time to see it.
+    pub(crate) fn set_body_taker(&self, taker: Option<Waker>) {
+        let state = self.state();
+        if taker.is_none() && state.rare.get().is_none() {
+            return;
+        }
+        let former = std::mem::replace(&mut *lock(&state.rare().body_taker), taker);
+        // It may own the last reference to the body.
+        drop(former);
+    }
+
+    /// By how much the time between two frames of the body is less than was set, since memory is tight: three
+    /// quarters at the most.
+    pub(crate) fn idle_time_less(&self) -> Duration {
+        let state = self.state();
+        let idle = state.limits.body_idle();
+        match (&state.layer().limit, idle) {
+            (Some(limit), Some(idle)) => idle.mul_f64(MOST_LESS * limit.level()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// After how long to look at an idle body again, since its time may have become less.
+    pub(crate) fn looks_at_idle_body(&self) -> Option<Duration> {
+        let state = self.state();
+        state.layer().limit.as_ref()?;
+        Some(state.limits.body_idle()?.mul_f64(1.0 - MOST_LESS))
+    }
+
     /// Returns how tight the process's memory is; `None` if the layer has no
     /// [limit for it](crate::middleware::MemoryLayerBuilder::process_limit).
     ///
@@ -110,6 +160,14 @@ impl Victim for ScopeState {
     fn cancel_for_memory(&self) {
         self.cancel(CancelReason::new(Outcome::MemoryPressure));
         self.limits.wake();
+        let taker = self
+            .rare
+            .get()
+            .and_then(|rare| lock(&rare.body_taker).clone());
+        if let Some(taker) = taker {
+            // It looks again a moment later if the server may still notice by itself.
+            taker.wake();
+        }
     }
 
     fn count_would_cancel(&self) {

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ use crate::{
     route::{KnownMethod, Route, RouteKey},
     sharded::Shard,
     slab::KeySlot,
-    sync::{Arc, AtomicU64, AtomicUsize, OnceLock, Ordering},
+    sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering},
     task::{TaskGroup, TaskSpan},
 };
 
@@ -81,6 +81,8 @@ pub(super) struct Rare {
     pub(super) untaken: OnceLock<Key>,
     /// A test that waits for the report.
     pub(super) capture: Option<Capture>,
+    /// Takes the response body away from the server.
+    pub(super) body_taker: Mutex<Option<Waker>>,
 }
 
 impl Rare {
@@ -92,6 +94,7 @@ impl Rare {
             spared: AtomicUsize::new(NOT_SPARED),
             untaken: OnceLock::new(),
             capture: None,
+            body_taker: Mutex::new(None),
         }
     }
 }

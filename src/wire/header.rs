@@ -46,6 +46,8 @@ pub const X_ARENA_SOURCE: HeaderName = HeaderName::from_static("x-arena-source")
 /// All figures as one dictionary ([`HeaderFormat::Dictionary`]).
 pub const MEMORY_USAGE: HeaderName = HeaderName::from_static("memory-usage");
 
+pub use super::load_report::ENDPOINT_LOAD_METRICS;
+
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How the figures of a request are written into the headers of its response.

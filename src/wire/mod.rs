@@ -7,6 +7,7 @@ mod decimal;
 pub mod header;
 #[cfg(feature = "json")]
 mod json;
+mod load_report;
 #[cfg_attr(feature = "axum", path = "matched_path/enabled.rs")]
 #[cfg_attr(not(feature = "axum"), path = "matched_path/disabled.rs")]
 mod matched_path;
@@ -18,6 +19,7 @@ pub(crate) use self::answer::{
     overloaded, problem, problem_with, retry_after, shutting_down,
 };
 pub use self::collect::CollectError;
+pub(crate) use self::load_report::report_load;
 pub(crate) use self::matched_path::matched_path;
 pub(crate) use self::method::known_method;
 pub(crate) use self::protocol::Protocol;
