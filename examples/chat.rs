@@ -4,16 +4,19 @@
 //! cargo run --example chat --features full               # serves a chat for browsers
 //! cargo run --example chat --features full -- --ping 5   # detects vanished peers sooner
 //! cargo run --example chat --features full -- --check    # connects 200 clients to itself
+//! cargo run --example chat --features full -- --long 120 # plays 30 days of connections in two minutes
 //! ```
 
 #[path = "check/args.rs"]
 mod args;
 #[path = "check/chat.rs"]
 mod check;
+#[path = "check/long.rs"]
+mod long;
 #[path = "chat/room.rs"]
 mod room;
 
-use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
+use std::{error::Error, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -197,28 +200,29 @@ async fn stats(State(chat): State<Arc<Chat>>) -> String {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let mut ping = PING;
+    let (mut ping, mut long, mut plot) = (PING, None, None);
     let args = args::Args::parse_with(
         "chat",
         3000,
         "--ping SECONDS  ping interval; peers that are silent for twice as long are \
-         disconnected (default: 30)",
+         disconnected (default: 30)\n  \
+         --long SECONDS  play 30 days of connections in so many seconds, check that nothing grows, and exit\n  \
+         --plot FILE     draw what --long measured, as SVG",
         |word, value| match word {
             "--ping" => Some(value().and_then(|text| {
-                let seconds = text
-                    .parse()
-                    .ok()
-                    .filter(|seconds| (1..=3600).contains(seconds));
-                let seconds = seconds.ok_or_else(|| {
-                    format!("invalid --ping {text:?}: expected 1 to 3600 seconds")
-                })?;
-                ping = Duration::from_secs(seconds);
+                ping = Duration::from_secs(seconds(word, &text)?.into());
                 Ok(())
             })),
+            "--long" => Some(value().and_then(|text| {
+                long = Some(seconds(word, &text)?);
+                Ok(())
+            })),
+            "--plot" => Some(value().map(|file| plot = Some(PathBuf::from(file)))),
             _ => None,
         },
     );
-    match run(&args, ping).await {
+    let long = long.map(|seconds| (seconds, plot));
+    match run(&args, ping, long).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("chat: {error}");
@@ -227,12 +231,30 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: &args::Args, ping: Duration) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
-    let ping = if args.check { check::PING } else { ping };
+fn seconds(word: &str, text: &str) -> Result<u32, String> {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (1..=3600).contains(seconds));
+    seconds.ok_or_else(|| format!("invalid {word} {text:?}: expected 1 to 3600 seconds"))
+}
+
+async fn run(
+    args: &args::Args,
+    ping: Duration,
+    long: Option<(u32, Option<PathBuf>)>,
+) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    let ping = match (args.check, &long) {
+        (true, _) => check::PING,
+        (false, Some(_)) => long::PING,
+        (false, None) => ping,
+    };
     let (app, chat) = app(ping);
-    let listener = TcpListener::bind(args.addr)
+    let addr = match long {
+        Some(_) => ([127, 0, 0, 1], 0).into(),
+        None => args.addr,
+    };
+    let listener = TcpListener::bind(addr)
         .await
-        .map_err(|error| format!("cannot listen on {}: {error}; try --port", args.addr))?;
+        .map_err(|error| format!("cannot listen on {addr}: {error}; try --port"))?;
     let addr = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let handle = chat.handle.clone();
@@ -243,6 +265,9 @@ async fn run(args: &args::Args, ping: Duration) -> Result<ExitCode, Box<dyn Erro
     });
     if args.check {
         return check::run(addr, &chat, stop, server).await;
+    }
+    if let Some((seconds, plot)) = long {
+        return long::run(addr, &chat, seconds, plot.as_deref(), stop, server).await;
     }
     println!(
         "Open http://{addr} in two browser windows. http://{addr}/stats shows what is alive. \

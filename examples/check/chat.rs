@@ -26,10 +26,8 @@ use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 use tower_memory::{Outcome, observe::ShutdownReport};
 
-use self::{
-    client::Client,
-    report::{Report, settled},
-};
+use self::client::Client;
+pub(crate) use self::report::{Report, settled};
 use super::{Chat, MAX_MESSAGE};
 
 /// Short, so that the check is fast.
@@ -45,12 +43,12 @@ const SILENT: usize = 50;
 const ORDERLY: usize = 50;
 
 /// Timeout of each step. Only a failing check reaches it.
-const BOUND: Duration = Duration::from_secs(20);
+pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
 type BoxError = Box<dyn Error + Send + Sync>;
-type Socket = WebSocketStream<TcpStream>;
+pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-async fn connect(addr: SocketAddr, room: usize, name: &str) -> Result<Socket, BoxError> {
+pub(crate) async fn connect(addr: SocketAddr, room: usize, name: &str) -> Result<Socket, BoxError> {
     let socket = TcpSocket::new_v4()?;
     // Small, so that socket buffers do not hide a client that reads nothing.
     socket.set_recv_buffer_size(16 * 1024)?;

@@ -17,6 +17,8 @@ pub(crate) struct Figures {
     rss: Option<u64>,
     /// Bytes that were allocated and not freed.
     heap: Option<i64>,
+    /// Heap blocks and bytes of the process since its start.
+    allocated: Option<(u64, u64)>,
     pool: Pool,
     in_flight: usize,
     routes: Vec<Route>,
@@ -47,7 +49,7 @@ impl Figures {
         let mut stock = Vec::with_capacity(catalogue::ITEMS);
         app.store.stock(|each| stock.push(each))?;
         let skus = catalogue::items().iter().map(|item| &*item.sku);
-        let now = app.memory.snapshot();
+        let (now, usage) = (app.memory.snapshot(), account::process_usage());
         let routes = now.routes.iter().map(|route| Route {
             name: format!("{} {}", route.method, route.route.as_str()),
             requests: route.requests,
@@ -66,7 +68,8 @@ impl Figures {
         Ok(Self {
             stock: skus.zip(stock).collect(),
             rss: rss(),
-            heap: account::process_usage().map(|usage| usage.live_bytes()),
+            heap: usage.map(|usage| usage.live_bytes()),
+            allocated: usage.map(|usage| (usage.allocations, usage.bytes_allocated)),
             pool: Pool {
                 waiting: now.pool.pooled_bytes,
                 arenas: now.pool.rented_bytes,
