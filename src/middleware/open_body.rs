@@ -178,6 +178,27 @@ impl<B> OpenBody<B> {
         }
     }
 
+    /// The last frame of a body that is complete: the trailers that it has, and the figures. The inner body has
+    /// been dropped, so these are final unless there are tasks.
+    #[cold]
+    #[inline(never)]
+    fn with_figures<E>(
+        &self,
+        last: Poll<Option<Result<Frame<Bytes>, E>>>,
+        format: HeaderFormat,
+    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        let Some(open) = self.open() else {
+            return last;
+        };
+        let own = match last {
+            Poll::Ready(Some(Ok(frame))) => frame.into_trailers().ok(),
+            _ => None,
+        };
+        let mut trailers = own.unwrap_or_default();
+        header::write(open.scope(), &mut trailers, format, None);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
     /// The last frame of a body that is cut off now.
     fn last_frame(&self, reason: CancelReason) -> LastFrame {
         let (error, status): (BoxError, _) = match (reason.deadline_source(), self.open()) {
@@ -342,34 +363,13 @@ where
         let Some(outcome) = over else {
             return polled.map_err(Into::into);
         };
-        let trailers = match (end.trailers, self.open()) {
-            (Some(format), Some(open)) if outcome == Outcome::Completed => Some((format, open)),
-            _ => None,
-        };
-        let polled = match trailers {
-            // The inner body has been dropped, so these are final unless there are tasks.
-            Some((format, open)) => Poll::Ready(Some(Ok(with_figures(polled, open, format)))),
-            None => polled,
-        };
+        let mut polled = polled;
+        if let (Some(format), Outcome::Completed) = (end.trailers, outcome) {
+            polled = self.with_figures(polled, format);
+        }
         self.finish(Some(CancelReason::new(outcome)));
         polled.map_err(Into::into)
     }
-}
-
-/// The last frame of a body: the trailers that it has, and the figures.
-#[cold]
-fn with_figures<E>(
-    last: Poll<Option<Result<Frame<Bytes>, E>>>,
-    open: &OpenScope,
-    format: HeaderFormat,
-) -> Frame<Bytes> {
-    let own = match last {
-        Poll::Ready(Some(Ok(frame))) => frame.into_trailers().ok(),
-        _ => None,
-    };
-    let mut trailers = own.unwrap_or_default();
-    header::write(open.scope(), &mut trailers, format, None);
-    Frame::trailers(trailers)
 }
 
 impl<B: Body> OpenBody<B> {
