@@ -267,7 +267,7 @@ pub(crate) async fn run(
         ),
     );
     report.expect(
-        stale > 0 && slow as u64 >= unread,
+        stale > 0 && slow > 0 && (stale + slow) as u64 >= silent + unread,
         format!("the server disconnected {stale} stale and {slow} slow ones"),
     );
     report.expect(

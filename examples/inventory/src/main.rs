@@ -140,6 +140,7 @@ async fn serve<S: Store>(addr: SocketAddr, store: S, what: &str) -> Result<ExitC
     });
     let report = memory
         .serve_until(stopped(), SHUTDOWN, |stop| {
+            let app = app.into_make_service_with_connect_info::<SocketAddr>();
             axum::serve(listener, app).with_graceful_shutdown(stop)
         })
         .await?;
@@ -167,7 +168,7 @@ async fn stopped() {
 fn to_try(addr: SocketAddr) -> String {
     format!(
         "
-http://{addr}/ shows stock and memory. In another terminal:
+http://{addr}/ shows stock and memory, http://{addr}/debug what the layer knows. In another terminal:
 
 curl -sS http://{addr}/arena/items/kettle-000
 curl -sS -D- http://{addr}/arena/orders -H 'content-type: application/json' -H 'idempotency-key: 1' \\

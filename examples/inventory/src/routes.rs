@@ -11,7 +11,7 @@ use axum::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde::Serialize;
-use tower_memory::{Arena, ConfigError, MemoryHandle, MemoryLayer, json};
+use tower_memory::{Arena, ConfigError, MemoryHandle, MemoryLayer, debug::DebugPages, json};
 
 use crate::{
     arena, catalogue, heap, live,
@@ -61,6 +61,8 @@ pub(crate) fn app<S: Store>(store: S) -> Result<(Router, MemoryHandle), ConfigEr
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
         .layer(layer);
+    // Only for browsers of this machine.
+    let debug = DebugPages::new(&memory).allow_loopback().into_router();
     // What looks at the service is not covered by the layer, and answers during a shutdown.
     let shared = Shared(Arc::new(App {
         store,
@@ -72,7 +74,7 @@ pub(crate) fn app<S: Store>(store: S) -> Result<(Router, MemoryHandle), ConfigEr
         .route("/live", get(live_figures::<S>))
         .route("/metrics", get(metrics_text::<S>))
         .with_state(shared);
-    Ok((app.merge(watch), memory))
+    Ok((app.merge(watch).nest("/debug", debug), memory))
 }
 
 async fn no_such_path(request: Request) -> Problem {

@@ -23,7 +23,12 @@ pub(super) async fn check(report: &mut Report, directory: &Path) -> Result<(), B
         &Server::fails(&file)?,
         "another process has it open",
     );
-    let orders = place(&Client::new(server.addr), "locked", 20).await?.0;
+    let client = Client::new(server.addr);
+    let orders = place(&client, "locked", 20).await?.0;
+    for path in ["/", "/debug", "/metrics"] {
+        let status = client.get(path).await?.status;
+        report.expect(status == 200, format!("{path}: {status}"));
+    }
     drop(server);
 
     let audit = read(&file)?;

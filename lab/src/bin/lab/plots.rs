@@ -41,6 +41,7 @@ pub(crate) fn cpu(path: &Path, sides: &[Side]) -> Result<(), Failure> {
             ("sans-serif", 18),
         )
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(30)
         .y_label_area_size(140)
         .build_cartesian_2d(0.0..most * 1.1, 0.0..rows)?;
@@ -96,6 +97,7 @@ pub(crate) fn latency(path: &Path, sides: &[Side]) -> Result<(), Failure> {
     let mut chart = ChartBuilder::on(&root)
         .caption(caption, ("sans-serif", 18))
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..3.0, (low * 0.8..high * 1.2).log_scale())?;
@@ -120,7 +122,7 @@ pub(crate) fn latency(path: &Path, sides: &[Side]) -> Result<(), Failure> {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .border_style(TRANSPARENT)
         .draw()?;
@@ -145,6 +147,7 @@ pub(crate) fn memory(path: &Path, settings: &[Setting]) -> Result<(), Failure> {
             ("sans-serif", 18),
         )
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(45)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..most.0 * 1.45, 0.0..most.1 * 1.15)?;
