@@ -1,6 +1,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -33,7 +34,8 @@ impl Timer {
             return self.poll_paused(at, cx);
         }
         let clock = Housekeeping::Process;
-        let before = clock.now();
+        // A timer that is scheduled follows std's clock to its end.
+        let before = self.key.is_none().then(|| clock.now());
         let now = Instant::now();
         if at <= now {
             self.cancel();
@@ -43,8 +45,10 @@ impl Timer {
         match self.key {
             Some(key) if clock.renew(key, due, cx.waker()) => return false,
             Some(_) => self.cancel(),
-            None if is_other_clock(before, now) => return self.poll_paused(at, cx),
             None => {}
+        }
+        if before.is_some_and(|before| is_other_clock(before, now)) {
+            return self.poll_paused(at, cx);
         }
         self.key = Some(clock.schedule(now.into_std(), due, cx.waker()));
         false
@@ -69,11 +73,19 @@ impl Timer {
     }
 }
 
+/// Time between two readings of a clock, at most, as a rule.
+const TWO_READINGS: Duration = Duration::from_micros(1);
+
 /// Whether tokio's clock, which showed `now` after std's showed `before`, is another one: a test has paused
 /// or moved it.
 pub(super) fn is_other_clock(before: std::time::Instant, now: Instant) -> bool {
-    // Any other clock is between two looks at std's.
-    now.into_std() < before || std::time::Instant::now() < now.into_std()
+    let now = now.into_std();
+    match now.checked_duration_since(before) {
+        None => true,
+        Some(between) if between <= TWO_READINGS => false,
+        // Any other clock is between two looks at std's.
+        Some(_) => std::time::Instant::now() < now,
+    }
 }
 
 impl Drop for Timer {
@@ -92,7 +104,6 @@ mod tests {
         future::poll_fn,
         sync::{Arc, atomic::Ordering},
         thread,
-        time::Duration,
     };
 
     use super::*;
@@ -143,6 +154,17 @@ mod tests {
         near.poll(Instant::now() + NEAR, &mut Context::from_waker(&waker));
         wait(&second);
         assert_eq!(first.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_moved_differs_from_stds_in_both_directions() {
+        let real = std::time::Instant::now;
+        assert!(is_other_clock(real() + NEAR, Instant::now()), "behind");
+        tokio::time::advance(FAR).await;
+        assert!(is_other_clock(real(), Instant::now()), "ahead");
+        // A thread may be interrupted between the two readings.
+        assert!(!is_other_clock(real() - NEAR, Instant::from_std(real())));
+        assert!(!is_other_clock(real(), Instant::from_std(real())));
     }
 
     #[tokio::test(start_paused = true)]
