@@ -6,6 +6,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     hint::black_box,
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -92,9 +93,17 @@ pub(crate) fn scoped(app: Router) -> Router {
         "/token",
         get(|scope: RequestScope| async move { _ = black_box(scope.child_token()) }),
     )
+    .route("/cancelled", get(cancelled))
     .route("/spawn_1", get(spawn))
     .route("/arena_10x40B", get(arena))
     .route("/json_100", get(json))
+}
+
+/// What a handler pays that waits for something and for its cancellation.
+async fn cancelled(scope: RequestScope) {
+    let waiting = std::pin::pin!(scope.cancelled());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(black_box(waiting).poll(&mut cx).is_pending());
 }
 
 async fn spawn(scope: RequestScope) -> &'static str {

@@ -1,17 +1,15 @@
 use std::{
     error::Error,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{body::CallBody, error::CallError};
 use crate::{
-    cancel::{CancelReason, Outcome},
-    scope::RequestScope,
+    scope::{RequestScope, UntilCancelled},
     wire::Protocol,
 };
 
@@ -32,21 +30,17 @@ pin_project! {
         // `None` once it has completed.
         #[pin]
         inner: Option<F>,
-        scope: Option<RequestScope>,
-        // Created at the first pending poll, since a token costs an allocation.
-        #[pin]
-        cancelled: Option<WaitForCancellationFutureOwned>,
+        cancelled: Option<UntilCancelled<RequestScope>>,
         refused: Option<CallError>,
         protocol: Protocol,
     }
 }
 
 impl<F> PropagateDeadlineFuture<F> {
-    pub(super) const fn calling(inner: F, scope: Option<RequestScope>, protocol: Protocol) -> Self {
+    pub(super) fn calling(inner: F, scope: Option<RequestScope>, protocol: Protocol) -> Self {
         Self {
             inner: Some(inner),
-            scope,
-            cancelled: None,
+            cancelled: scope.map(UntilCancelled::new),
             refused: None,
             protocol,
         }
@@ -55,7 +49,6 @@ impl<F> PropagateDeadlineFuture<F> {
     pub(super) const fn refused(error: CallError, protocol: Protocol) -> Self {
         Self {
             inner: None,
-            scope: None,
             cancelled: None,
             refused: Some(error),
             protocol,
@@ -88,23 +81,10 @@ where
                 Err(error) => Err(CallError::service(error)),
             });
         }
-        let Some(scope) = this.scope.as_ref() else {
+        let Some(cancelled) = this.cancelled else {
             return Poll::Pending;
         };
-        if this.cancelled.is_none() {
-            let token = scope.own_token().clone();
-            this.cancelled.set(Some(token.cancelled_owned()));
-        }
-        let Some(cancelled) = this.cancelled.as_mut().as_pin_mut() else {
-            return Poll::Pending;
-        };
-        if cancelled.poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        // Only the scope cancels its token, and it sets the reason first.
-        let reason = scope
-            .reason()
-            .unwrap_or(CancelReason::new(Outcome::Completed));
+        let reason = ready!(Pin::new(cancelled).poll(cx));
         this.inner.set(None);
         Poll::Ready(CallError::cancelled(reason).into_response(*this.protocol))
     }

@@ -284,7 +284,7 @@ mod loom_models {
         cancel::CancelState,
         housekeeping::Housekeeping,
         scope::lifecycle::Lifecycle,
-        sync::{Mutex, OnceLock, lock},
+        sync::{AtomicBool, Mutex, OnceLock, lock},
     };
 
     /// The parts of a scope that take part.
@@ -368,6 +368,111 @@ mod loom_models {
             let seen = parts.cancel.reason().is_some();
             let woken = cancelling.join().expect("no panic");
             assert!(woken || seen);
+        });
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn new() -> (std::sync::Arc<Self>, Waker) {
+            let woken = std::sync::Arc::new(Self::default());
+            (std::sync::Arc::clone(&woken), Waker::from(woken))
+        }
+
+        fn get(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Invariants 1 and 3 of `TaskGroup`, for what is no task and makes the group.
+    #[test]
+    fn what_begins_to_wait_while_the_request_is_cancelled_is_woken_or_sees_it() {
+        loom::model(|| {
+            let parts = Parts::new();
+            let cancelling = thread::spawn({
+                let parts = Arc::clone(&parts);
+                move || {
+                    let reason = CancelReason::new(Outcome::Cancelled);
+                    assert!(parts.cancel.cancel(reason));
+                    if let Some(group) = parts.group.get() {
+                        group.wake_tasks();
+                    }
+                }
+            });
+            let start = parts.start;
+            let take = || TaskGroup::take(start, Duration::ZERO, Housekeeping::Process);
+            let group = parts.group.get_or_init(take);
+            let (woken, waker) = Woken::new();
+            let place = group.wait(&waker);
+            let _ = parts.cancel.is_cancelled_now();
+            let seen = parts.cancel.reason().is_some();
+            cancelling.join().expect("no panic");
+            assert!(seen || woken.get());
+            group.remove(place);
+        });
+    }
+
+    /// The list of what waits: of two threads that wait for one request, one lists it.
+    #[test]
+    fn what_begins_to_wait_while_a_shutdown_begins_is_woken_or_sees_it() {
+        struct Layer {
+            began: AtomicBool,
+            waiting: Mutex<Option<crate::sync::Arc<TaskGroup>>>,
+            group: crate::sync::Arc<TaskGroup>,
+        }
+
+        impl Layer {
+            /// Returns whether the shutdown was seen. If so, the request is cancelled.
+            fn wait(&self, waker: &Waker) -> bool {
+                self.group.wait(waker);
+                if self.group.list() {
+                    *lock(&self.waiting) = Some(crate::sync::Arc::clone(&self.group));
+                }
+                let seen = self.began.load(Ordering::SeqCst);
+                if seen {
+                    self.group.wake_tasks();
+                }
+                seen
+            }
+
+            fn shut_down(&self) {
+                self.began.store(true, Ordering::SeqCst);
+                let waiting = lock(&self.waiting).clone();
+                if let Some(group) = waiting {
+                    group.wake_tasks();
+                }
+            }
+        }
+
+        loom::model(|| {
+            let group = TaskGroup::take(Instant::now(), Duration::ZERO, Housekeeping::Process);
+            let layer = Arc::new(Layer {
+                began: AtomicBool::new(false),
+                waiting: Mutex::new(None),
+                group,
+            });
+            let stopping = thread::spawn({
+                let layer = Arc::clone(&layer);
+                move || layer.shut_down()
+            });
+            let (there, waker) = Woken::new();
+            let waiting = thread::spawn({
+                let layer = Arc::clone(&layer);
+                move || layer.wait(&waker)
+            });
+            let (here, waker) = Woken::new();
+            let seen_here = layer.wait(&waker);
+            let seen_there = waiting.join().expect("no panic");
+            stopping.join().expect("no panic");
+            assert!(seen_here || here.get());
+            assert!(seen_there || there.get());
         });
     }
 

@@ -217,7 +217,8 @@ impl RequestScope {
     /// exceeds its deadline.
     ///
     /// Each call returns a new child of the request's token. Cancelling it affects its own clones
-    /// and children only; [`cancel`](Self::cancel) cancels the request.
+    /// and children only; [`cancel`](Self::cancel) cancels the request. For code that waits itself,
+    /// [`cancelled`](Self::cancelled) on a clone of the handle costs less.
     #[must_use]
     pub fn child_token(&self) -> CancellationToken {
         self.own_token().child_token()
@@ -235,23 +236,6 @@ impl RequestScope {
     /// The request's own token, made at the first call.
     pub(crate) fn own_token(&self) -> &CancellationToken {
         self.state().own_token()
-    }
-
-    /// Waits until the request is cancelled, and returns the reason.
-    ///
-    /// A request is cancelled when it ends, at its deadline, or by [`cancel`](Self::cancel).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: dropping it has no effect.
-    pub async fn cancelled(&self) -> CancelReason {
-        loop {
-            if let Some(reason) = self.reason() {
-                return reason;
-            }
-            // The reason is set, or a shutdown has begun, before the token is cancelled.
-            self.own_token().cancelled().await;
-        }
     }
 
     /// Returns whether the request is cancelled.

@@ -4,14 +4,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{open_list::OpenList, report::Closed, shutdown::Shutdown};
 use crate::{
-    account::Leftovers,
+    account::{Leftovers, aside},
     housekeeping::Housekeeping,
     limit::LayerLimit,
     pool::ArenaPool,
     route::{RouteKey, RouteLabel, RouteRegistry},
     slab::ShardedSlab,
-    sync::{Arc, AtomicU64},
-    task::{TaskReport, Tasks},
+    sync::{Arc, AtomicU64, OnceLock},
+    task::{TaskGroup, TaskReport, Tasks},
 };
 
 /// Receives the events of scopes. Called from `call` and from `Drop`, so it must not panic.
@@ -67,6 +67,8 @@ pub(crate) struct LayerState {
     /// What closed requests still hold.
     pub(crate) leftovers: Leftovers<RouteKey>,
     pub(crate) tokens: ShardedSlab<CancellationToken>,
+    /// What waits for the cancellation of a request, by request.
+    waiting: OnceLock<ShardedSlab<Arc<TaskGroup>>>,
     pub(crate) tasks: Tasks,
     /// Values of trusted deadline headers that could not be parsed; only ever grows.
     pub(crate) unparsable_deadlines: AtomicU64,
@@ -97,6 +99,7 @@ impl LayerState {
             shutdown: Shutdown::default(),
             leftovers: Leftovers::new(),
             tokens: ShardedSlab::default(),
+            waiting: OnceLock::new(),
             tasks: Tasks::default(),
             unparsable_deadlines: AtomicU64::new(0),
             implausible_starts: AtomicU64::new(0),
@@ -115,7 +118,18 @@ impl LayerState {
         for token in self.tokens.filter_map(|token| Some(token.clone())) {
             token.cancel();
         }
+        // Made if it is not there: what is listed later sees that a shutdown has begun.
+        let waiting = self.waiting().filter_map(|group| Some(Arc::clone(group)));
+        for group in waiting {
+            group.wake_tasks();
+            group.wake_dependents();
+        }
         self.tasks.follow_shutdown();
+    }
+
+    /// The list of what waits.
+    pub(super) fn waiting(&self) -> &ShardedSlab<Arc<TaskGroup>> {
+        self.waiting.get_or_init(|| aside(ShardedSlab::default))
     }
 }
 

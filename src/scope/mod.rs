@@ -8,6 +8,7 @@
 
 mod annotations;
 mod budget;
+mod cancelled;
 #[cfg_attr(feature = "test-util", path = "capture/enabled.rs")]
 #[cfg_attr(not(feature = "test-util"), path = "capture/disabled.rs")]
 mod capture;
@@ -46,6 +47,7 @@ pub use crate::route::RouteLabel;
 pub use crate::task::{TaskError, TaskHandle, TaskKind, TaskReport};
 
 pub(crate) use self::budget::CallBudget;
+pub(crate) use self::cancelled::UntilCancelled;
 #[cfg(feature = "test-util")]
 pub(crate) use self::capture::Capture;
 pub(crate) use self::current::EnteredScope;

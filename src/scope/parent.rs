@@ -48,10 +48,13 @@ impl ScopeState {
     }
 
     /// Releases what the tasks have shared.
-    pub(super) fn release_group(&mut self) {
+    pub(super) fn release_group(&mut self, layer: &LayerState) {
         if let Some(group) = self.tasks.take() {
             if let Some(parent) = self.parent().and_then(|parent| parent.tasks.get()) {
                 parent.remove_dependent(&group);
+            }
+            if let Some(key) = group.listed() {
+                drop(layer.waiting().remove(key));
             }
             TaskGroup::recycle(group);
         }

@@ -187,7 +187,7 @@ impl ScopeState {
         self.lifecycle.reset();
         self.cancel.reset();
         self.end.store(NEVER, Ordering::Relaxed);
-        self.release_group();
+        self.release_group(layer.value());
         self.rare.take();
         self.reset();
     }
@@ -322,14 +322,15 @@ impl ScopeState {
         }
     }
 
-    /// Tells the tasks that the request is cancelled, as of `at` or now.
+    /// Tells the tasks, and what waits for it, that the request is cancelled, as of `at` or now.
     #[cold]
     fn cancelled(&self, group: &TaskGroup, at: Option<Instant>) {
-        // A task that is started from now on looks for the reason first, see `TaskGuard::new`.
+        // A task that is started from now on looks for the reason first, see `TaskGuard::new`, and so does what
+        // begins to wait, see `Waiting`.
         if self.has_tasks() {
             group.request_cancelled(at.unwrap_or_else(Instant::now));
-            group.wake_tasks();
         }
+        group.wake_tasks();
         group.wake_dependents();
     }
 

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     counted::Counted,
     housekeeping::Housekeeping,
-    sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, lock},
+    slab::{Key, KeySlot},
+    sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, lock},
 };
 
 /// A moment that has not been recorded.
@@ -56,6 +57,9 @@ pub(crate) struct Group<T> {
     dependents: OnceLock<Mutex<Slab<Arc<Self>>>>,
     /// Its place among the dependents of another group.
     place: AtomicUsize,
+    /// Whether it is in the layer's list of what waits, and where.
+    is_listed: AtomicBool,
+    listed_at: KeySlot,
 }
 
 impl<T> Group<T> {
@@ -74,6 +78,8 @@ impl<T> Group<T> {
             overruns: Mutex::new(Vec::new()),
             dependents: OnceLock::new(),
             place: AtomicUsize::new(0),
+            is_listed: AtomicBool::new(false),
+            listed_at: KeySlot::empty(),
         }
     }
 
@@ -94,6 +100,8 @@ impl<T> Group<T> {
         self.alive.reset();
         *lock(&self.overruns) = Vec::new();
         self.dependents.take();
+        self.is_listed.store(false, Ordering::Relaxed);
+        self.listed_at.take();
     }
 }
 
@@ -117,18 +125,41 @@ impl<T: Supervised + 'static> Group<T> {
         self.record(&self.cancelled, at);
     }
 
-    /// Has `waker` woken when the request is cancelled, for the task of this number. The caller looks
-    /// afterwards whether it is cancelled (invariant 3).
-    pub(super) fn watch(&self, index: usize, waker: &Waker) {
+    /// Has `waker` woken when the request is cancelled, for what is no task of it, and returns its number. The
+    /// caller looks afterwards whether it is cancelled (invariants 1 and 3).
+    pub(crate) fn wait(&self, waker: &Waker) -> usize {
+        self.alive.wait(waker)
+    }
+
+    /// As [`wait`](Self::wait), for the task, or what waits, of this number.
+    pub(crate) fn watch(&self, index: usize, waker: &Waker) {
         self.alive.watch(index, waker);
     }
 
-    /// Wakes the tasks of a request that is cancelled.
+    /// Whether the calling thread is the one that lists the group for the layer's shutdown. A thread that is not
+    /// may wait before the other has listed it: that one looks for a shutdown afterwards and, if one has begun,
+    /// cancels the request, which wakes all that wait.
+    pub(crate) fn list(&self) -> bool {
+        // Relaxed, as the place, which the thread that releases the scope reads: that happens after.
+        !self.is_listed.load(Ordering::Relaxed) && !self.is_listed.swap(true, Ordering::Relaxed)
+    }
+
+    /// The place in that list.
+    pub(crate) fn listed_at(&self, key: Key) {
+        self.listed_at.set(key);
+    }
+
+    /// The place in that list, if the group is in it.
+    pub(crate) fn listed(&self) -> Option<Key> {
+        self.listed_at.get()
+    }
+
+    /// Wakes the tasks of a request that is cancelled, and what waits for that.
     pub(crate) fn wake_tasks(&self) {
         self.alive.wake();
     }
 
-    /// Wakes the tasks of the requests that the request has sent. Returns the number of these.
+    /// Does the same for the requests that the request has sent. Returns the number of these.
     pub(crate) fn wake_dependents(&self) -> usize {
         let Some(dependents) = self.dependents.get() else {
             return 0;
@@ -187,7 +218,7 @@ impl<T: Supervised + 'static> Group<T> {
         self.alive.add(task, || Waker::from(Arc::clone(self)))
     }
 
-    /// Removes a task that has ended.
+    /// Removes a task that has ended, or what waits no more.
     pub(crate) fn remove(&self, index: usize) {
         self.alive.remove(index);
     }

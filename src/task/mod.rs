@@ -18,7 +18,9 @@ pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
-pub(crate) use self::record::{EnteredTask, Origin, TaskGroup, TaskId, TaskOwner};
+pub(crate) use self::record::{
+    EnteredTask, Origin, TaskGroup, TaskId, TaskOwner, WakerId, waker_id,
+};
 pub(crate) use self::recycle::TaskRef;
 pub(crate) use self::registry::Tasks;
 pub(crate) use self::span::{EnteredSpan, TaskSpan};

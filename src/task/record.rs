@@ -106,8 +106,7 @@ pub(crate) struct TaskRecord {
     pub(crate) key: KeySlot,
     /// Its number in the request's group.
     index: AtomicUsize,
-    /// The address of the waker that is listed in the group, and that of its functions. The waker is alive
-    /// while it is listed, so another one differs. Used by the task only.
+    /// The waker that is listed in the group. Used by the task only.
     watched: [AtomicUsize; 2],
     /// Polls begun plus polls ended, so odd while the task runs.
     polls: AtomicUsize,
@@ -121,6 +120,15 @@ pub(crate) struct TaskRecord {
     reported: AtomicBool,
     /// The state of a closure: [`WAITING`], [`BEGUN`] or [`WITHDRAWN`].
     closure: AtomicUsize,
+}
+
+/// The address of a waker that is listed, and that of its functions. The waker is alive while it is listed, so
+/// another one differs.
+pub(crate) type WakerId = [usize; 2];
+
+pub(crate) fn waker_id(waker: &Waker) -> WakerId {
+    let functions: *const RawWakerVTable = waker.vtable();
+    [waker.data().addr(), functions.addr()]
 }
 
 /// The tasks of one request.
@@ -214,10 +222,8 @@ impl TaskRecord {
         let Origin::Request(owner) = self.origin() else {
             return false;
         };
-        let functions: *const RawWakerVTable = waker.vtable();
-        let addresses = [waker.data().addr(), functions.addr()];
         let mut is_listed = true;
-        for (listed, address) in self.watched.iter().zip(addresses) {
+        for (listed, address) in self.watched.iter().zip(waker_id(waker)) {
             is_listed &= listed.load(Ordering::Relaxed) == address;
             listed.store(address, Ordering::Relaxed);
         }

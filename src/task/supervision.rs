@@ -22,7 +22,7 @@ use crate::{
 /// Time between two looks at a task that is in the middle of a poll.
 pub(super) const RECHECK: Duration = Duration::from_millis(50);
 
-/// Tasks that need no allocation.
+/// Tasks, and others that wait, that need no allocation.
 const FEW: usize = 2;
 
 /// Room for tasks that a request keeps when they have ended.
@@ -62,10 +62,11 @@ struct Alive<T> {
 }
 
 struct Entry<T> {
-    task: Counted<T>,
+    /// `None` for what waits for the request's cancellation and is no task of it.
+    task: Option<Counted<T>>,
     /// When to look at the task, if at all.
     due: Option<Instant>,
-    /// Wakes the task when the request is cancelled, if it waits.
+    /// Wakes what waits when the request is cancelled.
     waker: Option<Waker>,
 }
 
@@ -172,25 +173,32 @@ impl<T: Supervised> Supervision<T> {
     /// Adds a task, and returns its number. See [`ended`](Self::ended) for `waker`.
     pub(super) fn add(&self, task: Counted<T>, waker: impl FnOnce() -> Waker) -> usize {
         let alive = &mut *lock(&self.alive);
+        let mut entry = Entry {
+            task: Some(task),
+            due: None,
+            waker: None,
+        };
         if !alive.ended {
-            return alive.add(Entry {
-                task,
-                due: None,
-                waker: None,
-            });
+            return alive.add(entry);
         }
         let now = self.housekeeping.now();
-        let due = now.checked_add(self.grace);
-        let index = alive.add(Entry {
-            task,
-            due,
-            waker: None,
-        });
+        entry.due = now.checked_add(self.grace);
+        let index = alive.add(entry);
         self.schedule(alive, now, waker);
         index
     }
 
-    /// Has `waker` woken at the next [`wake`](Self::wake), for the task of this number.
+    /// Has `waker` woken at the next [`wake`](Self::wake), for what is no task, and returns its number.
+    pub(super) fn wait(&self, waker: &Waker) -> usize {
+        let waker = waker.clone();
+        lock(&self.alive).add(Entry {
+            task: None,
+            due: None,
+            waker: Some(waker),
+        })
+    }
+
+    /// Has `waker` woken at the next [`wake`](Self::wake), for the entry of this number.
     pub(super) fn watch(&self, index: usize, waker: &Waker) {
         // Cloned and dropped outside of the lock, since that may call any code.
         let mut waker = Some(waker.clone());
@@ -200,7 +208,7 @@ impl<T: Supervised> Supervision<T> {
         drop(waker);
     }
 
-    /// Wakes the tasks that watch. Each has to watch again.
+    /// Wakes what watches or waits. Each has to watch again.
     pub(super) fn wake(&self) {
         // Not under the lock, since waking may call any code.
         let (few, more) = {
@@ -218,7 +226,7 @@ impl<T: Supervised> Supervision<T> {
         }
     }
 
-    /// Removes a task that has ended.
+    /// Removes a task that has ended, or what waits no more.
     pub(super) fn remove(&self, index: usize) {
         let mut alive = lock(&self.alive);
         let entry = alive.remove(index);
@@ -242,8 +250,10 @@ impl<T: Supervised> Supervision<T> {
         let due = now.checked_add(self.grace);
         let mut count = 0;
         for (_, entry) in alive.iter_mut() {
-            entry.due = due;
-            count += usize::from(due.is_some());
+            if entry.task.is_some() {
+                entry.due = due;
+                count += usize::from(due.is_some());
+            }
         }
         alive.due = count;
         self.schedule(alive, now, waker);
@@ -266,12 +276,15 @@ impl<T: Supervised> Supervision<T> {
             alive.scheduled = None;
             let mut count = 0;
             for (index, entry) in alive.iter_mut() {
-                if entry.task.is_released() {
+                let Some(task) = &entry.task else {
+                    continue;
+                };
+                if task.is_released() {
                     entry.due = None;
                 } else if entry.due.is_some_and(|due| due <= now) {
                     // Set before the look: observers run in there, and may panic.
                     entry.due = now.checked_add(RECHECK);
-                    looked_at.push((index, entry.task.clone()));
+                    looked_at.push((index, task.clone()));
                 }
                 count += usize::from(entry.due.is_some());
             }
@@ -286,7 +299,8 @@ impl<T: Supervised> Supervision<T> {
             let due = again.and_then(|after| now.checked_add(after));
             let entry = alive.get_mut(*index);
             // Another task may have taken the place.
-            let Some(entry) = entry.filter(|entry| entry.task.is_same(task)) else {
+            let is_it = |found: &Counted<T>| found.is_same(task);
+            let Some(entry) = entry.filter(|entry| entry.task.as_ref().is_some_and(is_it)) else {
                 continue;
             };
             let was_due = std::mem::replace(&mut entry.due, due).is_some();

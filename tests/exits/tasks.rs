@@ -1,7 +1,11 @@
 //! Tokens and tasks of a request, and where its scope is found.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -86,6 +90,58 @@ fn tokens_are_counted_once_per_request_and_only_if_asked_for() {
     drop(service.oneshot(get("/")).now_or_never().unwrap().unwrap());
     assert_eq!(*counts.lock().unwrap(), [0, 1]);
     assert_eq!(watch.outcome_now(), Outcome::Completed);
+}
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn waiting_for_the_cancellation_takes_no_token_and_leaves_no_waker() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let service = showing(&layer, {
+        let handle = watch.handle.clone();
+        move |scope| {
+            let wakes: [_; 4] = std::array::from_fn(|_| Arc::new(Wakes::default()));
+            let wakers = wakes.each_ref().map(|wakes| Waker::from(Arc::clone(wakes)));
+            let mut contexts = wakers.each_ref().map(Context::from_waker);
+            // How often each was woken, and where it is kept besides.
+            let counts = || {
+                let count = |wakes: &Arc<Wakes>| {
+                    (
+                        wakes.0.load(Ordering::Relaxed),
+                        Arc::strong_count(wakes) - 2,
+                    )
+                };
+                wakes.each_ref().map(count)
+            };
+            let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(scope.cancelled())).collect();
+            for (waiting, cx) in waiting.iter_mut().zip(&mut contexts) {
+                assert!(waiting.as_mut().poll(cx).is_pending());
+                assert!(waiting.as_mut().poll(cx).is_pending(), "listed once");
+            }
+            assert_eq!(handle.snapshot().tokens, 0);
+            assert_eq!(counts(), [(0, 1); 4]);
+            // Another task waits on, and one waits no more.
+            assert!(waiting[1].as_mut().poll(&mut contexts[0]).is_pending());
+            drop(waiting.pop());
+            assert_eq!(counts(), [(0, 2), (0, 0), (0, 1), (0, 0)]);
+            scope.cancel();
+            assert_eq!(counts(), [(2, 0), (0, 0), (1, 0), (0, 0)]);
+            for waiting in &mut waiting {
+                let reason = waiting.now_or_never().expect("the request is cancelled");
+                assert_eq!(reason, Outcome::Cancelled);
+            }
+        }
+    });
+    drop(service.oneshot(get("/")).now_or_never().unwrap().unwrap());
+    assert_eq!(watch.outcome_now(), Outcome::Cancelled);
 }
 
 #[test]
