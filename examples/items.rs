@@ -24,6 +24,7 @@ use futures_util::stream;
 use tokio::net::TcpListener;
 use tower_memory::{
     Arena, MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator, debug::DebugPages,
+    profile::Profile, trace::TraceSettings,
 };
 
 #[global_allocator]
@@ -161,6 +162,12 @@ async fn run(args: &args::Args) -> Result<ExitCode, Box<dyn std::error::Error + 
         tokio::spawn(axum::serve(listener, app).into_future());
         return check::run(addr, &handle).await;
     }
+    // What blocks a thread, and what allocates: shown on the debug pages.
+    TraceSettings::new()
+        .slow_poll(Duration::from_millis(100))
+        .deadlines()
+        .start();
+    Profile::start(Profile::DEFAULT_RATE);
     print_what_to_try(addr);
     let report = handle
         .serve_until(tokio::signal::ctrl_c(), SHUTDOWN, |stop| {
@@ -194,6 +201,8 @@ curl -i http://{addr}/arena/{}
 curl -sS http://{addr}/stats
 # the same in a browser, with plots; this machine only
 http://{addr}/debug
+# the polls of the last seconds: open the file in https://ui.perfetto.dev
+curl -sS -o trace.json http://{addr}/debug/trace
 ",
         TIMEOUT.as_millis(),
         MAX_ITEMS + 1,

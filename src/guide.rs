@@ -21,7 +21,6 @@
 pub mod arenas {}
 #[doc = include_str!("../docs/guide/deadlines.md")]
 pub mod deadlines {}
-#[cfg(feature = "debug")]
 #[doc = include_str!("../docs/guide/debug.md")]
 pub mod debug {}
 #[doc = include_str!("../docs/guide/figures.md")]

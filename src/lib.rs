@@ -169,9 +169,11 @@ pub mod test_util;
     all(
         doctest,
         feature = "axum",
+        feature = "debug",
         feature = "json",
         feature = "profile",
-        feature = "test-util"
+        feature = "test-util",
+        feature = "trace"
     )
 ))]
 pub mod guide;

@@ -13,8 +13,12 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_memory::{
-    MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator, debug::DebugPages,
-    housekeeping::ManualClock, middleware::MemoryLayerBuilder,
+    MemoryHandle, MemoryLayer, RequestScope, TrackingAllocator,
+    debug::DebugPages,
+    housekeeping::ManualClock,
+    middleware::MemoryLayerBuilder,
+    profile::Profile,
+    trace::{self, TraceSettings},
 };
 
 #[global_allocator]
@@ -104,6 +108,8 @@ async fn every_page_refuses_everybody_without_a_rule() {
         "/tasks",
         "/snapshot.json",
         "/metrics",
+        "/trace",
+        "/pprof/heap",
         "/nothing",
         "/?sort=x",
     ] {
@@ -531,4 +537,116 @@ async fn links_lead_to_the_other_pages_with_and_without_a_slash_at_the_end() {
     };
     let with = app.get("/ops/").await;
     assert!(with.text.contains("href=\"./tasks\""), "{}", with.text);
+}
+
+/// The recorder and the profile are the process's, so this is one test.
+#[tokio::test(start_paused = true)]
+async fn recorder_and_profile_are_shown_while_they_are_on_and_one_at_a_time_waits() {
+    let app = app(|builder| builder);
+    for (path, why) in [
+        (
+            "/debug/trace",
+            "the flight recorder is off: see TraceSettings::start\n",
+        ),
+        (
+            "/debug/pprof/heap",
+            "the allocation profile is off: see Profile::start\n",
+        ),
+        (
+            "/debug/pprof/allocs?debug=1",
+            "the allocation profile is off: see Profile::start\n",
+        ),
+    ] {
+        let answer = app.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (404, why));
+    }
+    let bad = [
+        "trace?seconds=-1",
+        "trace?seconds=0",
+        "trace?seconds=61",
+        "trace?seconds=1e9",
+        "trace?debug=1",
+        "trace?seconds=99999999999999999999",
+        "pprof/heap?seconds=",
+        "pprof/allocs?debug=2",
+        "pprof/heap?gc=1",
+        "pprof/allocs?seconds=1&seconds=1",
+    ];
+    for path in bad {
+        let answer = app.get(&format!("/debug/{path}")).await;
+        assert_eq!(answer.status, 400, "{path}");
+    }
+
+    TraceSettings::new().start();
+    Profile::start(1).expect("the allocator is installed");
+    app.get("/take/50000").await;
+    let json: serde_json::Value =
+        serde_json::from_str(&app.get("/debug/trace").await.text).expect("JSON");
+    let routes = json["traceEvents"].as_array().expect("a list").iter();
+    assert!(
+        routes
+            .clone()
+            .any(|event| event["args"]["route"] == "/take/{bytes}"),
+        "{json}"
+    );
+    let text = app.get("/debug/pprof/allocs?debug=1").await.text;
+    assert!(text.contains(", route /take/{bytes}\n"), "{text}");
+    for (path, name) in [("heap", "heap.pb.gz"), ("allocs", "allocs.pb.gz")] {
+        let request = Request::get(format!("/debug/pprof/{path}")).header("host", "localhost");
+        let request = request.body(Body::empty()).expect("valid");
+        let response = app
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("infallible");
+        assert!(
+            response.headers()["content-disposition"]
+                .to_str()
+                .is_ok_and(|value| value.contains(name))
+        );
+        let gzipped = response
+            .into_body()
+            .collect()
+            .await
+            .expect("no error")
+            .to_bytes();
+        assert_eq!(gzipped[..2], [0x1f, 0x8b], "gzip");
+    }
+
+    // The clock is paused: five seconds pass at once, when all wait.
+    let start = tokio::time::Instant::now();
+    let (first, second, now) = tokio::join!(
+        app.get("/debug/trace?seconds=5"),
+        app.get("/debug/pprof/allocs?seconds=5"),
+        app.get("/debug/trace"),
+    );
+    assert_eq!(first.status, 200);
+    assert_eq!(
+        (
+            second.status.as_u16(),
+            second.headers["retry-after"].as_bytes()
+        ),
+        (409, &b"5"[..])
+    );
+    assert_eq!(now.status, 200, "without seconds it does not wait");
+    assert!(start.elapsed() >= Duration::from_secs(5));
+
+    // A client that goes away makes room.
+    let gone = tokio::time::timeout(Duration::from_secs(1), app.get("/debug/trace?seconds=60"));
+    assert!(gone.await.is_err());
+    let (delta, ()) = tokio::join!(app.get("/debug/pprof/allocs?seconds=2&debug=1"), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        app.get("/take/7000").await;
+    });
+    assert_eq!(delta.status, 200);
+    assert!(
+        delta.text.contains(", route /take/{bytes}\n"),
+        "{}",
+        delta.text
+    );
+    let last = app.get("/debug/trace?seconds=1").await;
+    trace::stop();
+    Profile::stop();
+    assert_eq!(last.status, 200);
 }

@@ -5,10 +5,18 @@
 //! from others. They are read-only, and refuse everybody until [`DebugPages`] is told whom to admit.
 
 mod access;
+mod answer;
+#[cfg(any(feature = "trace", feature = "profile"))]
+mod capture;
 mod document;
 mod history;
+#[cfg(feature = "trace")]
+mod incidents;
 mod page;
+mod pages;
 mod plot;
+#[cfg(feature = "profile")]
+mod profile_text;
 mod query;
 mod requests;
 mod router;

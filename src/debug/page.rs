@@ -56,9 +56,18 @@ pub(super) fn overview(handle: &MemoryHandle, history: &History, view: View, bas
             (plot("Pool", &POOL, &samples, &now))
         }
         (view.table(&snapshot.routes))
+        (incidents())
         (requests::some_open(handle, base))
         (tasks(&handle.outliving(), SHORT, Some(base)))
     }
+}
+
+/// What exceeded a threshold of the flight recorder, newest first. Nothing without a recorder.
+fn incidents() -> Markup {
+    #[cfg(feature = "trace")]
+    return super::incidents::table();
+    #[cfg(not(feature = "trace"))]
+    html! {}
 }
 
 /// The page of all tasks that outlive their request.

@@ -1,50 +1,17 @@
 use std::{fmt, sync::Arc};
 
-use axum::{
-    Router,
-    extract::{OriginalUri, Request},
-    response::{IntoResponse, Response},
-    routing::any,
-};
-use http::{
-    HeaderMap, HeaderValue, Method, StatusCode,
-    header::HeaderName,
-    header::{
-        ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
-        X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-    },
-    request::Parts,
-};
+use axum::{Router, extract::Request, routing::any};
+use http::request::Parts;
 
 use super::{
     access::Access,
-    document::{POLICY, document},
     history::History,
-    page,
-    query::{BadQuery, Query},
-    requests,
-    routes::View,
+    pages::{PAGES, Page, Pages},
 };
 use crate::{
     housekeeping::{Chore, start},
     observe::MemoryHandle,
 };
-
-const HTML: &str = "text/html; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
-#[cfg(feature = "prometheus")]
-const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The pages' links to one another.
-const LINKS: &[(&str, &str)] = &[
-    ("", "Overview"),
-    ("requests", "Requests"),
-    ("tasks", "Tasks"),
-    ("snapshot.json", "snapshot.json"),
-    #[cfg(feature = "prometheus")]
-    ("metrics", "metrics"),
-];
 
 /// Debug pages of a layer, as an axum router to be mounted where they belong.
 ///
@@ -54,10 +21,13 @@ const LINKS: &[(&str, &str)] = &[
 /// | `/requests` | open requests, and the largest and slowest of the last minutes, if the layer [lists requests](crate::middleware::MemoryLayerBuilder::list_requests) |
 /// | `/tasks` | tasks that outlive their request, detached tasks, and those that exceeded their grace period |
 /// | `/snapshot.json` | [`Snapshot`](crate::observe::Snapshot) |
+/// | `/trace` | the flight recorder's polls for Perfetto (feature `trace`): those in its rings, or of the next `?seconds=N` |
+/// | `/pprof/heap`, `/pprof/allocs` | the allocation profile for `go tool pprof` (feature `profile`): since its start, or of the next `?seconds=N`; `?debug=1` as text |
 /// | `/metrics` | [`MemoryHandle::collector`] as OpenMetrics (feature `prometheus`) |
 ///
 /// They show route labels, names and source locations of tasks, and figures: no paths, queries, header values or
-/// addresses. `GET` is the only method. Bad parameters are answered with `400`.
+/// addresses. `GET` is the only method. Bad parameters are answered with `400`. One request at a time may wait for
+/// its seconds, up to 60; the second is answered with `409`. The recorder and the profile are switched on in code.
 ///
 /// # Access
 ///
@@ -170,14 +140,13 @@ impl DebugPages {
     {
         let history = Arc::new(History::new(self.handle.clone()));
         start(&history, history.housekeeping().now());
-        let pages = Arc::new(Pages {
-            handle: self.handle,
-            access: self.access,
-            history,
-        });
+        let pages = Arc::new(Pages::new(self.handle, self.access, history));
         let serve = |page: Page| {
             let pages = Arc::clone(&pages);
-            any(move |request: Request| async move { pages.serve(page, request) })
+            any(move |request: Request| {
+                let pages = Arc::clone(&pages);
+                async move { pages.serve(page, request).await }
+            })
         };
         let router = PAGES.iter().fold(Router::new(), |router, (path, page)| {
             router.route(path, serve(*page))
@@ -189,155 +158,5 @@ impl DebugPages {
 impl fmt::Debug for DebugPages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DebugPages").finish_non_exhaustive()
-    }
-}
-
-/// What is served under a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Page {
-    Overview,
-    Requests,
-    Tasks,
-    Snapshot,
-    #[cfg(feature = "prometheus")]
-    Metrics,
-    Unknown,
-}
-
-const PAGES: &[(&str, Page)] = &[
-    ("/", Page::Overview),
-    ("/requests", Page::Requests),
-    ("/tasks", Page::Tasks),
-    ("/snapshot.json", Page::Snapshot),
-    #[cfg(feature = "prometheus")]
-    ("/metrics", Page::Metrics),
-];
-
-struct Pages {
-    handle: MemoryHandle,
-    access: Access,
-    history: Arc<History>,
-}
-
-impl Pages {
-    fn serve(&self, page: Page, request: Request) -> Response {
-        let (parts, _) = request.into_parts();
-        let mut response = match self.access.check(&parts) {
-            Err(refusal) => refused(StatusCode::FORBIDDEN, &refusal),
-            Ok(()) if parts.method != Method::GET => {
-                let mut response =
-                    refused(StatusCode::METHOD_NOT_ALLOWED, &"GET is the only method");
-                let get = HeaderValue::from_static("GET");
-                response.headers_mut().insert(ALLOW, get);
-                response
-            }
-            Ok(()) => self
-                .answer(page, &parts)
-                .unwrap_or_else(|bad| refused(StatusCode::BAD_REQUEST, &bad)),
-        };
-        protect(response.headers_mut());
-        response
-    }
-
-    fn answer(&self, page: Page, parts: &Parts) -> Result<Response, BadQuery> {
-        let query = |names| Query::parse(parts.uri.query(), names);
-        let base = base(parts);
-        let html = |title, content| {
-            let text = document(title, &base, LINKS, &content);
-            ([(CONTENT_TYPE, HTML)], text).into_response()
-        };
-        Ok(match page {
-            Page::Unknown => refused(StatusCode::NOT_FOUND, &"there is no such debug page"),
-            Page::Overview => {
-                let view = View::of(&query(View::PARAMETERS)?)?;
-                html(
-                    "Memory by route",
-                    page::overview(&self.handle, &self.history, view, &base),
-                )
-            }
-            Page::Requests => {
-                query(&[])?;
-                html("Requests", requests::page(&self.handle))
-            }
-            Page::Tasks => {
-                query(&[])?;
-                html("Tasks", page::all_tasks(&self.handle))
-            }
-            Page::Snapshot => {
-                query(&[])?;
-                json(&self.handle.snapshot())
-            }
-            #[cfg(feature = "prometheus")]
-            Page::Metrics => {
-                query(&[])?;
-                metrics(&self.handle)
-            }
-        })
-    }
-}
-
-/// Where relative links to other pages start, for a page whose path may or may not end with a slash.
-fn base(parts: &Parts) -> String {
-    let path = match parts.extensions.get::<OriginalUri>() {
-        Some(OriginalUri(uri)) => uri.path(),
-        None => parts.uri.path(),
-    };
-    // A page but the first is beside its siblings.
-    let is_first = parts.uri.path() == "/";
-    match path.rsplit('/').next() {
-        Some(last) if is_first && !last.is_empty() => format!("./{last}/"),
-        _ => "./".to_owned(),
-    }
-}
-
-fn refused(status: StatusCode, why: &dyn fmt::Display) -> Response {
-    (status, [(CONTENT_TYPE, TEXT)], format!("{why}\n")).into_response()
-}
-
-fn json(value: &impl serde::Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(json) => ([(CONTENT_TYPE, JSON)], json).into_response(),
-        Err(_) => refused(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            &"the snapshot cannot be written",
-        ),
-    }
-}
-
-#[cfg(feature = "prometheus")]
-fn metrics(handle: &MemoryHandle) -> Response {
-    use prometheus_client::{encoding::text::encode, registry::Registry};
-
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(handle.collector()));
-    let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => ([(CONTENT_TYPE, METRICS)], text).into_response(),
-        Err(_) => refused(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            &"the metrics cannot be written",
-        ),
-    }
-}
-
-/// Headers of all answers.
-fn protect(headers: &mut HeaderMap) {
-    let fixed = [
-        (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (REFERRER_POLICY, "no-referrer"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (
-            HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
-    ];
-    for (name, value) in fixed {
-        headers.insert(name, HeaderValue::from_static(value));
     }
 }

@@ -85,7 +85,7 @@ impl TraceSnapshot {
     }
 
     /// Keeps what ended, or runs, in the `last` part of the time before the snapshot.
-    pub(super) fn keep(&mut self, last: Duration) {
+    pub(crate) fn keep(&mut self, last: Duration) {
         let since = self.now.saturating_sub(self.rate.ticks(last));
         for thread in &mut self.threads {
             let is_late = |event: &Event| event.start.saturating_add(event.duration) >= since;

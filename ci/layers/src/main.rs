@@ -60,7 +60,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
     (Http, "test_util",  "account scope"),
-    (Http, "debug",      "sync housekeeping account cancel limit task scope observe"),
+    (Http, "debug",      "sync housekeeping account cancel trace profile limit task scope observe"),
     (Http, "extract",    "sync arena cancel json limit scope observe wire middleware"),
 ];
 
