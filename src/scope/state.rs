@@ -211,7 +211,7 @@ impl ScopeState {
         // Relaxed: `&mut` excludes other threads.
         self.head.store(NEVER, Ordering::Relaxed);
         self.id.store(0, Ordering::Relaxed);
-        self.span = TaskSpan::none();
+        self.span.clear();
     }
 
     /// The reference of this scope, which is counted in a shard.

@@ -18,6 +18,14 @@ impl TaskSpan {
         Self(Span::none())
     }
 
+    /// Lets go of the span, so that it can close.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        if !self.0.is_disabled() {
+            self.0 = Span::none();
+        }
+    }
+
     pub(crate) const fn get(&self) -> &Span {
         &self.0
     }
