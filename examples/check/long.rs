@@ -76,6 +76,9 @@ struct Sample {
     arenas: usize,
 }
 
+/// One figure of a sample.
+type Figure = fn(&Sample) -> f64;
+
 const MIB: f64 = 1024.0 * 1024.0;
 
 impl Sample {
@@ -287,11 +290,7 @@ pub(crate) async fn run(
     );
     let (early, late) = (&nights[WARM_UP..WARM_UP + 5], &nights[nights.len() - 5..]);
     for (name, figure, more) in [
-        (
-            "live heap",
-            (|night: &Sample| night.heap) as fn(&Sample) -> f64,
-            0.25,
-        ),
+        ("live heap", (|night: &Sample| night.heap) as Figure, 0.25),
         ("RSS", |night: &Sample| night.rss, 4.0),
     ] {
         let [early, late] = [early, late].map(|nights| median(nights, figure));
@@ -306,7 +305,7 @@ pub(crate) async fn run(
     Ok(report.finish())
 }
 
-fn median(nights: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
+fn median(nights: &[Sample], figure: Figure) -> f64 {
     let mut figures: Vec<f64> = nights.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
@@ -320,7 +319,7 @@ fn drawn(samples: &[Sample]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 840 560\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"840\" height=\"560\" fill=\"#fff\"/>\n",
     );
-    let rows: [(&str, fn(&Sample) -> f64); 4] = [
+    let rows: [(&str, Figure); 4] = [
         ("RSS, MiB", |sample| sample.rss),
         ("live heap, MiB", |sample| sample.heap),
         ("tasks", |sample| sample.tasks as f64),
@@ -335,14 +334,14 @@ fn drawn(samples: &[Sample]) -> String {
         });
         let points = points.collect::<Vec<_>>().join(" ");
         let top = bottom - HEIGHT;
-        let written = write!(
+        let written = writeln!(
             svg,
             "<text x=\"60\" y=\"{}\">{name}</text>\
              <text x=\"54\" y=\"{}\" text-anchor=\"end\">{most:.1}</text>\
              <text x=\"54\" y=\"{bottom}\" text-anchor=\"end\">0</text>\
              <path d=\"M60 {top}V{bottom}H820\" fill=\"none\" stroke=\"#9aa3ab\"/>\
              <polyline points=\"{points}\" fill=\"none\" stroke=\"#2f7d5b\" \
-             stroke-width=\"1.5\"/>\n",
+             stroke-width=\"1.5\"/>",
             top - 8.0,
             top + 4.0,
         );
