@@ -465,6 +465,22 @@ fn folded_text_has_one_line_for_each_row_whatever_its_names() {
 }
 
 #[test]
+fn what_makes_a_profile_is_in_none() {
+    let _turn = turn(1);
+    let account = Account::labelled("maker");
+    let kept = account.in_scope(|| {
+        let profile = Profile::snapshot().resolve();
+        profile
+            .write_pprof(Value::InUseBytes, std::io::sink())
+            .expect("to nowhere");
+        drop(profile);
+        block(700)
+    });
+    assert_eq!(of_route(&Profile::snapshot(), "maker"), [1, 700, 1, 700]);
+    drop(kept);
+}
+
+#[test]
 fn a_difference_has_what_came_in_between() {
     let _turn = turn(1);
     let account = Account::labelled("between");

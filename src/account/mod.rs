@@ -16,6 +16,8 @@ mod passed;
 mod raw;
 mod totals;
 mod track;
+#[cfg(feature = "profile")]
+mod unsampled;
 mod usage;
 mod visits;
 
@@ -35,3 +37,5 @@ pub(crate) use self::ledger::{Entry, exceeded_by};
 pub(crate) use self::leftover::Leftovers;
 pub(crate) use self::passed::{dropped_frozen, froze, returned, taken};
 pub(crate) use self::raw::Budget;
+#[cfg(feature = "profile")]
+pub(crate) use self::unsampled::unsampled;

@@ -10,6 +10,7 @@ use super::{
     snapshot::{Profile, Stacks},
     symbols::{Frame, Function},
 };
+use crate::account::unsampled;
 
 /// The fields of the messages, by their names in `profile.proto`.
 mod field {
@@ -42,10 +43,12 @@ impl Profile {
     ///
     /// Those of `writer`.
     pub fn write_pprof(&self, shown: Value, writer: impl io::Write) -> io::Result<()> {
-        let mut encoder = GzEncoder::new(writer, Compression::fast());
-        io::Write::write_all(&mut encoder, &Encoder::default().encode(self, shown))?;
-        encoder.finish()?;
-        Ok(())
+        unsampled(|| {
+            let mut encoder = GzEncoder::new(writer, Compression::fast());
+            io::Write::write_all(&mut encoder, &Encoder::default().encode(self, shown))?;
+            encoder.finish()?;
+            Ok(())
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     symbols::{Frame, Resolver},
 };
 use crate::{
-    account::is_installed,
+    account::{is_installed, unsampled},
     sampler::{self, Totals},
 };
 
@@ -137,6 +137,10 @@ impl Profile {
     /// Returns the sums until now. Takes some ten microseconds, and copies no more than the rows.
     #[must_use]
     pub fn snapshot() -> Self {
+        unsampled(Self::now)
+    }
+
+    fn now() -> Self {
         let dropped = sampler::dropped();
         let routes = sampler::route_names();
         let mut tasks: HashMap<u16, Option<Arc<str>>> = HashMap::new();
@@ -206,10 +210,12 @@ impl Profile {
     /// Reads debug information, which takes 100 ms and more at first: not for an async thread.
     #[must_use]
     pub fn resolve(mut self) -> Self {
-        let mut resolver = Resolver::default();
-        for row in &mut self.rows {
-            resolver.resolve(&mut row.frames);
-        }
+        unsampled(|| {
+            let mut resolver = Resolver::default();
+            for row in &mut self.rows {
+                resolver.resolve(&mut row.frames);
+            }
+        });
         self.is_resolved = true;
         self
     }

@@ -81,12 +81,17 @@ fn lookup(address: usize) -> Vec<Function> {
     functions
 }
 
-/// Cuts from the innermost call on, up to the first one that is not the allocator's or the standard
-/// library's. Not pprof's `drop_frames`, which cuts from the other end: at the closure that a thread
-/// runs.
+/// Cuts the allocator's calls off, which are the innermost ones, and those of the standard library that called
+/// it. Not by pprof's `drop_frames`, which cuts from the other end: at the closure that a thread runs.
 fn trim(frames: &mut Vec<Frame>) {
-    let mut whole = 0;
-    for frame in &mut *frames {
+    let is_entry = |frame: &Frame| {
+        let mut functions = frame.functions().iter();
+        functions.any(|function| function.name.contains(ENTRY))
+    };
+    // What the allocator has called may have any name. Without its name, nothing is cut blindly.
+    let inside = frames.iter().position(is_entry).unwrap_or(0);
+    let mut whole = inside;
+    for frame in frames.iter_mut().skip(inside) {
         let functions = frame.functions();
         let own = functions
             .iter()
@@ -103,6 +108,9 @@ fn trim(frames: &mut Vec<Frame>) {
         frames.drain(..whole);
     }
 }
+
+/// A part of the names of the functions that a program's allocations enter the allocator by.
+const ENTRY: &str = "tower_memory::account::allocator::TrackingAllocator";
 
 fn is_plumbing(name: &str) -> bool {
     const OURS: [&str; 2] = ["tower_memory::account::", "tower_memory::sampler::"];

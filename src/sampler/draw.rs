@@ -20,6 +20,9 @@ static SETTING: AtomicU64 = AtomicU64::new(0);
 const RATE_BITS: u32 = 40;
 const MAX_RATE: u64 = (1 << RATE_BITS) - 1;
 
+/// No setting: it would take too many changes.
+const UNSET: u64 = u64::MAX;
+
 /// The next thread's seed.
 static SEED: AtomicU64 = AtomicU64::new(0);
 
@@ -68,6 +71,8 @@ pub(crate) struct Draw {
     point: Cell<u64>,
     /// The setting for which `point` was drawn.
     setting: Cell<u64>,
+    /// No samples are taken for now.
+    is_muted: Cell<bool>,
     /// The state of the generator, or zero before its first use.
     random: Cell<u64>,
 }
@@ -81,6 +86,7 @@ impl Draw {
             next: Cell::new(Self::FIRST),
             point: Cell::new(u64::MAX),
             setting: Cell::new(0),
+            is_muted: Cell::new(false),
             random: Cell::new(0),
         }
     }
@@ -103,6 +109,10 @@ impl Draw {
     #[cold]
     #[inline(never)]
     fn reached(&self, bytes: u64) -> Option<Rate> {
+        if self.is_muted.get() {
+            self.next.set(bytes.saturating_add(POLL));
+            return None;
+        }
         let setting = SETTING.load(Relaxed);
         let drawn_for = self.setting.replace(setting);
         let rate = rate_of(setting);
@@ -115,6 +125,19 @@ impl Draw {
             .set(bytes.saturating_add(POLL).min(self.point.get()));
         // A point of another rate is none.
         rate.filter(|_| is_point && drawn_for == setting)
+    }
+
+    /// Takes no samples until [`unmute`](Self::unmute). Returns whether none were taken already.
+    pub(crate) fn mute(&self) -> bool {
+        self.is_muted.replace(true)
+    }
+
+    /// Takes samples again, from `bytes` on. The former point may have been passed, so another one is drawn.
+    pub(crate) fn unmute(&self, bytes: u64) {
+        self.is_muted.set(false);
+        self.setting.set(UNSET);
+        self.next.set(bytes);
+        let _ = self.reached(bytes);
     }
 
     fn distance(&self, Rate(rate): Rate) -> u64 {
