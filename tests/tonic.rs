@@ -23,7 +23,7 @@ use tonic_health::{
 };
 use tower::{Layer, ServiceExt, layer::layer_fn, service_fn};
 use tower_memory::{
-    MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, cancel::DeadlineSource,
+    Expose, MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, cancel::DeadlineSource,
     client::PropagateDeadlineLayer, deadline_header::DeadlineHeader,
     middleware::MemoryLayerBuilder,
 };
@@ -186,6 +186,22 @@ async fn a_unary_call_keeps_its_message_and_its_trailers() {
     assert_eq!(answer.metadata().get("grpc-status").unwrap(), "0");
     assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
     assert_eq!(rig.outcomes(1).await, [Outcome::Completed]);
+}
+
+/// The client of tonic refuses a call whose trailers have no status.
+#[tokio::test]
+async fn the_trailers_of_a_call_keep_their_status_beside_the_figures() {
+    let layer = MemoryLayer::builder().expose(Expose::Always);
+    let rig = Rig::new(layer.expose_trailers()).await;
+    let mut channel = rig.channel().await;
+    let answer = channel.check(asked(SERVED)).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-status").unwrap(), "0");
+    assert!(answer.metadata().get("x-arena-source").is_some());
+    assert!(answer.metadata().get("trailer").is_none());
+    assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
+    let status = channel.check(asked("nobody")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(rig.outcomes(2).await, [Outcome::Completed; 2]);
 }
 
 #[tokio::test]
