@@ -2,6 +2,10 @@
 //!
 //! The bytes in use are those of a closure, and what requests hold is real, with small sizes.
 
+#[cfg(feature = "tracing")]
+#[path = "support/collector.rs"]
+mod collector;
+
 use std::{
     convert::Infallible,
     future::{pending, ready},
@@ -27,6 +31,9 @@ use tower_memory::{
     limit::{LimitMode, Priority, ProcessLimit, ProcessLimitBuilder, Stage, Stages},
     middleware::{LimitContext, MemoryLayerBuilder},
 };
+
+#[cfg(feature = "tracing")]
+use self::collector::Collector;
 
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
@@ -1124,6 +1131,171 @@ async fn the_limit_is_in_the_snapshot_and_its_json() {
         (&row["would_refuse"], &row["held_after_close"]),
         (&2.into(), &0.into())
     );
+}
+
+/// A directory in place of the system's.
+struct Root(std::path::PathBuf);
+
+impl Root {
+    fn new(name: &str) -> Self {
+        let name = format!("tower-memory-{name}-{}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn much_freed_memory_that_is_still_mapped_calls_the_reclaim_hook_each_ten_seconds() {
+    let root = Root::new("reclaim");
+    let resident = |mib: u64| root.write("proc/self/status", &format!("VmRSS: {} kB\n", mib << 10));
+    resident(100);
+    let clock = ManualClock::new();
+    let calls = Arc::new(AtomicU64::new(0));
+    let limit = ProcessLimit::builder()
+        .bytes(1 << 30)
+        .root(&root.0)
+        .clock(&clock)
+        .reclaim({
+            let calls = Arc::clone(&calls);
+            move || {
+                // The first call panics, which changes nothing.
+                if calls.fetch_add(1, Relaxed) == 0 {
+                    std::panic::resume_unwind(Box::new("the hook panics"));
+                }
+            }
+        })
+        .build()
+        .unwrap();
+    let layer = MemoryLayer::builder()
+        .clock(&clock)
+        .process_limit(&limit)
+        .build()
+        .unwrap();
+    // The housekeeping looks while a request is open.
+    let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| pending::<Answer>()));
+    let mut open = tokio_test_task(service.oneshot(request("/")));
+    assert!(open.poll());
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(calls.load(Relaxed), 0);
+    // 900 MiB are mapped, and next to nothing is in use.
+    resident(900);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(calls.load(Relaxed), 1);
+    assert_eq!(layer.handle().snapshot().housekeeping_panics, 1);
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(calls.load(Relaxed), 1, "not yet again");
+    clock.advance(Duration::from_secs(7));
+    assert_eq!((calls.load(Relaxed), limit.snapshot().reclaims), (2, 2));
+    limit.set_mode(LimitMode::Observe);
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(calls.load(Relaxed), 2, "observing calls nothing");
+    drop(open);
+}
+
+#[cfg(feature = "tracing")]
+#[tokio::test]
+async fn a_stage_a_failed_source_and_another_limit_are_events_within_one_period() {
+    let collector = Collector::default();
+    let _collects = tracing::subscriber::set_default(collector.clone());
+    let events = |of: &str| {
+        let events = collector.0.lock().unwrap().clone();
+        let of = events.into_iter().filter(|(_, text)| text.contains(of));
+        of.map(|(level, text)| format!("{level} {text}"))
+            .collect::<Vec<_>>()
+    };
+    let root = Root::new("events");
+    root.write("proc/self/cgroup", "0::/a\n");
+    root.write("sys/fs/cgroup/a/memory.max", "1000000000\n");
+    let (clock, used) = (ManualClock::new(), Arc::new(AtomicU64::new(1)));
+    let limit = ProcessLimit::builder()
+        .root(&root.0)
+        .clock(&clock)
+        .source({
+            let used = Arc::clone(&used);
+            move || Some(used.load(Relaxed))
+        })
+        .build()
+        .unwrap();
+    let layer = MemoryLayer::builder()
+        .clock(&clock)
+        .process_limit(&limit)
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| pending::<Answer>()));
+    let mut open = tokio_test_task(service.oneshot(request("/")));
+    assert!(open.poll());
+    used.store(870_000_000, Relaxed);
+    clock.advance(Duration::from_secs(1));
+    let tighter = events("memory is tighter");
+    assert_eq!(tighter.len(), 1, "{tighter:?}");
+    assert!(tighter[0].starts_with("WARN"), "{tighter:?}");
+    assert!(tighter[0].contains("from=normal"), "{tighter:?}");
+    assert!(tighter[0].contains("used=870000000"), "{tighter:?}");
+    used.store(1, Relaxed);
+    clock.advance(Duration::from_secs(2));
+    let calmer = events("memory is less tight");
+    assert!(
+        calmer
+            .last()
+            .is_some_and(|text| text.starts_with("INFO") && text.contains("to=normal")),
+        "{calmer:?}"
+    );
+    used.store(0, Relaxed);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(events("could not be read").len(), 1);
+    root.write("sys/fs/cgroup/a/memory.max", "500000000\n");
+    clock.advance(Duration::from_secs(11));
+    let resized = events("cgroup v2");
+    assert_eq!(resized.len(), 1, "{resized:?}");
+    assert!(resized[0].contains("450000000"), "{resized:?}");
+    drop(open);
+}
+
+/// As many sockets, without their clients.
+#[tokio::test]
+async fn a_hundred_thousand_held_connections_are_counted_and_leave_nothing() {
+    const SOCKETS: usize = 100_000;
+    let process = Process::with(|builder| builder.bytes(16 << 30));
+    let layer = process.layer().route("/ws").build().unwrap();
+    let kept = Mutex::new(Vec::with_capacity(SOCKETS));
+    let service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| {
+        kept.lock().unwrap().push(scope_of(&request).hold());
+        let mut response = Response::new(Full::<Bytes>::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        ready(Ok::<_, Infallible>(response))
+    }));
+    // A few come and go first, so that the route is known.
+    for _ in 0..3 {
+        drop(service.clone().oneshot(request("/")).await.unwrap());
+        kept.lock().unwrap().clear();
+    }
+    for _ in 0..SOCKETS {
+        let response = service.clone().oneshot(request("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    }
+    let snapshot = process.limit.snapshot();
+    assert_eq!(layer.handle().snapshot().in_flight, SOCKETS);
+    assert!(snapshot.reserved >= SOCKETS as u64, "{snapshot}");
+    assert_eq!(
+        (snapshot.admitted, snapshot.candidates),
+        (SOCKETS as u64 + 3, 0)
+    );
+    let holds = std::mem::take(&mut *kept.lock().unwrap());
+    holds.iter().for_each(|hold| hold.upgraded());
+    drop(holds);
+    assert_eq!(layer.handle().snapshot().in_flight, 0);
+    process.is_empty();
 }
 
 #[test]

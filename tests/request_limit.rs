@@ -3,6 +3,10 @@
 //! The cases of the table in `docs/guide/limits.md` are the tests of [`table`].
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tracing")]
+#[path = "support/collector.rs"]
+mod collector;
+
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -27,6 +31,9 @@ use tower_memory::{
     cancel::{CancelReason, Cancelled},
     middleware::{LimitContext, MemoryLayerBuilder, RequestBody, RequestBodyLayer, ResponseBody},
 };
+
+#[cfg(feature = "tracing")]
+use self::collector::Collector;
 
 #[global_allocator]
 static ALLOC: TrackingAllocator = TrackingAllocator::system();
@@ -994,6 +1001,99 @@ async fn buffers_in_blocks_that_the_pool_had_count_as_any_other() {
         );
         assert_eq!(pool.stats().buffer_misses, misses, "all of them waited");
     }
+}
+
+/// Announces 1 TiB, and has a byte.
+struct Announces(bool);
+
+impl Body for Announces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let first = std::mem::replace(&mut self.0, false);
+        Poll::Ready(first.then(|| Ok(Frame::data(Bytes::from_static(b"x")))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(1 << 40)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_announces_a_tebibyte_takes_no_memory_for_it() {
+    let (layer, reports) = layer(limited());
+    let service = service_fn(|request: Request<Announces>| async move {
+        let scope = scope_of(&request);
+        let read = scope.arena().collect(request.into_body(), usize::MAX).await;
+        // Either way: what was announced, or what came.
+        assert!(read.is_err() || read.is_ok_and(|bytes| bytes.len() == 1));
+        empty()
+    });
+    let (response, report) = send(&layer, &reports, service, Announces(true)).await;
+    assert_eq!(
+        (response.status(), report.outcome),
+        (StatusCode::OK, Outcome::Completed)
+    );
+    let peak = report.usage.unwrap().peak_bytes.unwrap();
+    assert!(peak < MIB as u64, "{peak} bytes");
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test(start_paused = true)]
+async fn the_error_of_a_check_is_a_response_of_axum() {
+    use axum::{Router, body::Body, routing::get};
+
+    async fn hoards(scope: RequestScope) -> Result<(), Cancelled> {
+        let mut kept = Vec::new();
+        loop {
+            scope.check()?;
+            kept.push(vec![1_u8; MIB]);
+        }
+    }
+
+    let (layer, _reports) = layer(limited());
+    let app = Router::new().route("/", get(hoards)).layer(layer.clone());
+    let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let kind = &response.headers()["content-type"];
+    assert_eq!(kind, "application/problem+json");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body = String::from_utf8_lossy(&body);
+    assert!(body.contains("\"durability\":\"permanent\""), "{body}");
+    assert!(!body.contains(&LIMIT.to_string()), "no figures: {body}");
+    assert_eq!(outcomes(&layer), [(Outcome::MemoryExceeded, 1)]);
+}
+
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn the_first_poll_of_a_route_that_could_not_be_stopped_is_warned_of() {
+    let collector = Collector::default();
+    let _collects = tracing::subscriber::set_default(collector.clone());
+    let (layer, reports) = layer(limited().route("/hoard"));
+    for _ in 0..3 {
+        let service = service_fn(|_: Request<()>| async {
+            drop(vec![1_u8; 2 * LIMIT]);
+            empty()
+        });
+        let (response, _) = send(&layer, &reports, service, ()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    let events = collector.0.lock().unwrap().clone();
+    let warned = events
+        .iter()
+        .filter(|(_, text)| text.contains("held more than its limit"));
+    let warned: Vec<_> = warned.collect();
+    assert_eq!(warned.len(), 1, "{events:?}");
+    let (level, text) = warned[0];
+    assert_eq!(*level, tracing::Level::WARN);
+    for part in ["route=\"/hoard\"", "limit=33554432", "RequestScope::check"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert_eq!(layer.handle().snapshot().routes[0].over_limit, 3);
 }
 
 #[test]
