@@ -26,6 +26,10 @@ api-bless:
 test:
     .ci/run test
 
+# `just bugs` seeds all, or those that are named.
+bugs *args:
+    ci/bugs {{args}}
+
 features:
     .ci/run features
 

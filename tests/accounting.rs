@@ -1008,6 +1008,50 @@ fn process_totals_keep_what_ended_threads_did() {
     assert_about(usage.bytes_deallocated, 500 * MIB);
 }
 
+/// What a program's constructors allocate.
+#[cfg(target_os = "linux")]
+mod before_main {
+    use std::sync::Mutex;
+
+    use super::{Account, HeapUsage, black_box, process_usage, thread_usage};
+
+    /// The block, and what was counted of it by process, thread and account.
+    pub(super) static MADE: Mutex<Option<(Vec<u8>, [HeapUsage; 3])>> = Mutex::new(None);
+
+    extern "C" fn make() {
+        let account = Account::new();
+        let before = (process_usage(), thread_usage());
+        let block = account.in_scope(|| black_box(Vec::with_capacity(54_321)));
+        let (Some(by_process), Some(by_thread)) = before else {
+            return;
+        };
+        let (Some(process), Some(thread), Some(usage)) =
+            (process_usage(), thread_usage(), account.usage())
+        else {
+            return;
+        };
+        let counted = [process - by_process, thread - by_thread, usage.heap];
+        *MADE.lock().expect("one thread") = Some((block, counted));
+    }
+
+    #[expect(unsafe_code, reason = "the loader calls it before `main`")]
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static CONSTRUCTOR: extern "C" fn() = make;
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_allocation_before_main_is_counted_and_freed_later() {
+    let made = before_main::MADE.lock().unwrap().take();
+    let (block, counted) = made.expect("figures before `main`");
+    for usage in counted {
+        assert_eq!((usage.allocations, usage.bytes_allocated), (1, 54_321));
+    }
+    let ((), usage) = moved(|| drop(block));
+    assert_eq!((usage.deallocations, usage.bytes_deallocated), (1, 54_321));
+}
+
 struct ChurnAtThreadExit;
 
 impl Drop for ChurnAtThreadExit {

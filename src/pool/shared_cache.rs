@@ -225,9 +225,6 @@ impl<T: Pooled> SharedCache<T> {
         else {
             return batch;
         };
-        if bug!("slot-given-away-while-full") {
-            self.free.set(index, bits);
-        }
         for (taken, bit) in batch.iter_mut().zip(each(bits)) {
             let slot = self.slot(index, bit);
             let tag = slot.tag().map_or(Tag::new(class, 0), Tag::from_bits);
