@@ -1,8 +1,7 @@
-//! `cargo +nightly fuzz run deadline_header`: no bytes make a deadline header panic, or say something
-//! that its grammar does not.
+//! No bytes make a deadline header panic, or say something that its grammar does not.
 #![no_main]
 
 #[path = "../../tests/properties/deadline_header.rs"]
-mod properties;
+mod deadline_header;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::holds(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| deadline_header::holds(data));
