@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 
 use crate::{
     Plan,
-    build::{Programs, ask},
+    build::{Programs, ask, root},
     burst::Burst,
     load::CONNECTIONS,
     plots,
@@ -294,13 +294,18 @@ fn tables(measured: &Measured, bursts: &[Result<Burst, String>]) -> Result<Strin
     Ok(text)
 }
 
+fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut lines = info.lines();
+    let model = lines.find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model
+        .map_or("unknown processor", |(_, model)| model)
+        .to_owned()
+}
+
 fn machine(programs: &Programs) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let load = read("/proc/loadavg");
     let load: Vec<&str> = load.split(' ').take(3).collect();
@@ -314,9 +319,10 @@ fn machine(programs: &Programs) -> String {
         .as_ref()
         .map_or("Go: SKIPPED, absent", |(_, version)| version);
     format!(
-        "{model}, {} cores seen ({cores} by this process), {}; {}; {go}.\n{} UTC, commit \
+        "{}, {} cores seen ({cores} by this process), {}; {}; {go}.\n{} UTC, commit \
          {}{changed}. Load average at \
          the end: {} (others used the machine if it is far above 2).\n",
+        processor(),
         info.lines()
             .filter(|line| line.starts_with("processor"))
             .count(),
@@ -367,8 +373,52 @@ pub(crate) fn write(
     plots::cpu(&plots.join("cpu.svg"), &measured.sides)?;
     plots::latency(&plots.join("latency.svg"), &measured.sides)?;
     plots::memory(&plots.join("memory.svg"), &measured.settings)?;
+    if !plan.quick {
+        readme(measured)?;
+    }
     let path = plan.out.join("results.md");
     fs::write(&path, &text)?;
     print!("\n{text}");
     Ok(path)
+}
+
+/// Replaces the table of README.md.
+fn readme(measured: &Measured) -> Result<(), Failure> {
+    const BEGIN: &str = "<!-- written by the lab: -->\n";
+    const END: &str = "<!-- end -->";
+    let path = root().join("README.md");
+    let text = fs::read_to_string(&path)?;
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .ok_or("README.md: no place for results")?;
+    let (_, after) = rest.split_once(END).ok_or("README.md: no end of results")?;
+    let mut table = format!(
+        "{}, 16 connections, {} UTC:\n\n| | CPU us/request | p50 us | p99 us | requests/s | \
+         allocations |\n|---|---|---|---|---|---|\n",
+        processor(),
+        ask("date", &["-u", "+%Y-%m-%d %H:%M"]),
+    );
+    let keys = [
+        "plain",
+        "natural",
+        "hand",
+        "go",
+        "go-pooled",
+        "order-heap",
+        "order-arena",
+        "order-go",
+    ];
+    for side in keys.iter().filter_map(|key| measured.side(key)) {
+        let median = |figures: &Figures| short(figures.median());
+        let heap = side.heap.map_or("-".into(), |[count, _]| short(count));
+        let [p50, p99, _] = &side.saturated;
+        let [cpu, p50, p99, rate] = [&side.cpu, p50, p99, &side.per_second].map(median);
+        let what = side.what;
+        writeln!(
+            table,
+            "| {what} | {cpu} | {p50} | {p99} | {rate} | {heap} |"
+        )?;
+    }
+    fs::write(path, format!("{before}{BEGIN}{table}{END}{after}"))?;
+    Ok(())
 }
