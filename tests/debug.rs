@@ -525,6 +525,13 @@ async fn links_lead_to_the_other_pages_with_and_without_a_slash_at_the_end() {
         without.text
     );
     let other = app.get("/debug/tasks").await;
+    assert!(other.text.contains("href=\"./overview\""), "{}", other.text);
+    assert!(
+        app.get("/debug/overview")
+            .await
+            .text
+            .contains("href=\"./tasks\"")
+    );
     assert!(
         other.text.contains("href=\"./snapshot.json\""),
         "{}",

@@ -3,7 +3,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 const STYLE: &str = include_str!("style.css");
 
 /// What the pages may load: their own style, and nothing else. No script runs.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-tx7SwcQLsVC78O8JHrpxlfgK/boPE9WZi9j2y3wr4Fw='; \
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-/5OWrIRG6PI/j3uYH9iB7e/EHdTNmUWLxn4i2/s9Gnw='; \
      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A whole page. `base` is where links to the other pages start.

@@ -32,7 +32,7 @@ const HTML: &str = "text/html; charset=utf-8";
 
 /// The pages' links to one another.
 const LINKS: &[(&str, &str)] = &[
-    ("", "Overview"),
+    ("overview", "Overview"),
     ("requests", "Requests"),
     ("tasks", "Tasks"),
     ("snapshot.json", "snapshot.json"),
@@ -62,6 +62,8 @@ pub(super) enum Page {
 
 pub(super) const PAGES: &[(&str, Page)] = &[
     ("/", Page::Overview),
+    // A router that is nested serves its root with a slash at the end or without one, and does not know which.
+    ("/overview", Page::Overview),
     ("/requests", Page::Requests),
     ("/tasks", Page::Tasks),
     ("/snapshot.json", Page::Snapshot),

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// | path | shows |
 /// |---|---|
-/// | `/` | routes, plots of the last ten minutes, live requests, outliving tasks, unattributed memory |
+/// | `/`, `/overview` | routes, plots of the last ten minutes, live requests, outliving tasks, unattributed memory |
 /// | `/requests` | open requests, and the largest and slowest of the last minutes, if the layer [lists requests](crate::middleware::MemoryLayerBuilder::list_requests) |
 /// | `/tasks` | tasks that outlive their request, detached tasks, and those that exceeded their grace period |
 /// | `/snapshot.json` | [`Snapshot`](crate::observe::Snapshot) |

@@ -179,6 +179,8 @@ pub(super) fn slow_poll(thread: &Thread, event: Event, running: bool) {
             };
             if let Some(kept) = incidents.kept.iter_mut().rev().find(is_same) {
                 kept.incident.duration = duration;
+                // It may have become known in the poll.
+                kept.incident.route = names::text(event.who.route);
                 kept.incident.running &= running;
             }
             return;

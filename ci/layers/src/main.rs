@@ -55,7 +55,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "limit",      "sync account config counted slab housekeeping route"),
     (Core, "scope",      "sync counted sharded recycled housekeeping slab account arena deadline cancel pool route task limit trace"),
     (Http, "observe",    "sync pack thread_number housekeeping histogram slab account arena deadline cancel pool route task limit scope"),
-    (Http, "wire",       "sync account arena json deadline cancel route scope"),
+    (Http, "wire",       "sync account arena json deadline cancel route limit scope"),
     (Http, "middleware", "sync sharded config housekeeping account arena deadline cancel pool route limit scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
