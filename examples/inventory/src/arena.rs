@@ -3,7 +3,7 @@
 
 use axum::{
     extract::{Path, State, rejection::JsonRejection},
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderValue, StatusCode},
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use tower_memory::{Arena, extract::JsonBody, json};
 
 use crate::{
     catalogue::{self, ItemNumber},
-    order::{self, Record},
+    order::{self, IdempotencyKey, Record},
     problem::Problem,
     routes::{REPLAYED, unknown_item},
     store::{Stock, Store},
@@ -90,10 +90,9 @@ struct ReceiptLine {
 
 pub(crate) async fn place<S: Store>(
     State(store): State<S>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     body: Result<JsonBody, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let key = order::idempotency_key(&headers)?;
     let body = body?;
     let order: Order<'_> = body.json()?;
     let lines = order.lines.iter().map(|line| (line.sku, line.qty));

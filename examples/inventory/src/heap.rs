@@ -3,14 +3,14 @@
 use axum::{
     Json,
     extract::{Path, State, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::IntoResponse,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue,
-    order::{self, Record},
+    order::{self, IdempotencyKey, Record},
     problem::Problem,
     routes::{REPLAYED, unknown_item},
     store::{Stock, Store},
@@ -85,10 +85,9 @@ struct ReceiptLine {
 
 pub(crate) async fn place<S: Store>(
     State(store): State<S>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     order: Result<Json<Order>, JsonRejection>,
 ) -> Result<impl IntoResponse, Problem> {
-    let key = order::idempotency_key(&headers)?;
     let Json(order) = order?;
     let lines = order.lines.iter().map(|line| (line.sku.as_str(), line.qty));
     let mut record = Vec::new();

@@ -1,6 +1,9 @@
 //! Orders: what is accepted, and the bytes that the store keeps.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
+};
 use bytes::{Buf, BufMut};
 use serde::Serialize;
 
@@ -140,8 +143,19 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Returns the key that makes retries of a request one request.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
+/// The key that makes retries of a request one request. (A `HeaderMap` as an extractor would be a copy of all
+/// headers.)
+pub(crate) struct IdempotencyKey(pub(crate) HeaderValue);
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        idempotency_key(&parts.headers).map(Self)
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
     let refused = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
     let mut keys = headers.get_all(KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {

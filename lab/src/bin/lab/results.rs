@@ -294,6 +294,11 @@ fn tables(measured: &Measured, bursts: &[Result<Burst, String>]) -> Result<Strin
     Ok(text)
 }
 
+fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
 fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut lines = info.lines();
@@ -304,11 +309,8 @@ fn processor() -> String {
 }
 
 fn machine(programs: &Programs) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = read("/proc/loadavg");
-    let load: Vec<&str> = load.split(' ').take(3).collect();
     let changed = if ask("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() {
         ""
     } else {
@@ -330,7 +332,7 @@ fn machine(programs: &Programs) -> String {
         ask("rustc", &["--version"]),
         ask("date", &["-u", "+%Y-%m-%d %H:%M"]),
         ask("git", &["rev-parse", "--short", "HEAD"]),
-        load.join(" "),
+        load(),
     )
 }
 
@@ -393,10 +395,11 @@ fn readme(measured: &Measured) -> Result<(), Failure> {
         .ok_or("README.md: no place for results")?;
     let (_, after) = rest.split_once(END).ok_or("README.md: no end of results")?;
     let mut table = format!(
-        "{}, 16 connections, {} UTC:\n\n| | CPU us/request | p50 us | p99 us | requests/s | \
+        "{}, {CONNECTIONS} connections, {} UTC, load average {}:\n\n| | CPU us/request | p50 us | p99 us | requests/s | \
          allocations |\n|---|---|---|---|---|---|\n",
         processor(),
         ask("date", &["-u", "+%Y-%m-%d %H:%M"]),
+        load(),
     );
     let keys = [
         "plain",
