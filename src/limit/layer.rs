@@ -168,6 +168,9 @@ impl LayerLimit {
             process.sums.force(bytes);
             return Ok(());
         }
+        if bug!("refused-counted-as-open") {
+            process.sums.force(bytes);
+        }
         process.count_refused(by);
         Err(Refusal {
             by,

@@ -170,7 +170,13 @@ impl Policy {
         verdict.stage = self.stage;
         (verdict.k, verdict.release_rate) = (self.k, self.release_rate);
         if let (Some(used), Some(share)) = (now.used, share) {
-            verdict.base = now.held.map(|held| used.saturating_sub(held));
+            let base = |held: u64| {
+                if bug!("base-negative") {
+                    return used.wrapping_sub(held);
+                }
+                used.saturating_sub(held)
+            };
+            verdict.base = now.held.map(base);
             verdict.rooms = self.rooms(now, verdict.base, share);
             verdict.level = self.level(share);
             verdict.cancels = self.cancels(share, now.at);
@@ -211,7 +217,12 @@ impl Policy {
         shares.deviation += (off.abs() - shares.deviation) * fresh;
         let expected = shares.mean + DEVIATIONS * shares.deviation;
         // At once, if more is held than expected.
-        self.k = expected.max(share).clamp(LEAST_K, 1.0);
+        let least = if bug!("k-never-falls") {
+            self.k
+        } else {
+            LEAST_K
+        };
+        self.k = expected.max(share).clamp(least, 1.0);
     }
 
     /// Rises at once, and falls when the share is low enough and the stage was kept for long enough.

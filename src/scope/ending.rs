@@ -160,7 +160,14 @@ impl ScopeState {
         let usage = self.account.usage();
         layer.leftovers.add(key, &self.account);
         if let Some(limit) = &layer.limit {
-            self.claim_closed(limit, key, usage.as_ref(), total_time);
+            let lost = match reason.outcome() {
+                Outcome::Panicked => bug!("reservation-lost-on-panic"),
+                Outcome::Abandoned => bug!("reservation-lost-on-client-gone"),
+                _ => false,
+            };
+            if !lost {
+                self.claim_closed(limit, key, usage.as_ref(), total_time);
+            }
         }
         #[cfg(feature = "trace")]
         self.trace_closed(usage.as_ref());

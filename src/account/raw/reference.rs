@@ -39,7 +39,7 @@ impl RecordRef {
     /// Begins anew, with a record that nothing else refers to.
     pub(in crate::account) fn reset(&mut self) {
         // Acquire: pairs with the release in `drop`, so the writes of others come before those below.
-        if self.refs.load(Ordering::Acquire) != 1 {
+        if self.refs.load(Ordering::Acquire) != 1 && !bug!("owner-handed-on-too-early") {
             *self = Self::new();
             return;
         }

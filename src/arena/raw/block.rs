@@ -224,7 +224,7 @@ impl IdleBlock {
     fn begin(&mut self) {
         let head = self.head_mut();
         head.frozen = false;
-        if head.reused {
+        if head.reused && !bug!("pool-blocks-held-by-nobody") {
             account::taken(head.data.addr().get(), head.hint.capacity);
         } else if head.attached.is_some() {
             // The head is the pool's.
