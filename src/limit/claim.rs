@@ -99,7 +99,34 @@ mod loom_models {
     use super::*;
     use crate::slab::ShardedSlab;
 
-    /// Invariant 1: a request is listed while it closes, and a third thread cancels what it finds.
+    /// A thread that looks for a victim holds what it finds, also if the request ends meanwhile.
+    #[test]
+    fn a_victim_that_ends_while_it_is_cancelled_is_cancelled_at_most_once_and_not_left_in_the_list()
+    {
+        loom::model(|| {
+            let claim = Arc::new(Claim::closed());
+            let list = Arc::new(ShardedSlab::<std::sync::Arc<u8>>::default());
+            claim.open(10);
+            let victim = std::sync::Arc::new(1);
+            claim.list(|| list.insert(std::sync::Arc::clone(&victim)));
+            let looking = thread::spawn({
+                let list = Arc::clone(&list);
+                move || {
+                    let found = list.filter_map(|victim| Some(std::sync::Arc::clone(victim)));
+                    found
+                        .iter()
+                        .map(|victim| usize::from(**victim))
+                        .sum::<usize>()
+                }
+            });
+            claim.close(|key| drop(list.remove(key)));
+            assert!(looking.join().expect("no panic") <= 1);
+            assert_eq!(list.len(), 0);
+            assert_eq!(std::sync::Arc::strong_count(&victim), 1);
+        });
+    }
+
+    /// Invariant 1: a request is listed while it closes.
     #[test]
     fn a_request_that_is_listed_while_it_closes_is_not_left_in_the_list() {
         loom::model(|| {

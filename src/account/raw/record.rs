@@ -272,14 +272,19 @@ impl Record {
         };
         let held = self.limited_with(self.small()).saturating_add(more);
         let at = threshold_of(budget).max(held.min(i64::MAX as u64));
-        self.set_threshold(Some(at));
+        self.move_threshold(at);
+        self.note(self.small());
     }
 
     /// Crosses the threshold of the budget, if there is one.
     pub(in crate::account) fn exhaust(&self) {
-        if self.budget().is_some() {
-            self.threshold.swap(CROSSED, Relaxed);
-        }
+        self.move_threshold(CROSSED);
+    }
+
+    /// Sets the threshold, unless the budget was removed meanwhile.
+    fn move_threshold(&self, to: u64) {
+        let set = |now: u64| (now != NONE).then_some(to);
+        let _ = self.threshold.fetch_update(Relaxed, Relaxed, set);
     }
 
     /// The most bytes that the account held, as far as they count for its budget.
@@ -471,6 +476,58 @@ mod loom_models {
     use loom::{sync::Arc, thread};
 
     use super::*;
+
+    /// Whatever meets it, an account without a budget is not over one.
+    #[test]
+    fn a_budget_that_is_removed_stays_removed() {
+        let budget = |limit| {
+            Some(Budget {
+                limit,
+                of_call: false,
+            })
+        };
+        let others: [fn(&Record); 3] = [
+            |record| {
+                record.moved(20, 20, Writer::Shared);
+            },
+            |record| record.exhaust(),
+            |record| record.tolerate(5),
+        ];
+        for other in others {
+            loom::model(move || {
+                let record = Arc::new(Record::new());
+                record.set_budget(budget(10));
+                let thread = thread::spawn({
+                    let record = Arc::clone(&record);
+                    move || other(&record)
+                });
+                record.set_budget(None);
+                thread.join().expect("no panic");
+                // What comes later finds no threshold either.
+                record.moved(50, 50, Writer::Shared);
+                assert!(!record.has_crossed());
+            });
+        }
+    }
+
+    /// An end that is asked for is not lost to a threshold that moves at the same time.
+    #[test]
+    fn an_account_that_is_exhausted_while_it_grows_is_over_its_budget() {
+        loom::model(|| {
+            let record = Arc::new(Record::new());
+            record.set_budget(Some(Budget {
+                limit: 10,
+                of_call: false,
+            }));
+            let other = thread::spawn({
+                let record = Arc::clone(&record);
+                move || record.moved(20, 20, Writer::Shared)
+            });
+            record.exhaust();
+            other.join().expect("no panic");
+            assert!(record.has_crossed());
+        });
+    }
 
     #[test]
     fn two_threads_that_cross_a_threshold_together_are_seen() {
