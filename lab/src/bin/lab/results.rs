@@ -375,12 +375,12 @@ pub(crate) fn write(
     plots::cpu(&plots.join("cpu.svg"), &measured.sides)?;
     plots::latency(&plots.join("latency.svg"), &measured.sides)?;
     plots::memory(&plots.join("memory.svg"), &measured.settings)?;
-    if !plan.quick {
-        readme(measured)?;
-    }
     let path = plan.out.join("results.md");
     fs::write(&path, &text)?;
     print!("\n{text}");
+    if !plan.quick {
+        readme(measured)?;
+    }
     Ok(path)
 }
 
