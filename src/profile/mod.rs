@@ -44,7 +44,7 @@
 //!
 //! # What it costs
 //!
-//! Off, a free costs one load more. On, a sample costs some hundred nanoseconds. See the guide.
+//! Off, a free costs one load more. On, a sample costs the walk of its stack. See the guide.
 
 mod folded;
 mod pprof;

@@ -134,7 +134,7 @@ impl Profile {
         sampler::rate()
     }
 
-    /// Returns the sums until now. Takes some ten microseconds, and copies no more than the rows.
+    /// Returns the sums until now: a copy of the rows.
     #[must_use]
     pub fn snapshot() -> Self {
         unsampled(Self::now)
@@ -207,7 +207,7 @@ impl Profile {
     /// Returns the profile with the names of functions, files and lines, as far as the program's debug
     /// information has them.
     ///
-    /// Reads debug information, which takes 100 ms and more at first: not for an async thread.
+    /// Reads debug information, which takes long at first: not for an async thread.
     #[must_use]
     pub fn resolve(mut self) -> Self {
         unsampled(|| {

@@ -85,8 +85,8 @@ fn lookup(address: usize) -> Vec<Function> {
 /// it. Not by pprof's `drop_frames`, which cuts from the other end: at the closure that a thread runs.
 fn trim(frames: &mut Vec<Frame>) {
     let is_entry = |frame: &Frame| {
-        let mut functions = frame.functions().iter();
-        functions.any(|function| function.name.contains(ENTRY))
+        let mut names = frame.functions().iter().map(|function| &*function.name);
+        names.any(|name| ENTRIES.iter().any(|entry| name.contains(entry)))
     };
     // What the allocator has called may have any name. Without its name, nothing is cut blindly.
     let inside = frames.iter().position(is_entry).unwrap_or(0);
@@ -109,8 +109,13 @@ fn trim(frames: &mut Vec<Frame>) {
     }
 }
 
-/// A part of the names of the functions that a program's allocations enter the allocator by.
-const ENTRY: &str = "tower_memory::account::allocator::TrackingAllocator";
+/// Parts of the names of the functions that a program's allocations enter the allocator by. Without debug
+/// information, ours have no name where they are inlined into the compiler's.
+const ENTRIES: [&str; 3] = [
+    "tower_memory::account::allocator::TrackingAllocator",
+    "__rust_alloc",
+    "__rust_realloc",
+];
 
 fn is_plumbing(name: &str) -> bool {
     const OURS: [&str; 2] = ["tower_memory::account::", "tower_memory::sampler::"];
@@ -134,6 +139,40 @@ fn is_plumbing(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stack_begins_where_the_allocator_was_called() {
+        let function = |name: &str| Function {
+            name: name.into(),
+            linked: name.into(),
+            file: Box::default(),
+            line: 0,
+        };
+        let frame = |names: &[&str]| {
+            let frame = Frame::new(1);
+            let functions: Vec<_> = names.iter().map(|name| function(name)).collect();
+            assert!(frame.functions.set(functions.into()).is_ok());
+            frame
+        };
+        let mut frames = vec![
+            frame(&["std::thread::local::LocalKey<T>::try_with"]),
+            frame(&["tower_memory::account::allocator::count_large_reallocation"]),
+            frame(&["__rustc::__rust_realloc"]),
+            frame(&["alloc::raw_vec::RawVec<T>::grow_one", "app::inlined"]),
+            frame(&["alloc::boxed::call_once", "app::outer"]),
+        ];
+        trim(&mut frames);
+        let names = |frames: &[Frame]| -> Vec<Box<str>> {
+            let functions = frames.iter().flat_map(Frame::functions);
+            functions.map(|function| function.name.clone()).collect()
+        };
+        let expected = ["app::inlined", "alloc::boxed::call_once", "app::outer"];
+        assert_eq!(names(&frames), expected.map(Into::into));
+        // What is nothing but plumbing stays.
+        let mut frames = vec![frame(&["__rustc::__rust_alloc"])];
+        trim(&mut frames);
+        assert_eq!(frames.len(), 1);
+    }
 
     #[test]
     fn plumbing_is_what_allocates_for_others() {
