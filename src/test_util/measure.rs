@@ -56,7 +56,7 @@ pub struct Measured {
 /// assert_eq!(measured.response.body(), "hello");
 /// assert_eq!(measured.report.outcome, Outcome::Completed);
 /// let usage = measured.report.usage.expect("installed");
-/// assert!(usage.allocations <= 4, "{usage}");
+/// assert!(usage.allocations <= 8, "{usage:?}");
 /// # }
 /// ```
 pub async fn measure<F, B, E>(future: F) -> Measured
