@@ -57,6 +57,8 @@ pub(super) struct Block {
     /// Bytes that were allocated aside of the accounts that were entered.
     #[cfg(feature = "trace")]
     aside: Cell<u64>,
+    /// Whether one account is watched for, so that falling below the base needs no look at others.
+    alone: Cell<bool>,
 }
 
 /// Counts allocations of threads without a block.
@@ -146,6 +148,7 @@ impl Block {
             draw: Draw::new(),
             #[cfg(feature = "trace")]
             aside: Cell::new(0),
+            alone: Cell::new(false),
         }
     }
 
@@ -255,13 +258,25 @@ impl Block {
     }
 
     /// Watches for live bytes above `live`, the present ones, and below `base`, and for an allocation
-    /// with which the bytes allocated reach `mark`.
+    /// with which the bytes allocated reach `mark`. `alone` says that it is for one account.
     #[inline]
-    pub(super) fn watch(&self, live: i64, base: i64, mark: u64) {
+    pub(super) fn watch(&self, live: i64, base: i64, mark: u64, alone: bool) {
         self.next_allocation.set(mark.min(self.draw.next()));
         self.base.set(base);
         self.peak.set(live);
         self.visited.set(live);
+        self.alone.set(alone);
+    }
+
+    /// Live bytes fell below the base. If one account is entered, it holds nothing now, whatever it freed
+    /// beyond, and what it has held at most does not change. Returns whether that was all.
+    #[inline]
+    pub(super) fn fell_alone(&self) -> bool {
+        let alone = self.alone.get();
+        if alone {
+            self.shift(self.live_bytes().wrapping_sub(self.base.get()));
+        }
+        alone
     }
 
     /// No account is entered. What is left in the peak and the mark matters to none.
@@ -275,6 +290,7 @@ impl Block {
     pub(super) fn look_at_all(&self) {
         self.next_allocation.set(0);
         self.base.set(i64::MAX);
+        self.alone.set(false);
     }
 
     /// Has the next allocation looked at.
@@ -289,6 +305,7 @@ impl Block {
     }
 
     /// Whether the live bytes are below those of an account.
+    #[inline]
     pub(super) fn has_fallen(&self) -> bool {
         self.live_bytes() < self.base()
     }
@@ -317,6 +334,7 @@ impl Block {
     }
 
     /// Live bytes moved by `by`, which is no movement of the bytes that are watched.
+    #[inline]
     pub(super) fn shift(&self, by: i64) {
         for cell in [&self.base, &self.peak, &self.visited] {
             cell.set(cell.get().wrapping_add(by));

@@ -136,7 +136,7 @@ impl Frame {
     }
 
     /// Credits the section of the only account, which ends.
-    #[inline(never)]
+    #[inline]
     fn end_only(&self, account: Pinned, block: &Block) {
         account.with(|record| {
             self.tell(record, block, block.live_bytes());
@@ -244,13 +244,25 @@ impl Stack {
     #[inline]
     pub(super) fn leave(&self, account: Pinned, block: &Block) -> bool {
         let [frame, ..] = &self.frames;
-        match self.level.get() {
-            FRESH if frame.is_of(account) => block.look_at_none(),
-            1 if frame.is_of(account) => frame.end_only(account, block),
-            _ => return self.leave_inside(account, block),
+        if self.level.get() != FRESH || !frame.is_of(account) {
+            return self.leave_counted(account, block);
         }
-        self.level.set(0);
+        block.look_at_none();
         block.unwatch();
+        self.level.set(0);
+        true
+    }
+
+    /// As [`leave`](Self::leave), after something was counted.
+    #[inline(never)]
+    fn leave_counted(&self, account: Pinned, block: &Block) -> bool {
+        let [frame, ..] = &self.frames;
+        if self.level.get() != 1 || !frame.is_of(account) {
+            return self.leave_inside(account, block);
+        }
+        frame.end_only(account, block);
+        block.unwatch();
+        self.level.set(0);
         true
     }
 
@@ -315,7 +327,16 @@ impl Stack {
     }
 
     /// Returns what the thread has counted since the account was entered, after a visit.
+    #[inline]
     pub(super) fn current(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
+        if self.level.get() == 0 {
+            return None;
+        }
+        self.current_inside(account, block)
+    }
+
+    #[inline(never)]
+    fn current_inside(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
         self.settle(block, || block.read());
         let at = self.position(account)?;
         self.visit(block, block.live_bytes());
@@ -356,7 +377,7 @@ impl Stack {
             }
         }
         let mark = block.read().bytes_allocated.wrapping_add(step);
-        block.watch(live, base, mark);
+        block.watch(live, base, mark, frames.len() == 1);
     }
 }
 
@@ -365,5 +386,5 @@ impl Stack {
 fn watch(block: &Block, start: &HeapUsage, record: &Record) {
     let (live, step) = (start.live_bytes(), record.step());
     let mark = start.bytes_allocated.wrapping_add(step);
-    block.watch(live, live.wrapping_sub(record.small()), mark);
+    block.watch(live, live.wrapping_sub(record.small()), mark, true);
 }

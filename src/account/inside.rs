@@ -104,17 +104,17 @@ impl<F, E: Enter> Inside<F, E> {
 }
 
 impl<F: Future, E: Enter> Inside<F, E> {
-    /// Polls the future, and runs `then` on its output, inside the place.
+    /// Polls the future, and shows `then` its output, inside the place.
     ///
     /// # Panics
     ///
     /// If the future was ready before.
     #[inline]
-    pub(crate) fn poll_then<T>(
+    pub(crate) fn poll_then(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        then: impl FnOnce(F::Output) -> T,
-    ) -> Poll<T> {
+        then: impl FnOnce(&F::Output),
+    ) -> Poll<F::Output> {
         assert!(self.future.is_some(), "future polled after completion");
         self.run(|mut slot| {
             let Some(future) = slot.as_mut().as_pin_mut() else {
@@ -122,7 +122,8 @@ impl<F: Future, E: Enter> Inside<F, E> {
             };
             let output = ready!(future.poll(cx));
             slot.set(None);
-            Poll::Ready(then(output))
+            then(&output);
+            Poll::Ready(output)
         })
     }
 }
@@ -134,6 +135,6 @@ impl<F: Future, E: Enter> Future for Inside<F, E> {
     ///
     /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.poll_then(cx, |output| output)
+        self.poll_then(cx, |_| {})
     }
 }

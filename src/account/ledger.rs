@@ -133,10 +133,9 @@ impl Account {
         if !is_installed() {
             return None;
         }
-        let current = frames::with(|stack| {
-            let block = raw::own_block()?;
-            stack.current(self.record.pin(), block)
-        });
+        // A thread without a block has entered no account.
+        let current = raw::own()
+            .and_then(|block| frames::with(|stack| stack.current(self.record.pin(), block)));
         if self.record.is_inexact() {
             return None;
         }

@@ -9,8 +9,7 @@ use super::{
 use crate::sampler;
 
 /// Looks at an allocation of `size` bytes that the thread's counters include.
-#[cold]
-#[inline(never)]
+#[inline]
 pub(super) fn allocated(block: &Block, address: usize, size: usize) {
     let counted = HeapUsage {
         allocations: 1,
@@ -24,8 +23,7 @@ pub(super) fn allocated(block: &Block, address: usize, size: usize) {
 }
 
 /// Looks at a block that is about to be freed. The thread's counters do not include it any more.
-#[cold]
-#[inline(never)]
+#[inline]
 pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
     let counted = HeapUsage {
         deallocations: 1,
@@ -36,6 +34,11 @@ pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
         frames::with(|stack| stack.freed(block, counted));
         return;
     }
+    large_deallocated(block, address, size, counted);
+}
+
+#[inline(never)]
+fn large_deallocated(block: &Block, address: usize, size: usize, counted: HeapUsage) {
     // Before the block is taken away from its owner, whose peak may be in what has passed.
     frames::with(|stack| {
         stack.settle(block, || block.read() - counted);
@@ -45,8 +48,7 @@ pub(super) fn deallocated(block: &Block, address: usize, size: usize) {
 }
 
 /// Looks at a small block that was resized. The thread's counters include that.
-#[cold]
-#[inline(never)]
+#[inline]
 pub(super) fn reallocated(block: &Block, address: usize, from: usize, to: usize) {
     let mut counted = HeapUsage {
         reallocations: 1,
@@ -114,6 +116,7 @@ impl Stack {
     }
 
     /// Small blocks were freed: `counted`.
+    #[inline]
     fn freed(&self, block: &Block, counted: HeapUsage) {
         self.settle(block, || block.read() - counted);
         self.fallen(block);
@@ -121,23 +124,28 @@ impl Stack {
 
     /// Live bytes may be below what the entered accounts held.
     pub(super) fn fallen(&self, block: &Block) {
-        if !block.has_fallen() {
+        if !block.has_fallen() || block.fell_alone() {
             return;
         }
-        match self.entered() {
-            [] => block.unwatch(),
-            // It holds nothing, whatever it frees. What it has held at most does not change.
-            [_] => block.shift(block.live_bytes().wrapping_sub(block.base())),
-            _ => block.look_at_next(),
+        if self.entered().is_empty() {
+            block.unwatch();
+        } else {
+            block.look_at_next();
         }
     }
 
     /// Live bytes rose by `size`, and all that was counted is `counted`.
+    #[inline]
     fn allocated(&self, block: &Block, address: usize, size: usize, counted: HeapUsage) {
         self.settle(block, || block.read() - counted);
-        if !block.is_at_mark() {
-            return;
+        if block.is_at_mark() {
+            self.at_mark(block, address, size);
         }
+    }
+
+    /// The bytes allocated have reached the mark, with a block of `size` bytes.
+    #[inline(never)]
+    fn at_mark(&self, block: &Block, address: usize, size: usize) {
         if self.entered().is_empty() {
             block.look_at_none();
             return;

@@ -69,8 +69,9 @@ pub(in crate::account) struct Record {
     large: AtomicU64,
     /// Bytes of memory that was allocated earlier and lent to this account.
     lent: AtomicU64,
-    /// The highest value of [`held`](Self::held) so far.
-    peak: AtomicU64,
+    /// The highest value of [`held`](Self::held) so far, as writers of either kind saw it.
+    peak_exclusive: AtomicU64,
+    peak_shared: AtomicU64,
     /// Sections that left more small bytes than they found, minus those that left fewer, since there
     /// were none.
     rises: AtomicU32,
@@ -107,7 +108,8 @@ impl Record {
             threshold: AtomicU64::new(NONE),
             large: zero(),
             lent: zero(),
-            peak: zero(),
+            peak_exclusive: zero(),
+            peak_shared: zero(),
             rises: AtomicU32::new(0),
             inexact: AtomicBool::new(false),
             adrift: AtomicBool::new(false),
@@ -136,13 +138,11 @@ impl Record {
     /// Adds what a section has counted.
     #[inline]
     pub(in crate::account) fn credit(&self, moved: &HeapUsage, writer: Writer) {
-        // Unchanged counters are not written.
         match writer {
             Writer::Exclusive => self.exclusive.write(moved, |counter, by| {
-                if by != 0 {
-                    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
-                }
+                counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
             }),
+            // Unchanged counters are not written.
             Writer::Shared => self.shared.write(moved, |counter, by| {
                 if by != 0 {
                     counter.fetch_add(by, Relaxed);
@@ -196,17 +196,27 @@ impl Record {
         self.add_small(by, writer);
         if rise > 0 {
             // Read again: of two threads that add at the same time, the later one sees both.
-            self.note(self.small_sum().wrapping_sub(by).max(0).wrapping_add(rise));
+            let small = self.small_sum().wrapping_sub(by).max(0).wrapping_add(rise);
+            self.note(small, writer);
         }
         by
     }
 
     /// The account has held `small` bytes in small blocks, which is not negative.
     #[inline]
-    fn note(&self, small: i64) {
+    fn note(&self, small: i64, writer: Writer) {
         let held = self.held_with(small);
-        if held > self.peak.load(Relaxed) {
-            self.peak.fetch_max(held, Relaxed);
+        match writer {
+            Writer::Exclusive => {
+                if held > self.peak_exclusive.load(Relaxed) {
+                    self.peak_exclusive.store(held, Relaxed);
+                }
+            }
+            Writer::Shared => {
+                if held > self.peak_shared.load(Relaxed) {
+                    self.peak_shared.fetch_max(held, Relaxed);
+                }
+            }
         }
         if self.is_limited() {
             self.cross(small);
@@ -236,7 +246,7 @@ impl Record {
         self.limited.store(true, Relaxed);
         // Not a store, so that a crossing of the former one is replaced or fails.
         self.threshold.swap(bytes, Relaxed);
-        self.note(self.small());
+        self.note(self.small(), Writer::Shared);
     }
 
     /// Whether the threshold was crossed since it was set.
@@ -273,7 +283,7 @@ impl Record {
         let held = self.limited_with(self.small()).saturating_add(more);
         let at = threshold_of(budget).max(held.min(i64::MAX as u64));
         self.move_threshold(at);
-        self.note(self.small());
+        self.note(self.small(), Writer::Shared);
     }
 
     /// Crosses the threshold of the budget, if there is one.
@@ -343,7 +353,7 @@ impl Record {
     /// The account owns a large block more.
     pub(in crate::account) fn owns(&self, size: usize) {
         self.large.fetch_add(size as u64, Relaxed);
-        self.note(self.small());
+        self.note(self.small(), Writer::Shared);
     }
 
     /// The bytes of large blocks that the account owns.
@@ -360,7 +370,7 @@ impl Record {
     /// Sets the bytes lent to this account.
     pub(in crate::account) fn lend(&self, bytes: usize) {
         self.lent.store(bytes as u64, Relaxed);
-        self.note(self.small());
+        self.note(self.small(), Writer::Shared);
     }
 
     /// A section has ended, in which the small bytes moved by `by`.
@@ -451,7 +461,8 @@ impl Record {
         zero(&self.large);
         zero(&self.lent);
         zero(&self.short_frozen);
-        zero(&self.peak);
+        zero(&self.peak_exclusive);
+        zero(&self.peak_shared);
         zero(&self.floor);
     }
 
@@ -462,7 +473,11 @@ impl Record {
 
     /// Returns the most that the account held, if that is known.
     pub(in crate::account) fn peak(&self) -> Option<u64> {
-        (!self.adrift.load(Relaxed)).then(|| self.peak.load(Relaxed))
+        let peak = || {
+            let exclusive = self.peak_exclusive.load(Relaxed);
+            exclusive.max(self.peak_shared.load(Relaxed))
+        };
+        (!self.adrift.load(Relaxed)).then(peak)
     }
 }
 
@@ -542,6 +557,28 @@ mod loom_models {
             other.join().expect("no panic");
             assert!(record.has_crossed());
             assert_eq!((record.held(), record.peak()), (Some(12), Some(12)));
+        });
+    }
+
+    /// The exclusive writer stores what others add atomically.
+    #[test]
+    fn writers_of_both_kinds_lose_no_peak() {
+        loom::model(|| {
+            let record = Arc::new(Record::new());
+            let other = thread::spawn({
+                let record = Arc::clone(&record);
+                move || {
+                    record.moved(9, 5, Writer::Shared);
+                    record.lend(100);
+                }
+            });
+            record.moved(7, 7, Writer::Exclusive);
+            other.join().expect("no panic");
+            let peak = record.peak().expect("it is known");
+            assert!((105..=112).contains(&peak), "{peak}");
+            assert_eq!(record.held(), Some(112));
+            record.moved(1, 1, Writer::Exclusive);
+            assert_eq!(record.peak(), Some(113));
         });
     }
 
