@@ -175,10 +175,16 @@ impl Deadline {
     }
 }
 
+#[inline]
 fn unpack(packed: u64, start: Instant) -> Option<(Instant, DeadlineSource)> {
     if packed == NONE {
         return None;
     }
+    unpack_set(packed, start)
+}
+
+#[inline(never)]
+fn unpack_set(packed: u64, start: Instant) -> Option<(Instant, DeadlineSource)> {
     let mask = (1_u64 << SOURCE_BITS) - 1;
     let source = DeadlineSource::from_code((packed & mask) as usize)?;
     // A time beyond the clock's range is no deadline.

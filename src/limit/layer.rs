@@ -230,6 +230,15 @@ impl LayerLimit {
         );
     }
 
+    /// Whether what an open request holds has changed enough for [`changed`](Self::changed).
+    #[inline]
+    pub(crate) fn has_changed(claim: &Claim, held: Option<u64>) -> bool {
+        let (Some(held), Some(before)) = (held, claim.held.get()) else {
+            return false;
+        };
+        held.abs_diff(before) >= NOTABLE
+    }
+
     /// What an open request holds may have changed.
     ///
     /// `victim` is its handle, for the list of those that may be cancelled; `since` is its age.
@@ -241,10 +250,7 @@ impl LayerLimit {
         held: Option<u64>,
         victim: impl FnOnce() -> (Counted<dyn Victim>, Duration),
     ) {
-        let (Some(held), Some(before)) = (held, claim.held.get()) else {
-            return;
-        };
-        if held.abs_diff(before) >= NOTABLE {
+        if let Some(held) = held.filter(|held| Self::has_changed(claim, Some(*held))) {
             self.note(claim, key, held, victim);
         }
     }

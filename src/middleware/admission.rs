@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 
 use super::{
-    config::Config, limit_context::LimitContext, limit_response::limit_response,
+    config::Config, head::with_head, limit_context::LimitContext, limit_response::limit_response,
     request_info::RequestInfo,
 };
 use crate::{
@@ -13,17 +13,14 @@ use crate::{
 };
 
 impl Config {
-    /// The priority of a request, if it has one of its own. The function takes the request's parts, which are
-    /// put together again.
+    /// The priority of a request, if it has one of its own.
     #[inline]
-    pub(super) fn priority<B>(&self, request: Request<B>) -> (Request<B>, Option<Priority>) {
-        let Some(prioritize) = &self.load.priority else {
-            return (request, None);
-        };
-        let (parts, body) = request.into_parts();
-        let priority = catch_unwind(AssertUnwindSafe(|| prioritize(&parts)));
-        let priority = priority.unwrap_or_default();
-        (Request::from_parts(parts, body), Some(priority))
+    pub(super) fn priority<B>(&self, request: &mut Request<B>) -> Option<Priority> {
+        let prioritize = self.load.priority.as_ref()?;
+        let priority = with_head(request, |head| {
+            catch_unwind(AssertUnwindSafe(|| prioritize(head)))
+        });
+        Some(priority.unwrap_or_default())
     }
 
     /// Admits a new request, or returns the answer to it.

@@ -11,7 +11,6 @@ use pin_project_lite::pin_project;
 use super::{
     call::Call,
     open_body::{BodyEnd, BodyLength, BoxError, LastFrame, OpenBody},
-    place::Place,
 };
 use crate::{deadline::Watched, housekeeping::Housekeeping, scope::OpenScope};
 
@@ -119,17 +118,27 @@ impl Drop for Answer {
 }
 
 impl<B> ResponseBody<B> {
-    /// The inner service's body.
-    pub(super) fn inner(body: B, place: Option<Place>, length: BodyLength, end: BodyEnd) -> Self
+    /// The inner service's body, which ends the scope.
+    #[inline]
+    pub(super) fn open(body: B, open: OpenScope, length: BodyLength, end: BodyEnd) -> Self
     where
         B: Send + 'static,
     {
-        let open = match place {
-            Some(Place::Outermost(open)) => open,
-            Some(Place::Nested(call)) => return Self::nested(body, call.responded()),
-            None => return Self::nested(body, None),
-        };
-        let mut body = OpenBody::new(body, open, length, end);
+        let has_limits = !length.is_none() && open.scope().limits().has_body_limits();
+        let body = OpenBody::new(body, open, length, end);
+        if has_limits || body.may_be_taken() {
+            return Self::limited(body);
+        }
+        Self {
+            state: State::Open { body },
+        }
+    }
+
+    #[inline(never)]
+    fn limited(mut body: OpenBody<B>) -> Self
+    where
+        B: Send + 'static,
+    {
         let may_be_taken = body.may_be_taken();
         let state = if body.is_limited() || may_be_taken {
             let body = Watched::new(Box::pin(body), Housekeeping::Process);
@@ -155,16 +164,7 @@ impl<B> ResponseBody<B> {
     }
 
     /// A body made by the middleware.
-    pub(super) fn answer(
-        bytes: Bytes,
-        place: Option<Place>,
-        length: BodyLength,
-        _end: BodyEnd,
-    ) -> Self {
-        let open = match place {
-            Some(Place::Outermost(open)) => Some(open),
-            Some(Place::Nested(_)) | None => None,
-        };
+    pub(super) const fn answer(bytes: Bytes, open: Option<OpenScope>, length: BodyLength) -> Self {
         let answer = Answer {
             bytes,
             open,
@@ -190,10 +190,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.project().state;
         let (polled, over) = match state.as_mut().project() {
-            StateProjection::Open { mut body } => {
-                let polled = body.as_mut().poll_frame(cx);
-                (polled, body.open().is_none())
-            }
+            StateProjection::Open { body } => return body.poll_frame(cx),
             StateProjection::Limited { body } => {
                 let polled = body.with(|body| {
                     let polled = body.as_mut().poll_frame(cx);
@@ -209,7 +206,7 @@ where
                 let frame = Some(bytes).filter(|bytes| !bytes.is_empty());
                 (Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes)))), true)
             }
-            StateProjection::Done => (Poll::Ready(None), false),
+            StateProjection::Done => return Poll::Ready(None),
         };
         if over {
             state.set(State::Done);

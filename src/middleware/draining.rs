@@ -2,6 +2,7 @@ use std::{fmt, time::Duration};
 
 use http::{Request, request::Parts};
 
+use super::head::with_head;
 use crate::sync::Arc;
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -28,14 +29,12 @@ impl Draining {
         }
     }
 
-    /// Returns the request, and whether it is served.
-    pub(super) fn serves<B>(&self, request: Request<B>) -> (Request<B>, bool) {
+    /// Whether the request is served.
+    pub(super) fn serves<B>(&self, request: &mut Request<B>) -> bool {
         let Some(serve) = &self.serve else {
-            return (request, false);
+            return false;
         };
-        let (parts, body) = request.into_parts();
-        let served = serve(&parts);
-        (Request::from_parts(parts, body), served)
+        with_head(request, |head| serve(head))
     }
 }
 

@@ -2,6 +2,7 @@ use std::fmt;
 
 use http::{Request, request::Parts};
 
+use super::head::with_head;
 use crate::sync::Arc;
 
 /// Which clients see the `x-alloc-*` and `x-arena-*` response headers.
@@ -51,19 +52,14 @@ pub enum Expose {
 }
 
 impl Expose {
-    /// Whether the client of a request is one of these. A function takes the request's parts, which are put
-    /// together again.
+    /// Whether the client of a request is one of these.
     #[inline]
-    pub(super) fn includes<B>(&self, request: Request<B>) -> (Request<B>, bool) {
+    pub(super) fn includes<B>(&self, request: &mut Request<B>) -> bool {
         match self {
-            Self::Always => (request, true),
-            Self::DebugBuilds => (request, cfg!(debug_assertions)),
-            Self::Never => (request, false),
-            Self::When(f) => {
-                let (parts, body) = request.into_parts();
-                let included = f(&parts);
-                (Request::from_parts(parts, body), included)
-            }
+            Self::Always => true,
+            Self::DebugBuilds => cfg!(debug_assertions),
+            Self::Never => false,
+            Self::When(f) => with_head(request, |head| f(head)),
         }
     }
 

@@ -14,10 +14,10 @@ use super::{
     deadline_response::DeadlineResponses,
     ended_inside::EndedInside,
     ended_response::response_of,
-    open_body::{BodyEnd, BodyLength},
+    open_body::BodyLength,
     place::Place,
     request_info::RequestInfo,
-    respond::{report_load, respond},
+    respond::{report_load, respond, respond_answer},
 };
 use crate::{
     account::{Enter, Inside},
@@ -244,9 +244,7 @@ fn end<F, R>(
     if !is_outermost {
         answer = marked(answer, ended);
     }
-    let length = BodyLength::of_bytes(answer.body());
-    let place = inside.place_mut().take();
-    respond(place, answer, length, info, ResponseBody::answer)
+    respond_answer(inside.place_mut().take(), answer, info)
 }
 
 /// The response of a call inside of `place` that a limit has ended: that of the nearest layer. If it is
@@ -273,7 +271,7 @@ fn ended_inside<F, R: Body + Send + 'static>(
         _ => {}
     }
     let place = inside.place_mut().take();
-    respond(place, response, length, info, ResponseBody::inner)
+    respond(place, response, length, info)
 }
 
 impl<F, R, E> Future for ResponseFuture<F>
@@ -298,20 +296,25 @@ where
                 responses,
             } => {
                 // A body may panic when it is asked for its length, so that is done inside, too.
+                let mut length = BodyLength::NONE;
                 let polled = inside.as_mut().poll_then(cx, |result| {
-                    result.map(|response| (BodyLength::of(response.body()), response))
+                    if let Ok(response) = result {
+                        length = BodyLength::of(response.body());
+                    }
                 });
                 match polled {
-                    Poll::Ready(Ok((length, response))) => {
-                        if let Some(&ended) = response.extensions().get::<EndedInside>() {
-                            let (info, responses) = (*info, shared(responses));
-                            let response =
-                                ended_inside(inside, response, length, ended, info, responses);
-                            Ok(response)
-                        } else {
+                    Poll::Ready(Ok(response)) => {
+                        let info = *info;
+                        let Some(&ended) = response.extensions().get::<EndedInside>() else {
                             let place = inside.place_mut().take();
-                            Ok(respond(place, response, length, *info, ResponseBody::inner))
-                        }
+                            state.set(State::Done);
+                            // Returned from here, so that it is made where the caller wants it.
+                            return Poll::Ready(Ok(respond(place, response, length, info)));
+                        };
+                        let responses = shared(responses);
+                        Ok(ended_inside(
+                            inside, response, length, ended, info, responses,
+                        ))
                     }
                     Poll::Ready(Err(error)) => {
                         if let Some(Place::Outermost(open)) = inside.place_mut().take() {
@@ -339,9 +342,7 @@ where
             }
             StateProjection::Answered { answer } => {
                 let answer = std::mem::take(&mut **answer);
-                Ok(answer.map(|bytes| {
-                    ResponseBody::answer(bytes, None, BodyLength::NONE, BodyEnd::PLAIN)
-                }))
+                Ok(answer.map(|bytes| ResponseBody::answer(bytes, None, BodyLength::NONE)))
             }
             StateProjection::Done => panic!("`ResponseFuture` polled after completion"),
         };

@@ -34,13 +34,6 @@ impl Load {
     }
 }
 
-impl Load {
-    /// Whether a function chooses the priority of each request.
-    pub(super) const fn chooses_priority(&self) -> bool {
-        self.priority.is_some()
-    }
-}
-
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Load")

@@ -17,6 +17,7 @@ mod ended_response;
 pub(crate) mod expose;
 mod exposed;
 mod future;
+mod head;
 pub(crate) mod layer;
 mod limit_context;
 mod limit_response;

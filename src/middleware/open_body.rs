@@ -61,13 +61,6 @@ pub(super) struct BodyEnd {
     pub(super) trailers: Option<HeaderFormat>,
 }
 
-impl BodyEnd {
-    pub(super) const PLAIN: Self = Self {
-        protocol: Protocol::Plain,
-        trailers: None,
-    };
-}
-
 /// The bytes of a body that are still to be yielded; `None` if its length is not known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyLength(Option<u64>);
@@ -135,9 +128,6 @@ impl<B> OpenBody<B> {
             return false;
         };
         let limits = open.scope().limits();
-        if self.length.is_none() || !limits.has_body_limits() {
-            return false;
-        }
         if limits.body_idle().is_some() {
             self.since = Some(Instant::now());
         }
@@ -284,6 +274,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Polls for a frame. The body may be over afterwards: then it has no scope any more.
+    #[inline]
     pub(super) fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -292,15 +283,16 @@ where
         let this = self.as_mut().project();
         let (mut inside, length, stream) = (this.inside, this.length, this.stream);
         let end = *this.end;
-        let cut = inside.place().as_ref().and_then(|open| {
-            let expired = open.scope().limits().expired();
-            let cut = expired.map(CancelReason::deadline).or_else(|| {
-                stream
-                    .is_cut_off(open.scope())
-                    .then(|| CancelReason::new(Outcome::Shutdown))
-            });
-            cut.or_else(|| open.scope().exceeded())
+        let Some(open) = inside.place() else {
+            return Poll::Ready(None);
+        };
+        let expired = open.scope().limits().expired();
+        let cut = expired.map(CancelReason::deadline).or_else(|| {
+            stream
+                .is_cut_off(open.scope())
+                .then(|| CancelReason::new(Outcome::Shutdown))
         });
+        let cut = cut.or_else(|| open.scope().exceeded());
         if let Some(reason) = cut {
             return Poll::Ready(Some(self.cut_off(reason)));
         }

@@ -22,8 +22,8 @@ impl RequestInfo {
         Self {
             exposed: exposed.map(|exposed| exposed.to(request)),
             reports_load: false,
-            head: *method == Method::HEAD,
-            connect: *method == Method::CONNECT,
+            head: matches!(*method, Method::HEAD),
+            connect: matches!(*method, Method::CONNECT),
             http1: request.version() < Version::HTTP_2,
             protocol: Protocol::of(method, request.headers()),
         }

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{
@@ -14,20 +15,37 @@ use crate::{
 
 /// Builds the response of a request whose future is ready: headers, and the body that takes over the
 /// open scope.
-pub(super) fn respond<T, R>(
+#[inline]
+pub(super) fn respond<R: Send + 'static>(
     place: Option<Place>,
-    mut response: Response<T>,
+    mut response: Response<R>,
     length: BodyLength,
     info: RequestInfo,
-    wrap: impl FnOnce(T, Option<Place>, BodyLength, BodyEnd) -> ResponseBody<R>,
 ) -> Response<ResponseBody<R>> {
-    let mut open = match place {
-        Some(Place::Outermost(open)) => open,
-        place => return response.map(|body| wrap(body, place, length, BodyEnd::PLAIN)),
+    match place {
+        Some(Place::Outermost(mut open)) => {
+            let (length, end) = head(&mut open, &mut response, length, info);
+            response.map(|body| ResponseBody::open(body, open, length, end))
+        }
+        Some(Place::Nested(call)) => {
+            response.map(|body| ResponseBody::nested(body, call.responded()))
+        }
+        None => response.map(|body| ResponseBody::nested(body, None)),
+    }
+}
+
+/// As [`respond`], with a response made by the middleware.
+pub(super) fn respond_answer<R>(
+    place: Option<Place>,
+    mut answer: Response<Bytes>,
+    info: RequestInfo,
+) -> Response<ResponseBody<R>> {
+    let length = BodyLength::of_bytes(answer.body());
+    let Some(Place::Outermost(mut open)) = place else {
+        return answer.map(|bytes| ResponseBody::answer(bytes, None, length));
     };
-    let (length, end) = head(&mut open, &mut response, length, info);
-    let place = Some(Place::Outermost(open));
-    response.map(|body| wrap(body, place, length, end))
+    let (length, _) = head(&mut open, &mut answer, length, info);
+    answer.map(|bytes| ResponseBody::answer(bytes, Some(open), length))
 }
 
 /// Records the response head, and writes the headers. Returns the length of the body, and how it ends.

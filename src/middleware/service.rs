@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::{
     body::ResponseBody, call::Call, config::Config, deadline_response::DeadlineResponses,
-    dispatch::Dispatch, expose::Expose, future::ResponseFuture, place::Place, readiness::Readiness,
+    dispatch::Dispatch, future::ResponseFuture, place::Place, readiness::Readiness,
     request_info::RequestInfo,
 };
 use crate::{
@@ -109,6 +109,7 @@ impl Config {
 
 impl<S> MemoryService<S> {
     /// Calls the inner service within the scope of an outer layer.
+    #[inline(never)]
     fn call_nested<B>(
         &mut self,
         scope: RequestScope,
@@ -156,20 +157,9 @@ where
         };
 
         let config = &*self.config;
-        let exposed = match &config.expose {
-            Expose::Always => true,
-            Expose::DebugBuilds => cfg!(debug_assertions),
-            Expose::Never => false,
-            when @ Expose::When(_) => {
-                let included;
-                (request, included) = when.includes(request);
-                included
-            }
-        };
+        let exposed = config.expose.includes(&mut request);
         let mut info = RequestInfo::of(&request, exposed.then_some(config.exposed));
-        if !matches!(config.load.report, Expose::Never) {
-            (request, info.reports_load) = config.load.report.includes(request);
-        }
+        info.reports_load = config.load.report.includes(&mut request);
         let layer = &config.handle.layer;
         let number = |label: &str| layer.routes.number(label);
         let (route, own) = origin.route(request.extensions(), config.route, number);
@@ -187,9 +177,7 @@ where
                     open.spare();
                 }
             } else {
-                let served;
-                (request, served) = config.draining.serves(request);
-                if !served {
+                if !config.draining.serves(&mut request) {
                     let retry_after = config.draining.retry_after;
                     let answer = shutting_down(info.protocol, info.http1, retry_after);
                     let reason = CancelReason::new(Outcome::Shutdown);
@@ -205,11 +193,7 @@ where
             policy_was_taken();
         }
         if part_of.is_none() {
-            let mut priority = None;
-            if config.load.chooses_priority() {
-                // Only then, since it moves the request.
-                (request, priority) = config.priority(request);
-            }
+            let priority = config.priority(&mut request);
             let priority = priority.or_else(|| outer.and_then(|policy| policy.priority));
             if let Some(answer) = config.refuses(&open, priority, info) {
                 let reason = CancelReason::new(Outcome::Shed);

@@ -7,7 +7,7 @@
 //!    the guard meanwhile, so its empty slot is never seen.
 //! 2. Guards are dropped in the reverse order of their creation, so a swap restores what was there.
 
-use std::cell::Cell;
+use std::{cell::Cell, mem::ManuallyDrop};
 
 use super::state::ScopeState;
 #[cfg(feature = "trace")]
@@ -18,37 +18,43 @@ use crate::{
     counted::Counted,
 };
 
+/// A slot that is not emptied by a drop.
+type Slot = ManuallyDrop<Option<Counted<ScopeState>>>;
+
 thread_local! {
-    static CURRENT: Cell<Option<Counted<ScopeState>>> = const { Cell::new(None) };
+    // Without a destructor, so that an access need not ask for its state. The guards take everything out.
+    static CURRENT: Cell<Slot> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
+/// Calls `f` with the current scope.
+#[inline]
+fn with<T>(f: impl FnOnce(Option<&Counted<ScopeState>>) -> T) -> T {
+    CURRENT.with(|current| {
+        let scope = current.take();
+        let result = f(scope.as_ref());
+        current.set(scope);
+        result
+    })
+}
+
+#[inline]
 pub(super) fn get() -> Option<Counted<ScopeState>> {
-    CURRENT
-        .try_with(|current| {
-            let scope = current.take();
-            let clone = scope.clone();
-            current.set(scope);
-            clone
-        })
-        .ok()
-        .flatten()
+    with(|scope| scope.cloned())
 }
 
 /// Whether the calling thread works for a scope.
+#[inline]
 pub(super) fn is_some() -> bool {
-    CURRENT
-        .try_with(|current| {
-            let scope = current.take();
-            let is_some = scope.is_some();
-            current.set(scope);
-            is_some
-        })
-        .unwrap_or(false)
+    with(|scope| scope.is_some())
 }
 
-/// Swaps the current scope with `slot`. Does nothing on a thread that is ending.
+/// Swaps the current scope with `slot`.
+#[inline]
 fn swap(slot: &mut Option<Counted<ScopeState>>) {
-    let _ = CURRENT.try_with(|current| *slot = current.replace(slot.take()));
+    CURRENT.with(|current| {
+        let former = current.replace(ManuallyDrop::new(slot.take()));
+        *slot = ManuallyDrop::into_inner(former);
+    });
 }
 
 /// Makes the scope in `slot` the current one, and enters its account, until the guard is dropped.
@@ -107,25 +113,57 @@ impl EnteredScope<'_> {
 
     /// The guarded code returned.
     #[inline]
-    pub(crate) fn done(mut self) {
-        self.guards_panics = false;
+    pub(crate) fn done(self) {
+        // Not the drop, which is no part of the code that it is called from.
+        let mut guard = ManuallyDrop::new(self);
+        guard.guards_panics = false;
+        guard.leave();
+        guard.end_slice();
+    }
+
+    /// Ends the slice of the flight recorder.
+    #[inline]
+    #[cfg_attr(
+        not(feature = "trace"),
+        expect(
+            clippy::missing_const_for_fn,
+            clippy::unused_self,
+            reason = "with the feature"
+        )
+    )]
+    fn end_slice(&mut self) {
+        #[cfg(feature = "trace")]
+        self.slice
+            .end(|| self.slot.as_deref().map(ScopeState::traced));
+    }
+
+    /// Leaves the scope, and returns it.
+    #[inline]
+    fn leave(&mut self) -> Option<&Counted<ScopeState>> {
+        swap(self.slot);
+        let scope = self.slot.as_ref()?;
+        if !(self.guards_panics && bug!("account-not-left-by-a-panic")) {
+            scope.account.leave(self.entry);
+        }
+        ScopeState::section_ended(scope);
+        Some(scope)
     }
 }
 
 impl Drop for EnteredScope<'_> {
     fn drop(&mut self) {
-        swap(self.slot);
-        if let Some(scope) = self.slot.as_ref() {
-            if !(self.guards_panics && bug!("account-not-left-by-a-panic")) {
-                scope.account.leave(self.entry);
-            }
-            ScopeState::section_ended(scope);
-            if self.guards_panics && !bug!("panic-not-noticed") {
-                scope.cancel(CancelReason::new(Outcome::Panicked));
-            }
+        let guards_panics = self.guards_panics;
+        if let Some(scope) = self.leave().filter(|_| guards_panics) {
+            panicked(scope);
         }
-        #[cfg(feature = "trace")]
-        self.slice
-            .end(|| self.slot.as_deref().map(ScopeState::traced));
+        self.end_slice();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn panicked(scope: &Counted<ScopeState>) {
+    if !bug!("panic-not-noticed") {
+        scope.cancel(CancelReason::new(Outcome::Panicked));
     }
 }

@@ -179,7 +179,7 @@ impl ScopeState {
             span: &self.span,
             status: self.status(),
             reason,
-            usage,
+            usage: usage.as_ref(),
             arena: self.arena_usage(),
             time_to_head: head.map(|head| head >> STATUS_BITS),
             time_to_end: end.unwrap_or(total_time),

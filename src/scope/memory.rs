@@ -31,13 +31,17 @@ impl ScopeState {
     #[inline]
     pub(super) fn section_ended(this: &Counted<Self>) {
         if let Some(limit) = &this.layer().limit {
-            Self::tell(this, limit);
+            let held = this.account.held();
+            if LayerLimit::has_changed(&this.claim, held) {
+                Self::tell(this, limit, held);
+            }
         }
     }
 
+    #[cold]
     #[inline(never)]
-    fn tell(this: &Counted<Self>, limit: &LayerLimit) {
-        limit.changed(&this.claim, this.key(), this.account.held(), || {
+    fn tell(this: &Counted<Self>, limit: &LayerLimit, held: Option<u64>) {
+        limit.changed(&this.claim, this.key(), held, || {
             (this.clone().into_victim(), this.limits.age())
         });
     }

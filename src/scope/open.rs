@@ -31,6 +31,7 @@ pub(crate) struct OpenScope {
 impl OpenScope {
     /// Opens the scope of a request that has `waited` for the service to be ready, and that the request
     /// of `parent` has sent. `own_label` says that a router has matched the request.
+    #[inline]
     pub(crate) fn new(
         layer: &Arc<Shard<LayerState>>,
         key: RouteKey,

@@ -250,7 +250,7 @@ pub(crate) struct Closed<'a> {
     pub(crate) label: &'a RouteLabel,
     pub(crate) status: Option<u16>,
     pub(crate) reason: CancelReason,
-    pub(crate) usage: Option<Usage>,
+    pub(crate) usage: Option<&'a Usage>,
     pub(crate) arena: ArenaUsage,
     /// Nanoseconds, here and below.
     pub(crate) time_to_head: Option<u64>,
@@ -270,7 +270,7 @@ impl Closed<'_> {
             status: self.status,
             outcome: self.reason.outcome(),
             deadline_source: self.reason.deadline_source(),
-            usage: self.usage,
+            usage: self.usage.copied(),
             arena: self.arena,
             time_to_head: self.time_to_head.map(Duration::from_nanos),
             time_to_end: Duration::from_nanos(self.time_to_end),

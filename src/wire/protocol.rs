@@ -18,8 +18,9 @@ pub(crate) enum Protocol {
 impl Protocol {
     /// Detects the protocol from the content type. Every gRPC call is a `POST`, so other methods are
     /// not inspected further.
+    #[inline]
     pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
-        if *method != Method::POST {
+        if !matches!(*method, Method::POST) {
             return Self::Plain;
         }
         headers
