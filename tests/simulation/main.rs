@@ -3,6 +3,11 @@
 //! The rule is the crate's own code, so what is simulated is what runs. The whole table:
 //! `cargo test --release --test simulation -- --ignored --nocapture`.
 
+// Of the crate as well: its files say `bug!`.
+#[macro_use]
+#[path = "../../src/bug.rs"]
+mod bug;
+
 mod controls;
 mod limit;
 #[path = "../support/random.rs"]
