@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
 
 use crate::{
     account::aside,
@@ -191,8 +190,8 @@ pub(crate) struct RouteRegistry {
 /// One route.
 pub(crate) struct Route {
     pub(crate) label: RouteLabel,
-    /// The label's text as a header value, if it can be one.
-    pub(crate) header: Option<HeaderValue>,
+    /// The label's text as a header value.
+    pub(crate) header: Bytes,
     /// How much of their arena the requests of each method use.
     pub(crate) sizes: LearnedSizes,
     /// The label in a profile.
@@ -203,14 +202,14 @@ impl Route {
     fn new(text: &str) -> Self {
         Self {
             label: RouteLabel(text.into()),
-            header: HeaderValue::from_maybe_shared(header(text)).ok(),
+            header: header(text),
             sizes: LearnedSizes::new(KnownMethod::COUNT),
             id: RouteName::new(text),
         }
     }
 }
 
-/// The text of a label for a header value.
+/// The text of a label as a header value.
 ///
 /// A header with a reference count would have all threads write to one cache line. So the texts of the first
 /// [`MAX_ROUTES`] labels of the process are kept for ever, and count nothing.
