@@ -119,8 +119,9 @@ async fn mix(share: u64, end: Instant) -> Mix {
 async fn figure(port: u16, name: &str) -> io::Result<u64> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let (_, body) = timeout(Duration::from_secs(5), get(&mut stream, "/figures")).await??;
-    let line = body.lines().find_map(|line| line.strip_prefix(name));
-    let value = line.and_then(|line| line.trim().parse().ok());
+    let mut lines = body.lines().filter_map(|line| line.split_once(' '));
+    let line = lines.find(|(of, _)| *of == name);
+    let value = line.and_then(|(_, value)| value.parse().ok());
     value.ok_or_else(|| io::Error::other(format!("no {name} in {body:?}")))
 }
 

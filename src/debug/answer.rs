@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::{
-    extract::OriginalUri,
+    extract::NestedPath,
     response::{IntoResponse, Response},
 };
 use http::{
@@ -24,15 +24,15 @@ const JSON: &str = "application/json";
 #[cfg(feature = "prometheus")]
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where relative links to other pages start, for a page whose path may or may not end with a slash.
+/// Where relative links to other pages start. A nested router's first page is the path that it is nested at, mostly
+/// without a slash at the end. (The URI as it was sent would tell, too, but axum stores that in each request of each
+/// router of the process.)
 pub(super) fn base(parts: &Parts) -> String {
-    let path = match parts.extensions.get::<OriginalUri>() {
-        Some(OriginalUri(uri)) => uri.path(),
-        None => parts.uri.path(),
-    };
+    let nested = parts.extensions.get::<NestedPath>();
+    let last = nested.and_then(|nested| nested.as_str().rsplit('/').next());
     // A page but the first is beside its siblings.
     let is_first = parts.uri.path() == "/";
-    match path.rsplit('/').next() {
+    match last {
         Some(last) if is_first && !last.is_empty() => format!("./{last}/"),
         _ => "./".to_owned(),
     }
