@@ -28,6 +28,7 @@ mod memory;
 mod natural;
 mod poll;
 mod pool;
+mod profile;
 mod run;
 mod sides;
 mod text;
@@ -51,6 +52,7 @@ fn main() {
             body::add,
             memory::add,
             alloc::add,
+            profile::add,
             poll::add,
             cancel::add,
         ],

@@ -1,0 +1,143 @@
+//! `profile/`: what the allocation profile adds to counting. All allocators are called directly, none
+//! through the global one.
+//!
+//! Stacks are taken if the benchmark is built with `RUSTFLAGS="-C force-frame-pointers=yes"`, by ours and by
+//! `pprof-alloc`.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    hint::black_box,
+};
+
+use pprof_alloc::PprofAlloc;
+use stats_alloc::StatsAlloc;
+use tower_memory::{Account, TrackingAllocator, profile::Profile};
+
+use crate::{
+    harness::{Contest, Report, Target, measure},
+    sides::Side,
+};
+
+static BARE: System = System;
+static COUNTERS: tower_memory_counters::TrackingAllocator =
+    tower_memory_counters::TrackingAllocator::system();
+static PROFILED: TrackingAllocator = TrackingAllocator::system();
+static PEER: PprofAlloc = PprofAlloc::new().with_pprof();
+static STATS: StatsAlloc<System> = StatsAlloc::system();
+
+const KIB: u64 = 1 << 10;
+
+/// Blocks at a time, so that one address that the filter takes for a live sample's does not decide.
+const BLOCKS: usize = 16;
+
+/// Calls that a stack has more than the harness's own.
+const DEPTH: usize = 16;
+
+#[inline(never)]
+fn pairs<A: GlobalAlloc>(allocator: &A, layout: Layout) {
+    let blocks: [*mut u8; BLOCKS] = std::array::from_fn(|_| {
+        // SAFETY: the size is not zero.
+        black_box(unsafe { allocator.alloc(layout) })
+    });
+    for block in blocks {
+        assert!(!block.is_null());
+        // SAFETY: allocated above with this layout, and freed once.
+        unsafe { allocator.dealloc(block, layout) };
+    }
+}
+
+/// The work, some calls further down.
+#[inline(never)]
+fn deep<A: GlobalAlloc>(depth: usize, allocator: &A, layout: Layout, times: usize) {
+    if depth > 0 {
+        deep(black_box(depth - 1), allocator, layout, times);
+        // Not the last thing, so that the call is no jump.
+        black_box(depth);
+        return;
+    }
+    for _ in 0..times {
+        pairs(allocator, layout);
+    }
+}
+
+fn work<A: GlobalAlloc>(allocator: &A, size: usize) {
+    let layout = Layout::from_size_align(size, 8).expect("a layout");
+    deep(DEPTH, allocator, layout, 64);
+}
+
+/// The operations of a side whose profile is on, at a rate, or off.
+fn profiled(rate: Option<u64>, size: usize) -> impl FnMut() {
+    match rate {
+        Some(rate) => _ = Profile::start(rate),
+        None => Profile::stop(),
+    }
+    // By as much the thread has noticed.
+    drop(black_box(vec![0_u8; 64 << 10]));
+    move || work(&PROFILED, size)
+}
+
+fn contest(threads: usize, size: usize) -> Contest {
+    let name = |what: &str| format!("profile/pairs_{size}B/{threads}_thread/{what}");
+    let rows = [
+        "off",
+        "512KiB",
+        "128KiB",
+        "512KiB_inside",
+        "pprof-alloc",
+        "stats_alloc",
+        "counters",
+    ];
+    let rows = rows.map(name);
+    Contest::new(
+        rows,
+        move |report: &mut Report,
+              [
+            off_row,
+            on_row,
+            dense_row,
+            inside_row,
+            peer_row,
+            stats_row,
+            counters_row,
+        ]| {
+            let [counters, off, on, dense, inside, bare, peer, stats] = measure([
+                Side::on(threads, "counters only", || || work(&COUNTERS, size)),
+                Side::on(threads, "profile off", || profiled(None, size)),
+                Side::on(threads, "profile at 512 KiB", || {
+                    profiled(Some(512 * KIB), size)
+                }),
+                Side::on(threads, "profile at 128 KiB", || {
+                    profiled(Some(128 * KIB), size)
+                }),
+                Side::on(threads, "profile at 512 KiB in an account", || {
+                    let account: &Account = Box::leak(Box::new(Account::labelled("/bench")));
+                    let mut work = profiled(Some(512 * KIB), size);
+                    let entered = account.enter();
+                    move || {
+                        let _entered = &entered;
+                        work();
+                    }
+                }),
+                Side::on(threads, "bare System", || || work(&BARE, size)),
+                Side::on(threads, "pprof-alloc", || || work(&PEER, size)),
+                Side::on(threads, "stats_alloc", || || work(&STATS, size)),
+            ]);
+            Profile::stop();
+            let pairs = (64 * BLOCKS) as u32;
+            let [counters, off, on, dense, inside, bare, peer, stats] =
+                [counters, off, on, dense, inside, bare, peer, stats].map(|side| side.split(pairs));
+            report.compare(off_row, &off, &counters, Target::AtMost(1.05));
+            report.compare(on_row, &on, &counters, Target::AtMost(1.10));
+            report.compare(dense_row, &dense, &counters, Target::None);
+            report.compare(inside_row, &inside, &counters, Target::None);
+            report.compare(peer_row, &on, &peer, Target::AtMost(1.0 / 3.5));
+            report.compare(stats_row, &on, &stats, Target::None);
+            report.compare(counters_row, &counters, &bare, Target::None);
+        },
+    )
+}
+
+pub(crate) fn add(contests: &mut Vec<Contest>) {
+    let cases = [(1, 64), (1, 1024), (2, 64), (2, 1024)];
+    contests.extend(cases.map(|(threads, size)| contest(threads, size)));
+}
