@@ -7,8 +7,8 @@
 //! the limit alone, with mixes that change, slow readers, clients that vanish, and a request that takes all it can.
 //! Unix only, since it needs `ulimit -d`.
 //!
-//! Figures of goodput are judged while timers are at most 1.5 ms late: on a busier machine the processors are the
-//! bottleneck, and memory is not.
+//! Figures of goodput are judged while timers are at most 1.5 ms late, and those of `--check` if nothing else ran at
+//! its start (load average below 1): on a busier machine the processors are the bottleneck, and memory is not.
 
 #[path = "flash_sale/client.rs"]
 mod client;
@@ -18,7 +18,7 @@ mod long;
 mod server;
 
 use std::{
-    env,
+    env, fs,
     io::{self, BufRead, BufReader},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
@@ -102,7 +102,15 @@ fn play(control: &str) -> io::Result<Sale> {
     Ok(sale)
 }
 
+/// The load average of the last minute. Unknown, it is as on a busy machine.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = text.split(' ').next().and_then(|load| load.parse().ok());
+    load.unwrap_or(f64::INFINITY)
+}
+
 fn check() -> io::Result<bool> {
+    let load = load();
     println!("600 clients, {MAY_HAVE} MiB, limit {LIMIT} MiB");
     let mut passed = true;
     let mut expect = |holds: bool, what: &str| {
@@ -127,13 +135,15 @@ fn check() -> io::Result<bool> {
     expect(limit.tally.failed == 0, "no request fails");
     expect(limit.tally.errors == 0, "no answer but 200 and 503");
     lag = lag.max(limit.tally.lag);
-    if lag <= long::BUSY {
+    if lag <= long::BUSY && load < 1.0 {
         expect(
             limit.tally.good >= 2 * best,
             "twice the answers of the best fixed number in flight",
         );
     } else {
-        println!("timers are {lag:.1?} late: the machine is too busy for a comparison of answers");
+        println!(
+            "timers are {lag:.1?} late, the load average was {load}: too busy for a comparison of answers"
+        );
     }
     let most = LIMIT + LIMIT / 20;
     expect(
