@@ -15,7 +15,6 @@
 //!    obeys invariant 1.
 //! 4. The bounds are asked for once per thread. For that the C library may allocate, by its own `malloc`
 //!    and not through the global allocator. It is called after the inner allocator has returned.
-#![expect(unsafe_code, reason = "reads the frames of the calling thread's stack")]
 
 #[cfg(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),

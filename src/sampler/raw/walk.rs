@@ -1,3 +1,5 @@
+#![expect(unsafe_code, reason = "reads the frames of the calling thread's stack")]
+
 use std::{arch::asm, cell::Cell, ptr};
 
 /// No code is below.
