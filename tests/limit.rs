@@ -1319,7 +1319,7 @@ fn settings_that_cannot_work_are_errors() {
             cancel,
             ..Stages::default()
         };
-        builder().bytes(LIMIT).stages(stages).build()
+        builder().bytes(64 * LIMIT).stages(stages).build()
     };
     for (trim, refuse, cancel) in [
         (0.0, 0.97, 1.0),
@@ -1349,7 +1349,7 @@ fn settings_that_cannot_work_are_errors() {
         error.ends_with("cgroup v2, cgroup v1, RLIMIT_DATA, RLIMIT_AS, machine"),
         "{error}"
     );
-    let limit = builder().bytes(LIMIT).build().unwrap();
+    let limit = builder().bytes(64 * LIMIT).build().unwrap();
     assert!(limit.set_bytes(MIB - 1).is_err());
     limit.set_bytes(MIB).unwrap();
     assert_eq!(limit.snapshot().limit_source, "set");

@@ -205,8 +205,9 @@ impl ProcessLimitBuilder {
                 least: LEAST_LIMIT,
             });
         }
-        let live =
-            process_usage().map(|heap| heap.bytes_allocated.wrapping_sub(heap.bytes_deallocated));
+        // A limit with sources of its own is not one of the heap.
+        let heap = process_usage().filter(|_| self.sources.is_empty());
+        let live = heap.map(|heap| heap.bytes_allocated.wrapping_sub(heap.bytes_deallocated));
         if let Some(used) = live.filter(|used| *used > limit.bytes) {
             return Err(ConfigError::LimitBelowUse {
                 asked: limit.bytes,
