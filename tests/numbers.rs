@@ -5,6 +5,9 @@
 #![cfg(all(feature = "metrics", feature = "prometheus", feature = "serde"))]
 #![forbid(unsafe_code)]
 
+#[path = "support/serve.rs"]
+mod serve;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -18,13 +21,9 @@ use http::{HeaderMap, Request, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tower::{Layer, service_fn};
 use tower_memory::{
     Expose, MemoryHandle, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
@@ -59,22 +58,6 @@ async fn handler(request: Request<Incoming>) -> Result<Response<Body>, Infallibl
     });
     let body = StreamBody::new(futures_util::stream::iter(frames));
     Ok(Response::new(body.boxed_unsync()))
-}
-
-async fn serve(layer: MemoryLayer) -> SocketAddr {
-    let service = layer.layer(service_fn(handler));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = TowerToHyperService::new(service.clone());
-            tokio::spawn(async move {
-                let server = auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(socket), service).await;
-            });
-        }
-    });
-    address
 }
 
 /// A connection of one of the two protocols.
@@ -244,7 +227,7 @@ async fn headers_trailers_snapshot_json_prometheus_and_metrics_agree_on_a_known_
         .build()
         .unwrap();
     let handle = layer.handle();
-    let address = serve(layer).await;
+    let address = serve::serve(layer.layer(service_fn(handler))).await;
     let mut clients = [
         Client::connect(address, false).await,
         Client::connect(address, true).await,

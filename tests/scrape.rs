@@ -2,6 +2,9 @@
 #![cfg(all(feature = "prometheus", feature = "serde"))]
 #![forbid(unsafe_code)]
 
+#[path = "support/serve.rs"]
+mod serve;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
@@ -10,15 +13,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{Empty, StreamBody};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 use tower::{Layer, Service, service_fn};
 use tower_memory::{
@@ -229,17 +227,7 @@ async fn what_clients_send_is_in_no_figure() {
     let service = layer.layer(service_fn(|_: Request<hyper::body::Incoming>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = TowerToHyperService::new(service.clone());
-            tokio::spawn(async move {
-                let server = auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(socket), service).await;
-            });
-        }
-    });
+    let address = serve::serve(service).await;
     let mut served = 0;
     for line in [
         &b"GET /\xff\xfe\x80secret HTTP/1.1"[..],

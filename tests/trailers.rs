@@ -1,6 +1,9 @@
 //! The final figures as trailers, over connections of HTTP/1.1 and HTTP/2, and the figures of routes in headers.
 #![forbid(unsafe_code)]
 
+#[path = "support/serve.rs"]
+mod serve;
+
 use std::{convert::Infallible, hint::black_box, net::SocketAddr, sync::mpsc, time::Duration};
 
 use bytes::Bytes;
@@ -8,14 +11,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Either, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
@@ -71,25 +70,14 @@ fn exposing() -> MemoryLayerBuilder {
 }
 
 /// A server, and the reports of its requests.
-async fn serve(layer: MemoryLayerBuilder) -> (SocketAddr, mpsc::Receiver<ScopeReport>) {
+async fn observed(layer: MemoryLayerBuilder) -> (SocketAddr, mpsc::Receiver<ScopeReport>) {
     let (sender, reports) = mpsc::channel();
     let layer = layer
         .observe(move |report: &ScopeReport| _ = sender.send(report.clone()))
         .build()
         .unwrap();
     let service = layer.layer(service_fn(handler));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = TowerToHyperService::new(service.clone());
-            tokio::spawn(async move {
-                let server = auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(socket), service).await;
-            });
-        }
-    });
-    (address, reports)
+    (serve::serve(service).await, reports)
 }
 
 fn next(reports: &mpsc::Receiver<ScopeReport>) -> ScopeReport {
@@ -146,7 +134,7 @@ fn figure(figures: &HeaderMap, name: &http::HeaderName) -> u64 {
 
 #[tokio::test]
 async fn trailers_of_http_2_are_the_final_figures() {
-    let (address, reports) = serve(exposing()).await;
+    let (address, reports) = observed(exposing()).await;
     let (head, data, trailers) = get_h2(address, Method::GET, "/stream").await;
     let trailers = trailers.expect("trailers");
     assert_eq!(data, "partpartpart");
@@ -164,7 +152,7 @@ async fn trailers_of_http_2_are_the_final_figures() {
 
 #[tokio::test]
 async fn a_client_of_http_1_gets_trailers_if_it_says_that_it_reads_them() {
-    let (address, reports) = serve(exposing()).await;
+    let (address, reports) = observed(exposing()).await;
     let text = get_h1(address, "GET /stream HTTP/1.1", "te: trailers\r\n").await;
     let usage = next(&reports).usage.unwrap();
     let trailers = trailers_of(&text).expect("trailers");
@@ -186,7 +174,7 @@ async fn a_client_of_http_1_gets_trailers_if_it_says_that_it_reads_them() {
 
 #[tokio::test]
 async fn the_trailers_of_the_body_stay_among_the_figures() {
-    let (address, reports) = serve(exposing()).await;
+    let (address, reports) = observed(exposing()).await;
     for (method, path) in [(Method::GET, "/own"), (Method::POST, "/grpc")] {
         let (head, data, trailers) = get_h2(address, method, path).await;
         let trailers = trailers.expect("trailers");
@@ -207,7 +195,7 @@ async fn the_trailers_of_the_body_stay_among_the_figures() {
 
 #[tokio::test]
 async fn responses_without_a_stream_stay_as_they_are() {
-    let (address, reports) = serve(exposing()).await;
+    let (address, reports) = observed(exposing()).await;
     for (method, path, length) in [
         (Method::HEAD, "/stream", 0),
         (Method::GET, "/204", 0),
@@ -241,7 +229,7 @@ async fn responses_without_a_stream_stay_as_they_are() {
 
 #[tokio::test]
 async fn trailers_have_the_form_of_the_headers_and_are_for_the_same_clients() {
-    let (address, reports) = serve(exposing().header_format(HeaderFormat::Dictionary)).await;
+    let (address, reports) = observed(exposing().header_format(HeaderFormat::Dictionary)).await;
     let (_, _, trailers) = get_h2(address, Method::GET, "/stream").await;
     let usage = next(&reports).usage.unwrap();
     let expected = format!("alloc-bytes={}, ", usage.bytes_allocated);
@@ -254,7 +242,7 @@ async fn trailers_have_the_form_of_the_headers_and_are_for_the_same_clients() {
     );
     assert_eq!(trailers.len(), 1);
 
-    let (address, reports) = serve(exposing().header_format(HeaderFormat::ServerTiming)).await;
+    let (address, reports) = observed(exposing().header_format(HeaderFormat::ServerTiming)).await;
     let text = get_h1(address, "GET /stream HTTP/1.1", "te: trailers\r\n").await;
     let usage = next(&reports).usage.unwrap();
     let expected = format!(
@@ -263,7 +251,7 @@ async fn trailers_have_the_form_of_the_headers_and_are_for_the_same_clients() {
     );
     assert!(trailers_of(&text).unwrap().starts_with(&expected), "{text}");
 
-    let (address, _reports) = serve(exposing().expose(Expose::Never)).await;
+    let (address, _reports) = observed(exposing().expose(Expose::Never)).await;
     let (head, _, trailers) = get_h2(address, Method::GET, "/stream").await;
     assert_eq!((head.headers.get(header::TRAILER), trailers), (None, None));
 }
@@ -271,7 +259,7 @@ async fn trailers_have_the_form_of_the_headers_and_are_for_the_same_clients() {
 #[tokio::test]
 async fn a_body_with_limits_has_trailers_and_one_that_is_cut_off_has_none() {
     let limited = || exposing().body_timeout(Duration::from_secs(30));
-    let (address, reports) = serve(limited()).await;
+    let (address, reports) = observed(limited()).await;
     let (_, _, trailers) = get_h2(address, Method::GET, "/stream").await;
     let usage = next(&reports).usage.unwrap();
     assert_eq!(
