@@ -34,7 +34,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoRule => {
-                "the debug pages refuse everybody until an access rule is given: see DebugPages::allow"
+                "the debug pages refuse all requests until an access rule is set: see DebugPages::allow"
             }
             Self::Rule => "the access rule of the debug pages refuses this request",
             Self::NoConnectInfo => {

@@ -129,7 +129,7 @@ async fn wait(time: Option<Duration>) {
     .await;
 }
 
-/// Runs what takes long where it starves nobody.
+/// Runs a slow function on a blocking thread, so that the worker serves other requests.
 async fn write(f: impl FnOnce() -> io::Result<Response> + Send + 'static) -> io::Result<Response> {
     let written = tokio::task::spawn_blocking(f).await;
     written.unwrap_or_else(|error| Err(io::Error::other(error)))

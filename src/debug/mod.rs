@@ -2,7 +2,7 @@
 //! their request.
 //!
 //! Everything is rendered by the server. The pages need no script and load nothing, neither from this server nor
-//! from others. They are read-only, and refuse everybody until [`DebugPages`] is told whom to admit.
+//! from others. They are read-only, and refuse all requests until [`DebugPages`] has an access rule.
 
 mod access;
 mod answer;

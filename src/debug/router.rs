@@ -76,7 +76,7 @@ pub struct DebugPages {
 }
 
 impl DebugPages {
-    /// The pages of one layer. They refuse everybody.
+    /// The pages of one layer. They refuse all requests.
     pub fn new(handle: &MemoryHandle) -> Self {
         Self {
             handle: handle.clone(),

@@ -24,7 +24,7 @@ pub(super) struct Config {
     /// `None` if all are the default ones.
     pub(super) responses: Option<Sharded<DeadlineResponses>>,
     pub(super) expose: Expose,
-    /// What the clients see to whom it is exposed.
+    /// The figures that clients selected by `expose` see.
     pub(super) exposed: Exposed,
     pub(super) draining: Draining,
     /// Which requests are refused because of the load.

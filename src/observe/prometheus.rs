@@ -158,7 +158,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Re
             gauge(&mut metric, &labels(row), bytes)?;
         }
     }
-    let help = "Large blocks that closed requests have allocated and nobody has freed";
+    let help = "Large blocks that closed requests have allocated and that are not freed";
     let mut metric = family(
         encoder,
         "tower_memory_held_after_close",

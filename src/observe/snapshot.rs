@@ -126,7 +126,7 @@ pub struct RouteSnapshot {
     /// Arenas that are still in use although nothing refers to their request any more. `None` if no
     /// request has used an arena.
     pub arenas_left: Option<usize>,
-    /// Bytes in blocks of 64 KiB and more that closed requests have allocated and nobody has freed: what slow
+    /// Bytes in blocks of 64 KiB and more that closed requests have allocated and that are not freed: what slow
     /// readers keep, caches, and leaks. `None` without a [`TrackingAllocator`](crate::TrackingAllocator).
     pub held_after_close: Option<u64>,
     /// Requests that held more than their

@@ -68,7 +68,7 @@ pub(crate) struct Subject<'a> {
 
 /// Whom an event concerns: the low bits of the request's number, and two names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Who {
+pub(super) struct Origin {
     pub(super) request: u32,
     pub(super) route: u16,
     pub(super) task: u16,
@@ -82,7 +82,7 @@ pub(super) struct Event {
     pub(super) kind: Kind,
     /// Bytes that were allocated, or what the kind says.
     pub(super) value: u64,
-    pub(super) who: Who,
+    pub(super) origin: Origin,
 }
 
 const KIND: Field = Field::first(8);
@@ -91,7 +91,7 @@ const TASK: Field = Field::first(16);
 const ROUTE: Field = TASK.then(16);
 const REQUEST: Field = ROUTE.then(32);
 
-impl Who {
+impl Origin {
     pub(super) fn pack(self) -> u64 {
         REQUEST.pack(self.request.into())
             | ROUTE.pack(self.route.into())
@@ -125,18 +125,18 @@ impl Event {
             self.start,
             self.duration,
             pack(self.kind, self.value),
-            self.who.pack(),
+            self.origin.pack(),
         ]
     }
 
-    pub(super) fn unpack([start, duration, what, who]: [u64; WORDS]) -> Self {
+    pub(super) fn unpack([start, duration, what, origin]: [u64; WORDS]) -> Self {
         let (kind, value) = unpack(what);
         Self {
             start,
             duration,
             kind,
             value,
-            who: Who::unpack(who),
+            origin: Origin::unpack(origin),
         }
     }
 }
@@ -149,7 +149,7 @@ mod tests {
     fn an_event_comes_back_as_it_was() {
         for (n, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, n);
-            let who = Who {
+            let origin = Origin {
                 request: u32::MAX - 1,
                 route: 0xabcd,
                 task: n as u16,
@@ -159,7 +159,7 @@ mod tests {
                 duration: 7,
                 kind,
                 value: (1 << 56) - 2,
-                who,
+                origin,
             };
             assert_eq!(Event::unpack(event.pack()), event);
         }

@@ -180,7 +180,7 @@ pub(super) fn slow_poll(thread: &Thread, event: Event, running: bool) {
             if let Some(kept) = incidents.kept.iter_mut().rev().find(is_same) {
                 kept.incident.duration = duration;
                 // It may have become known in the poll.
-                kept.incident.route = names::text(event.who.route);
+                kept.incident.route = names::text(event.origin.route);
                 kept.incident.running &= running;
             }
             return;
@@ -213,12 +213,12 @@ impl Incident {
     fn new(kind: IncidentKind, thread: &Thread, event: &Event) -> Self {
         let task = match event.kind {
             Kind::Cancelled | Kind::Closed => None,
-            _ => names::text(event.who.task),
+            _ => names::text(event.origin.task),
         };
         Self {
             kind,
-            request: event.who.request,
-            route: names::text(event.who.route),
+            request: event.origin.request,
+            route: names::text(event.origin.route),
             task,
             thread: thread.name.clone(),
             thread_id: thread.id,

@@ -12,7 +12,7 @@ impl TraceSnapshot {
     /// Writes the snapshot in the [trace-event format], for <https://ui.perfetto.dev> or `chrome://tracing`: a track
     /// for each thread, with a slice for each poll and a mark for each cancellation and each chunk that an arena took.
     ///
-    /// About 150 bytes an event, which compress well. A slow writer delays nobody: the snapshot is a copy.
+    /// About 150 bytes an event, which compress well. A slow writer delays no request: the snapshot is a copy.
     ///
     /// # Errors
     ///
@@ -105,9 +105,9 @@ impl<W: Write> Writer<'_, W> {
         let nanos = self.snapshot.rate.nanos(event.start).max(0);
         write!(self.to, ",\n{{\"ph\":\"{phase}\",\"name\":")?;
         let name = match event.kind {
-            Kind::Request | Kind::Body => names::text(event.who.route),
+            Kind::Request | Kind::Body => names::text(event.origin.route),
             Kind::ArenaGrowth => None,
-            _ => names::text(event.who.task),
+            _ => names::text(event.origin.task),
         };
         self.text(name.as_deref().unwrap_or(event.kind.as_str()))?;
         let (kind, pid, tid) = (event.kind.as_str(), self.pid, thread.id);
@@ -120,8 +120,8 @@ impl<W: Write> Writer<'_, W> {
     }
 
     fn args(&mut self, event: &Event, more: &str) -> io::Result<()> {
-        write!(self.to, ",\"args\":{{\"request\":{}", event.who.request)?;
-        for (name, number) in [("route", event.who.route), ("task", event.who.task)] {
+        write!(self.to, ",\"args\":{{\"request\":{}", event.origin.request)?;
+        for (name, number) in [("route", event.origin.route), ("task", event.origin.task)] {
             if let Some(text) = names::text(number) {
                 write!(self.to, ",\"{name}\":")?;
                 self.text(&text)?;

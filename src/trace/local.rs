@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     clock::ticks,
-    event::{Event, Kind, Subject, Who, pack, unpack},
+    event::{Event, Kind, Origin, Subject, pack, unpack},
     names::Cache,
     threads::{self, Thread},
 };
@@ -43,7 +43,7 @@ struct Open {
     start: u64,
     bytes: u64,
     kind_and_bytes: u64,
-    who: u64,
+    origin: u64,
 }
 
 /// Whether anything is recorded. One load.
@@ -92,14 +92,14 @@ impl Slice {
 }
 
 impl Local {
-    fn who(&mut self, subject: &Subject<'_>) -> u64 {
-        let who = Who {
+    fn origin(&mut self, subject: &Subject<'_>) -> u64 {
+        let origin = Origin {
             // The low bits: a ring holds some seconds.
             request: subject.request as u32,
             route: self.names.number(subject.route),
             task: self.names.number(subject.task),
         };
-        who.pack()
+        origin.pack()
     }
 }
 
@@ -137,7 +137,7 @@ fn first() -> Option<Local> {
 #[inline(never)]
 fn begin(subject: &Subject<'_>) -> bool {
     with(|local| {
-        let who = local.who(subject);
+        let origin = local.origin(subject);
         let bytes = thread_bytes();
         let Some(open) = local.open.get_mut(local.depth) else {
             return false;
@@ -149,9 +149,12 @@ fn begin(subject: &Subject<'_>) -> bool {
             start,
             bytes,
             kind_and_bytes,
-            who,
+            origin,
         };
-        local.thread.ring.set_current([start, kind_and_bytes, who]);
+        local
+            .thread
+            .ring
+            .set_current([start, kind_and_bytes, origin]);
         true
     })
     .unwrap_or(false)
@@ -170,7 +173,7 @@ fn end(subject: Option<Subject<'_>>) {
             duration: now.saturating_sub(open.start),
             kind,
             value: thread_bytes().wrapping_sub(open.bytes),
-            who: Who::unpack(subject.map_or(open.who, |subject| local.who(&subject))),
+            origin: Origin::unpack(subject.map_or(open.origin, |subject| local.origin(&subject))),
         };
         local.thread.ring.push(event.pack());
         let outer = depth
@@ -179,7 +182,7 @@ fn end(subject: Option<Subject<'_>>) {
         local
             .thread
             .ring
-            .set_current([outer.start, outer.kind_and_bytes, outer.who]);
+            .set_current([outer.start, outer.kind_and_bytes, outer.origin]);
         // Relaxed: a number of its own.
         let is_slow = event.duration >= SLOW.load(Ordering::Relaxed) && kind.may_starve();
         is_slow.then(|| (Arc::clone(&local.thread), event))
@@ -207,30 +210,30 @@ pub(crate) fn event(kind: Kind, value: u64) {
             .depth
             .checked_sub(1)
             .and_then(|depth| local.open.get(depth));
-        let who = Who::unpack(open.map_or(0, |open| open.who));
+        let origin = Origin::unpack(open.map_or(0, |open| open.origin));
         let event = Event {
             start: ticks(),
             duration: 0,
             kind,
             value,
-            who,
+            origin,
         };
         local.thread.ring.push(event.pack());
     });
 }
 
-/// Records something that happens to a request, on any thread. Returns whom it concerns.
+/// Records something that happens to a request, on any thread. Returns the event, and the thread that recorded it.
 #[cold]
 #[inline(never)]
 pub(super) fn event_of(subject: &Subject<'_>, value: u64) -> Option<(Arc<Thread>, Event)> {
     with(|local| {
-        let who = Who::unpack(local.who(subject));
+        let origin = Origin::unpack(local.origin(subject));
         let event = Event {
             start: ticks(),
             duration: 0,
             kind: subject.kind,
             value,
-            who,
+            origin,
         };
         local.thread.ring.push(event.pack());
         (Arc::clone(&local.thread), event)

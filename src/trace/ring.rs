@@ -22,7 +22,7 @@ pub(super) struct Ring {
     /// How many events were pushed.
     head: AtomicU64,
     slots: Box<[[AtomicU64; WORDS]]>,
-    /// What runs now, with a sequence number that is odd while it is changed: start, bytes at the start, who.
+    /// What runs now, with a sequence number that is odd while it is changed: start, bytes at the start, origin.
     sequence: AtomicU64,
     current: [AtomicU64; 3],
 }
@@ -93,7 +93,7 @@ impl Ring {
         read
     }
 
-    /// Says what runs from now on: its start, the bytes at its start, and who it is. A start of zero is nothing.
+    /// Says what runs from now on: its start, the bytes at its start, and its origin. A start of zero is nothing.
     /// Invariant 1.
     #[inline]
     pub(super) fn set_current(&self, current: [u64; 3]) {
@@ -230,8 +230,11 @@ mod loom_models {
             let reader = thread::spawn({
                 let ring = Arc::clone(&ring);
                 move || {
-                    if let Some([start, bytes, who]) = ring.current() {
-                        assert!(start == bytes && bytes == who, "torn {start} {bytes} {who}");
+                    if let Some([start, bytes, origin]) = ring.current() {
+                        assert!(
+                            start == bytes && bytes == origin,
+                            "torn {start} {bytes} {origin}"
+                        );
                     }
                 }
             });

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     clock::{Anchor, Rate},
-    event::{Event, Who, unpack},
+    event::{Event, Origin, unpack},
     names,
     threads::{self, Thread},
 };
@@ -128,9 +128,9 @@ impl TraceSnapshot {
         let end = self.time(event.start.saturating_add(event.duration));
         Poll {
             kind: event.kind.as_str(),
-            request: event.who.request,
-            route: names::text(event.who.route),
-            task: names::text(event.who.task),
+            request: event.origin.request,
+            route: names::text(event.origin.route),
+            task: names::text(event.origin.task),
             thread: thread.name.clone(),
             thread_id: thread.id,
             started_ago: self.time(self.now).saturating_sub(start),
@@ -159,7 +159,7 @@ impl ThreadEvents {
 
 /// The poll that a thread is in, up to now.
 pub(super) fn running(thread: &Thread) -> Option<Event> {
-    let [start, what, who] = thread.ring.current()?;
+    let [start, what, origin] = thread.ring.current()?;
     let (kind, _) = unpack(what);
     let duration = super::clock::ticks().saturating_sub(start);
     Some(Event {
@@ -167,7 +167,7 @@ pub(super) fn running(thread: &Thread) -> Option<Event> {
         duration,
         kind,
         value: 0,
-        who: Who::unpack(who),
+        origin: Origin::unpack(origin),
     })
 }
 

@@ -80,7 +80,7 @@ pub(crate) enum StoreError {
         order: u64,
         state: State,
     },
-    /// Nothing was changed, or nobody can tell: the caller may try again.
+    /// Nothing was changed, or that is not known: the caller may try again.
     Unavailable(String),
 }
 
