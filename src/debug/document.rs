@@ -38,6 +38,30 @@ pub(super) fn document(
     page.into_string()
 }
 
+/// A table, which scrolls by itself if the window is narrow.
+pub(super) fn table(
+    label: &str,
+    headings: &Markup,
+    rows: impl IntoIterator<Item = Markup>,
+) -> Markup {
+    html! {
+        div class="wide" role="region" aria-label=(label) tabindex="0" {
+            table {
+                thead { tr { (headings) } }
+                tbody { @for row in rows { (row) } }
+            }
+        }
+    }
+}
+
+/// Headings of columns: of figures, and of a text at the end.
+pub(super) fn headings(figures: &[&str], text: Option<&str>) -> Markup {
+    html! {
+        @for heading in figures { th scope="col" { (heading) } }
+        @if let Some(heading) = text { th scope="col" class="text" { (heading) } }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use base64::{Engine, prelude::BASE64_STANDARD};

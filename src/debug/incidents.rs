@@ -2,7 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::text;
+use super::{
+    document::{self, headings},
+    text,
+};
 use crate::trace::{self, Incident, IncidentKind};
 
 /// The incidents, newest first. Nothing if none is kept.
@@ -12,15 +15,8 @@ pub(super) fn table() -> Markup {
         @if !incidents.is_empty() {
             section id="incidents" {
                 h2 { "Incidents" }
-                div class="wide" role="region" aria-label="Incidents" tabindex="0" {
-                    table {
-                        thead { tr {
-                            th scope="col" { "Route" } th scope="col" { "Id" } th scope="col" { "Noticed" }
-                            th scope="col" { "Thread" } th scope="col" class="text" { "What" }
-                        } }
-                        tbody { @for incident in incidents.iter().rev().take(10) { (row(incident)) } }
-                    }
-                }
+                @let headings = headings(&["Route", "Id", "Noticed", "Thread"], Some("What"));
+                (document::table("Incidents", &headings, incidents.iter().rev().take(10).map(row)))
             }
         }
     }

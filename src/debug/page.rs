@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
+    document::{headings, table},
     history::{History, Sample},
     plot::{Line, plot},
     requests,
@@ -10,7 +11,7 @@ use super::{
     text,
 };
 use crate::{
-    observe::{MemoryHandle, Snapshot},
+    observe::{DetachedTasks, MemoryHandle, Snapshot, TaskOverruns},
     task::TaskReport,
 };
 
@@ -80,21 +81,8 @@ pub(super) fn all_tasks(handle: &MemoryHandle) -> Markup {
             @if detached.is_empty() {
                 p { "None so far." }
             } @else {
-                div class="wide" role="region" aria-label="Detached tasks" tabindex="0" {
-                    table {
-                        thead { tr { th scope="col" { "Name" } th scope="col" { "Started" } th scope="col" { "Alive" } th scope="col" { "Bytes" } } }
-                        tbody {
-                            @for task in detached.iter().take(LONG) {
-                                tr {
-                                    th scope="row" { code { (text::name(task.name)) } }
-                                    td { (text::count(task.started)) }
-                                    td { (text::count(task.alive as u64)) }
-                                    td { @if let Some(bytes) = task.bytes { (text::bytes(bytes)) } }
-                                }
-                            }
-                        }
-                    }
-                }
+                @let headings = headings(&["Name", "Started", "Alive", "Bytes"], None);
+                (table("Detached tasks", &headings, detached.iter().take(LONG).map(detached_row)))
             }
         }
         section {
@@ -103,21 +91,31 @@ pub(super) fn all_tasks(handle: &MemoryHandle) -> Markup {
             @if overruns.is_empty() {
                 p { "None so far." }
             } @else {
-                div class="wide" role="region" aria-label="Tasks that exceeded their grace period" tabindex="0" {
-                    table {
-                        thead { tr { th scope="col" { "Started at" } th scope="col" { "Aborted" } th scope="col" { "Given up" } } }
-                        tbody {
-                            @for task in overruns.iter().take(LONG) {
-                                tr {
-                                    th scope="row" { code { @if let Some(location) = task.location { (location) } @else { "other" } } }
-                                    td { (text::count(task.aborted)) }
-                                    td { (text::count(task.given_up)) }
-                                }
-                            }
-                        }
-                    }
-                }
+                @let title = "Tasks that exceeded their grace period";
+                @let headings = headings(&["Started at", "Aborted", "Given up"], None);
+                (table(title, &headings, overruns.iter().take(LONG).map(overrun_row)))
             }
+        }
+    }
+}
+
+fn detached_row(task: &DetachedTasks) -> Markup {
+    html! {
+        tr {
+            th scope="row" { code { (text::name(task.name)) } }
+            td { (text::count(task.started)) }
+            td { (text::count(task.alive as u64)) }
+            td { @if let Some(bytes) = task.bytes { (text::bytes(bytes)) } }
+        }
+    }
+}
+
+fn overrun_row(task: &TaskOverruns) -> Markup {
+    html! {
+        tr {
+            th scope="row" { code { @if let Some(location) = task.location { (location) } @else { "other" } } }
+            td { (text::count(task.aborted)) }
+            td { (text::count(task.given_up)) }
         }
     }
 }
@@ -184,15 +182,9 @@ fn tasks(tasks: &[TaskReport], most: usize, base: Option<&str>) -> Markup {
             @if tasks.is_empty() {
                 p { "None." }
             } @else {
-                div class="wide" role="region" aria-label="Tasks that outlive their request" tabindex="0" {
-                    table {
-                        thead { tr {
-                            th scope="col" { "Started at" } th scope="col" { "Age" } th scope="col" { "Since the end" }
-                            th scope="col" { "Bytes" } th scope="col" { "State" } th scope="col" class="text" { "Task and route" }
-                        } }
-                        tbody { @for task in tasks.iter().take(most) { (task_row(task)) } }
-                    }
-                }
+                @let figures = ["Started at", "Age", "Since the end", "Bytes", "State"];
+                @let headings = headings(&figures, Some("Task and route"));
+                (table("Tasks that outlive their request", &headings, tasks.iter().take(most).map(task_row)))
                 @if tasks.len() > most {
                     p class="note" {
                         "The oldest " (most) " of " (tasks.len()) ". "

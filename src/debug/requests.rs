@@ -2,7 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::text;
+use super::{
+    document::{headings, table},
+    text,
+};
 use crate::{
     observe::{MemoryHandle, PastRequest, RouteExtremes},
     scope::LiveRequest,
@@ -37,17 +40,11 @@ fn open(requests: Option<&[LiveRequest]>, most: usize, base: Option<&str>) -> Ma
                 None => p { "Not listed: the layer was built without " code { "list_requests()" } "." },
                 Some([]) => p { "None." },
                 Some(requests) => {
-                    div class="wide" role="region" aria-label="Open requests" tabindex="0" {
-                        table {
-                            thead { tr {
-                                th scope="col" { "Route" } th scope="col" { "Id" } th scope="col" { "Age" }
-                                th scope="col" { "Deadline in" } th scope="col" { "Status" } th scope="col" { "Bytes" }
-                                th scope="col" { "Allocations" } th scope="col" { "Arena" } th scope="col" { "Tasks" }
-                                th scope="col" class="text" { "Cancelled" }
-                            } }
-                            tbody { @for request in requests.iter().take(most) { (open_row(request)) } }
-                        }
-                    }
+                    @let figures = [
+                        "Route", "Id", "Age", "Deadline in", "Status", "Bytes", "Allocations", "Arena", "Tasks",
+                    ];
+                    @let headings = headings(&figures, Some("Cancelled"));
+                    (table("Open requests", &headings, requests.iter().take(most).map(open_row)))
                     @if requests.len() > most {
                         p class="note" {
                             "The oldest " (most) " of " (text::count(requests.len() as u64)) ". "
@@ -105,17 +102,11 @@ fn past(
             @if requests.is_empty() {
                 p { "None." }
             } @else {
-                div class="wide" role="region" aria-label=(title) tabindex="0" {
-                    table {
-                        thead { tr {
-                            th scope="col" { "Route" } th scope="col" { "Id" } th scope="col" { "Closed" }
-                            th scope="col" { "Time" } th scope="col" { "Status" } th scope="col" { "Bytes" }
-                            th scope="col" { "Peak" } th scope="col" { "Allocations" } th scope="col" { "Arena" }
-                            th scope="col" class="text" { "Outcome" }
-                        } }
-                        tbody { @for request in requests.iter().take(LONG / 4) { (past_row(request)) } }
-                    }
-                }
+                @let figures = [
+                    "Route", "Id", "Closed", "Time", "Status", "Bytes", "Peak", "Allocations", "Arena",
+                ];
+                @let headings = headings(&figures, Some("Outcome"));
+                (table(title, &headings, requests.iter().take(LONG / 4).map(|request| past_row(request))))
             }
         }
     }

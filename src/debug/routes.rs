@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use maud::{Markup, html};
 
 use super::{
+    document,
     query::{BadQuery, Query},
     text,
 };
@@ -119,12 +120,8 @@ impl View {
                 @if routes.is_empty() {
                     p { "No request yet." }
                 } @else {
-                    div class="wide" role="region" aria-label="Routes" tabindex="0" {
-                        table {
-                            thead { tr { @for column in 0..HEADINGS.len() { (self.heading(column)) } } }
-                            tbody { @for route in shown { (row(route)) } }
-                        }
-                    }
+                    @let headings = html! { @for column in 0..HEADINGS.len() { (self.heading(column)) } };
+                    (document::table("Routes", &headings, shown.iter().map(|route| row(route))))
                     @if sorted.len() > shown.len() {
                         p class="note" {
                             "Rows " (from + usize::from(!shown.is_empty())) " to " (from + shown.len()) " of " (sorted.len()) "."
