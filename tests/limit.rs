@@ -1262,6 +1262,41 @@ async fn a_stage_a_failed_source_and_another_limit_are_events_within_one_period(
     drop(open);
 }
 
+#[cfg(feature = "tracing")]
+#[tokio::test]
+async fn a_warning_names_the_route_once_a_minute() {
+    let collector = Collector::default();
+    let _collects = tracing::subscriber::set_default(collector.clone());
+    let process = Process::with(|builder| builder.mode(LimitMode::Warn));
+    let layer = process.layer().request_limit(MIB as usize).build().unwrap();
+    let mut texts = Vec::new();
+    for minutes in [0, 0, 1] {
+        process.clock.advance(Duration::from_secs(60 * minutes));
+        let service = layer.layer(service_fn(hold));
+        service.oneshot(request("/2048")).await.unwrap();
+        let events = collector.0.lock().unwrap();
+        let held = events
+            .iter()
+            .filter(|(_, text)| text.contains("a request held more"));
+        texts = held.map(|(_, text)| text.clone()).collect();
+    }
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(
+        texts[0].contains("route=\"/2048\" method=\"GET\""),
+        "{texts:?}"
+    );
+    // Nothing fits.
+    process.uses(LIMIT);
+    let service = layer.layer(service_fn(hold));
+    service.oneshot(request("/1")).await.unwrap();
+    let events = collector.0.lock().unwrap();
+    let refused = events
+        .iter()
+        .find(|(_, text)| text.contains("would have been refused"));
+    let (_, text) = refused.expect("a warning");
+    assert!(text.contains("route=\"{unmatched}\""), "{text}");
+}
+
 /// As many sockets, without their clients.
 #[tokio::test]
 async fn a_hundred_thousand_held_connections_are_counted_and_leave_nothing() {

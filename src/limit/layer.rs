@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::{
     claim::Claim,
-    events,
-    learned::LearnedPeaks,
+    learned::{Entry, LearnedPeaks},
     mode::LimitMode,
     policy::LEAST_MEAN,
     pressure::{Pressure, Priority},
     process::{Listed, Process, Relief, Victim, is_large},
     snapshot::RefusedBy,
     stage::Stage,
+    warning::Warning,
 };
 use crate::{
     counted::Counted,
@@ -112,22 +112,24 @@ impl LayerLimit {
         claim: &Claim,
         key: RouteKey,
         priority: Option<Priority>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Warning>, Refusal> {
         let process = &*self.process;
         if process.mode() == LimitMode::Off {
-            return Ok(());
+            return Ok(None);
         }
         process.look_if_old();
         let priority = priority.or_else(|| self.peaks.priority(key));
         let priority = priority.unwrap_or_default();
         let bytes = self.reserves(key);
         let (room, shard) = (process.room(priority), thread_shard());
-        if !process.sums.reserve(shard, bytes, room, process.limit()) {
-            self.admit_without_room(key, priority, bytes)?;
-        }
+        let warning = if process.sums.reserve(shard, bytes, room, process.limit()) {
+            None
+        } else {
+            self.admit_without_room(key, priority, bytes)?
+        };
         process.sums.count_admitted(shard);
         claim.open(bytes);
-        Ok(())
+        Ok(warning)
     }
 
     #[cold]
@@ -137,14 +139,14 @@ impl LayerLimit {
         key: RouteKey,
         priority: Priority,
         bytes: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Warning>, Refusal> {
         let process = &*self.process;
         let (room, limit) = (process.room(priority), process.limit());
         // Other threads' credits may have what is missing.
         if process.sums.fits_without_credits(bytes, room, limit) {
             process.sums.collect_credits();
             if process.sums.reserve(thread_shard(), bytes, room, limit) {
-                return Ok(());
+                return Ok(None);
             }
         }
         let by = if room == 0 && process.stage() >= Stage::Refuse {
@@ -156,7 +158,7 @@ impl LayerLimit {
                 RefusedBy::Size
             } else if process.sums.reserved() == 0 {
                 process.sums.force(bytes);
-                return Ok(());
+                return Ok(None);
             } else {
                 RefusedBy::Prediction
             }
@@ -164,9 +166,8 @@ impl LayerLimit {
             RefusedBy::Prediction
         };
         if process.mode() != LimitMode::Enforce {
-            self.would_refuse(key, by);
             process.sums.force(bytes);
-            return Ok(());
+            return Ok(self.would_refuse(key, by));
         }
         if bug!("refused-counted-as-open") {
             process.sums.force(bytes);
@@ -182,25 +183,35 @@ impl LayerLimit {
     }
 
     #[cold]
-    fn would_refuse(&self, key: RouteKey, by: RefusedBy) {
+    fn would_refuse(&self, key: RouteKey, by: RefusedBy) -> Option<Warning> {
         let process = &*self.process;
         let entry = self.peaks.entry(key);
         entry.would_refuse.fetch_add(1, Relaxed);
         process.would_refuse.fetch_add(1, Relaxed);
-        if process.mode() == LimitMode::Warn && entry.warns(process.now().as_secs() / 60) {
-            events::would_refuse(key.route, key.method, by, process.used(), process.limit());
-        }
+        self.warns(entry).then(|| Warning::WouldRefuse {
+            method: key.method,
+            by,
+            used: process.used(),
+            limit: process.limit(),
+        })
     }
 
     #[cold]
-    fn would_exceed(&self, key: RouteKey, peak: Option<u64>, limit: u64) {
-        let process = &*self.process;
+    fn would_exceed(&self, key: RouteKey, peak: Option<u64>, limit: u64) -> Option<Warning> {
         let entry = self.peaks.entry(key);
         entry.would_exceed.fetch_add(1, Relaxed);
-        process.would_exceed.fetch_add(1, Relaxed);
-        if process.mode() == LimitMode::Warn && entry.warns(process.now().as_secs() / 60) {
-            events::would_exceed(key.route, key.method, peak, limit);
-        }
+        self.process.would_exceed.fetch_add(1, Relaxed);
+        self.warns(entry).then_some(Warning::WouldExceed {
+            method: key.method,
+            peak,
+            limit,
+        })
+    }
+
+    /// Whether this is the first warning of a route in this minute.
+    fn warns(&self, entry: &Entry) -> bool {
+        let process = &*self.process;
+        process.mode() == LimitMode::Warn && entry.warns(process.now().as_secs() / 60)
     }
 
     /// A request of the route would be cancelled if the limit was enforced.
@@ -290,17 +301,22 @@ impl LayerLimit {
 
     /// A request has closed, which held `peak` bytes at its height.
     #[inline]
-    pub(crate) fn closed(&self, claim: &Claim, key: RouteKey, peak: Option<u64>, random: u64) {
+    pub(crate) fn closed(
+        &self,
+        claim: &Claim,
+        key: RouteKey,
+        peak: Option<u64>,
+        random: u64,
+    ) -> Option<Warning> {
         let process = &*self.process;
         let (reserved, held) = claim.close(|place| process.unlist(place));
-        if let Some(limit) = claim.take_watched_limit() {
-            if process.mode() != LimitMode::Off && peak.is_some_and(|peak| peak > limit) {
-                self.would_exceed(key, peak, limit);
-            }
-        }
+        let watched = claim.take_watched_limit();
+        let exceeded = watched.filter(|limit| peak.is_some_and(|peak| peak > *limit));
+        let exceeded = exceeded.filter(|_| process.mode() != LimitMode::Off);
+        let warning = exceeded.and_then(|limit| self.would_exceed(key, peak, limit));
         if reserved == 0 {
             // Not admitted, or the limit was off.
-            return;
+            return warning;
         }
         let shard = thread_shard();
         if held != 0 {
@@ -310,6 +326,7 @@ impl LayerLimit {
         if let Some(peak) = peak {
             self.peaks.learn(key, peak, random);
         }
+        warning
     }
 }
 

@@ -25,6 +25,7 @@ mod source;
 mod stage;
 mod sums;
 mod survey;
+mod warning;
 
 pub use self::builder::ProcessLimitBuilder;
 pub use self::handle::ProcessLimit;

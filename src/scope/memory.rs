@@ -56,7 +56,9 @@ impl ScopeState {
         random: u64,
     ) {
         let peak = usage.and_then(|usage| usage.peak_bytes);
-        limit.closed(&self.claim, key, peak, random);
+        if let Some(warning) = limit.closed(&self.claim, key, peak, random) {
+            warning.log(&self.layer().routes.route(key.route).label);
+        }
     }
 
     /// The request is moved to another route.
@@ -75,7 +77,12 @@ impl RequestScope {
         let state = self.state();
         match &state.layer().limit {
             None => Ok(()),
-            Some(limit) => limit.admit(&state.claim, state.key(), priority),
+            Some(limit) => {
+                if let Some(warning) = limit.admit(&state.claim, state.key(), priority)? {
+                    warning.log(&state.route().label);
+                }
+                Ok(())
+            }
         }
     }
 

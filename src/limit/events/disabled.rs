@@ -2,7 +2,7 @@
 
 use crate::{
     limit::{snapshot::RefusedBy, stage::Stage},
-    route::KnownMethod,
+    route::{KnownMethod, RouteLabel},
 };
 
 /// Does nothing.
@@ -31,7 +31,7 @@ pub(in crate::limit) const fn unknown_mode(_word: &str) {}
 
 /// Does nothing.
 pub(in crate::limit) const fn would_refuse(
-    _route: usize,
+    _route: &RouteLabel,
     _method: KnownMethod,
     _by: RefusedBy,
     _used: Option<u64>,
@@ -41,7 +41,7 @@ pub(in crate::limit) const fn would_refuse(
 
 /// Does nothing.
 pub(in crate::limit) const fn would_exceed(
-    _route: usize,
+    _route: &RouteLabel,
     _method: KnownMethod,
     _peak: Option<u64>,
     _limit: u64,

@@ -4,7 +4,7 @@ use std::sync::Once;
 
 use crate::{
     limit::{snapshot::RefusedBy, stage::Stage},
-    route::KnownMethod,
+    route::{KnownMethod, RouteLabel},
 };
 
 /// The stage has changed.
@@ -59,14 +59,14 @@ pub(in crate::limit) fn unknown_mode(word: &str) {
 
 /// A request would be refused in `LimitMode::Enforce`.
 pub(in crate::limit) fn would_refuse(
-    route: usize,
+    route: &RouteLabel,
     method: KnownMethod,
     by: RefusedBy,
     used: Option<u64>,
     limit: u64,
 ) {
     tracing::warn!(
-        route,
+        route = route.as_str(),
         method = method.as_str(),
         by = by.as_str(),
         used,
@@ -77,13 +77,13 @@ pub(in crate::limit) fn would_refuse(
 
 /// A request would be ended in `LimitMode::Enforce`.
 pub(in crate::limit) fn would_exceed(
-    route: usize,
+    route: &RouteLabel,
     method: KnownMethod,
     peak: Option<u64>,
     limit: u64,
 ) {
     tracing::warn!(
-        route,
+        route = route.as_str(),
         method = method.as_str(),
         peak,
         limit,
