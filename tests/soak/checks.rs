@@ -59,7 +59,7 @@ pub(crate) struct Server {
 #[derive(Default)]
 struct Reports {
     told: AtomicU64,
-    /// A bit for each id.
+    /// A bit for each id. With room for all of them, as what it grows by would look as if requests left it.
     seen: Mutex<Vec<u64>>,
     twice: AtomicU64,
 }
@@ -155,8 +155,18 @@ fn sample(handle: &MemoryHandle, stop: &AtomicBool) -> u64 {
 }
 
 impl Soaked {
-    pub(crate) fn new(name: &'static str, pooling: bool, pool: ArenaPool, seed: u64) -> Self {
-        let reports = Arc::new(Reports::default());
+    /// For at most so many requests.
+    pub(crate) fn new(
+        name: &'static str,
+        pooling: bool,
+        pool: ArenaPool,
+        seed: u64,
+        most: u64,
+    ) -> Self {
+        let reports = Arc::new(Reports {
+            seen: Mutex::new(Vec::with_capacity(most as usize / 64)),
+            ..Reports::default()
+        });
         let layer: MemoryLayerBuilder = service::layer(pool.clone());
         let layer = layer.observe({
             let reports = Arc::clone(&reports);
@@ -393,12 +403,12 @@ impl Soaked {
     }
 
     /// Bytes of live heap by which the second half is above the first, and bytes of the resident set
-    /// per million requests, if there are enough rounds.
+    /// per million requests, if that half has a million: before, allocator and pools still settle.
     pub(crate) fn growth(&self) -> (i64, Option<f64>) {
         let (first, second) = self.levels.split_at(self.levels.len() / 2);
         let lowest = |levels: &[Level]| levels.iter().map(|level| level.live).min().unwrap_or(0);
         let live = lowest(second) - lowest(first);
-        // In the second half nothing is forgotten, and pools and the allocator have their size.
+        // Nothing has been forgotten for a quarter, and pools and the allocator have their size.
         let levels = second;
         let n = levels.len() as f64;
         let x = levels.iter().map(|level| level.requests as f64 / 1e6);
@@ -410,7 +420,9 @@ impl Soaked {
             .map(|(x, y)| (x - mean_x) * (y - mean_y))
             .sum();
         let under: f64 = x.map(|x| (x - mean_x).powi(2)).sum();
-        (live, (levels.len() > 4).then_some(over / under))
+        let requests = levels.last().map_or(0, |last| last.requests)
+            - levels.first().map_or(0, |level| level.requests);
+        (live, (requests >= 1_000_000).then_some(over / under))
     }
 
     /// After the runtime's end: checks that nothing grew, and that the pool's memory goes with it.
@@ -428,7 +440,7 @@ impl Soaked {
             "{replay}: live heap grew by {live} bytes: {:?}",
             self.levels
         );
-        if let Some(resident) = resident.filter(|_| self.requests() >= 500_000) {
+        if let Some(resident) = resident {
             let mib = f64::from(1 << 20);
             assert!(
                 resident <= mib,

@@ -108,7 +108,7 @@ async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| {
         Poll::Ready(match future.as_mut().poll(cx) {
             Poll::Ready(done) => Some(done),
@@ -158,7 +158,7 @@ async fn begin(
     sender: &mut http2::SendRequest<Body>,
     request: Request<Body>,
     told: oneshot::Receiver<()>,
-) -> Pin<Box<impl Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + use<>>> {
+) -> Pin<Box<dyn Future<Output = hyper::Result<Response<hyper::body::Incoming>>> + Send>> {
     sender.ready().await.unwrap();
     let mut response = Box::pin(sender.send_request(request));
     let mut told = Box::pin(told);
@@ -168,8 +168,11 @@ async fn begin(
         poll_fn(|cx| told.as_mut().poll(cx).map(|told| told.unwrap())),
     )
     .await;
-    let _ = poll_once(response.as_mut()).await.is_some();
-    response
+    match poll_once(response.as_mut()).await {
+        // The answer came meanwhile. A future that is complete must not be polled again.
+        Some(response) => Box::pin(std::future::ready(response)),
+        None => response,
+    }
 }
 
 impl Client {

@@ -110,7 +110,8 @@ fn soak(variant: &Variant, seed: u64, decks: u64) -> Soaked {
         .build()
         .unwrap();
     let pool = variant.pool.clone().build().unwrap();
-    let mut soaked = Soaked::new(variant.name, variant.pooling, pool, seed);
+    let most = 2 * decks * DECK as u64;
+    let mut soaked = Soaked::new(variant.name, variant.pooling, pool, seed, most);
     let start = Instant::now();
     runtime.block_on(async {
         let server = soaked.serve();
@@ -121,7 +122,7 @@ fn soak(variant: &Variant, seed: u64, decks: u64) -> Soaked {
         let rounds = decks.min(if decks < 100 { 2 } else { 20 });
         for n in 0..rounds {
             let numbers = decks * n / rounds..decks * (n + 1) / rounds;
-            round(&mut soaked, &server, seed, numbers, n < rounds / 2).await;
+            round(&mut soaked, &server, seed, numbers, n < rounds.div_ceil(4)).await;
             soaked.note_level().await;
         }
     });

@@ -109,13 +109,13 @@ impl Random {
 }
 
 /// The kinds of 1000 requests in a random order. What is forgotten would hide what the resident set
-/// does, so it is forgotten in one half of a soak, twice as often, and not in the other.
+/// does, so it is forgotten in the first quarter of a soak, four times as often, and not from then on.
 pub(crate) fn deck(seed: u64, number: u64, forgets: bool) -> Vec<Kind> {
     let count = |kind, count| match kind {
-        Kind::Forget if forgets => 2 * count,
+        Kind::Forget if forgets => 4 * count,
         Kind::Forget => 0,
-        // Without what is forgotten, or with twice as much, there are still 1000.
-        Kind::Plain if forgets => count - 4,
+        // Without what is forgotten, or with four times as much, there are still 1000.
+        Kind::Plain if forgets => count - 12,
         Kind::Plain => count + 4,
         _ => count,
     };
