@@ -6,7 +6,7 @@
 //!    `place`, and inserts before it releases the lock; the close takes the mark with the value, and then
 //!    locks `place` if it was marked. So it finds what was inserted, or the mark was refused.
 
-use super::sums::Part;
+use super::sums::{Last, Part};
 use crate::{
     slab::Key,
     sync::{AtomicU64, Mutex, Ordering::Relaxed, lock},
@@ -15,6 +15,7 @@ use crate::{
 /// What a scope keeps for the limit of the process.
 #[derive(Debug)]
 pub(crate) struct Claim {
+    /// Marked if it is a guess, since nothing was known of the route.
     pub(super) reserved: Part,
     /// What the request held when that was last looked at.
     pub(super) held: Part,
@@ -58,9 +59,9 @@ impl Claim {
 
     /// Of a request that has reserved so much.
     #[inline]
-    pub(super) fn open(&self, reserved: u64) {
-        self.reserved.open(reserved);
-        self.held.open(0);
+    pub(super) fn open(&self, reserved: u64, guessed: bool) {
+        self.reserved.open(reserved, guessed);
+        self.held.open(0, false);
     }
 
     /// Lists the request as a candidate, unless it is listed or closed.
@@ -74,8 +75,8 @@ impl Claim {
 
     /// Closes both parts, and takes the request from the list. Returns what it had reserved and held.
     #[inline]
-    pub(super) fn close(&self, remove: impl FnOnce(Key)) -> (u64, u64) {
-        let reserved = self.reserved.close().value;
+    pub(super) fn close(&self, remove: impl FnOnce(Key)) -> (Last, u64) {
+        let reserved = self.reserved.close();
         let held = self.held.close();
         if held.marked {
             self.unlist(remove);
@@ -106,7 +107,7 @@ mod loom_models {
         loom::model(|| {
             let claim = Arc::new(Claim::closed());
             let list = Arc::new(ShardedSlab::<std::sync::Arc<u8>>::default());
-            claim.open(10);
+            claim.open(10, false);
             let victim = std::sync::Arc::new(1);
             claim.list(|| list.insert(std::sync::Arc::clone(&victim)));
             let looking = thread::spawn({
@@ -132,7 +133,7 @@ mod loom_models {
         loom::model(|| {
             let claim = Arc::new(Claim::closed());
             let list = Arc::new(ShardedSlab::<u8>::default());
-            claim.open(10);
+            claim.open(10, false);
             let listing = thread::spawn({
                 let (claim, list) = (Arc::clone(&claim), Arc::clone(&list));
                 move || claim.list(|| list.insert(1))
@@ -140,7 +141,7 @@ mod loom_models {
             let (reserved, held) = claim.close(|key| {
                 assert_eq!(list.remove(key), Some(1));
             });
-            assert_eq!((reserved, held), (10, 0));
+            assert_eq!((reserved.value, held), (10, 0));
             listing.join().expect("no panic");
             assert_eq!(list.len(), 0);
         });

@@ -97,10 +97,12 @@ impl LayerLimit {
         self.process.limit() / UNKNOWN_SHARE
     }
 
-    /// What a request of the route reserves. Never zero, so that the sum says whether requests are open.
-    fn reserves(&self, key: RouteKey) -> u64 {
+    /// What a request of the route reserves, and whether that is a guess. Never zero, so that the sum says
+    /// whether requests are open.
+    fn reserves(&self, key: RouteKey) -> (u64, bool) {
         let known = self.peaks.expected(key);
-        known.unwrap_or_else(|| self.limit_of_unknown()).max(1)
+        let bytes = known.unwrap_or_else(|| self.limit_of_unknown()).max(1);
+        (bytes, known.is_none())
     }
 
     /// Admits a request, whose claim is open from then on, or refuses it.
@@ -120,7 +122,7 @@ impl LayerLimit {
         process.look_if_old();
         let priority = priority.or_else(|| self.peaks.priority(key));
         let priority = priority.unwrap_or_default();
-        let bytes = self.reserves(key);
+        let (bytes, guessed) = self.reserves(key);
         let (room, shard) = (process.room(priority), thread_shard());
         let warning = if process.sums.reserve(shard, bytes, room, process.limit()) {
             None
@@ -128,7 +130,10 @@ impl LayerLimit {
             self.admit_without_room(key, priority, bytes)?
         };
         process.sums.count_admitted(shard);
-        claim.open(bytes);
+        claim.open(bytes, guessed);
+        if guessed {
+            process.sums.add_guessed(shard, bytes);
+        }
         Ok(warning)
     }
 
@@ -229,16 +234,20 @@ impl LayerLimit {
         if claim.reserved.get().is_none() {
             return;
         }
-        let bytes = self.reserves(key);
-        let sums = &self.process.sums;
+        let (bytes, guessed) = self.reserves(key);
+        let (sums, shard) = (&self.process.sums, thread_shard());
         // Reserved first, so that the sum is never too small.
         sums.force(bytes);
-        let former = claim.reserved.replace(bytes);
-        sums.release(
-            thread_shard(),
-            former.unwrap_or(bytes),
-            self.process.limit(),
-        );
+        let Some(former) = claim.reserved.replace_marked(bytes, guessed) else {
+            sums.release(shard, bytes, self.process.limit());
+            return;
+        };
+        sums.release(shard, former.value, self.process.limit());
+        let of = |guessed: bool, bytes: u64| if guessed { bytes } else { 0 };
+        let (before, after) = (of(former.marked, former.value), of(guessed, bytes));
+        if before != after {
+            sums.add_guessed(shard, after.wrapping_sub(before));
+        }
     }
 
     /// Whether what an open request holds has changed enough for [`changed`](Self::changed).
@@ -314,7 +323,7 @@ impl LayerLimit {
         let exceeded = watched.filter(|limit| peak.is_some_and(|peak| peak > *limit));
         let exceeded = exceeded.filter(|_| process.mode() != LimitMode::Off);
         let warning = exceeded.and_then(|limit| self.would_exceed(key, peak, limit));
-        if reserved == 0 {
+        if reserved.value == 0 {
             // Not admitted, or the limit was off.
             return warning;
         }
@@ -322,7 +331,12 @@ impl LayerLimit {
         if held != 0 {
             process.sums.add_held(shard, held.wrapping_neg());
         }
-        process.sums.release(shard, reserved, process.limit());
+        process.sums.release(shard, reserved.value, process.limit());
+        if reserved.marked {
+            process
+                .sums
+                .add_guessed(shard, reserved.value.wrapping_neg());
+        }
         if let Some(peak) = peak {
             self.peaks.learn(key, peak, random);
         }
@@ -417,7 +431,8 @@ mod tests {
     fn the_sums_are_those_of_the_open_requests_at_each_step_and_zero_at_the_end() {
         struct Open {
             claim: Claim,
-            reserved: u64,
+            /// Of what is reserved, and how much of it is a guess.
+            reserved: (u64, u64),
             held: u64,
         }
         let mut random = 7_u64;
@@ -427,6 +442,10 @@ mod tests {
             random ^= random << 17;
             random % below
         };
+        let reserves = |layer: &LayerLimit, route| {
+            let (bytes, guessed) = layer.reserves(key(route));
+            (bytes, if guessed { bytes } else { 0 })
+        };
         for mode in [LimitMode::Enforce, LimitMode::Observe] {
             let it = Fixture::new(mode);
             let (process, layer) = (it.layer.process(), &it.layer);
@@ -435,7 +454,7 @@ mod tests {
                 let route = 1 + next(6) as usize;
                 match next(10) {
                     0..4 => {
-                        let expected = layer.reserves(key(route));
+                        let expected = reserves(layer, route);
                         let claim = Claim::closed();
                         if layer.admit(&claim, key(route), None).is_ok() {
                             open.push(Open {
@@ -447,7 +466,7 @@ mod tests {
                     }
                     4 if !open.is_empty() => {
                         let at = next(open.len() as u64) as usize;
-                        open[at].reserved = layer.reserves(key(route));
+                        open[at].reserved = reserves(layer, route);
                         layer.relabelled(&open[at].claim, key(route));
                     }
                     5 | 6 if !open.is_empty() => {
@@ -476,8 +495,8 @@ mod tests {
                 }
                 let sum = |of: fn(&Open) -> u64| open.iter().map(of).sum::<u64>();
                 assert_eq!(
-                    process.sums.reserved(),
-                    sum(|open| open.reserved),
+                    (process.sums.reserved(), process.sums.guessed()),
+                    (sum(|open| open.reserved.0), sum(|open| open.reserved.1)),
                     "step {step}"
                 );
                 assert_eq!(
@@ -490,8 +509,15 @@ mod tests {
                 layer.closed(&open.claim, key(1), None, 0);
             }
             assert_eq!(
-                (process.sums.reserved(), process.sums.exactly_held() as u64),
-                (0, 0)
+                (process.sums.reserved(), process.sums.guessed()),
+                (0, 0),
+                "reserved and guessed"
+            );
+            assert_eq!(process.sums.exactly_held(), 0);
+            assert_eq!(
+                process.sums.exactly_guessed(),
+                0,
+                "not below zero, which would be shown as zero"
             );
             assert_eq!(process.victims.len(), 0, "no request is listed");
         }
@@ -661,7 +687,7 @@ mod tests {
             it.layer
                 .closed(claim, key(crate::route::OTHER), Some(100), 0);
         }
-        assert_eq!(it.layer.reserves(key(crate::route::OTHER)), 100);
+        assert_eq!(it.layer.reserves(key(crate::route::OTHER)), (100, false));
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Process {
             used: used.map(|(bytes, _)| bytes),
             held: is_installed().then(|| self.sums.held()),
             reserved: self.sums.reserved(),
+            guessed: self.sums.guessed(),
             released: self.sums.released(),
             admitted,
             refused,

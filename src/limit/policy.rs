@@ -57,6 +57,8 @@ pub(crate) struct Reading {
     pub(crate) held: Option<u64>,
     /// The sum of the open requests' reservations.
     pub(crate) reserved: u64,
+    /// What of that is a guess, since nothing was known of the route.
+    pub(crate) guessed: u64,
     /// Reservations released so far.
     pub(crate) released: u64,
     /// Requests admitted and refused so far.
@@ -202,7 +204,9 @@ impl Policy {
         let Some(held) = now.held else {
             return;
         };
-        let reserved = now.reserved as f64;
+        // A guess says nothing about what requests hold of what their route makes expect. What those hold that
+        // were admitted by a guess is counted, which is on the safe side.
+        let reserved = now.reserved.saturating_sub(now.guessed) as f64;
         if reserved <= FEW * now.limit as f64 {
             return;
         }
@@ -249,7 +253,8 @@ impl Policy {
         }
     }
 
-    /// A request fits if `base + max(held, k * (reserved + its own))` is within its priority's share.
+    /// A request fits if `base + max(held, k * (reserved + its own))` is within its priority's share. Of a guess
+    /// all counts.
     fn rooms(&mut self, now: &Reading, base: Option<u64>, share: f64) -> [u64; PRIORITIES] {
         let shares = [self.stages.admit_low, self.stages.admit, self.stages.refuse];
         let mut rooms = [0; PRIORITIES];
@@ -261,8 +266,9 @@ impl Policy {
                     if held > left {
                         0
                     } else {
+                        let guessed = now.guessed.min(left);
                         // A float saturates.
-                        (left as f64 / self.k) as u64
+                        ((left - guessed) as f64 / self.k) as u64 + guessed
                     }
                 }
                 _ => {
@@ -511,6 +517,21 @@ mod tests {
         let rooms = it.after(1, 970_000).rooms;
         assert_eq!((rooms[LOW], rooms[NORMAL]), (0, 0));
         assert_eq!(rooms[CRITICAL], 700_000);
+    }
+
+    #[test]
+    fn a_guess_says_nothing_about_k_and_counts_whole() {
+        let mut it = Clocked::new();
+        it.reading.guessed = 400_000;
+        assert_eq!(it.held_after(5, 1000, 400_000).k, 1.0);
+        assert_eq!(it.held_after(5000, 1000, 400_000).k, 1.0);
+        it.reading.guessed = 200_000;
+        it.held_after(5, 100_000, 400_000);
+        let verdict = it.held_after(60_000, 100_000, 400_000);
+        assert!((verdict.k - 0.5).abs() < 0.01, "{}", verdict.k);
+        // 0.9 of the limit, nothing of which is used by others.
+        let room = (900_000.0 - 200_000.0) / verdict.k + 200_000.0;
+        assert!((verdict.rooms[1] as f64 - room).abs() < 2.0);
     }
 
     #[test]

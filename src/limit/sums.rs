@@ -35,6 +35,8 @@ struct Shard {
     released: AtomicU64,
     /// Bytes held, as far as this shard's threads have changed them; wraps.
     held: AtomicU64,
+    /// What of the reservations is a guess, in the same way.
+    guessed: AtomicU64,
     admitted: AtomicU64,
     refused: AtomicU64,
 }
@@ -154,7 +156,23 @@ impl Sums {
         (self.sum(|shard| &shard.held) as i64).max(0) as u64
     }
 
+    /// What of the reservations is a guess.
+    pub(super) fn guessed(&self) -> u64 {
+        (self.sum(|shard| &shard.guessed) as i64).max(0) as u64
+    }
+
+    /// What is a guess changed by `by`.
+    pub(super) fn add_guessed(&self, shard: usize, by: u64) {
+        self.shards[shard].guessed.fetch_add(by, Relaxed);
+    }
+
     /// The same, negative values included.
+    #[cfg(test)]
+    pub(super) fn exactly_guessed(&self) -> i64 {
+        self.sum(|shard| &shard.guessed) as i64
+    }
+
+    /// What open requests hold, negative values included.
     #[cfg(test)]
     pub(super) fn exactly_held(&self) -> i64 {
         self.sum(|shard| &shard.held) as i64
@@ -211,8 +229,9 @@ impl Part {
 
     /// Begins with `value`, which is in the sum already. No other thread has the request yet.
     #[inline]
-    pub(super) fn open(&self, value: u64) {
-        self.0.store(value.min(Self::LARGEST), Relaxed);
+    pub(super) fn open(&self, value: u64, marked: bool) {
+        let mark = if marked { Self::MARK } else { 0 };
+        self.0.store(value.min(Self::LARGEST) | mark, Relaxed);
     }
 
     /// The value, or `None` once it is closed.
@@ -229,6 +248,15 @@ impl Part {
         let set = |word: u64| (word != Self::CLOSED).then_some(word & Self::MARK | value);
         let former = self.0.fetch_update(Relaxed, Relaxed, set).ok()?;
         Some(former & !Self::MARK)
+    }
+
+    /// Sets the value and the mark, and returns the former ones. `None` if it is closed.
+    pub(super) fn replace_marked(&self, value: u64, marked: bool) -> Option<Last> {
+        let mark = if marked { Self::MARK } else { 0 };
+        let word = value.min(Self::LARGEST) | mark;
+        let set = |former: u64| (former != Self::CLOSED).then_some(word);
+        let former = self.0.fetch_update(Relaxed, Relaxed, set).ok()?;
+        Some(Last::of(former))
     }
 
     /// Marks it, unless it is closed or marked. Returns whether it did.
@@ -255,9 +283,16 @@ impl Part {
                 marked: false,
             };
         }
-        Last {
-            value: word & !Self::MARK,
-            marked: word & Self::MARK != 0,
+        Last::of(word)
+    }
+}
+
+impl Last {
+    /// Of a word that is not closed.
+    const fn of(word: u64) -> Self {
+        Self {
+            value: word & !Part::MARK,
+            marked: word & Part::MARK != 0,
         }
     }
 }
@@ -324,7 +359,7 @@ mod tests {
             (None, None, false)
         );
         assert_eq!(part.close(), last(0, false));
-        part.open(5);
+        part.open(5, false);
         assert_eq!((part.get(), part.replace(7)), (Some(5), Some(5)));
         assert!(!part.is_marked());
         assert!(part.mark() && !part.mark() && part.is_marked());
@@ -332,7 +367,7 @@ mod tests {
         assert_eq!(part.close(), last(8, true));
         assert!(!part.is_marked());
         assert_eq!((part.close(), part.replace(1)), (last(0, false), None));
-        part.open(u64::MAX);
+        part.open(u64::MAX, false);
         assert_eq!(part.get(), Some(Part::LARGEST));
     }
 }
@@ -397,7 +432,7 @@ mod loom_models {
     fn a_part_that_closes_leaves_nothing_in_the_sum() {
         loom::model(|| {
             let state = Arc::new((Sums::new(), Part::closed()));
-            state.1.open(0);
+            state.1.open(0, false);
             let set = |value: u64| {
                 let state = Arc::clone(&state);
                 move || {

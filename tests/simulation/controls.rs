@@ -8,12 +8,12 @@ use super::{
         policy::{Candidate, Policy, Reading, Verdict, worst},
         stage::Stages,
     },
-    world::{LIMIT, Request, View},
+    world::{LIMIT, Request, Reserved, View},
 };
 
 pub(crate) trait Control {
     /// What to reserve for a request, or `None` if it is refused.
-    fn admits(&mut self, view: View, route: usize, dice: f64) -> Option<f64>;
+    fn admits(&mut self, view: View, route: usize, dice: f64) -> Option<Reserved>;
 
     fn closed(&mut self, _request: &Request) {}
 
@@ -32,8 +32,8 @@ pub(crate) trait Control {
 pub(crate) struct Nothing;
 
 impl Control for Nothing {
-    fn admits(&mut self, _: View, _: usize, _: f64) -> Option<f64> {
-        Some(0.0)
+    fn admits(&mut self, _: View, _: usize, _: f64) -> Option<Reserved> {
+        Some(Reserved::default())
     }
 }
 
@@ -41,8 +41,8 @@ impl Control for Nothing {
 pub(crate) struct InFlight(pub(crate) usize);
 
 impl Control for InFlight {
-    fn admits(&mut self, view: View, _: usize, _: f64) -> Option<f64> {
-        (view.open < self.0).then_some(0.0)
+    fn admits(&mut self, view: View, _: usize, _: f64) -> Option<Reserved> {
+        (view.open < self.0).then_some(Reserved::default())
     }
 }
 
@@ -67,8 +67,8 @@ impl Threshold {
 }
 
 impl Control for Threshold {
-    fn admits(&mut self, _: View, _: usize, dice: f64) -> Option<f64> {
-        (dice >= self.refused).then_some(0.0)
+    fn admits(&mut self, _: View, _: usize, dice: f64) -> Option<Reserved> {
+        (dice >= self.refused).then_some(Reserved::default())
     }
 
     fn tick(&mut self, view: View, _: &[Request]) -> Vec<usize> {
@@ -125,24 +125,31 @@ impl Ours {
 }
 
 impl Control for Ours {
-    fn admits(&mut self, view: View, route: usize, _: f64) -> Option<f64> {
+    fn admits(&mut self, view: View, route: usize, _: f64) -> Option<Reserved> {
         // As the crate does, which reads when a request finds that the figures are old.
         if view.now - self.read > 0.005 {
             self.read(view);
         }
-        let mean = self.means[route].get().unwrap_or(LIMIT as u64 / 64);
+        let known = self.means[route].get();
+        let mean = known.unwrap_or(LIMIT as u64 / 64);
         if self.totals.reserved + mean > self.verdict.rooms[1] {
             self.totals.refused += 1;
             return None;
         }
         self.totals.reserved += mean;
         self.totals.admitted += 1;
-        Some(mean as f64)
+        let reserved = Reserved {
+            bytes: mean,
+            guessed: if known.is_none() { mean } else { 0 },
+        };
+        self.totals.guessed += reserved.guessed;
+        Some(reserved)
     }
 
     fn closed(&mut self, request: &Request) {
-        self.totals.reserved -= request.reserved as u64;
-        self.totals.released += request.reserved as u64;
+        self.totals.reserved -= request.reserved.bytes;
+        self.totals.guessed -= request.reserved.guessed;
+        self.totals.released += request.reserved.bytes;
         self.learns(request.route, request.held);
     }
 

@@ -148,6 +148,13 @@ enum Event {
     Restarted,
 }
 
+/// What a control has reserved for a request, in bytes, and how much of it is a guess.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Reserved {
+    pub(crate) bytes: u64,
+    pub(crate) guessed: u64,
+}
+
 /// A request, and what a control needs to know of it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Request {
@@ -155,7 +162,7 @@ pub(crate) struct Request {
     pub(crate) start: f64,
     pub(crate) held: f64,
     /// What the control has reserved for it.
-    pub(crate) reserved: f64,
+    pub(crate) reserved: Reserved,
     size: f64,
     cpu: f64,
     slow: bool,
