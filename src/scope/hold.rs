@@ -34,6 +34,7 @@ impl RequestScope {
             scope: self.clone(),
             holds: self.state().lifecycle.hold(),
             stream: StreamPlace::none(),
+            is_registered: false,
         };
         // So that a shutdown can end the scope. What holds it is not woken, unless it runs a future.
         hold.stream.register(self, true, Waker::noop());
@@ -124,6 +125,8 @@ pub struct ScopeHold {
     /// `false` if the scope had ended before.
     holds: bool,
     stream: StreamPlace,
+    /// Whether the waker of the future that it runs was registered in the place of the response's.
+    is_registered: bool,
 }
 
 impl ScopeHold {
@@ -200,6 +203,7 @@ impl ScopeHold {
         if taken_up {
             // In place of the response's waker, which is over.
             self.scope.limits().register(cx.waker());
+            self.is_registered = true;
         }
         if let Some(reason) = self.scope.exceeded() {
             self.scope.cancel_for(reason);
@@ -217,6 +221,11 @@ impl ScopeHold {
 impl Drop for ScopeHold {
     fn drop(&mut self) {
         self.stream.remove(&self.scope);
+        if self.is_registered {
+            // The scope may be kept for long, and must not keep the connection's task. If another hold has
+            // registered its task meanwhile, that one is polled, and registers it again.
+            self.scope.limits().wake();
+        }
         if self.holds {
             let state = self.scope.state();
             let released = state.lifecycle.release_hold();

@@ -1,7 +1,11 @@
 //! Connections that leave HTTP, and the holds that keep their scopes open.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -236,6 +240,68 @@ async fn a_held_future_that_panics_ends_its_scope_as_panicked() {
     });
     assert!(tokio::spawn(held).await.unwrap_err().is_panic());
     assert_eq!(watch.outcome().await, Outcome::Panicked);
+}
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_scope_that_outlives_its_connection_does_not_keep_the_task_that_served_it() {
+    for ready in [true, false] {
+        let (hold, watch) = upgraded();
+        let scope = hold.scope().clone();
+        let mut polls = 0;
+        let mut held = Box::pin(hold.run(std::future::poll_fn(move |_| {
+            polls += 1;
+            if ready && polls == 2 {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut cx = Context::from_waker(&waker);
+        assert!(held.as_mut().poll(&mut cx).is_pending());
+        assert!(Arc::strong_count(&wakes) > 2, "it is to be woken");
+        assert_eq!(held.as_mut().poll(&mut cx).is_ready(), ready);
+        drop(held);
+        drop(waker);
+        assert_eq!(Arc::strong_count(&wakes), 1, "ready: {ready}");
+        drop(scope);
+        assert_eq!(watch.outcome_now(), Outcome::Completed);
+    }
+}
+
+#[test]
+fn when_one_of_two_held_futures_ends_the_other_one_is_still_woken_at_a_limit() {
+    let (mut holds, watch) = held(Method::GET, StatusCode::SWITCHING_PROTOCOLS, 2);
+    let scope = holds[0].scope().clone();
+    let wakes: [_; 2] = std::array::from_fn(|_| Arc::new(Wakes::default()));
+    let wakers = wakes.each_ref().map(|wakes| Waker::from(Arc::clone(wakes)));
+    let mut contexts = wakers.each_ref().map(Context::from_waker);
+    let mut futures =
+        [(); 2].map(|()| Box::pin(holds.pop().unwrap().run(std::future::pending::<()>())));
+    for (future, cx) in futures.iter_mut().zip(&mut contexts) {
+        assert!(future.as_mut().poll(cx).is_pending());
+    }
+    let [first, mut second] = futures;
+    drop(first);
+    // As a task does that was woken.
+    if wakes[1].0.swap(0, Ordering::Relaxed) > 0 {
+        assert!(second.as_mut().poll(&mut contexts[1]).is_pending());
+    }
+    scope.shorten_deadline(Duration::ZERO);
+    assert_eq!(wakes[1].0.load(Ordering::Relaxed), 1);
+    drop((second, scope));
+    assert_eq!(watch.outcome_now(), Outcome::Completed);
 }
 
 #[tokio::test]
