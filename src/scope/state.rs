@@ -33,6 +33,13 @@ pub(super) const NEVER: u64 = u64::MAX;
 /// 208 days.
 pub(super) const STATUS_BITS: u32 = 10;
 
+/// How many requests may be open in a row, each sent by the one before, that end one another. Each refers to the
+/// one before, also after that one's end, and is asked for its reason by the next.
+const MAX_DEPTH: u8 = 64;
+
+// `docs/guide/placing.md` states it.
+const _: () = assert!(MAX_DEPTH == 64);
+
 /// The request is not spared by a shutdown.
 const NOT_SPARED: usize = usize::MAX;
 
@@ -69,8 +76,10 @@ pub(crate) struct ScopeState {
 
 /// What most requests do not have, behind one pointer.
 pub(super) struct Rare {
-    /// The scope of the request that has sent this one.
+    /// The scope of the request that has sent this one, if that is not [too deep](MAX_DEPTH).
     pub(super) parent: Option<Counted<ScopeState>>,
+    /// The number of requests before this one, as far as they refer to one another.
+    depth: u8,
     /// The path of the parent, if the request was made of the parent's extensions.
     pub(super) parent_path: Option<String>,
     pub(super) annotations: Annotations,
@@ -89,6 +98,7 @@ impl Rare {
     fn new() -> Self {
         Self {
             parent: None,
+            depth: 0,
             parent_path: None,
             annotations: Annotations::new(),
             spared: AtomicUsize::new(NOT_SPARED),
@@ -144,7 +154,12 @@ impl ScopeState {
         self.limits.start = start;
         if let Some(parent) = parent {
             self.limits.bound(&parent.limits);
-            self.rare_mut().parent = Some(parent.clone());
+            let depth = parent.rare.get().map_or(0, |rare| rare.depth);
+            if depth < MAX_DEPTH {
+                let rare = self.rare_mut();
+                rare.parent = Some(parent.clone());
+                rare.depth = depth + 1;
+            }
         }
         if let Some(capture) = Capture::take() {
             self.rare_mut().capture = Some(capture);

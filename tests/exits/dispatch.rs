@@ -19,13 +19,15 @@ use futures_util::{FutureExt, future::join_all};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::{Instant, sleep, timeout};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope, RoutePolicy, ScopeReport, cancel::DeadlineSource,
     extract::RouteLabelLayer,
 };
 
-use super::support::{Refused, get as request, never_answering, scope_of, use_everything, watched};
+use super::support::{
+    Refused, get as request, never_answering, poll_once, scope_of, use_everything, watched,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -790,4 +792,70 @@ async fn a_copy_of_the_request_within_its_own_route_is_counted_as_that_route() {
             vec![report; times + 1]
         );
     }
+}
+
+/// A service that never answers, and leaves the head of the last request there.
+fn leaving_its_head(
+    layer: &MemoryLayer,
+) -> (
+    impl Service<Request<Body>, Response: Sized, Error = Infallible, Future: Sized>,
+    Arc<Mutex<Option<Parts>>>,
+) {
+    let head = Arc::new(Mutex::new(None));
+    let service = layer.layer(service_fn({
+        let head = Arc::clone(&head);
+        move |request: Request<Body>| {
+            scope_of(&request).arena().alloc_str("as long as the scope");
+            *head.lock().unwrap() = Some(request.into_parts().0);
+            std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+        }
+    }));
+    (service, head)
+}
+
+/// As one that looks for something, and sends itself again before it ends.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_sends_itself_again_for_ever_keeps_no_more_than_a_few_of_those_before() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let (mut service, head) = leaving_its_head(&layer);
+    let mut open = Box::pin(service.call(call("/")));
+    for _ in 0..1000 {
+        assert!(poll_once(&mut open).is_pending());
+        let next = copy(&head.lock().unwrap().take().unwrap(), "/");
+        // The one before is dropped when this one is open.
+        open = Box::pin(service.call(next));
+    }
+    let now = watch.handle.snapshot();
+    assert_eq!(now.in_flight, 1);
+    assert!(now.pool.rented <= 65, "{} arenas", now.pool.rented);
+    drop((open, head.lock().unwrap().take()));
+    watch.reports(1001).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_requests_in_a_row_the_deadline_bounds_all_and_the_end_cancels_the_next_64() {
+    let (layer, watch) = watched(MemoryLayer::builder().timeout(60 * SECOND));
+    let (mut service, head) = leaving_its_head(&layer);
+    let (mut open, mut scopes) = (Vec::new(), Vec::new());
+    let mut next = call("/");
+    for _ in 0..1000 {
+        let mut response = Box::pin(service.call(next));
+        assert!(poll_once(&mut response).is_pending());
+        open.push(response);
+        let parts = head.lock().unwrap().take().unwrap();
+        let scope = parts.extensions.get::<RequestScope>().unwrap().clone();
+        if scopes.is_empty() {
+            scope.shorten_deadline(SECOND);
+        }
+        scopes.push(scope);
+        next = copy(&parts, "/");
+    }
+    let deadline = scopes[0].deadline();
+    assert!(scopes.iter().all(|scope| scope.deadline() == deadline));
+    scopes[0].cancel();
+    let cancelled = scopes.iter().take_while(|scope| scope.is_cancelled());
+    assert_eq!(cancelled.count(), 65);
+    assert!(scopes[65..].iter().all(|scope| !scope.is_cancelled()));
+    drop((open, scopes, next));
+    watch.reports(1000).await;
 }
