@@ -368,12 +368,30 @@ impl<B: Body> OpenBody<B> {
     pub(super) fn is_end_stream(&self) -> bool {
         // The trailers are not at its end yet.
         let at_end = |body: &B| self.end.trailers.is_none() && body.is_end_stream();
-        self.inside.get().is_none_or(at_end)
+        self.ask(at_end).unwrap_or(true)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.inside
-            .get()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.ask(Body::size_hint)
+            .unwrap_or_else(|| SizeHint::with_exact(0))
+    }
+
+    /// Asks the body something, unless it is over.
+    fn ask<T>(&self, f: impl FnOnce(&B) -> T) -> Option<T> {
+        let body = self.inside.get()?;
+        let mut asked = Asked(self.open());
+        let answer = f(body);
+        asked.0 = None;
+        Some(answer)
+    }
+}
+
+/// Dropped full by a panic of a body that is asked something, which is a panic like any other.
+struct Asked<'a>(Option<&'a OpenScope>);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let panicked = CancelReason::new(Outcome::Panicked);
+        self.0.inspect(|open| open.scope().cancel_for(panicked));
     }
 }

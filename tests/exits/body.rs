@@ -1,21 +1,25 @@
 //! When a response body counts as complete.
 
 use std::{
+    convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
-    task::Poll,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Empty, Full};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{MemoryLayer, Outcome, middleware::ResponseBody};
 
 use super::support::{
     Refused, Step, Steps, Watch, answering, data, get, next_data, poll_body, scope_of, trailers,
-    watched,
+    use_everything, watched,
 };
 
 /// A response's body whose scope is open.
@@ -210,10 +214,10 @@ fn a_panic_in_the_drop_of_a_body_is_panicked() {
         type Data = Bytes;
         type Error = Refused;
         fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            cx: &mut std::task::Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Refused>>> {
-            std::pin::Pin::new(&mut self.0).poll_frame(cx)
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Refused>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
         }
     }
     let (body, watch) = open(Bomb(Steps::data([]).telling_its_end()));
@@ -229,12 +233,12 @@ fn a_body_that_panics_when_it_is_asked_for_its_size_is_panicked() {
         type Data = Bytes;
         type Error = Refused;
         fn poll_frame(
-            self: std::pin::Pin<&mut Self>,
-            _cx: &mut std::task::Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Refused>>> {
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Refused>>> {
             Poll::Ready(None)
         }
-        fn size_hint(&self) -> http_body::SizeHint {
+        fn size_hint(&self) -> SizeHint {
             panic!("the size hint panics")
         }
     }
@@ -328,4 +332,73 @@ fn the_default_body_is_the_inner_default_and_of_no_scope() {
     let body = ResponseBody::<Full<Bytes>>::default();
     assert!(body.is_end_stream());
     assert_eq!(body.size_hint().exact(), Some(0));
+}
+
+/// A body that panics when it is asked something after its head.
+struct Unasked {
+    asked: AtomicUsize,
+    about_its_end: bool,
+}
+
+impl Unasked {
+    /// The layer asks once, for the head.
+    fn asked(&self, about_its_end: bool) {
+        if about_its_end == self.about_its_end {
+            assert_eq!(self.asked.fetch_add(1, Ordering::Relaxed), 0);
+        }
+    }
+}
+
+impl Body for Unasked {
+    type Data = Bytes;
+    type Error = Refused;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Refused>>> {
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.asked(true);
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.asked(false);
+        SizeHint::default()
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_panics_when_a_server_asks_it_something_has_panicked() {
+    for about_its_end in [true, false] {
+        for limited in [true, false] {
+            let mut layer = MemoryLayer::builder();
+            if limited {
+                layer = layer.body_timeout(Duration::from_secs(60));
+            }
+            let (layer, watch) = watched(layer);
+            let service = layer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
+                use_everything(&scope_of(&request));
+                let asked = AtomicUsize::new(0);
+                std::future::ready(Ok::<_, Infallible>(Response::new(Unasked {
+                    asked,
+                    about_its_end,
+                })))
+            }));
+            let body = service.oneshot(get("/")).await.unwrap().into_body();
+            let asks = || {
+                let body = body;
+                if about_its_end {
+                    body.is_end_stream();
+                } else {
+                    body.size_hint();
+                }
+            };
+            assert!(catch_unwind(AssertUnwindSafe(asks)).is_err());
+            assert_eq!(watch.outcome().await, Outcome::Panicked);
+        }
+    }
 }
