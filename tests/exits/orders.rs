@@ -1,7 +1,7 @@
 //! The layer inside and outside of those of tower and tower-http, in many orders. What each order
 //! means stands in `docs/guide/placing.md`. Time is paused.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{io, panic::AssertUnwindSafe, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -20,7 +20,11 @@ use tower_http::{
     timeout::TimeoutLayer,
     trace::TraceLayer,
 };
-use tower_memory::{MemoryLayer, Outcome};
+use tower_memory::{
+    MemoryLayer, Outcome,
+    deadline_header::DeadlineHeader,
+    middleware::{RequestBody, RequestBodyLayer},
+};
 
 use super::{
     random::Random,
@@ -119,15 +123,25 @@ enum Case {
     BodyError,
     Error,
     Slow,
+    /// A header leaves it less time than all other limits.
+    Deadline,
+    /// The client is gone within its upload.
+    ClientGone,
+    /// The handler cancels its request, and answers.
+    Cancelled,
+    /// The connection leaves HTTP.
+    Upgraded,
     /// The body turns out to be too large.
     Large,
     /// `content-length` says so.
     AnnouncedLarge,
     FutureDropped,
     BodyDropped,
+    /// The body falls silent, which ends at the layer's limit for bodies, if it has one.
+    BodySilent,
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 18] = [
     Case::Whole,
     Case::Stream,
     Case::Zipped,
@@ -137,26 +151,39 @@ const CASES: [Case; 13] = [
     Case::BodyError,
     Case::Error,
     Case::Slow,
+    Case::Deadline,
+    Case::ClientGone,
+    Case::Cancelled,
+    Case::Upgraded,
     Case::Large,
     Case::AnnouncedLarge,
     Case::FutureDropped,
     Case::BodyDropped,
+    Case::BodySilent,
 ];
 
 impl Case {
     fn request(self) -> Request<Body> {
         let method = match self {
             Self::Head => Method::HEAD,
-            Self::Large | Self::AnnouncedLarge => Method::POST,
+            Self::Large | Self::AnnouncedLarge | Self::ClientGone => Method::POST,
             _ => Method::GET,
         };
         let part = Bytes::from(vec![7; LIMIT / 2]);
         let parts = [(); 3].map(|()| Ok::<_, BoxError>(part.clone()));
         let mut request = Request::builder().method(method).uri(format!("/{self:?}"));
-        if self == Self::Zipped {
-            request = request.header("accept-encoding", "gzip");
+        match self {
+            Self::Zipped => request = request.header("accept-encoding", "gzip"),
+            Self::Deadline => {
+                request = request.header(DeadlineHeader::RequestTimeout.name(), "5");
+            }
+            _ => {}
         }
         let body = match self {
+            Self::ClientGone => {
+                let gone = io::Error::from(io::ErrorKind::ConnectionReset);
+                Body::from_stream(stream::iter([Ok(part), Err(gone)]))
+            }
             Self::Large => Body::from_stream(stream::iter(parts)),
             Self::AnnouncedLarge => {
                 request = request.header("content-length", LIMIT * 2);
@@ -175,13 +202,16 @@ impl Case {
             Self::BodyError | Self::Error => Outcome::ServiceError,
             Self::Slow if inside.contains(&Other::Timeout) => Outcome::Completed,
             Self::Slow if outside.contains(&Other::Timeout) => Outcome::Abandoned,
-            Self::Slow => Outcome::DeadlineExceeded,
+            Self::Slow | Self::Deadline | Self::BodySilent => Outcome::DeadlineExceeded,
+            Self::ClientGone => Outcome::ClientGone,
+            Self::Cancelled => Outcome::Cancelled,
             Self::AnnouncedLarge if outside.contains(&Other::BodyLimit) => return None,
             Self::FutureDropped | Self::BodyDropped => Outcome::Abandoned,
             Self::Whole
             | Self::Stream
             | Self::Zipped
             | Self::Head
+            | Self::Upgraded
             | Self::Large
             | Self::AnnouncedLarge => Outcome::Completed,
         })
@@ -195,6 +225,7 @@ fn parts(whole: Bytes, end: &'static str) -> Body {
         match (n, end) {
             (1, "Panic") => panic!("the body panics"),
             (1, "Error") => Some((Err(BoxError::from("the body fails")), (whole, 2))),
+            (1, "Silence") => std::future::pending().await,
             _ if whole.is_empty() => None,
             _ => {
                 let part = whole.split_to(whole.len().min(800));
@@ -208,7 +239,7 @@ fn parts(whole: Bytes, end: &'static str) -> Body {
 
 const WHOLE: usize = 2400;
 
-async fn handler(request: Request<Body>) -> Result<Response<Body>, BoxError> {
+async fn handler(request: Request<RequestBody<Body>>) -> Result<Response<Body>, BoxError> {
     let scope = scope_of(&request);
     use_everything(&scope);
     let mut buffer = scope.arena().buf();
@@ -219,13 +250,28 @@ async fn handler(request: Request<Body>) -> Result<Response<Body>, BoxError> {
         "/Stream" | "/Zipped" | "/BodyDropped" => parts(whole, "None"),
         "/BodyPanic" => parts(whole, "Panic"),
         "/BodyError" => parts(whole, "Error"),
+        "/BodySilent" => parts(whole, "Silence"),
         "/Panic" => panic!("the handler panics"),
         "/Error" => return Err("the service fails".into()),
-        "/Slow" | "/FutureDropped" => {
+        "/Cancelled" => {
+            scope.cancel();
+            Body::from(whole)
+        }
+        "/Upgraded" => {
+            let hold = scope.hold();
+            tokio::spawn(async move {
+                hold.upgraded();
+                sleep(Duration::from_millis(1)).await;
+                drop(hold);
+            });
+            let upgrade = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+            return Ok(upgrade.body(Body::empty()).unwrap());
+        }
+        "/Slow" | "/Deadline" | "/FutureDropped" => {
             sleep(SLOW).await;
             Body::empty()
         }
-        "/Large" | "/AnnouncedLarge" => match request.into_body().collect().await {
+        "/Large" | "/AnnouncedLarge" | "/ClientGone" => match request.into_body().collect().await {
             Ok(read) => Body::from(read.to_bytes()),
             Err(_) => {
                 let mut refusal = Response::new(Body::from("too large"));
@@ -237,10 +283,18 @@ async fn handler(request: Request<Body>) -> Result<Response<Body>, BoxError> {
     }))
 }
 
-/// The layers from the outside to the inside, the layer between them.
-fn stack(outside: &[Other], inside: &[Other]) -> (Boxed, Watch) {
-    let (memory, watch): (MemoryLayer, _) = watched(MemoryLayer::builder().timeout(TIMEOUT));
-    let mut service = BoxCloneSyncService::new(service_fn(handler));
+/// The layers from the outside to the inside, the layer between them. Bodies with a limit are watched in another way
+/// than those without.
+fn stack(outside: &[Other], inside: &[Other], limits_bodies: bool) -> (Boxed, Watch) {
+    let mut memory = MemoryLayer::builder()
+        .timeout(TIMEOUT)
+        .trust_deadline(DeadlineHeader::RequestTimeout);
+    if limits_bodies {
+        memory = memory.body_timeout(TIMEOUT);
+    }
+    let (memory, watch): (MemoryLayer, _) = watched(memory);
+    let handler = RequestBodyLayer::new().layer(service_fn(handler));
+    let mut service = BoxCloneSyncService::new(handler);
     for other in inside.iter().rev() {
         service = other.around(service);
     }
@@ -269,6 +323,12 @@ async fn send(service: Boxed, case: Case) {
     if case == Case::BodyDropped {
         return;
     }
+    if case == Case::Upgraded {
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        drop(response);
+        // The hold, which is taken up, is dropped.
+        return sleep(Duration::from_millis(2)).await;
+    }
     let (head, body) = response.into_parts();
     let collected = AssertUnwindSafe(body.collect()).catch_unwind().await;
     match case {
@@ -279,18 +339,28 @@ async fn send(service: Boxed, case: Case) {
         }
         Case::Zipped => assert!(!collected.unwrap().unwrap().to_bytes().is_empty()),
         Case::BodyPanic => assert!(collected.is_err()),
-        Case::BodyError => assert!(collected.unwrap().is_err()),
+        Case::BodyError | Case::BodySilent => assert!(collected.unwrap().is_err()),
         Case::Panic => assert_eq!(head.status, StatusCode::INTERNAL_SERVER_ERROR),
         Case::Slow => assert!(matches!(head.status.as_u16(), 408 | 504)),
+        Case::Deadline => assert_eq!(head.status, StatusCode::GATEWAY_TIMEOUT),
         _ => {}
     }
 }
 
-/// Sends a request of each case through the stack.
+/// Sends a request of each case through the stack, with and without a limit for bodies, and one during a shutdown.
 async fn every_case(outside: &[Other], inside: &[Other]) {
-    let (service, watch) = stack(outside, inside);
+    for limits_bodies in [false, true] {
+        every_case_of(outside, inside, limits_bodies).await;
+    }
+}
+
+async fn every_case_of(outside: &[Other], inside: &[Other], limits_bodies: bool) {
+    let (service, watch) = stack(outside, inside, limits_bodies);
     let mut reached = 0;
     for case in CASES {
+        if case == Case::BodySilent && !limits_bodies {
+            continue;
+        }
         send(service.clone(), case).await;
         let expected = case.outcome(inside, outside);
         reached += usize::from(expected.is_some());
@@ -303,6 +373,11 @@ async fn every_case(outside: &[Other], inside: &[Other]) {
             );
         }
     }
+    assert!(watch.handle.shutdown(Duration::ZERO).await.is_clean());
+    let refused = service.oneshot(Case::Whole.request()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let reports = watch.reports(reached + 1).await;
+    assert_eq!(reports[reached].outcome, Outcome::Shutdown);
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,6 +392,19 @@ async fn each_request_has_the_outcome_of_its_order_whatever_lies_inside_and_outs
                 .collect::<Vec<_>>()
         });
         every_case(&outside, &inside).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_has_the_outcome_of_its_order_beside_each_two_layers_in_both_orders() {
+    for first in OTHERS {
+        for second in OTHERS.into_iter().filter(|second| *second != first) {
+            let both = [first, second];
+            for place in 0..=both.len() {
+                let (outside, inside) = both.split_at(place);
+                every_case(outside, inside).await;
+            }
+        }
     }
 }
 
@@ -340,7 +428,7 @@ async fn each_request_has_the_outcome_of_its_order_in_shuffled_stacks() {
 /// after how many milliseconds the last was over.
 async fn six(outside: &[Other], inside: &[Other]) -> (Vec<Outcome>, u128) {
     let start = tokio::time::Instant::now();
-    let (service, watch) = stack(outside, inside);
+    let (service, watch) = stack(outside, inside, false);
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..6 {
         let response = service.clone().oneshot(Case::Slow.request());
@@ -388,7 +476,7 @@ async fn a_wait_for_a_place_counts_towards_the_deadline_only_if_the_limit_is_ins
 
 #[tokio::test(start_paused = true)]
 async fn what_a_buffer_outside_has_not_passed_on_is_not_seen() {
-    let (service, watch) = stack(&[Other::Buffer], &[]);
+    let (service, watch) = stack(&[Other::Buffer], &[], false);
     let mut response = Box::pin(service.oneshot(Case::Whole.request()));
     assert!(poll_once(&mut response).is_pending());
     drop(response);
