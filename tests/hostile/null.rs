@@ -67,6 +67,7 @@ fn what_an_arena_cannot_get_is_an_error_with_the_numbers() {
         48: |arena| arena.try_alloc_slice_fill_iter([Some(1_u64); 3]);
         3: |arena| arena.try_alloc_slice_fill_iter([1_u8, 2, 3]);
         4: |arena| arena.try_alloc_fmt(format_args!("{n}"));
+        9: |arena| arena.try_alloc_concat(("item-", n));
         32: |arena| arena.vec::<u64>().try_reserve_exact(4);
         9: |arena| arena.string().try_reserve(9);
         10: |arena| arena.buf().try_reserve(10);
@@ -84,6 +85,7 @@ fn what_a_cursor_cannot_get_is_an_error_with_the_numbers() {
         48: |arena| arena.cursor().try_alloc_slice_fill_iter([Some(1_u64); 3]);
         3: |arena| arena.cursor().try_alloc_slice_fill_iter([1_u8, 2, 3]);
         4: |arena| arena.cursor().try_alloc_fmt(format_args!("{n}"));
+        5: |arena| arena.cursor().try_alloc_concat(("item-", n));
         32: |arena| arena.cursor().vec::<u64>().try_reserve_exact(4);
         9: |arena| arena.cursor().string().try_reserve(9);
     }
