@@ -123,6 +123,7 @@ mod config;
 mod counted;
 mod histogram;
 mod label_table;
+mod names;
 mod pack;
 mod recycled;
 mod sharded;

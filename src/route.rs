@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crate::{
     account::aside,
     label_table::LabelTable,
+    names::RouteName,
     pool::LearnedSizes,
-    sampler::RouteName,
     sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock},
 };
 
@@ -125,14 +125,6 @@ impl RouteLabel {
     /// Returns the label as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-#[cfg(feature = "trace")]
-impl RouteLabel {
-    /// The text, which no other label has at its address while it is kept.
-    pub(crate) const fn text(&self) -> &Arc<str> {
         &self.0
     }
 }

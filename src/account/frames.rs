@@ -16,7 +16,7 @@ use super::{
     raw::{Pinned, Record},
     usage::{Counts, HeapUsage},
 };
-use crate::sampler::LabelWord;
+use crate::names::LabelWord;
 
 /// Maximum number of different accounts that can be nested on one thread.
 pub(super) const MAX_DEPTH: usize = 16;

@@ -7,7 +7,9 @@ use super::{
     totals::is_installed,
     usage::Usage,
 };
-use crate::sampler::{RouteName, TaskName};
+#[cfg(feature = "trace")]
+use crate::names::LabelWord;
+use crate::names::{RouteName, TaskName};
 
 /// Counts what a piece of code allocates and frees.
 ///
@@ -299,6 +301,13 @@ impl Account {
     #[inline]
     pub(crate) fn set_labels(&self, route: Option<RouteName>, task: Option<TaskName>) {
         self.record.labels.set(route, task);
+    }
+
+    /// The account's part of a profile, and of the flight recorder's events.
+    #[cfg(feature = "trace")]
+    #[inline]
+    pub(crate) fn labels(&self) -> LabelWord {
+        self.record.labels.get()
     }
 
     /// Begins anew, with all counts at zero.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     account::{is_installed, unsampled},
+    names,
     sampler::{self, Totals},
 };
 
@@ -142,17 +143,13 @@ impl Profile {
 
     fn now() -> Self {
         let dropped = sampler::dropped();
-        let routes = sampler::route_names();
         let mut tasks: HashMap<u16, Option<Arc<str>>> = HashMap::new();
         let row = |totals: Totals| Row {
             index: totals.index,
-            route: routes
-                .get(usize::from(totals.names.route))
-                .copied()
-                .flatten(),
+            route: names::route_name(totals.names.route),
             task: tasks
                 .entry(totals.names.task)
-                .or_insert_with_key(|number| sampler::task_name(*number).map(Into::into))
+                .or_insert_with_key(|number| names::task_name(*number).map(Into::into))
                 .clone(),
             frames: totals.stack.into_iter().map(Frame::new).collect(),
             allocated: Amount::new(totals.allocated),

@@ -10,8 +10,6 @@
 #[cfg(feature = "profile")]
 mod draw;
 #[cfg(feature = "profile")]
-mod labels;
-#[cfg(feature = "profile")]
 mod live;
 #[cfg(feature = "profile")]
 mod raw;
@@ -23,13 +21,10 @@ mod stacks;
 #[cfg(feature = "profile")]
 mod state;
 
-pub(crate) use self::seam::{
-    Draw, LabelWord, Labels, LiveSamples, RouteName, TaskName, freed, may_be_live, sampled,
-};
+pub(crate) use self::seam::{Draw, LiveSamples, freed, may_be_live, sampled};
 
 #[cfg(feature = "profile")]
 pub(crate) use self::{
     draw::{POLL, rate, set_rate},
-    labels::{route_names, task_name},
     state::{Totals, dropped, frame_pointers, look_for_frame_pointers, totals},
 };

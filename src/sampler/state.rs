@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::{
     draw::{Rate, Weight},
-    labels::ROUTES,
     live::{Live, Sample, WAYS},
     raw,
     stacks::Stacks,
 };
+use crate::names::ROUTES;
 
 pub(crate) use super::stacks::{Names, Totals};
 

@@ -61,7 +61,7 @@ fn swap(slot: &mut Option<Counted<ScopeState>>) {
 #[inline]
 pub(super) fn enter(slot: &mut Option<Counted<ScopeState>>, writer: Writer) -> EnteredScope<'_> {
     #[cfg(feature = "trace")]
-    let slice = Slice::begin(|| slot.as_deref().map(ScopeState::traced));
+    let slice = Slice::begin(|| slot.as_deref().map(ScopeState::traced_poll));
     #[cfg_attr(not(feature = "trace"), expect(unused_mut))]
     let mut entered = enter_untraced(slot, writer);
     #[cfg(feature = "trace")]

@@ -248,7 +248,7 @@ impl TaskOwner for ScopeState {
     }
 
     #[cfg(feature = "trace")]
-    fn traced(&self) -> crate::trace::Subject<'_> {
+    fn traced(&self) -> crate::trace::Origin {
         self.traced()
     }
 

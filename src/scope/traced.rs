@@ -1,36 +1,36 @@
 //! What the flight recorder is told of a request.
 
-use super::state::{NEVER, ScopeState};
+use super::state::ScopeState;
 use crate::{
     account::Usage,
     cancel::{CancelReason, Outcome},
-    sync::Ordering,
-    trace::{self, Kind, Name, Subject},
+    trace::{self, Kind, Origin},
 };
 
 impl ScopeState {
     /// The request, as far as it is known now.
-    pub(super) fn traced(&self) -> Subject<'_> {
-        // Relaxed: the body is polled after the head by the same owner.
-        let has_head = self.head.load(Ordering::Relaxed) != NEVER;
-        Subject {
-            kind: if has_head { Kind::Body } else { Kind::Request },
-            request: self.id(),
-            route: Name::Label(self.route().label.text()),
-            task: Name::None,
-        }
+    #[inline]
+    pub(super) fn traced(&self) -> Origin {
+        Origin::new(self.id(), self.account.labels())
+    }
+
+    /// What of it is polled. The body is polled after the head by the same owner.
+    #[inline]
+    pub(super) fn traced_poll(&self) -> (Kind, Origin) {
+        let kind = if self.has_head() {
+            Kind::Body
+        } else {
+            Kind::Request
+        };
+        (kind, self.traced())
     }
 
     /// The request was cancelled, or has ended.
     #[inline]
     pub(super) fn trace_cancelled(&self, reason: CancelReason) {
         if trace::is_on() && reason != Outcome::Completed {
-            let subject = Subject {
-                kind: Kind::Cancelled,
-                task: Name::Static(reason.outcome().as_str()),
-                ..self.traced()
-            };
-            trace::cancelled(&subject, reason == Outcome::DeadlineExceeded);
+            let is_deadline = reason == Outcome::DeadlineExceeded;
+            trace::cancelled(self.traced(), reason.outcome().as_str(), is_deadline);
         }
     }
 
@@ -40,14 +40,7 @@ impl ScopeState {
         if trace::is_on() {
             let bytes = usage.map_or(0, |usage| usage.bytes_allocated);
             if trace::is_large(bytes) {
-                let kind = Kind::Closed;
-                trace::large(
-                    &Subject {
-                        kind,
-                        ..self.traced()
-                    },
-                    bytes,
-                );
+                trace::large(self.traced(), bytes);
             }
         }
     }

@@ -16,8 +16,8 @@ use super::{
 use crate::{
     account::{Account, Entry, Writer},
     counted::Counted,
+    names::{RouteName, TaskName},
     route::RouteLabel,
-    sampler::{RouteName, TaskName},
     slab::KeySlot,
     sync::{Arc, AtomicBool, AtomicUsize, Ordering},
 };
@@ -29,7 +29,7 @@ pub(crate) trait TaskOwner: Send + Sync {
 
     /// The request, for the flight recorder.
     #[cfg(feature = "trace")]
-    fn traced(&self) -> crate::trace::Subject<'_>;
+    fn traced(&self) -> crate::trace::Origin;
 
     /// The tasks of the request.
     fn group(&self) -> &TaskGroup;
@@ -260,7 +260,7 @@ impl TaskRecord {
     /// Enters the task's account until the guard is dropped.
     pub(crate) fn enter(&self) -> EnteredTask<'_> {
         #[cfg(feature = "trace")]
-        let slice = crate::trace::Slice::begin(|| Some(self.traced()));
+        let slice = crate::trace::Slice::begin(|| Some((self.traced_kind(), self.traced())));
         // Release, as at the end: a thread that sees the count sees what the polls did.
         self.polls.fetch_add(1, Ordering::Release);
         EnteredTask {
@@ -275,24 +275,22 @@ impl TaskRecord {
 
     /// The task, for the flight recorder.
     #[cfg(feature = "trace")]
-    fn traced(&self) -> crate::trace::Subject<'_> {
-        use crate::trace::{Kind, Name, Subject};
-
+    fn traced(&self) -> crate::trace::Origin {
+        let own = self.account.labels();
         match self.origin() {
-            Origin::Request(owner) => Subject {
-                kind: match self.kind {
-                    TaskKind::Blocking => Kind::Closure,
-                    _ => Kind::Task,
-                },
-                task: Name::Place(self.location),
-                ..owner.traced()
-            },
-            Origin::Detached { name, route, .. } => Subject {
-                kind: Kind::Detached,
-                request: 0,
-                route: Name::Label(route.text()),
-                task: Name::Static(name),
-            },
+            Origin::Request(owner) => owner.traced().in_task(own),
+            Origin::Detached { .. } => crate::trace::Origin::new(0, own),
+        }
+    }
+
+    #[cfg(feature = "trace")]
+    const fn traced_kind(&self) -> crate::trace::Kind {
+        use crate::trace::Kind;
+
+        match self.kind {
+            TaskKind::Blocking => Kind::Closure,
+            TaskKind::Detached => Kind::Detached,
+            TaskKind::Async | TaskKind::Tracked => Kind::Task,
         }
     }
 

@@ -1,5 +1,5 @@
-use super::{names::Name, ring::WORDS};
-use crate::pack::Field;
+use super::ring::{RUNNING, Words};
+use crate::names::{LabelWord, route_name, task_name};
 
 /// What an event is. Polls come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,86 +57,106 @@ impl Kind {
     }
 }
 
-/// Whom a poll is for, with names.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) request: u64,
-    pub(crate) route: Name<'a>,
-    pub(crate) task: Name<'a>,
-}
-
-/// Whom an event concerns: the low bits of the request's number, and two names.
+/// Whom an event concerns, in one word: the low bits of the request's number, since a ring holds some seconds, and
+/// the labels of its account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Origin {
-    pub(super) request: u32,
-    pub(super) route: u16,
-    pub(super) task: u16,
+pub(crate) struct Origin(pub(super) u64);
+
+const REQUEST_SHIFT: u32 = LabelWord::BITS;
+
+impl Origin {
+    /// Zero is no request.
+    #[inline]
+    pub(crate) const fn new(request: u64, labels: LabelWord) -> Self {
+        Self(request << REQUEST_SHIFT | labels.bits() as u64)
+    }
+
+    /// A task of this request, by the labels of the task's account.
+    #[inline]
+    pub(crate) const fn in_task(self, task: LabelWord) -> Self {
+        Self(self.0 | task.bits() as u64)
+    }
+
+    pub(super) const fn request(self) -> u32 {
+        (self.0 >> REQUEST_SHIFT) as u32
+    }
+
+    const fn labels(self) -> LabelWord {
+        LabelWord::from_bits(self.0 as u32)
+    }
+
+    pub(super) fn route(self) -> Option<&'static str> {
+        route_name(self.labels().route())
+    }
+
+    pub(super) fn task(self) -> Option<String> {
+        task_name(self.labels().task())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Event {
+    /// In ticks, as the end.
     pub(super) start: u64,
-    /// In ticks; zero for what takes no time.
-    pub(super) duration: u64,
+    /// The start, of what takes no time.
+    pub(super) end: u64,
     pub(super) kind: Kind,
     /// Bytes that were allocated, or what the kind says.
     pub(super) value: u64,
     pub(super) origin: Origin,
 }
 
-const KIND: Field = Field::first(8);
-const VALUE: Field = KIND.then(56);
-const TASK: Field = Field::first(16);
-const ROUTE: Field = TASK.then(16);
-const REQUEST: Field = ROUTE.then(32);
+/// Bits of the kind. Those above hold the value, and [`RUNNING`] is between them.
+const VALUE_SHIFT: u32 = RUNNING.trailing_zeros() + 1;
 
-impl Origin {
-    pub(super) fn pack(self) -> u64 {
-        REQUEST.pack(self.request.into())
-            | ROUTE.pack(self.route.into())
-            | TASK.pack(self.task.into())
-    }
+const _: () = assert!(Kind::ALL.len() < RUNNING as usize);
 
-    pub(super) fn unpack(word: u64) -> Self {
-        // The fields are as wide as the numbers.
-        Self {
-            request: REQUEST.get(word) as u32,
-            route: ROUTE.get(word) as u16,
-            task: TASK.get(word) as u16,
-        }
-    }
-}
-
-/// A kind and a value in one word. Larger values are the largest.
-pub(super) fn pack(kind: Kind, value: u64) -> u64 {
-    KIND.pack(kind as u64) | VALUE.pack(value.min(VALUE.max()))
+/// A kind and a value below 2^56 in one word.
+#[inline]
+pub(super) const fn pack(kind: Kind, value: u64) -> u64 {
+    value << VALUE_SHIFT | kind as u64
 }
 
 pub(super) fn unpack(word: u64) -> (Kind, u64) {
-    let kind = Kind::ALL.get(KIND.get(word) as usize);
+    let kind = Kind::ALL.get((word & (RUNNING - 1)) as usize);
     // A word is whole, so there is such a kind.
-    (*kind.unwrap_or(&Kind::Request), VALUE.get(word))
+    (*kind.unwrap_or(&Kind::Request), word >> VALUE_SHIFT)
 }
 
 impl Event {
-    pub(super) fn pack(&self) -> [u64; WORDS] {
+    /// What happened to `origin` at a moment.
+    pub(super) const fn mark(kind: Kind, at: u64, value: u64, origin: Origin) -> Self {
+        Self {
+            start: at,
+            end: at,
+            kind,
+            value,
+            origin,
+        }
+    }
+
+    /// In ticks. Zero if the clocks of two processors differ.
+    pub(super) const fn duration(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    pub(super) const fn pack(&self) -> Words {
         [
             self.start,
-            self.duration,
+            self.end,
             pack(self.kind, self.value),
-            self.origin.pack(),
+            self.origin.0,
         ]
     }
 
-    pub(super) fn unpack([start, duration, what, origin]: [u64; WORDS]) -> Self {
+    pub(super) fn unpack([start, end, what, origin]: Words) -> Self {
         let (kind, value) = unpack(what);
         Self {
             start,
-            duration,
+            end: end.max(start),
             kind,
             value,
-            origin: Origin::unpack(origin),
+            origin: Origin(origin),
         }
     }
 }
@@ -149,27 +169,22 @@ mod tests {
     fn an_event_comes_back_as_it_was() {
         for (n, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, n);
-            let origin = Origin {
-                request: u32::MAX - 1,
-                route: 0xabcd,
-                task: n as u16,
-            };
             let event = Event {
-                start: u64::MAX,
-                duration: 7,
+                start: u64::MAX - 1,
+                end: u64::MAX,
                 kind,
                 value: (1 << 56) - 2,
-                origin,
+                origin: Origin(0x0123_4567_89ab_cdef),
             };
             assert_eq!(Event::unpack(event.pack()), event);
         }
     }
 
     #[test]
-    fn a_value_that_does_not_fit_is_the_largest() {
-        assert_eq!(
-            unpack(pack(Kind::Body, u64::MAX)),
-            (Kind::Body, (1 << 56) - 1)
-        );
+    fn an_origin_has_the_low_bits_of_the_request_and_the_labels_of_both() {
+        let request = Origin::new(0xf_ffff_fffe, LabelWord::from_bits(0x0007_0000));
+        let task = request.in_task(LabelWord::from_bits(0x0000_0009));
+        assert_eq!(task.request(), 0xffff_fffe);
+        assert_eq!((task.labels().route(), task.labels().task()), (7, 9));
     }
 }

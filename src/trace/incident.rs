@@ -14,7 +14,6 @@ use std::{
 use super::{
     clock::{Anchor, Rate},
     event::{Event, Kind},
-    names,
     snapshot::TraceSnapshot,
     threads::Thread,
 };
@@ -170,8 +169,7 @@ pub(super) fn slow_poll(thread: &Thread, event: Event, running: bool) {
             return;
         };
         let rate = Rate::between(from, Anchor::now());
-        let nanos =
-            rate.nanos(event.start.saturating_add(event.duration)) - rate.nanos(event.start);
+        let nanos = rate.nanos(event.end) - rate.nanos(event.start);
         let duration = Some(Duration::from_nanos(nanos.max(0).unsigned_abs()));
         if is_known {
             let is_same = |kept: &&mut Kept| {
@@ -180,7 +178,7 @@ pub(super) fn slow_poll(thread: &Thread, event: Event, running: bool) {
             if let Some(kept) = incidents.kept.iter_mut().rev().find(is_same) {
                 kept.incident.duration = duration;
                 // It may have become known in the poll.
-                kept.incident.route = names::text(event.origin.route);
+                kept.incident.route = event.origin.route().map(Into::into);
                 kept.incident.running &= running;
             }
             return;
@@ -213,12 +211,12 @@ impl Incident {
     fn new(kind: IncidentKind, thread: &Thread, event: &Event) -> Self {
         let task = match event.kind {
             Kind::Cancelled | Kind::Closed => None,
-            _ => names::text(event.origin.task),
+            _ => event.origin.task().map(Into::into),
         };
         Self {
             kind,
-            request: event.origin.request,
-            route: names::text(event.origin.route),
+            request: event.origin.request(),
+            route: event.origin.route().map(Into::into),
             task,
             thread: thread.name.clone(),
             thread_id: thread.id,

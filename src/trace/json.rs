@@ -1,10 +1,12 @@
 //! A snapshot in the trace-event format, which Perfetto and Chrome read.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use super::{
     event::{Event, Kind},
-    names,
     snapshot::{ThreadEvents, TraceSnapshot},
 };
 
@@ -80,7 +82,7 @@ impl<W: Write> Writer<'_, W> {
         self.head("X", thread, event)?;
         let rate = &self.snapshot.rate;
         // Both ends are rounded: a part of a slice does not stick out of it.
-        let end = rate.nanos(event.start.saturating_add(event.duration));
+        let end = rate.nanos(event.end);
         let nanos = end.saturating_sub(rate.nanos(event.start)).max(0);
         write!(self.to, ",\"dur\":{}.{:03}", nanos / 1000, nanos % 1000)?;
         let bytes = match self.snapshot.counts_bytes {
@@ -105,9 +107,9 @@ impl<W: Write> Writer<'_, W> {
         let nanos = self.snapshot.rate.nanos(event.start).max(0);
         write!(self.to, ",\n{{\"ph\":\"{phase}\",\"name\":")?;
         let name = match event.kind {
-            Kind::Request | Kind::Body => names::text(event.origin.route),
+            Kind::Request | Kind::Body => event.origin.route().map(Cow::Borrowed),
             Kind::ArenaGrowth => None,
-            _ => names::text(event.origin.task),
+            _ => event.origin.task().map(Cow::Owned),
         };
         self.text(name.as_deref().unwrap_or(event.kind.as_str()))?;
         let (kind, pid, tid) = (event.kind.as_str(), self.pid, thread.id);
@@ -120,12 +122,18 @@ impl<W: Write> Writer<'_, W> {
     }
 
     fn args(&mut self, event: &Event, more: &str) -> io::Result<()> {
-        write!(self.to, ",\"args\":{{\"request\":{}", event.origin.request)?;
-        for (name, number) in [("route", event.origin.route), ("task", event.origin.task)] {
-            if let Some(text) = names::text(number) {
-                write!(self.to, ",\"{name}\":")?;
-                self.text(&text)?;
-            }
+        write!(
+            self.to,
+            ",\"args\":{{\"request\":{}",
+            event.origin.request()
+        )?;
+        if let Some(route) = event.origin.route() {
+            self.to.write_all(b",\"route\":")?;
+            self.text(route)?;
+        }
+        if let Some(task) = event.origin.task() {
+            self.to.write_all(b",\"task\":")?;
+            self.text(&task)?;
         }
         if !more.is_empty() {
             write!(self.to, ",{more}")?;

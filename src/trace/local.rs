@@ -2,13 +2,13 @@
 
 use std::{
     cell::RefCell,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use super::{
     clock::ticks,
-    event::{Event, Kind, Origin, Subject, pack, unpack},
-    names::Cache,
+    event::{Event, Kind, Origin, pack, unpack},
+    ring::{RUNNING, Running},
     threads::{self, Thread},
 };
 use crate::{
@@ -16,9 +16,10 @@ use crate::{
     sync::Arc,
 };
 
-/// Whether polls are recorded.
+/// The number of the recording that runs, or zero.
 // std's and not loom's, here and below: the models do not record.
-static IS_ON: AtomicBool = AtomicBool::new(false);
+static RECORDING: AtomicU64 = AtomicU64::new(OFF);
+pub(super) const OFF: u64 = 0;
 
 /// Ticks from which on a poll is slow.
 static SLOW: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -32,29 +33,33 @@ thread_local! {
 
 struct Local {
     thread: Arc<Thread>,
-    names: Cache,
+    recording: u64,
     depth: usize,
     open: [Open; DEPTH],
 }
 
 /// A poll that runs.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Open {
-    start: u64,
+    running: Running,
+    /// What the thread had allocated at its start.
     bytes: u64,
-    kind_and_bytes: u64,
-    origin: u64,
 }
 
 /// Whether anything is recorded. One load.
 #[inline]
 pub(crate) fn is_on() -> bool {
-    // Relaxed: what is recorded is ordered by the rings.
-    IS_ON.load(Ordering::Relaxed)
+    recording() != OFF
 }
 
-pub(super) fn switch(on: bool) {
-    IS_ON.store(on, Ordering::Relaxed);
+#[inline]
+fn recording() -> u64 {
+    // Relaxed: what is recorded is ordered by the rings.
+    RECORDING.load(Ordering::Relaxed)
+}
+
+pub(super) fn switch(recording: u64) {
+    RECORDING.store(recording, Ordering::Relaxed);
 }
 
 pub(super) fn set_slow(ticks: u64) {
@@ -74,45 +79,35 @@ impl Slice {
 
     /// Begins a poll, before its account is entered.
     #[inline]
-    pub(crate) fn begin<'a>(subject: impl FnOnce() -> Option<Subject<'a>>) -> Self {
-        if !is_on() {
+    pub(crate) fn begin(subject: impl FnOnce() -> Option<(Kind, Origin)>) -> Self {
+        let recording = recording();
+        if recording == OFF {
             return Self(false);
         }
-        Self(subject().is_some_and(|subject| begin(&subject)))
+        Self(subject().is_some_and(|(kind, origin)| begin(recording, kind, origin)))
     }
 
-    /// Ends the poll, after its account was left. `subject` is asked again, since a route may become known in a
+    /// Ends the poll, after its account was left. `origin` is asked again, since a route may become known in a
     /// poll.
     #[inline]
-    pub(crate) fn end<'a>(&mut self, subject: impl FnOnce() -> Option<Subject<'a>>) {
+    pub(crate) fn end(&mut self, origin: impl FnOnce() -> Option<Origin>) {
         if std::mem::take(&mut self.0) {
-            end(subject());
+            end(origin());
         }
-    }
-}
-
-impl Local {
-    fn origin(&mut self, subject: &Subject<'_>) -> u64 {
-        let origin = Origin {
-            // The low bits: a ring holds some seconds.
-            request: subject.request as u32,
-            route: self.names.number(subject.route),
-            task: self.names.number(subject.task),
-        };
-        origin.pack()
     }
 }
 
 /// Calls `f` with what the thread records. Returns `None` if the thread records nothing: it is ending, or there
 /// are too many.
 #[inline]
-fn with<R>(f: impl FnOnce(&mut Local) -> R) -> Option<R> {
+fn with<R>(recording: u64, f: impl FnOnce(&mut Local) -> R) -> Option<R> {
     LOCAL
         .try_with(|local| {
             let mut local = local.try_borrow_mut().ok()?;
-            let is_stale = |local: &Local| local.depth == 0 && !local.thread.is_current();
+            // A poll ends in the ring it has begun in.
+            let is_stale = |local: &Local| local.recording != recording && local.depth == 0;
             if local.as_ref().is_none_or(is_stale) {
-                *local = first();
+                *local = first(recording);
             }
             local.as_mut().map(f)
         })
@@ -123,78 +118,103 @@ fn with<R>(f: impl FnOnce(&mut Local) -> R) -> Option<R> {
 /// Takes a ring. No request is charged for it.
 #[cold]
 #[inline(never)]
-fn first() -> Option<Local> {
+fn first(recording: u64) -> Option<Local> {
+    let none = Open {
+        running: Running::default(),
+        bytes: 0,
+    };
     aside(|| {
         Some(Local {
-            thread: threads::join()?,
-            names: Cache::new(),
+            thread: threads::join(recording)?,
+            recording,
             depth: 0,
-            open: [Open::default(); DEPTH],
+            open: [none; DEPTH],
         })
     })
 }
 
 #[inline(never)]
-fn begin(subject: &Subject<'_>) -> bool {
-    with(|local| {
-        let origin = local.origin(subject);
-        let bytes = thread_bytes();
+fn begin(recording: u64, kind: Kind, origin: Origin) -> bool {
+    with(recording, |local| {
         let Some(open) = local.open.get_mut(local.depth) else {
             return false;
         };
         local.depth += 1;
-        let kind_and_bytes = pack(subject.kind, bytes);
-        let start = ticks();
-        *open = Open {
-            start,
-            bytes,
-            kind_and_bytes,
-            origin,
+        let bytes = thread_bytes();
+        let running = Running {
+            start: ticks(),
+            // No two polls that are inside of one another have the same word.
+            what: pack(kind, local.depth as u64) | RUNNING,
+            origin: origin.0,
         };
-        local
-            .thread
-            .ring
-            .set_current([start, kind_and_bytes, origin]);
+        *open = Open { running, bytes };
+        local.thread.ring.begin(&running);
         true
     })
     .unwrap_or(false)
 }
 
 #[inline(never)]
-fn end(subject: Option<Subject<'_>>) {
-    let slow = with(|local| {
-        let depth = local.depth.checked_sub(1)?;
-        let now = ticks();
-        local.depth = depth;
-        let open = local.open[depth];
-        let (kind, _) = unpack(open.kind_and_bytes);
-        let event = Event {
-            start: open.start,
-            duration: now.saturating_sub(open.start),
-            kind,
-            value: thread_bytes().wrapping_sub(open.bytes),
-            origin: Origin::unpack(subject.map_or(open.origin, |subject| local.origin(&subject))),
-        };
-        local.thread.ring.push(event.pack());
-        let outer = depth
-            .checked_sub(1)
-            .map_or(Open::default(), |outer| local.open[outer]);
-        local
-            .thread
-            .ring
-            .set_current([outer.start, outer.kind_and_bytes, outer.origin]);
-        // Relaxed: a number of its own.
-        let is_slow = event.duration >= SLOW.load(Ordering::Relaxed) && kind.may_starve();
-        is_slow.then(|| (Arc::clone(&local.thread), event))
+fn end(origin: Option<Origin>) {
+    let now = ticks();
+    let _ = LOCAL.try_with(|local| {
+        if let Ok(mut local) = local.try_borrow_mut() {
+            if let Some(local) = local.as_mut() {
+                local.end(now, origin);
+            }
+        }
     });
-    if let Some((thread, event)) = slow.flatten() {
-        slow_poll(&thread, event);
+}
+
+impl Local {
+    #[inline]
+    fn end(&mut self, now: u64, origin: Option<Origin>) {
+        let Some(depth) = self.depth.checked_sub(1) else {
+            return;
+        };
+        let Some(Open { running, bytes }) = self.open.get(depth).copied() else {
+            return;
+        };
+        self.depth = depth;
+        let (kind, _) = unpack(running.what);
+        let event = Event {
+            start: running.start,
+            end: now,
+            kind,
+            value: thread_bytes().wrapping_sub(bytes),
+            origin: origin.unwrap_or(Origin(running.origin)),
+        };
+        self.thread.ring.push(event.pack());
+        self.resume();
+        // Relaxed: a number of its own.
+        if event.duration() >= SLOW.load(Ordering::Relaxed) && kind.may_starve() {
+            slow_poll(&self.thread, event);
+        }
+    }
+
+    /// Adds what happened at a moment.
+    fn mark(&self, event: Event) {
+        self.thread.ring.push(event.pack());
+        self.resume();
+    }
+
+    /// The innermost poll goes on.
+    #[inline]
+    fn resume(&self) {
+        if let Some(open) = self.innermost() {
+            self.thread.ring.begin(&open.running);
+        }
+    }
+
+    #[inline]
+    fn innermost(&self) -> Option<&Open> {
+        self.open.get(self.depth.checked_sub(1)?)
     }
 }
 
 #[cold]
 #[inline(never)]
-fn slow_poll(thread: &Arc<Thread>, event: Event) {
+fn slow_poll(thread: &Thread, event: Event) {
     aside(|| super::incident::slow_poll(thread, event, false));
 }
 
@@ -202,40 +222,27 @@ fn slow_poll(thread: &Arc<Thread>, event: Event) {
 #[cold]
 #[inline(never)]
 pub(crate) fn event(kind: Kind, value: u64) {
-    if !is_on() {
+    let recording = recording();
+    if recording == OFF {
         return;
     }
-    with(|local| {
-        let open = local
-            .depth
-            .checked_sub(1)
-            .and_then(|depth| local.open.get(depth));
-        let origin = Origin::unpack(open.map_or(0, |open| open.origin));
-        let event = Event {
-            start: ticks(),
-            duration: 0,
-            kind,
-            value,
-            origin,
-        };
-        local.thread.ring.push(event.pack());
+    with(recording, |local| {
+        let origin = local.innermost().map_or(0, |open| open.running.origin);
+        local.mark(Event::mark(kind, ticks(), value, Origin(origin)));
     });
 }
 
 /// Records something that happens to a request, on any thread. Returns the event, and the thread that recorded it.
 #[cold]
 #[inline(never)]
-pub(super) fn event_of(subject: &Subject<'_>, value: u64) -> Option<(Arc<Thread>, Event)> {
-    with(|local| {
-        let origin = Origin::unpack(local.origin(subject));
-        let event = Event {
-            start: ticks(),
-            duration: 0,
-            kind: subject.kind,
-            value,
-            origin,
-        };
-        local.thread.ring.push(event.pack());
+pub(super) fn event_of(kind: Kind, origin: Origin, value: u64) -> Option<(Arc<Thread>, Event)> {
+    let recording = recording();
+    if recording == OFF {
+        return None;
+    }
+    with(recording, |local| {
+        let event = Event::mark(kind, ticks(), value, origin);
+        local.mark(event);
         (Arc::clone(&local.thread), event)
     })
 }

@@ -53,7 +53,6 @@ mod event;
 mod incident;
 mod json;
 mod local;
-mod names;
 mod request;
 mod ring;
 mod settings;
@@ -65,7 +64,6 @@ pub use self::incident::{Incident, IncidentKind, incidents};
 pub use self::settings::{TraceSettings, is_recording, snapshot, stop};
 pub use self::snapshot::{Poll, TraceSnapshot};
 
-pub(crate) use self::event::{Kind, Subject};
+pub(crate) use self::event::{Kind, Origin};
 pub(crate) use self::local::{Slice, event, is_on};
-pub(crate) use self::names::Name;
 pub(crate) use self::request::{cancelled, is_large, large};

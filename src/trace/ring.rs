@@ -1,35 +1,57 @@
-//! The last events of one thread.
+//! The last events of one thread, and what it does now.
 //!
 //! # Invariants
 //!
-//! 1. One thread writes: `push` and `set_current` are called by the thread that the ring belongs to.
+//! 1. One thread writes: `begin` and `push` are called by the thread that the ring belongs to. It writes to the slot
+//!    at the head only: what runs there, and then the event.
 //! 2. A reader that sees a word of the event at a position also sees that the head is at least that position:
-//!    each word is stored after a release fence that follows the store of that head, and the reader's acquire fence
-//!    follows its loads of words.
+//!    each word is stored with release, or after a release fence, that follows the store of that head, and the
+//!    reader's acquire fence follows its loads of words.
 //! 3. So an event is whole if the head, read after its words, is at most the position plus the capacity less one:
 //!    the slot at the head may be half written.
 //! 4. A reader that sees a head sees all events before it: the head is stored with release, and loaded with acquire.
+//! 5. What runs is whole if the head and the word that says what it is are the same before and after its other words
+//!    were read. That word has the flag [`RUNNING`] until the event is written. At one head, another begins only
+//!    inside of the one before, so its word differs.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Words of an event.
-pub(super) const WORDS: usize = 4;
+/// The words of an event: start, end, what it is, and whom it concerns.
+pub(super) type Words = [u64; 4];
+
+/// Set in the word that says what it is, until it has ended.
+pub(super) const RUNNING: u64 = 1 << 7;
 
 /// Events that are copied at a time before the reader looks what was overwritten meanwhile.
 const CHUNK: u64 = 1024;
 
+/// Half a line of the processor's cache.
+#[repr(align(32))]
+struct Slot {
+    start: AtomicU64,
+    end: AtomicU64,
+    what: AtomicU64,
+    origin: AtomicU64,
+}
+
 pub(super) struct Ring {
     /// How many events were pushed.
     head: AtomicU64,
-    slots: Box<[[AtomicU64; WORDS]]>,
-    /// What runs now, with a sequence number that is odd while it is changed: start, bytes at the start, origin.
-    sequence: AtomicU64,
-    current: [AtomicU64; 3],
+    slots: Box<[Slot]>,
+}
+
+/// What runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Running {
+    pub(super) start: u64,
+    /// With the flag [`RUNNING`].
+    pub(super) what: u64,
+    pub(super) origin: u64,
 }
 
 /// Events that were read, oldest first, and how many of the ring's were overwritten meanwhile.
 pub(super) struct Read {
-    pub(super) events: Vec<[u64; WORDS]>,
+    pub(super) events: Vec<Words>,
     pub(super) lost: u64,
 }
 
@@ -37,29 +59,49 @@ impl Ring {
     /// `capacity` is a power of two.
     pub(super) fn new(capacity: usize) -> Self {
         debug_assert!(capacity.is_power_of_two(), "{capacity} is no power of two");
-        let slot = || std::array::from_fn(|_| AtomicU64::new(0));
+        let word = || AtomicU64::new(0);
+        let slot = || Slot {
+            start: word(),
+            end: word(),
+            what: word(),
+            origin: word(),
+        };
         Self {
-            head: AtomicU64::new(0),
+            head: word(),
             slots: std::iter::repeat_with(slot).take(capacity).collect(),
-            sequence: AtomicU64::new(0),
-            current: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
-    fn slot(&self, at: u64) -> &[AtomicU64; WORDS] {
+    #[inline]
+    fn slot(&self, at: u64) -> &Slot {
         // The cast drops bits that the mask drops as well.
         &self.slots[at as usize & (self.slots.len() - 1)]
     }
 
-    /// Adds an event in place of the oldest one. Invariant 1.
+    /// Says what runs from now on, until the next [`push`](Self::push). Invariant 1.
     #[inline]
-    pub(super) fn push(&self, words: [u64; WORDS]) {
-        let at = self.head.load(Ordering::Relaxed);
-        // Invariant 2.
+    pub(super) fn begin(&self, running: &Running) {
+        let slot = self.slot(self.head.load(Ordering::Relaxed));
+        // Invariants 2 and 5: it may be inside of another one.
+        slot.what.store(0, Ordering::Release);
         fence(Ordering::Release);
-        for (slot, word) in self.slot(at).iter().zip(words) {
-            slot.store(word, Ordering::Relaxed);
-        }
+        slot.start.store(running.start, Ordering::Relaxed);
+        slot.origin.store(running.origin, Ordering::Relaxed);
+        // Invariant 5.
+        slot.what.store(running.what, Ordering::Release);
+    }
+
+    /// Adds an event in place of the oldest one. Nothing runs then. Invariant 1.
+    #[inline]
+    pub(super) fn push(&self, [start, end, what, origin]: Words) {
+        let at = self.head.load(Ordering::Relaxed);
+        let slot = self.slot(at);
+        // Invariants 2 and 5: what a reader sees of the rest belongs to nothing that runs.
+        slot.what.store(what, Ordering::Release);
+        fence(Ordering::Release);
+        slot.start.store(start, Ordering::Relaxed);
+        slot.end.store(end, Ordering::Relaxed);
+        slot.origin.store(origin, Ordering::Relaxed);
         // Invariant 4.
         self.head.store(at + 1, Ordering::Release);
     }
@@ -78,9 +120,10 @@ impl Ring {
             let stop = (at + CHUNK).min(end);
             let first = read.events.len();
             for position in at..stop {
-                let words = self.slot(position);
-                let words = std::array::from_fn(|n| words[n].load(Ordering::Relaxed));
-                read.events.push(words);
+                let slot = self.slot(position);
+                let words = [&slot.start, &slot.end, &slot.what, &slot.origin];
+                read.events
+                    .push(words.map(|word| word.load(Ordering::Relaxed)));
             }
             // Invariants 2 and 3.
             fence(Ordering::Acquire);
@@ -93,29 +136,22 @@ impl Ring {
         read
     }
 
-    /// Says what runs from now on: its start, the bytes at its start, and its origin. A start of zero is nothing.
-    /// Invariant 1.
-    #[inline]
-    pub(super) fn set_current(&self, current: [u64; 3]) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.sequence
-            .store(sequence.wrapping_add(1), Ordering::Relaxed);
-        // As invariant 2, of the sequence number.
-        fence(Ordering::Release);
-        for (slot, word) in self.current.iter().zip(current) {
-            slot.store(word, Ordering::Relaxed);
-        }
-        self.sequence
-            .store(sequence.wrapping_add(2), Ordering::Release);
-    }
-
     /// What runs now. `None` if nothing does, or it changed at that moment.
-    pub(super) fn current(&self) -> Option<[u64; 3]> {
-        let sequence = self.sequence.load(Ordering::Acquire);
-        let current: [u64; 3] = std::array::from_fn(|n| self.current[n].load(Ordering::Relaxed));
+    pub(super) fn running(&self) -> Option<Running> {
+        let head = self.head.load(Ordering::Acquire);
+        let slot = self.slot(head);
+        // Invariant 5.
+        let what = slot.what.load(Ordering::Acquire);
+        let running = Running {
+            start: slot.start.load(Ordering::Relaxed),
+            what,
+            origin: slot.origin.load(Ordering::Relaxed),
+        };
         fence(Ordering::Acquire);
-        let is_whole = sequence % 2 == 0 && self.sequence.load(Ordering::Relaxed) == sequence;
-        (is_whole && current[0] != 0).then_some(current)
+        // Acquire: if it is that of a later one, the head is, too.
+        let is_whole =
+            slot.what.load(Ordering::Acquire) == what && self.head.load(Ordering::Relaxed) == head;
+        (is_whole && what & RUNNING != 0).then_some(running)
     }
 }
 
@@ -128,20 +164,37 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a list.
+        /// Against a list and a stack.
         #[test]
-        fn a_ring_holds_the_last_events(bits in 0_u32..5, parts in prop::collection::vec(0_u64..50, 1..8)) {
+        fn a_ring_holds_the_last_events_and_what_runs(
+            bits in 0_u32..5,
+            steps in prop::collection::vec(0_u8..3, 0..100),
+        ) {
             let capacity = 1 << bits;
             let ring = Ring::new(capacity);
-            let mut model = Vec::new();
-            for part in parts {
-                for _ in 0..part {
-                    let n = model.len() as u64;
-                    ring.push([n; WORDS]);
-                    model.push([n; WORDS]);
+            let (mut model, mut open) = (Vec::new(), Vec::<Running>::new());
+            for (n, step) in steps.into_iter().enumerate() {
+                let n = n as u64 + 1;
+                match step {
+                    0 => {
+                        let what = (open.len() as u64 + 1) << 8 | RUNNING;
+                        open.push(Running { start: n, what, origin: 2 * n });
+                        ring.begin(open.last().expect("pushed"));
+                    }
+                    // The innermost ends, or else something happens at a moment.
+                    step => {
+                        let ended = if step == 1 { open.pop() } else { None };
+                        let start = ended.map_or(n, |ended| ended.start);
+                        model.push([start, n, 3 << 8, 2 * start]);
+                        ring.push([start, n, 3 << 8, 2 * start]);
+                        if let Some(outer) = open.last() {
+                            ring.begin(outer);
+                        }
+                    }
                 }
+                prop_assert_eq!(ring.running(), open.last().copied());
                 // The slot at the head counts as half written.
-                let kept = if model.len() < capacity { model.len() } else { capacity - 1 };
+                let kept = model.len().min(if model.len() < capacity { capacity } else { capacity - 1 });
                 let read = ring.read();
                 prop_assert_eq!(&read.events, &model[model.len() - kept..]);
                 prop_assert_eq!(read.lost, (model.len().min(capacity) - kept) as u64);
@@ -153,23 +206,29 @@ mod tests {
     fn a_reader_sees_whole_events_in_order_while_the_thread_writes() {
         let ring = Ring::new(4096);
         let stop = AtomicBool::new(false);
+        let running = |n, depth| Running {
+            start: n,
+            what: depth << 8 | RUNNING,
+            origin: 3 * n + depth,
+        };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut n = 1;
                 while !stop.load(Ordering::Relaxed) {
-                    ring.set_current([n, 2 * n, 3 * n]);
-                    ring.push([n, 2 * n, 3 * n, 4 * n]);
-                    n += 1;
+                    ring.begin(&running(n, 1));
+                    ring.begin(&running(n + 1, 2));
+                    ring.push([n, 2 * n, n << 8, 4 * n]);
+                    n += 2;
                 }
             });
             for _ in 0..300 {
                 let mut last = 0;
-                for [n, twice, thrice, four] in ring.read().events {
-                    assert!([twice, thrice, four] == [2 * n, 3 * n, 4 * n] && n > last);
+                for [n, twice, what, four] in ring.read().events {
+                    assert!([twice, what, four] == [2 * n, n << 8, 4 * n] && n > last);
                     last = n;
                 }
-                if let Some([n, twice, thrice]) = ring.current() {
-                    assert_eq!([twice, thrice], [2 * n, 3 * n]);
+                if let Some(found) = ring.running() {
+                    assert_eq!(found, running(found.start, found.what >> 8));
                 }
             }
             stop.store(true, Ordering::Relaxed);
@@ -183,64 +242,112 @@ mod loom_models {
 
     use super::*;
 
-    /// Invariants 2 and 3. The reader is the spawned thread: loom explores more of its reads.
-    #[test]
-    fn an_event_that_is_read_is_whole() {
-        loom::model(|| {
-            let ring = Arc::new(Ring::new(2));
-            ring.push([1; WORDS]);
+    /// An event, and what runs before it, of which all words are `n`.
+    fn event(n: u64) -> Words {
+        [n; 4]
+    }
+
+    fn running(n: u64) -> Running {
+        Running {
+            start: n,
+            what: n << 8 | RUNNING,
+            origin: n,
+        }
+    }
+
+    fn model(capacity: usize, read: fn(&Ring), write: fn(&Ring)) {
+        loom::model(move || {
+            let ring = Arc::new(Ring::new(capacity));
+            ring.push(event(1));
+            // The reader is the spawned thread: loom explores more of its reads.
             let reader = thread::spawn({
                 let ring = Arc::clone(&ring);
-                move || {
-                    for words in ring.read().events {
-                        assert!(words.iter().all(|word| *word == words[0]), "torn {words:?}");
-                    }
-                }
+                move || read(&ring)
             });
-            ring.push([2; WORDS]);
-            ring.push([3; WORDS]);
+            write(&ring);
             reader.join().expect("no panic");
+        });
+    }
+
+    fn all_whole(ring: &Ring) {
+        for words in ring.read().events {
+            assert!(words.iter().all(|word| *word == words[0]), "torn {words:?}");
+        }
+    }
+
+    fn running_whole(ring: &Ring) {
+        if let Some(found) = ring.running() {
+            assert_eq!(found, running(found.start), "torn");
+        }
+    }
+
+    /// Invariants 2 and 3.
+    #[test]
+    fn an_event_that_is_read_is_whole() {
+        model(2, all_whole, |ring| {
+            ring.push(event(2));
+            ring.push(event(3));
+        });
+    }
+
+    /// Invariants 2 and 3.
+    #[test]
+    fn an_event_is_whole_while_the_next_one_begins() {
+        model(2, all_whole, |ring| {
+            ring.push(event(2));
+            ring.begin(&running(3));
         });
     }
 
     /// Invariant 4.
     #[test]
     fn what_the_head_promises_is_there() {
-        loom::model(|| {
-            let ring = Arc::new(Ring::new(4));
-            let reader = thread::spawn({
-                let ring = Arc::clone(&ring);
-                move || {
-                    let read = ring.read();
-                    for (n, words) in read.events.iter().enumerate() {
-                        assert_eq!(words, &[n as u64 + 1; WORDS], "stale");
-                    }
-                }
-            });
-            ring.push([1; WORDS]);
-            ring.push([2; WORDS]);
-            reader.join().expect("no panic");
+        let read = |ring: &Ring| {
+            for (n, words) in ring.read().events.iter().enumerate() {
+                assert_eq!(words, &event(n as u64 + 1), "stale");
+            }
+        };
+        model(4, read, |ring| {
+            ring.push(event(2));
+            ring.push(event(3));
         });
     }
 
+    /// Invariant 5, of two that are inside of one another.
     #[test]
     fn what_runs_is_whole() {
-        loom::model(|| {
-            let ring = Arc::new(Ring::new(2));
-            let reader = thread::spawn({
-                let ring = Arc::clone(&ring);
-                move || {
-                    if let Some([start, bytes, origin]) = ring.current() {
-                        assert!(
-                            start == bytes && bytes == origin,
-                            "torn {start} {bytes} {origin}"
-                        );
-                    }
-                }
-            });
-            ring.set_current([1; 3]);
-            ring.set_current([2; 3]);
-            reader.join().expect("no panic");
+        model(2, running_whole, |ring| {
+            ring.begin(&running(1));
+            ring.begin(&running(2));
+        });
+    }
+
+    /// Invariant 5, of what happens at a moment.
+    #[test]
+    fn what_runs_is_whole_while_an_event_is_written() {
+        model(2, running_whole, |ring| {
+            ring.begin(&running(1));
+            ring.push(event(2));
+            ring.begin(&running(1));
+        });
+    }
+
+    /// Invariant 5, of two that do not differ in what they are.
+    #[test]
+    fn what_runs_is_whole_when_the_slot_is_used_again() {
+        let read = |ring: &Ring| {
+            if let Some(found) = ring.running() {
+                assert_eq!(found.start, found.origin, "torn");
+            }
+        };
+        model(1, read, |ring| {
+            let request = |n| Running {
+                what: RUNNING,
+                ..running(n)
+            };
+            ring.begin(&request(1));
+            ring.push(event(2));
+            ring.begin(&request(3));
         });
     }
 }

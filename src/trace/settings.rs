@@ -6,7 +6,7 @@ use std::{
 use super::{
     clock::{self, Anchor},
     incident,
-    local::{is_on, switch},
+    local::{OFF, is_on, switch},
     snapshot::TraceSnapshot,
     threads,
     watch::Watch,
@@ -78,19 +78,19 @@ impl TraceSettings {
     /// Starts recording, for the whole process. What was recorded before, and incidents, are forgotten.
     pub fn start(self) {
         let mut control = control();
-        switch(false);
+        switch(OFF);
         control.watch = None;
         clock::choose();
         let from = Anchor::earlier();
         control.from = Some(from);
-        threads::begin(self.events.clamp(64, 1 << 22).next_power_of_two());
+        let recording = threads::begin(self.events.clamp(64, 1 << 22).next_power_of_two());
         incident::begin(from, self.deadlines, self.bytes);
         if let Some(slow) = self.slow_poll {
             let watch = Arc::new(Watch::new(slow.max(Duration::from_millis(1)), from));
             start(&watch, watch.housekeeping().now());
             control.watch = Some(watch);
         }
-        switch(true);
+        switch(recording);
     }
 }
 
@@ -115,7 +115,7 @@ fn control() -> std::sync::MutexGuard<'static, Control> {
 /// See [`trace`](super).
 pub fn stop() {
     let mut control = control();
-    switch(false);
+    switch(OFF);
     control.watch = None;
 }
 

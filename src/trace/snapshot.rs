@@ -3,7 +3,6 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     clock::{Anchor, Rate},
     event::{Event, Origin, unpack},
-    names,
     threads::{self, Thread},
 };
 use crate::account::is_installed;
@@ -47,7 +46,7 @@ pub struct Poll {
     pub kind: &'static str,
     /// The low 32 bits of [`RequestScope::id`](crate::RequestScope::id); zero for detached tasks.
     pub request: u32,
-    /// The route of the request.
+    /// The route of the request; `{other}` beyond the first 1022 labels of the process.
     pub route: Option<Arc<str>>,
     /// Where the task was started, or its name if it was detached.
     pub task: Option<Arc<str>>,
@@ -88,7 +87,7 @@ impl TraceSnapshot {
     pub(crate) fn keep(&mut self, last: Duration) {
         let since = self.now.saturating_sub(self.rate.ticks(last));
         for thread in &mut self.threads {
-            let is_late = |event: &Event| event.start.saturating_add(event.duration) >= since;
+            let is_late = |event: &Event| event.end >= since;
             thread.events.retain(is_late);
         }
     }
@@ -125,12 +124,12 @@ impl TraceSnapshot {
 
     fn poll(&self, thread: &ThreadEvents, event: &Event, running: bool) -> Poll {
         let start = self.time(event.start);
-        let end = self.time(event.start.saturating_add(event.duration));
+        let end = self.time(event.end);
         Poll {
             kind: event.kind.as_str(),
-            request: event.origin.request,
-            route: names::text(event.origin.route),
-            task: names::text(event.origin.task),
+            request: event.origin.request(),
+            route: event.origin.route().map(Into::into),
+            task: event.origin.task().map(Into::into),
             thread: thread.name.clone(),
             thread_id: thread.id,
             started_ago: self.time(self.now).saturating_sub(start),
@@ -146,7 +145,7 @@ impl ThreadEvents {
         let read = thread.ring.read();
         let mut events: Vec<_> = read.events.into_iter().map(Event::unpack).collect();
         // The ring has them in the order of their ends.
-        events.sort_by_key(|event| (event.start, std::cmp::Reverse(event.duration)));
+        events.sort_by_key(|event| (event.start, std::cmp::Reverse(event.end)));
         Self {
             name: thread.name.clone(),
             id: thread.id,
@@ -159,15 +158,14 @@ impl ThreadEvents {
 
 /// The poll that a thread is in, up to now.
 pub(super) fn running(thread: &Thread) -> Option<Event> {
-    let [start, what, origin] = thread.ring.current()?;
-    let (kind, _) = unpack(what);
-    let duration = super::clock::ticks().saturating_sub(start);
+    let running = thread.ring.running()?;
+    let (kind, _) = unpack(running.what);
     Some(Event {
-        start,
-        duration,
+        start: running.start,
+        end: super::clock::ticks().max(running.start),
         kind,
         value: 0,
-        origin: Origin::unpack(origin),
+        origin: Origin(running.origin),
     })
 }
 

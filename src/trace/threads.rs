@@ -2,10 +2,7 @@
 
 use std::{
     cell::Cell,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
     thread,
 };
 
@@ -21,16 +18,13 @@ pub(super) struct Thread {
     /// Its name, and its number as the system gives it, or as they came.
     pub(super) name: String,
     pub(super) id: u64,
-    recording: u64,
     /// The start of the slow poll that was told last.
     pub(super) told: AtomicU64,
 }
 
-/// The number of the recording. Rings of an older one are not used any more.
-static RECORDING: AtomicU64 = AtomicU64::new(0);
-
 static THREADS: Mutex<Threads> = Mutex::new(Threads {
     all: Vec::new(),
+    recording: 0,
     capacity: 0,
     joined: 0,
     missed: 0,
@@ -38,6 +32,8 @@ static THREADS: Mutex<Threads> = Mutex::new(Threads {
 
 struct Threads {
     all: Vec<Arc<Thread>>,
+    /// The number of the recording. Rings of an older one are not used any more.
+    recording: u64,
     capacity: usize,
     joined: u64,
     missed: u64,
@@ -47,22 +43,15 @@ fn threads<R>(f: impl FnOnce(&mut Threads) -> R) -> R {
     f(&mut THREADS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-impl Thread {
-    /// Whether its ring belongs to the recording that runs.
-    #[inline]
-    pub(super) fn is_current(&self) -> bool {
-        self.recording == RECORDING.load(Ordering::Relaxed)
-    }
-}
-
-/// Begins a recording without events. Rings have `capacity` events each.
-pub(super) fn begin(capacity: usize) {
+/// Begins a recording without events, and returns its number, which is not zero. Rings have `capacity` events each.
+pub(super) fn begin(capacity: usize) -> u64 {
     threads(|threads| {
         threads.all.clear();
         threads.capacity = capacity;
         threads.missed = 0;
-        RECORDING.fetch_add(1, Ordering::Relaxed);
-    });
+        threads.recording += 1;
+        threads.recording
+    })
 }
 
 thread_local! {
@@ -70,14 +59,16 @@ thread_local! {
     static MISSED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Gives the calling thread a ring, if there are not too many. It asks once in a recording.
-pub(super) fn join() -> Option<Arc<Thread>> {
-    let recording = RECORDING.load(Ordering::Relaxed);
+/// Gives the calling thread a ring of this recording, if there are not too many. It asks once in a recording.
+pub(super) fn join(recording: u64) -> Option<Arc<Thread>> {
     if MISSED.try_with(|missed| missed.replace(recording)) == Ok(recording) {
         return None;
     }
     let system_id = thread_id();
     threads(|threads| {
+        if threads.recording != recording {
+            return None;
+        }
         if threads.all.len() >= MOST {
             // The ring of a thread that has ended is in this list only.
             let ended = threads
@@ -97,7 +88,6 @@ pub(super) fn join() -> Option<Arc<Thread>> {
             ring: Ring::new(threads.capacity),
             name: thread::current().name().unwrap_or("thread").to_owned(),
             id: system_id.unwrap_or(threads.joined),
-            recording: RECORDING.load(Ordering::Relaxed),
             told: AtomicU64::new(0),
         });
         threads.all.push(Arc::clone(&thread));

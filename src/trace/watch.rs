@@ -48,7 +48,7 @@ impl Chore for Watch {
         let slow = self.measure();
         for thread in threads::all().0 {
             if let Some(event) = running(&thread) {
-                if event.duration >= slow && event.kind.may_starve() {
+                if event.duration() >= slow && event.kind.may_starve() {
                     slow_poll(&thread, event, true);
                 }
             }

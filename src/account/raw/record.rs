@@ -2,7 +2,7 @@ use super::super::{
     counters::{LARGE, Writer},
     usage::{Counts, HeapUsage},
 };
-use crate::sampler::Labels;
+use crate::names::Labels;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// What a `Bytes` allocates for its own bookkeeping, and takes along when it is handed on.
@@ -92,7 +92,7 @@ pub(in crate::account) struct Record {
     short_frozen: AtomicU64,
     /// The [`Budget`] in force.
     budget: AtomicU64,
-    /// What the profile's samples are named by.
+    /// What the profile's samples and the flight recorder's events are named by.
     pub(in crate::account) labels: Labels,
 }
 

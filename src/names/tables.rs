@@ -1,17 +1,13 @@
-//! Names of routes and tasks as small numbers, which an account can keep in one word.
-
 use std::{
     collections::BTreeMap,
     fmt,
     panic::Location,
     // Not loom's, which cannot be in a `static`.
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
-use super::draw::mixed;
-
 /// How many routes have a number of their own. Further ones share [`OTHER`].
-pub(super) const ROUTES: usize = 1024;
+pub(crate) const ROUTES: usize = 1024;
 const OTHER_ROUTE: u16 = ROUTES as u16 - 1;
 
 /// How many places in the code, or names, tasks can have.
@@ -24,7 +20,11 @@ const PROBES: usize = 16;
 /// The name of all names beyond the bounds, as that of routes.
 const OTHER: &str = "{other}";
 
-static NAMES: Mutex<BTreeMap<&'static str, u16>> = Mutex::new(BTreeMap::new());
+/// The numbers of routes. Its lock is held while one is added.
+static NUMBERS: Mutex<BTreeMap<&'static str, u16>> = Mutex::new(BTreeMap::new());
+
+/// The routes by number.
+static NAMES: [OnceLock<&'static str>; ROUTES] = [const { OnceLock::new() }; ROUTES];
 
 /// Which task it is.
 #[derive(Clone, Copy)]
@@ -37,32 +37,28 @@ static TASKS: [OnceLock<Site>; SITES] = [const { OnceLock::new() }; SITES];
 
 /// The number of a route, from one on. Names are kept for ever, so there is a bound.
 pub(super) fn route(name: &str) -> u16 {
-    let mut names = names();
-    if let Some(number) = names.get(name) {
+    let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(number) = numbers.get(name) {
         return *number;
     }
-    let number = names.len() as u16 + 1;
+    let number = numbers.len() as u16 + 1;
     if number >= OTHER_ROUTE {
         return OTHER_ROUTE;
     }
-    names.insert(Box::leak(name.into()), number);
+    let name: &'static str = Box::leak(name.into());
+    if let Some(place) = NAMES.get(usize::from(number)) {
+        place.get_or_init(|| name);
+    }
+    numbers.insert(name, number);
     number
 }
 
-fn names() -> MutexGuard<'static, BTreeMap<&'static str, u16>> {
-    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The names of all numbers. Zero has none.
-pub(crate) fn route_names() -> Vec<Option<&'static str>> {
-    let mut all = vec![None; ROUTES];
-    let other = [(&OTHER, &OTHER_ROUTE)];
-    for (name, number) in names().iter().chain(other) {
-        if let Some(place) = all.get_mut(usize::from(*number)) {
-            *place = Some(*name);
-        }
+/// The name of a route, unless the number is zero. Takes no lock.
+pub(crate) fn route_name(number: u16) -> Option<&'static str> {
+    if number == OTHER_ROUTE {
+        return Some(OTHER);
     }
-    all
+    NAMES.get(usize::from(number))?.get().copied()
 }
 
 /// The number of a detached task's name.
@@ -76,9 +72,10 @@ pub(super) fn task_at(location: &'static Location<'static>) -> u16 {
 }
 
 fn number(site: Site, address: usize) -> u16 {
-    let from = mixed(address as u64) as usize;
+    // Upper bits of the product depend on all bits below them.
+    let from = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     for probe in 0..PROBES {
-        let at = from.wrapping_add(probe) % SITES;
+        let at = (from as usize).wrapping_add(probe) % SITES;
         let Some(slot) = TASKS.get(at) else {
             continue;
         };
@@ -123,21 +120,23 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_number() {
-        let number = route("/sampler/labels");
-        let elsewhere = ["/sampler", "labels"].join("/");
+        let number = route("/names/{n}");
+        let elsewhere = ["/names", "{n}"].join("/");
         assert_eq!(route(&elsewhere), number, "the text counts");
-        let names = route_names();
-        assert_eq!(names[usize::from(number)], Some("/sampler/labels"));
-        assert_eq!((names[0], names[ROUTES - 1]), (None, Some(OTHER)));
+        assert_eq!(route_name(number), Some("/names/{n}"));
+        assert_eq!(
+            [route_name(0), route_name(OTHER_ROUTE)],
+            [None, Some(OTHER)]
+        );
     }
 
     #[test]
     fn tasks_are_known_by_their_name_or_their_place() {
-        let (named, here) = (task_named("sampler-audit"), task_at(Location::caller()));
-        assert_eq!(task_name(named).as_deref(), Some("sampler-audit"));
+        let (named, here) = (task_named("names-audit"), task_at(Location::caller()));
+        assert_eq!(task_name(named).as_deref(), Some("names-audit"));
         let place = task_name(here).expect("a place");
-        assert!(place.starts_with("src/sampler/labels.rs:"), "{place}");
-        assert_eq!(task_named("sampler-audit"), named);
+        assert!(place.starts_with("src/names/tables.rs:"), "{place}");
+        assert_eq!(task_named("names-audit"), named);
         assert_eq!(task_name(0), None);
     }
 }
