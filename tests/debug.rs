@@ -43,6 +43,7 @@ fn app(build: impl FnOnce(MemoryLayerBuilder) -> MemoryLayerBuilder) -> App {
     let router = Router::new()
         .route("/take/{bytes}", get(take))
         .route("/label", get(label))
+        .route("/arena", get(arena))
         .layer(layer)
         .nest("/debug", pages.into_router());
     App {
@@ -61,6 +62,10 @@ async fn take(Path(bytes): Path<usize>) -> String {
 async fn label(scope: RequestScope, headers: HeaderMap) {
     let name = headers.get("x-label").map(|name| name.as_bytes().to_vec());
     scope.set_route(&String::from_utf8_lossy(&name.unwrap_or_default()));
+}
+
+async fn arena(scope: RequestScope) {
+    scope.arena().alloc([0_u8; 100]);
 }
 
 struct Answer {
@@ -363,6 +368,23 @@ async fn the_table_is_sorted_by_what_the_link_says() {
         page.contains("href=\"?sort=requests&amp;order=desc#routes\""),
         "again is the other way"
     );
+}
+
+#[tokio::test]
+async fn the_hit_rate_of_the_pool_is_shown_by_route() {
+    let app = app(|builder| builder);
+    // The first one makes the arena.
+    for _ in 0..8 {
+        app.get("/arena").await;
+    }
+    app.get("/take/1").await;
+    let page = app.get("/debug?sort=hits&order=desc").await.text;
+    let rows: Vec<_> = page.split("<tr>").collect();
+    let row = |name: &str| rows.iter().position(|row| row.contains(name)).expect(name);
+    let (with, without) = (row("GET /arena<"), row("GET /take/{bytes}<"));
+    assert!(rows[with].contains("<td>87.5 %</td>"), "{}", rows[with]);
+    assert!(!rows[without].contains(" %"), "{}", rows[without]);
+    assert!(with < without, "what is not known comes last");
 }
 
 #[tokio::test]

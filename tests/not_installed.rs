@@ -100,4 +100,31 @@ async fn a_request_has_no_heap_figures_and_all_others() {
     assert_eq!(snapshot.routes[0].bytes, None);
     assert_eq!(snapshot.routes[0].allocations, None);
     assert_eq!(snapshot.routes[0].arena_bytes.as_ref().unwrap().total, 4);
+    #[cfg(feature = "serde")]
+    {
+        let json = serde_json::to_value(&snapshot).unwrap();
+        let row = &json["routes"][0];
+        for name in ["bytes", "allocations", "peak_bytes", "held_after_close"] {
+            assert!(row[name].is_null(), "{name}: {row}");
+        }
+    }
+    #[cfg(feature = "prometheus")]
+    {
+        use prometheus_client::{encoding::text::encode, registry::Registry};
+
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(handle.collector()));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let has = |name: &str| text.lines().any(|line| line.starts_with(name));
+        for name in [
+            "request_allocated_bytes",
+            "request_allocations",
+            "request_peak_bytes",
+            "held_after_close_bytes",
+        ] {
+            assert!(!has(&format!("tower_memory_{name}")), "{name}: {text}");
+        }
+        assert!(has("tower_memory_request_arena_bytes_sum"), "{text}");
+    }
 }

@@ -1,8 +1,13 @@
 //! Numbers agree, each at its moment: a load that is known, over connections of HTTP/1.1 and HTTP/2, in headers,
-//! trailers, reports, the snapshot, its JSON, the text of Prometheus and the `metrics` facade.
+//! trailers, reports, the snapshot, its JSON, the debug page, the text of Prometheus and the `metrics` facade.
 //!
 //! `TOWER_MEMORY_LOAD=100000` sends as many requests, 4000 by default.
-#![cfg(all(feature = "metrics", feature = "prometheus", feature = "serde"))]
+#![cfg(all(
+    feature = "debug",
+    feature = "metrics",
+    feature = "prometheus",
+    feature = "serde"
+))]
 #![forbid(unsafe_code)]
 
 #[path = "support/serve.rs"]
@@ -24,9 +29,10 @@ use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use tokio::net::TcpStream;
-use tower::{Layer, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::{
     Expose, MemoryHandle, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
+    debug::DebugPages,
     header::{X_ALLOC_BYTES, X_ALLOC_COUNT},
     housekeeping::ManualClock,
     observe::metrics_observer,
@@ -193,6 +199,31 @@ fn scrape(handle: &MemoryHandle) -> BTreeMap<String, f64> {
     samples.collect()
 }
 
+/// The rows of the routes on the debug page, by label: the number of requests, and the exact bytes of its cells.
+async fn page(handle: &MemoryHandle) -> BTreeMap<String, (u64, Vec<u64>)> {
+    let pages = DebugPages::new(handle).allow(|_| true).into_router();
+    let request = Request::get("/").header(header::HOST, "localhost");
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    let body = pages.oneshot(request).await.unwrap().into_body();
+    let page = body.collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    let rows = page.split("<code>GET ").skip(1).map(|row| {
+        let row = row.split_once("</tr>").unwrap().0;
+        let (route, row) = row.split_once("</code>").unwrap();
+        let requests = row.split_once("<td>").unwrap().1.split_once("</td>");
+        let digits: String = requests
+            .unwrap()
+            .0
+            .chars()
+            .filter(char::is_ascii_digit)
+            .collect();
+        let titles = row.split("title=\"").skip(1);
+        let bytes = titles.filter_map(|title| title.split_once(" bytes")?.0.parse().ok());
+        (route.to_owned(), (digits.parse().unwrap(), bytes.collect()))
+    });
+    rows.collect()
+}
+
 /// What the clients of a route have seen.
 #[derive(Default, Debug, PartialEq)]
 struct Sums {
@@ -202,7 +233,7 @@ struct Sums {
 }
 
 #[tokio::test]
-async fn headers_trailers_snapshot_json_prometheus_and_metrics_agree_on_a_known_load() {
+async fn headers_trailers_snapshot_json_page_prometheus_and_metrics_agree_on_a_known_load() {
     let load = std::env::var("TOWER_MEMORY_LOAD").ok();
     let load: usize = load.map_or(4000, |load| load.parse().expect("a number"));
     let metrics = Recorded::default();
@@ -235,13 +266,16 @@ async fn headers_trailers_snapshot_json_prometheus_and_metrics_agree_on_a_known_
     let flush = || metrics::with_local_recorder(&metrics, || handle.flush_observers());
 
     let mut seen = BTreeMap::<String, Sums>::new();
+    let mut each = BTreeMap::<String, Vec<u64>>::new();
     // What a request allocates beside the blocks, by protocol and moment.
     let mut beside = BTreeMap::<(usize, &str), [u64; 2]>::new();
     for n in 0..load {
         let (route, blocks, two) = (n % ROUTES, n / ROUTES % 7, n / 3 % 2);
         let [head, end] = clients[two].get(&format!("/{route}/{blocks}")).await;
         let [head, end] = [head, end].map(|headers| figures(&headers));
-        let sums = seen.entry(format!("/items/{route:02}")).or_default();
+        let label = format!("/items/{route:02}");
+        each.entry(label.clone()).or_default().push(end[0]);
+        let sums = seen.entry(label).or_default();
         sums.requests += 1;
         sums.bytes += end[0];
         sums.allocations += end[1];
@@ -272,6 +306,7 @@ async fn headers_trailers_snapshot_json_prometheus_and_metrics_agree_on_a_known_
     let snapshot = handle.snapshot();
     let json = serde_json::to_value(&snapshot).unwrap();
     let scraped = scrape(&handle);
+    let page = page(&handle).await;
     let metrics = metrics.0.lock().unwrap();
     assert_eq!(*reports.lock().unwrap(), seen);
     assert_eq!((seen.len(), snapshot.routes.len()), (ROUTES, ROUTES));
@@ -303,6 +338,21 @@ async fn headers_trailers_snapshot_json_prometheus_and_metrics_agree_on_a_known_
             (json["route"].as_str(), of_json),
             (Some(route), of_snapshot)
         );
+
+        // Within the stated error of what clients have read.
+        let each = each.get_mut(route).unwrap();
+        each.sort_unstable();
+        for q in [0.5, 0.9, 0.95, 0.99] {
+            let exact = each[(each.len() as f64 * q).ceil() as usize - 1];
+            let found = bytes.percentile(q);
+            assert!(found.abs_diff(exact) * 100 <= 3 * exact, "{found} {exact}");
+        }
+        assert_eq!(Some(&bytes.max), each.last());
+        for (name, q) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
+            assert_eq!(number(&json["bytes"][name]), bytes.percentile(q));
+        }
+        let shown = [bytes.percentile(0.5), bytes.percentile(0.95), bytes.max, 0];
+        assert_eq!(page[route], (expected.requests, shown.to_vec()), "{route}");
 
         let labels = format!("method=\"GET\",route=\"{route}\"");
         let sample = |name: &str, more: &str| scraped[&format!("{name}{{{labels}{more}}}")] as u64;

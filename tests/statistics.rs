@@ -9,6 +9,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
     MemoryHandle, MemoryLayer, Outcome, RequestScope, ScopeReport, TrackingAllocator,
     observe::{RouteSnapshot, Summary},
+    scope::ArenaSource,
 };
 
 #[global_allocator]
@@ -99,6 +100,9 @@ fn the_snapshot_has_the_figures_of_a_known_load() {
     assert_eq!(reports.len(), REQUESTS);
     let snapshot = handle.snapshot();
     assert_eq!((snapshot.routes.len(), snapshot.in_flight), (ROUTES, 0));
+    // One after the other, so the first one makes the arena of all.
+    let misses: u64 = snapshot.routes.iter().map(|row| row.arena_misses).sum();
+    assert_eq!((snapshot.routes[0].arena_misses, misses), (1, 1));
     for row in &snapshot.routes {
         let count = (REQUESTS / ROUTES) as u64;
         assert_eq!((row.requests, row.outcomes.total()), (count, count));
@@ -119,6 +123,9 @@ fn the_snapshot_has_the_figures_of_a_known_load() {
             &row.arena_bytes,
             &values(&reports, row, |r| r.arena.bytes as u64),
         );
+        let from_pool = |r: &ScopeReport| u64::from(r.arena.source == ArenaSource::Pool);
+        let hits: u64 = values(&reports, row, from_pool).iter().sum();
+        assert_eq!((row.arena_hits, row.arena_misses), (hits, count - hits));
         let nanos = values(&reports, row, |r| r.total_time.as_nanos() as u64);
         let total = row.total_time.as_ref().unwrap();
         assert_eq!(
@@ -146,6 +153,8 @@ fn a_difference_has_the_requests_in_between() {
     let layer = MemoryLayer::builder().route("one").build().unwrap();
     let mut service = layer.layer(service_fn(async |request: Request<usize>| {
         drop(black_box(vec![1_u8; *request.body()]));
+        let scope = request.extensions().get::<RequestScope>().unwrap();
+        scope.arena().alloc(*request.body());
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -172,8 +181,10 @@ fn a_difference_has_the_requests_in_between() {
         send(10_000);
     }
     let since = handle.snapshot().since(&earlier);
-    let bytes = since.routes[0].bytes.as_ref().unwrap();
-    assert_eq!((since.routes[0].requests, bytes.count), (100, 100));
+    let row = &since.routes[0];
+    let bytes = row.bytes.as_ref().unwrap();
+    assert_eq!((row.requests, bytes.count), (100, 100));
+    assert_eq!((row.arena_hits, row.arena_misses), (100, 0));
     let each = bytes.total / 100;
     assert!((10_000..12_000).contains(&each), "{each}");
     assert!(bytes.percentile(0.5).abs_diff(each) * 100 <= 3 * each);
@@ -214,6 +225,8 @@ fn serialized_data_has_the_figures_of_the_snapshot() {
         assert_eq!(json["requests"], row.requests);
         assert_eq!(json["outcomes"]["completed"], row.requests);
         assert_eq!(json["statuses"][2], row.requests);
+        assert_eq!(json["arena_hits"], row.arena_hits);
+        assert_eq!(json["arena_misses"], row.requests - row.arena_hits);
         let bytes = row.bytes.as_ref().unwrap();
         assert_eq!(json["bytes"]["count"], bytes.count);
         assert_eq!(json["bytes"]["total"], bytes.total);
@@ -257,6 +270,12 @@ fn metrics_have_the_figures_of_the_snapshot() {
             with("responses_total", "status_class", "2xx"),
             row.requests as f64
         );
+        for (result, arenas) in [("hit", row.arena_hits), ("miss", row.arena_misses)] {
+            assert_eq!(
+                with("request_arenas_total", "result", result),
+                arenas as f64
+            );
+        }
         assert_eq!(one("requests_in_flight"), 0.0);
         for (name, summary) in [
             ("request_allocated_bytes", &row.bytes),

@@ -18,7 +18,7 @@ use crate::{
 const ROWS: usize = 40;
 
 /// The names of the columns that the table can be sorted by, for the query.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "route",
     "requests",
     "in_flight",
@@ -27,12 +27,13 @@ const NAMES: [&str; 10] = [
     "bytes_max",
     "count",
     "arena",
+    "hits",
     "time",
     "failed",
 ];
 
 /// Their headings.
-const HEADINGS: [(&str, &str); 10] = [
+const HEADINGS: [(&str, &str); 11] = [
     ("Route", "method and route label"),
     ("Requests", "requests so far, with those in flight"),
     ("In flight", "requests whose scope is open"),
@@ -47,6 +48,10 @@ const HEADINGS: [(&str, &str); 10] = [
     ("max", "heap bytes allocated per closed request: maximum"),
     ("Allocations", "heap allocations per closed request: mean"),
     ("Arena", "arena bytes per closed request: 95th percentile"),
+    (
+        "Pool hits",
+        "closed requests whose arena came from the pool, of those that used one",
+    ),
     (
         "Time p95",
         "time from the call to the close of the scope: 95th percentile",
@@ -177,12 +182,19 @@ fn value(column: usize, route: &RouteSnapshot) -> f64 {
         5 => bytes.map_or(-1.0, |bytes| bytes.max as f64),
         6 => route.allocations.as_ref().map_or(-1.0, Summary::mean),
         7 => at(route.arena_bytes.as_ref(), 0.95),
-        8 => route
+        8 => share(route).unwrap_or(-1.0),
+        9 => route
             .total_time
             .as_ref()
             .map_or(-1.0, |time| time.percentile(0.95).as_secs_f64()),
         _ => (route.outcomes.total() - route.outcomes.get(Outcome::Completed)) as f64,
     }
+}
+
+/// The hit rate of the pool.
+fn share(route: &RouteSnapshot) -> Option<f64> {
+    let arenas = route.arena_hits + route.arena_misses;
+    (arenas > 0).then(|| route.arena_hits as f64 / arenas as f64)
 }
 
 fn row(route: &RouteSnapshot) -> Markup {
@@ -199,6 +211,7 @@ fn row(route: &RouteSnapshot) -> Markup {
             (text::byte_cell(bytes.map(|bytes| bytes.max)))
             td { @if let Some(mean) = mean { (text::mean(mean)) } }
             (text::byte_cell(route.arena_bytes.as_ref().map(|bytes| bytes.percentile(0.95))))
+            td { @if let Some(hits) = text::rate(route.arena_hits, route.arena_misses) { (hits) } }
             td { @if let Some(time) = time { (text::time(time)) } }
             td class="text" {
                 @for (outcome, count) in route.outcomes.iter() {

@@ -87,6 +87,8 @@ impl RouteSnapshot {
             arena_bytes: self
                 .arena_bytes
                 .and_then(|of| of.since(earlier.arena_bytes.as_ref())),
+            arena_hits: less(self.arena_hits, earlier.arena_hits),
+            arena_misses: less(self.arena_misses, earlier.arena_misses),
             over_limit: less(self.over_limit, earlier.over_limit),
             time_to_head: self
                 .time_to_head

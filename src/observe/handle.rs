@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{
     recorder::Recorder,
-    row::Figure,
+    row::{Figure, source},
     snapshot::{RouteSnapshot, Snapshot},
     summary::Summary,
 };
@@ -11,7 +11,7 @@ use crate::{
     histogram::{Histograms, LARGEST},
     limit::{Pressure, ProcessLimit},
     pool::ArenaPool,
-    scope::{LayerState, TaskReport},
+    scope::{ArenaSource, LayerState, TaskReport},
     sync::{Arc, Ordering},
 };
 
@@ -88,6 +88,8 @@ impl MemoryHandle {
                     peak_bytes: row.summary(Figure::PeakBytes),
                     allocations: row.summary(Figure::Allocations),
                     arena_bytes: row.summary(Figure::ArenaBytes),
+                    arena_hits: row.arenas[source(ArenaSource::Pool)],
+                    arena_misses: row.arenas[source(ArenaSource::Fresh)],
                     learned_arena_bytes: sizes.arena_bytes(key.method.index()),
                     learned_buffer_bytes: sizes.buffer_bytes(key.method.index()),
                     unreleased_buffers: out.map(|out| out.blocks),

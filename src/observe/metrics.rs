@@ -7,13 +7,13 @@ use metrics::{
 };
 
 use crate::{
-    scope::ScopeReport,
+    scope::{ArenaSource, ScopeReport},
     sync::{Arc, OnceLock},
 };
 
 /// What is recorded of a request, under the names of
 /// [`MemoryHandle::collector`](crate::MemoryHandle::collector).
-const COUNTERS: [(&str, &str); 2] = [
+const COUNTERS: [(&str, &str); 3] = [
     (
         "tower_memory_requests_total",
         "Requests that have ended, by outcome",
@@ -21,6 +21,10 @@ const COUNTERS: [(&str, &str); 2] = [
     (
         "tower_memory_responses_total",
         "Requests that have ended, by the class of their status",
+    ),
+    (
+        "tower_memory_request_arenas_total",
+        "Requests that have used an arena, from the pool or new",
     ),
 ];
 
@@ -64,6 +68,7 @@ const HISTOGRAMS: [(&str, Unit, &str); 6] = [
 /// |---|---|---|
 /// | `tower_memory_requests_total` | counter | `method`, `route`, `outcome` |
 /// | `tower_memory_responses_total` | counter | `method`, `route`, `status_class` (`2xx`, or `none`) |
+/// | `tower_memory_request_arenas_total` | counter | `method`, `route`, `result`: `hit`, `miss` |
 /// | `tower_memory_request_allocated_bytes`, `.._request_allocations`, `.._request_peak_bytes`, `.._request_arena_bytes` | histogram | `method`, `route` |
 /// | `tower_memory_request_head_seconds`, `.._request_duration_seconds` | histogram | `method`, `route` |
 ///
@@ -114,6 +119,14 @@ fn record(report: &ScopeReport) {
     counter!(COUNTERS[0].0, with("outcome", report.outcome.as_str())).increment(1);
     let class = status_class(report.status);
     counter!(COUNTERS[1].0, with("status_class", class)).increment(1);
+    let result = match report.arena.source {
+        ArenaSource::Pool => Some("hit"),
+        ArenaSource::Fresh => Some("miss"),
+        ArenaSource::Unused => None,
+    };
+    if let Some(result) = result {
+        counter!(COUNTERS[2].0, with("result", result)).increment(1);
+    }
 
     let usage = report.usage.as_ref();
     let seconds = |time: Duration| time.as_secs_f64();

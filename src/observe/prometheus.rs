@@ -39,6 +39,7 @@ impl MemoryHandle {
     /// | `tower_memory_requests_in_flight` | gauge | `method`, `route` |
     /// | `tower_memory_request_allocated_bytes`, `.._request_allocations`, `.._request_peak_bytes`, `.._request_arena_bytes` | histogram | `method`, `route` |
     /// | `tower_memory_request_head_seconds`, `.._request_duration_seconds` | histogram | `method`, `route` |
+    /// | `tower_memory_request_arenas_total` | counter | `method`, `route`, `result`: `hit`, `miss` |
     /// | `tower_memory_unreleased_bytes` | gauge | `method`, `route` |
     /// | `tower_memory_tasks` | gauge | `kind`: `bound`, `detached` |
     /// | `tower_memory_pool_bytes` | gauge | `state`: `waiting`, `arenas`, `buffers` (in use) |
@@ -131,6 +132,23 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Re
                     requests,
                 )?;
             }
+        }
+    }
+    let help = "Requests that have used an arena, from the pool or new";
+    let mut metric = family(
+        encoder,
+        "tower_memory_request_arenas",
+        help,
+        None,
+        MetricType::Counter,
+    )?;
+    for row in routes
+        .iter()
+        .filter(|row| row.arena_hits + row.arena_misses > 0)
+    {
+        let [method, route] = labels(row);
+        for (result, arenas) in [("hit", row.arena_hits), ("miss", row.arena_misses)] {
+            counter(&mut metric, &[method, route, ("result", result)], arenas)?;
         }
     }
     let help = "Requests whose scope is open";

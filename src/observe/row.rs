@@ -8,7 +8,7 @@ use crate::{
     histogram::Histograms,
     pack::Field,
     route::{KnownMethod, RouteKey},
-    scope::Closed,
+    scope::{ArenaSource, Closed},
 };
 
 /// What is counted of closed requests, each with a histogram.
@@ -41,6 +41,8 @@ pub(super) struct Row {
     pub(super) time_to_end: u64,
     /// Requests that held more than their limit, and were not ended.
     pub(super) over_limit: u64,
+    /// Requests by the [source](source) of their arena.
+    pub(super) arenas: [u64; 3],
     figures: Histograms<FIGURES, CHUNKS>,
 }
 
@@ -60,6 +62,18 @@ const OUTCOME: Field = STATUS.then(4);
 const HAS_USAGE: Field = OUTCOME.then(1);
 /// The second word is the latency of a cancellation, and there are no others.
 const IS_LATENCY: Field = HAS_USAGE.then(1);
+
+/// Of a closed request: the source of its arena.
+const SOURCE: Field = IS_LATENCY.then(2);
+
+/// What stands for the source of an arena in an entry.
+pub(super) const fn source(of: ArenaSource) -> usize {
+    match of {
+        ArenaSource::Unused => 0,
+        ArenaSource::Fresh => 1,
+        ArenaSource::Pool => 2,
+    }
+}
 
 /// A figure of an entry is not known.
 const UNKNOWN: u64 = u64::MAX;
@@ -114,7 +128,8 @@ pub(super) fn moved_from(word: u64) -> Option<usize> {
 pub(super) fn write_closed(entry: &Entry<WORDS>, closed: &Closed<'_>) {
     let word = opened(closed.key)
         | STATUS.pack(closed.status.unwrap_or(0).into())
-        | OUTCOME.pack(closed.reason.outcome().index() as u64);
+        | OUTCOME.pack(closed.reason.outcome().index() as u64)
+        | SOURCE.pack(source(closed.arena.source) as u64);
     entry.set(0, word);
     if let Some(usage) = &closed.usage {
         entry.set(0, word | HAS_USAGE.pack(1));
@@ -147,6 +162,9 @@ impl Row {
         // Statuses from 600 on are invalid, and counted as none.
         let class = STATUS.get(word) as usize / 100;
         self.statuses[if class < 6 { class } else { 0 }] += 1;
+        if let Some(arenas) = self.arenas.get_mut(SOURCE.get(word) as usize) {
+            *arenas += 1;
+        }
         if HAS_USAGE.get(word) != 0 {
             figures.add(Figure::Bytes as usize, entry.get(1));
             figures.add(Figure::Allocations as usize, entry.get(2));

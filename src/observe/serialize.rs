@@ -65,7 +65,7 @@ impl Serialize for RouteSnapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fields!(serializer, "RouteSnapshot", self:
             method requests in_flight open_bytes outcomes statuses bytes peak_bytes allocations arena_bytes
-            learned_arena_bytes learned_buffer_bytes unreleased_buffers unreleased_bytes arenas_left
+            arena_hits arena_misses learned_arena_bytes learned_buffer_bytes unreleased_buffers unreleased_bytes arenas_left
             held_after_close over_limit time_to_head total_time would_refuse would_cancel would_exceed;
             route: self.route.as_str(),
             time_to_end: nanos(self.time_to_end),

@@ -110,6 +110,11 @@ pub struct RouteSnapshot {
     pub allocations: Option<Summary>,
     /// Bytes taken from the arena per closed request; `None` if none has closed.
     pub arena_bytes: Option<Summary>,
+    /// Closed requests whose arena, or one of its buffers, came from the pool. Divided by the sum of this and
+    /// [`arena_misses`](Self::arena_misses), it is the hit rate of the pool for this route.
+    pub arena_hits: u64,
+    /// Closed requests that used an arena, all of it new.
+    pub arena_misses: u64,
     /// Initial capacity in bytes of the arena for the route's next request, without its buffers: the 95th
     /// percentile of recent requests that needed at most four times the median, rounded up by at most
     /// 1/8. `None` if no request has allocated in its arena.

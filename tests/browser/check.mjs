@@ -57,6 +57,8 @@ const isSorted = (list, sign) => list.every((value, n) => n === 0 || sign * (lis
   fact(await page.$$eval('img, iframe, script, object, embed', (all) => all.length) === 0, 'nothing hostile became an element');
   const text = await page.textContent('#routes');
   fact(text.includes('<script>alert(1)</script>') && text.includes("'\"><img src=x onerror=alert(2)>"), 'hostile names are shown as text');
+  const hits = await page.$$eval('#routes tbody td:nth-child(9)', (cells) => cells.map((cell) => cell.textContent));
+  fact(hits.some((hit) => /^\d+\.\d %$/.test(hit)), `the hit rate of the pool is shown by route: ${hits.slice(0, 3)}`);
   fact(await page.evaluate(() => typeof window.pwned) === 'undefined', 'no hostile name has run');
 
   await page.click('#routes th >> text=Requests');
