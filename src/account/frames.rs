@@ -24,9 +24,9 @@ pub(super) const MAX_DEPTH: usize = 16;
 // `Account::usage` states this bound.
 const _: () = assert!(MAX_DEPTH == 16);
 
-/// The values of [`Stack::level`]: one frame that nothing was counted in; and what is added for each
-/// time that an account is entered once more.
-const FRESH: usize = usize::MAX;
+/// What is added to [`Stack::level`] while nothing was counted in any frame, and for each time that an account is
+/// entered once more.
+const FRESH: usize = 1 << (usize::BITS - 1);
 const FURTHER: usize = 1 << 8;
 
 /// An account that is entered on this thread, and the thread's counters at that time.
@@ -43,8 +43,8 @@ pub(super) struct Frame {
 
 /// The accounts entered on this thread, outermost first.
 pub(super) struct Stack {
-    /// The number of frames, and [`FURTHER`] for each time that an account is entered once more. Or
-    /// [`FRESH`], if there is one frame, and it has no start yet.
+    /// The number of frames, and [`FURTHER`] for each time that an account is entered once more; with [`FRESH`]
+    /// if no frame has a start yet.
     level: Cell<usize>,
     /// How many of the outermost frames are [set aside](Self::set_aside).
     aside: Cell<usize>,
@@ -163,6 +163,12 @@ impl Stack {
         self.level.get() % FURTHER
     }
 
+    /// Whether there are frames, and none has a start.
+    #[inline]
+    fn is_fresh(&self) -> bool {
+        self.level.get() >= FRESH
+    }
+
     pub(super) fn entered(&self) -> &[Frame] {
         let entered = self.aside.get()..self.depth();
         self.frames.get(entered).unwrap_or(&[])
@@ -170,12 +176,11 @@ impl Stack {
 
     /// The labels of the accounts that are entered, innermost first.
     pub(super) fn labels(&self) -> impl Iterator<Item = LabelWord> {
-        let frames = if self.level.get() == FRESH {
-            self.frames.get(..1).unwrap_or(&[])
-        } else {
-            self.entered()
-        };
-        let records = frames.iter().rev().filter_map(|frame| frame.record.get());
+        let records = self
+            .entered()
+            .iter()
+            .rev()
+            .filter_map(|frame| frame.record.get());
         records.map(|record| record.with(|record| record.labels.get()))
     }
 
@@ -194,15 +199,18 @@ impl Stack {
         }
         let [frame, ..] = &self.frames;
         frame.begin(record, writer);
-        self.level.set(FRESH);
+        self.level.set(FRESH + 1);
         block.look_at_all();
         true
     }
 
-    /// The only frame, if it is fresh, starts at `start`.
+    /// The frames, if they are fresh, start at `start`.
     #[inline]
     pub(super) fn settle(&self, block: &Block, start: impl FnOnce() -> HeapUsage) {
-        if self.level.get() != FRESH {
+        if self.level.get() != FRESH + 1 {
+            if self.is_fresh() {
+                self.settle_all(block, &start());
+            }
             return;
         }
         let [frame, ..] = &self.frames;
@@ -214,9 +222,33 @@ impl Stack {
         }
     }
 
-    #[cold]
+    #[inline(never)]
+    fn settle_all(&self, block: &Block, start: &HeapUsage) {
+        for frame in self.entered() {
+            frame.start.write(start, Cell::set);
+        }
+        self.level.set(self.depth());
+        self.watch_from(block, start);
+    }
+
     #[inline(never)]
     fn enter_inside(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
+        let depth = self.depth();
+        // A task is entered inside of its request. As above, if nothing was counted.
+        if self.is_fresh() && self.position(record).is_none() {
+            let Some(frame) = self.frames.get(depth) else {
+                return false;
+            };
+            frame.begin(record, writer);
+            self.level.set(self.level.get().wrapping_add(1));
+            return true;
+        }
+        self.enter_counted(record, writer, block)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_counted(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
         self.settle(block, || block.read());
         if let Some(frame) = self
             .entered()
@@ -244,7 +276,7 @@ impl Stack {
     #[inline]
     pub(super) fn leave(&self, account: Pinned, block: &Block) -> bool {
         let [frame, ..] = &self.frames;
-        if self.level.get() != FRESH || !frame.is_of(account) {
+        if self.level.get() != FRESH + 1 || !frame.is_of(account) {
             return self.leave_counted(account, block);
         }
         block.look_at_none();
@@ -253,11 +285,16 @@ impl Stack {
         true
     }
 
-    /// As [`leave`](Self::leave), after something was counted.
+    /// As [`leave`](Self::leave), of one of several accounts, or after something was counted.
     #[inline(never)]
     fn leave_counted(&self, account: Pinned, block: &Block) -> bool {
         let [frame, ..] = &self.frames;
         if self.level.get() != 1 || !frame.is_of(account) {
+            let innermost = self.entered().last();
+            if self.is_fresh() && innermost.is_some_and(|frame| frame.is_of(account)) {
+                self.level.set(self.level.get().wrapping_sub(1));
+                return true;
+            }
             return self.leave_inside(account, block);
         }
         frame.end_only(account, block);
@@ -362,6 +399,15 @@ impl Stack {
 
     /// Watches the thread from `live` bytes on.
     pub(super) fn watch(&self, block: &Block, live: i64) {
+        self.watch_at(block, live, block.bytes_allocated());
+    }
+
+    /// Watches the thread from `start` on.
+    fn watch_from(&self, block: &Block, start: &HeapUsage) {
+        self.watch_at(block, start.live_bytes(), start.bytes_allocated);
+    }
+
+    fn watch_at(&self, block: &Block, live: i64, bytes_allocated: u64) {
         let frames = self.entered();
         if frames.is_empty() {
             block.unwatch();
@@ -376,7 +422,7 @@ impl Stack {
                 });
             }
         }
-        let mark = block.read().bytes_allocated.wrapping_add(step);
+        let mark = bytes_allocated.wrapping_add(step);
         block.watch(live, base, mark, frames.len() == 1);
     }
 }
