@@ -36,7 +36,7 @@ struct Shard<T>(Mutex<Slab<T>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key(usize);
 
-/// An optional [`Key`] that one thread sets and another one takes later.
+/// An optional [`Key`] that one thread sets and another one reads later.
 #[derive(Debug)]
 pub(crate) struct KeySlot(AtomicUsize);
 
@@ -48,7 +48,7 @@ impl KeySlot {
     }
 
     pub(crate) fn set(&self, key: Key) {
-        // Relaxed: `take` needs `&mut`, so it happens after.
+        // Relaxed: a thread that reads it happens after.
         self.0.store(key.0, Ordering::Relaxed);
     }
 
@@ -61,13 +61,6 @@ impl KeySlot {
     /// Forgets the key. No other thread sets or takes it meanwhile.
     pub(crate) fn clear(&self) {
         self.0.store(Self::EMPTY, Ordering::Relaxed);
-    }
-
-    pub(crate) fn take(&mut self) -> Option<Key> {
-        // A load and a store: a swap would be a locked instruction, and `&mut` excludes other threads.
-        let key = self.get()?;
-        self.0.store(Self::EMPTY, Ordering::Relaxed);
-        Some(key)
     }
 }
 
@@ -174,10 +167,11 @@ mod tests {
 
     #[test]
     fn an_empty_slot_has_no_key() {
-        let mut slot = KeySlot::empty();
-        assert_eq!(slot.take(), None);
+        let slot = KeySlot::empty();
+        assert_eq!(slot.get(), None);
         slot.set(Key(0));
-        assert_eq!(slot.take(), Some(Key(0)));
-        assert_eq!(slot.take(), None);
+        assert_eq!(slot.get(), Some(Key(0)));
+        slot.clear();
+        assert_eq!(slot.get(), None);
     }
 }

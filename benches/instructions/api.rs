@@ -90,6 +90,13 @@ pub(crate) fn scoped(app: Router) -> Router {
         get(|scope: RequestScope| async move { _ = black_box(scope) }),
     )
     .route(
+        "/scope_hello",
+        get(|scope: RequestScope| async move {
+            drop(black_box(scope));
+            "hello"
+        }),
+    )
+    .route(
         "/token",
         get(|scope: RequestScope| async move { _ = black_box(scope.child_token()) }),
     )

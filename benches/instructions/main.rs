@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 46] = [
+const CASES: [&str; 47] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
@@ -40,6 +40,7 @@ const CASES: [&str; 46] = [
     "headers_off/pending_4",
     "headers_off/stream_4",
     "headers_off/scope",
+    "headers_off/scope_hello",
     "headers_off/token",
     "headers_off/cancelled",
     "headers_off/spawn_1",

@@ -1,6 +1,6 @@
 //! `pool/kept_*` and `pool/learned_*`: the memory that a pool keeps after a burst, and the memory that it
 //! still takes from the system once a route's size is known. Requests go through an axum router, without a
-//! network.
+//! network. `layer/heap_of_a_request/*`: what an open request takes.
 
 use std::{
     convert::Infallible,
@@ -11,20 +11,20 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::Path,
     http::{Request, Response, StatusCode},
     response::IntoResponse,
     routing::get,
 };
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Barrier,
     task::JoinSet,
 };
-use tower::ServiceExt;
-use tower_memory::{ArenaBuf, ArenaPool, MemoryHandle, MemoryLayer, RequestScope, account};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_memory::{ArenaBuf, ArenaPool, Expose, MemoryHandle, MemoryLayer, RequestScope, account};
 
 use crate::harness::{Contest, Report};
 
@@ -283,6 +283,91 @@ fn learned() -> Contest {
     )
 }
 
+/// Requests that are open at once.
+const OPEN: usize = 10_000;
+
+/// What an open request keeps: its response is there, and nobody has read it.
+#[derive(Clone, Copy)]
+enum Keeps {
+    Nothing,
+    /// What is left when the handler has dropped its token.
+    Token,
+    /// A task that waits for the cancellation with a handle of the scope.
+    WaitingTask,
+    /// The same task of tokio's own, with the handle.
+    TokioTask,
+}
+
+/// Live heap of the process for each open request.
+async fn heap_of_a_request(keeps: Keeps) -> f64 {
+    let layer = MemoryLayer::builder().expose(Expose::Never).build();
+    let layer = layer.expect("valid settings");
+    let service = layer.layer(service_fn(move |request: Request<()>| async move {
+        let scope = request.extensions().get::<RequestScope>();
+        let scope = scope.expect("inside of the layer").clone();
+        let wait = |scope: RequestScope| async move { _ = scope.cancelled().await };
+        match keeps {
+            Keeps::Nothing => {}
+            Keeps::Token => drop(scope.child_token()),
+            Keeps::WaitingTask => drop(scope.spawn(wait(scope.clone()))),
+            Keeps::TokioTask => drop(tokio::spawn(wait(scope))),
+        }
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+    }));
+    let open = || async {
+        let response = service.clone().oneshot(Request::new(())).await;
+        response.expect("infallible")
+    };
+    // Of the list that the test keeps nothing is counted.
+    let mut kept = Vec::with_capacity(OPEN);
+    let mut before = 0;
+    for round in 0..2 {
+        kept.clear();
+        // Lets tasks run to their first wait, or to their end.
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        before = live_heap();
+        let number = if round == 0 { 100 } else { OPEN };
+        for _ in 0..number {
+            kept.push(open().await);
+        }
+        tokio::task::yield_now().await;
+    }
+    (live_heap() - before) as f64 / OPEN as f64
+}
+
+fn open_requests() -> Contest {
+    Contest::new(
+        ["plain", "token", "waiting_task", "waiting_tokio_task"]
+            .map(|name| format!("layer/heap_of_a_request/{name}")),
+        |report: &mut Report, rows| {
+            for (row, keeps, most) in [
+                (rows[0], Keeps::Nothing, Some(296.0)),
+                (rows[1], Keeps::Token, Some(429.0)),
+                (rows[2], Keeps::WaitingTask, Some(900.0)),
+                (rows[3], Keeps::TokioTask, None),
+            ] {
+                if !report.wants(row) {
+                    continue;
+                }
+                let runtime = Builder::new_current_thread().enable_all().build();
+                let bytes = runtime
+                    .expect("a runtime")
+                    .block_on(heap_of_a_request(keeps));
+                report.line(
+                    row,
+                    &format!("{bytes:.0} B each"),
+                    &format!("{OPEN} open requests"),
+                    "-",
+                    &most.map_or_else(|| "-".into(), |most| format!("<= {most} B")),
+                    most.map(|most| bytes <= most),
+                );
+            }
+        },
+    )
+}
+
 pub(crate) fn add(contests: &mut Vec<Contest>) {
-    contests.extend([learned(), kept_after_burst()]);
+    contests.extend([open_requests(), learned(), kept_after_burst()]);
 }

@@ -110,9 +110,9 @@ impl MemoryHandle {
         Snapshot {
             in_flight: routes.iter().map(|route| route.in_flight).sum(),
             routes,
-            tasks: layer.tasks.bound.len(),
+            tasks: layer.bound().len(),
             detached: layer.tasks.detached.len(),
-            tokens: layer.tokens.len(),
+            tokens: layer.bound().with_tokens(),
             pool: layer.pool.stats(),
             // Relaxed: counters, which publish no other memory.
             unparsable_deadlines: layer.unparsable_deadlines.load(Ordering::Relaxed),
@@ -157,7 +157,7 @@ impl MemoryHandle {
     /// ```
     #[must_use]
     pub fn outliving(&self) -> Vec<TaskReport> {
-        self.layer.tasks.reports(true, &[])
+        self.layer.tasks.reports(&self.layer.bound(), true, &[])
     }
 
     /// Calls the layer's observers with all reports that wait, on this thread, and returns when they have

@@ -7,7 +7,7 @@ use std::{
 
 use tracing::{Level, Span, field::Value};
 
-use crate::{account::aside, cancel::Outcome, scope::Closed, task::TaskGroup};
+use crate::{account::aside, cancel::Outcome, scope::Closed};
 
 /// The levels of the events that a layer records when its requests close.
 ///
@@ -172,7 +172,8 @@ impl Figures {
             arena: closed.arena.bytes as u64,
             tasks: closed
                 .tasks
-                .map_or(0, |tasks| TaskGroup::counts(tasks)[0] as u64),
+                .as_ref()
+                .map_or(0, |tasks| tasks.spawned as u64),
             head: closed.time_to_head.map(seconds),
             duration: seconds(closed.total_time),
         }

@@ -208,7 +208,7 @@ impl MemoryHandle {
         // Not read again after a clean stop, since requests that are being refused would show up.
         if !stopped {
             let but: Vec<TaskId> = exempt.iter().filter_map(Exempt::task).collect();
-            tasks = layer.tasks.reports(false, &but);
+            tasks = layer.tasks.reports(&layer.bound(), false, &but);
             requests.extend(self.open().filter_map(|(key, mut open)| {
                 let exempt = exempt.iter().filter(|e| e.is_open_request(Some(key)));
                 open.count = open.count.saturating_sub(exempt.count());
@@ -317,17 +317,23 @@ impl MemoryHandle {
     fn is_idle(&self) -> bool {
         let shutdown = &self.layer.shutdown;
         let before = shutdown.exempted();
-        let tasks = &self.layer.tasks;
-        let alive = tasks.bound.len() + tasks.detached.len();
+        let open_requests = |exempt: &[Exempt]| {
+            let open = exempt.iter().filter(|exempt| exempt.is_open_request(None));
+            open.count() as i64
+        };
         // A negative count is that of a request that is counted on another route, too.
         let open = self.recorder.stats.open_requests().into_iter();
         let open: i64 = open.map(|(_, open)| open).sum();
+        if open > open_requests(&before) {
+            return false;
+        }
+        // Now, when only a task could start another one: to count those of requests takes a walk.
+        let alive = self.layer.bound().len() + self.layer.tasks.detached.len();
         // Those that were exempt all the time, so they have been counted.
         let mut exempt = shutdown.exempted();
         exempt.retain(|exempt| before.iter().any(|before| before.is_same(exempt)));
-        let requests = exempt.iter().filter(|e| e.is_open_request(None)).count() as i64;
         let waiting = exempt.iter().filter_map(Exempt::task).count();
-        alive <= waiting && open <= requests
+        alive <= waiting && open <= open_requests(&exempt)
     }
 
     /// The open requests, by what they are counted under.
@@ -354,7 +360,7 @@ impl<'a> Waiting<'a> {
     fn new(layer: &'a Arc<LayerState>) -> Self {
         let requests = RequestScope::current_in(layer).into_iter();
         // Not a task of another layer.
-        let task = TaskId::current().filter(|task| layer.tasks.contains(*task));
+        let task = TaskId::current().filter(|task| layer.tasks.contains(&layer.bound(), *task));
         let exempt = requests.map(Exempt::Request).chain(task.map(Exempt::Task));
         Self {
             layer,

@@ -53,7 +53,7 @@ pub struct Snapshot {
     pub tasks: usize,
     /// Detached tasks that exist now.
     pub detached: usize,
-    /// Cancellation tokens of requests that exist now.
+    /// Requests with a cancellation token that is not cancelled yet.
     pub tokens: usize,
     /// Statistics of the pool; `pool.rented` is the number of arenas in use.
     pub pool: PoolStats,

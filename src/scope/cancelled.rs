@@ -10,7 +10,6 @@ use std::{
 use super::{handle::RequestScope, state::ScopeState};
 use crate::{
     cancel::CancelReason,
-    sync::Arc,
     task::{WakerId, waker_id},
 };
 
@@ -70,7 +69,7 @@ impl<S: Borrow<RequestScope> + Unpin> Future for UntilCancelled<S> {
 impl<S: Borrow<RequestScope>> Drop for UntilCancelled<S> {
     fn drop(&mut self) {
         if let Some((place, _)) = self.listed {
-            self.scope.borrow().state().group().remove(place);
+            self.scope.borrow().state().group().remove(place, None);
         }
     }
 }
@@ -85,31 +84,17 @@ impl ScopeState {
     /// Has `waker` woken when the request is cancelled, at a place of the group or at a new one. The caller
     /// looks afterwards whether it is.
     fn wait(&self, place: Option<usize>, waker: &Waker) -> usize {
+        self.lifecycle.use_group();
         let group = self.group();
         let place = match place {
             Some(place) => {
                 group.watch(place, waker);
                 place
             }
-            None => group.wait(waker),
+            None => group.wait(waker, || self.terms()),
         };
-        self.list_waiting();
         // Invariant 1 of `TaskGroup`. The caller reads the reason.
         let _ = self.cancel.is_cancelled_now();
         place
-    }
-
-    /// Lists the group where a shutdown finds it, and those of the requests that have sent this one: the
-    /// shutdown of another layer cancels them.
-    fn list_waiting(&self) {
-        let group = self.group();
-        // A shutdown does not cancel what it spares.
-        if !self.is_spared() && group.list() {
-            let key = self.layer().waiting().insert(Arc::clone(group));
-            group.listed_at(key);
-        }
-        if let Some(parent) = self.parent() {
-            parent.list_waiting();
-        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     counted::Counted,
     route::{RouteKey, RouteLabel},
     sync::{Arc, Ordering},
-    task::{TaskGroup, TaskOwner, TaskReport},
+    task::{TaskFigures, TaskGroup, TaskOwner, TaskReport},
 };
 
 impl ScopeState {
@@ -33,7 +33,8 @@ impl ScopeState {
         if let Some(state) = this.get_mut() {
             if state.is_plain() {
                 let route = state.route.number();
-                state.close(reason, route);
+                let tasks = state.used_group().map(|group| group.finish());
+                state.close(reason, route, tasks);
                 state.release_plain();
                 recycle::put(this);
                 return;
@@ -43,12 +44,12 @@ impl ScopeState {
         recycle::drop_handle(this);
     }
 
-    /// Whether the scope ends and closes as it is: it was not cancelled, and nothing waits for its end.
+    /// Whether the scope ends and closes as it is: it was not cancelled, and nothing but tokens waits for its
+    /// end.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        self.lifecycle.is_new()
+        self.lifecycle.is_quiet()
             && self.cancel.is_new()
-            && self.tasks.get().is_none()
             && self.rare.get().is_none()
             && !self.layer().shutdown.has_begun()
     }
@@ -111,10 +112,7 @@ impl ScopeState {
             }
             Transition::EndAndClose => {
                 self.cancel(reason);
-                // A task that is started from now on has itself supervised, see `TaskGuard::new`.
-                if let Some(group) = self.tasks.get() {
-                    group.request_closed(Instant::now());
-                }
+                self.record_end();
                 self.close_ended();
             }
             Transition::Close => self.close_ended(),
@@ -124,10 +122,19 @@ impl ScopeState {
     /// Records the end for the tasks, if there are any, and has them supervised.
     #[inline]
     pub(super) fn record_end(&self) {
-        let Some(group) = self.tasks.get() else {
+        let rare = self.rare.get();
+        let detached = rare.and_then(|rare| rare.detached_from.get());
+        let group = self.used_group();
+        if detached.is_none() && group.is_none() {
             return;
-        };
-        group.request_ended(Instant::now());
+        }
+        let now = Instant::now();
+        if let Some(ended) = detached {
+            ended.get_or_init(|| now);
+        }
+        if let Some(group) = group {
+            TaskGroup::request_ended(group, now);
+        }
     }
 
     fn close_ended(&self) {
@@ -135,11 +142,12 @@ impl ScopeState {
             unreachable!("a scope closes after it was cancelled");
         };
         self.unlist();
-        self.close(reason, self.route.fix());
+        let tasks = self.used_group().map(|group| group.figures());
+        self.close(reason, self.route.fix(), tasks);
     }
 
     /// Makes the report. The route does not change any more.
-    fn close(&self, reason: CancelReason, route: usize) {
+    fn close(&self, reason: CancelReason, route: usize, tasks: Option<TaskFigures>) {
         let layer = self.layer();
         let entry = layer.routes.route(route);
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
@@ -184,7 +192,7 @@ impl ScopeState {
             time_to_head: head.map(|head| head >> STATUS_BITS),
             time_to_end: end.unwrap_or(total_time),
             total_time,
-            tasks: self.tasks.get().map(|tasks| &**tasks),
+            tasks,
             annotations: self.rare.get().map(|rare| &rare.annotations),
         };
         layer.sink.closed(&closed);
@@ -292,30 +300,46 @@ mod loom_models {
         housekeeping::Housekeeping,
         scope::lifecycle::Lifecycle,
         sync::{AtomicBool, Mutex, OnceLock, lock},
+        task::Terms,
     };
+
+    fn terms() -> Terms {
+        Terms {
+            grace: Duration::ZERO,
+            housekeeping: Housekeeping::Process,
+            layer: 1,
+            follows_shutdown: true,
+        }
+    }
 
     /// The parts of a scope that take part.
     struct Parts {
         lifecycle: Lifecycle,
         cancel: CancelState,
-        group: OnceLock<crate::sync::Arc<TaskGroup>>,
+        group: OnceLock<Counted<TaskGroup>>,
         start: Instant,
     }
 
     impl Parts {
+        /// As `ScopeState::group` does.
+        fn group(&self) -> &Counted<TaskGroup> {
+            self.group.get_or_init(TaskGroup::new_unlisted)
+        }
+
+        /// As `ScopeState::used_group` does.
+        fn used_group(&self) -> Option<&Counted<TaskGroup>> {
+            self.group.get().filter(|_| self.lifecycle.has_group())
+        }
+
         /// As `TaskGuard::new` does.
-        fn start_task(&self) -> &crate::sync::Arc<TaskGroup> {
-            let start = self.start;
-            let group = self
-                .group
-                .get_or_init(|| TaskGroup::take(start, Duration::ZERO, Housekeeping::Process));
-            group.task_started();
+        fn start_task(&self) -> &Counted<TaskGroup> {
+            let group = self.group();
             let ended = self.lifecycle.task_started();
             if self.cancel.is_cancelled_now() {
                 group.request_cancelled(self.start);
             }
             if ended {
-                group.request_ended(self.start);
+                TaskGroup::request_ended(group, self.start);
             }
             group
         }
@@ -324,11 +348,11 @@ mod loom_models {
         fn end(&self) {
             let _ = self.lifecycle.end();
             self.cancel.cancel(CancelReason::new(Outcome::Abandoned));
-            if let Some(group) = self.group.get().filter(|_| self.lifecycle.has_tasks()) {
+            if let Some(group) = self.used_group().filter(|_| self.lifecycle.has_tasks()) {
                 group.request_cancelled(self.start);
             }
-            if let Some(group) = self.group.get() {
-                group.request_ended(self.start);
+            if let Some(group) = self.used_group() {
+                TaskGroup::request_ended(group, self.start);
             }
         }
 
@@ -408,79 +432,70 @@ mod loom_models {
                 move || {
                     let reason = CancelReason::new(Outcome::Cancelled);
                     assert!(parts.cancel.cancel(reason));
-                    if let Some(group) = parts.group.get() {
+                    if let Some(group) = parts.used_group() {
                         group.wake_tasks();
                     }
                 }
             });
-            let start = parts.start;
-            let take = || TaskGroup::take(start, Duration::ZERO, Housekeeping::Process);
-            let group = parts.group.get_or_init(take);
+            parts.lifecycle.use_group();
+            let group = parts.group();
             let (woken, waker) = Woken::new();
-            let place = group.wait(&waker);
+            let place = group.wait(&waker, terms);
             let _ = parts.cancel.is_cancelled_now();
             let seen = parts.cancel.reason().is_some();
             cancelling.join().expect("no panic");
             assert!(seen || woken.get());
-            group.remove(place);
+            group.remove(place, None);
         });
     }
 
-    /// The list of what waits: of two threads that wait for one request, one lists it.
+    /// Invariant 5 of `TaskGroup`: the list has the group, or gets it meanwhile.
     #[test]
     fn what_begins_to_wait_while_a_shutdown_begins_is_woken_or_sees_it() {
         struct Layer {
             began: AtomicBool,
-            waiting: Mutex<Option<crate::sync::Arc<TaskGroup>>>,
-            group: crate::sync::Arc<TaskGroup>,
+            groups: Mutex<Vec<Counted<TaskGroup>>>,
         }
 
         impl Layer {
             /// Returns whether the shutdown was seen. If so, the request is cancelled.
-            fn wait(&self, waker: &Waker) -> bool {
-                self.group.wait(waker);
-                if self.group.list() {
-                    *lock(&self.waiting) = Some(crate::sync::Arc::clone(&self.group));
-                }
-                let seen = self.began.load(Ordering::SeqCst);
-                if seen {
-                    self.group.wake_tasks();
-                }
-                seen
+            fn wait(&self, group: &Counted<TaskGroup>, waker: &Waker) -> bool {
+                group.wait(waker, terms);
+                self.began.load(Ordering::SeqCst)
             }
 
             fn shut_down(&self) {
                 self.began.store(true, Ordering::SeqCst);
-                let waiting = lock(&self.waiting).clone();
-                if let Some(group) = waiting {
+                let groups: Vec<_> = lock(&self.groups).iter().map(Counted::clone).collect();
+                for group in groups {
                     group.wake_tasks();
                 }
             }
         }
 
-        loom::model(|| {
-            let group = TaskGroup::take(Instant::now(), Duration::ZERO, Housekeeping::Process);
-            let layer = Arc::new(Layer {
-                began: AtomicBool::new(false),
-                waiting: Mutex::new(None),
-                group,
+        for is_listed in [true, false] {
+            loom::model(move || {
+                let group = TaskGroup::new_unlisted();
+                let layer = Arc::new(Layer {
+                    began: AtomicBool::new(false),
+                    groups: Mutex::new(Vec::new()),
+                });
+                if is_listed {
+                    lock(&layer.groups).push(group.clone());
+                }
+                let stopping = thread::spawn({
+                    let layer = Arc::clone(&layer);
+                    move || layer.shut_down()
+                });
+                if !is_listed {
+                    lock(&layer.groups).push(group.clone());
+                }
+                let (woken, waker) = Woken::new();
+                let seen = layer.wait(&group, &waker);
+                stopping.join().expect("no panic");
+                assert!(seen || woken.get());
             });
-            let stopping = thread::spawn({
-                let layer = Arc::clone(&layer);
-                move || layer.shut_down()
-            });
-            let (there, waker) = Woken::new();
-            let waiting = thread::spawn({
-                let layer = Arc::clone(&layer);
-                move || layer.wait(&waker)
-            });
-            let (here, waker) = Woken::new();
-            let seen_here = layer.wait(&waker);
-            let seen_there = waiting.join().expect("no panic");
-            stopping.join().expect("no panic");
-            assert!(seen_here || here.get());
-            assert!(seen_there || there.get());
-        });
+        }
     }
 
     /// Invariant 4 of `TaskGroup`.
@@ -493,16 +508,14 @@ mod loom_models {
                 move || {
                     let reason = CancelReason::new(Outcome::Cancelled);
                     assert!(parent.cancel.cancel(reason));
-                    parent
-                        .group
-                        .get()
-                        .is_some_and(|group| group.wake_dependents() == 1)
+                    let group = parent.used_group();
+                    group.is_some_and(|group| group.wake_dependents() == 1)
                 }
             });
-            let own = TaskGroup::take(parent.start, Duration::ZERO, Housekeeping::Process);
-            let take = || TaskGroup::take(parent.start, Duration::ZERO, Housekeeping::Process);
-            let group = parent.group.get_or_init(take);
-            group.add_dependent(&own);
+            let own = TaskGroup::new_unlisted();
+            parent.lifecycle.use_group();
+            let group = parent.group();
+            group.add_dependent(&own, terms);
             let _ = parent.cancel.is_cancelled_now();
             let seen = parent.cancel.reason().is_some();
             let woken = cancelling.join().expect("no panic");

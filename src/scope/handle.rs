@@ -216,12 +216,11 @@ impl RequestScope {
     /// Returns a token that is cancelled when the request ends, is [cancelled](Self::cancel), or
     /// exceeds its deadline.
     ///
-    /// Each call returns a new child of the request's token. Cancelling it affects its own clones
-    /// and children only; [`cancel`](Self::cancel) cancels the request. For code that waits itself,
+    /// Each call returns a new token. Cancelling it affects its own clones and children only; [`cancel`](Self::cancel) cancels the request. For code that waits itself,
     /// [`cancelled`](Self::cancelled) on a clone of the handle costs less.
     #[must_use]
     pub fn child_token(&self) -> CancellationToken {
-        self.own_token().child_token()
+        self.state().child_token()
     }
 
     /// The current request, and those that have sent it, as far as they are of this layer.
@@ -231,11 +230,6 @@ impl RequestScope {
             .filter(|state| Arc::ptr_eq(state.layer(), layer))
             .map(Counted::into_request)
             .collect()
-    }
-
-    /// The request's own token, made at the first call.
-    pub(crate) fn own_token(&self) -> &CancellationToken {
-        self.state().own_token()
     }
 
     /// Returns whether the request is cancelled.
@@ -341,13 +335,6 @@ impl Enter for RequestScope {
 
     fn enter(&mut self) -> EnteredScope<'_> {
         current::enter(&mut self.state, Writer::Shared)
-    }
-}
-
-impl RequestScope {
-    /// Enters the scope for a poll that is recorded as that of a task.
-    pub(super) fn enter_for_task(&mut self) -> EnteredScope<'_> {
-        current::enter_untraced(&mut self.state, Writer::Shared)
     }
 }
 

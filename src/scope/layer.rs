@@ -1,17 +1,14 @@
 use std::{fmt, panic::Location, time::Duration};
 
-use tokio_util::sync::CancellationToken;
-
 use super::{open_list::OpenList, report::Closed, shutdown::Shutdown};
 use crate::{
-    account::{Leftovers, aside},
+    account::Leftovers,
     housekeeping::Housekeeping,
     limit::LayerLimit,
     pool::ArenaPool,
     route::{RouteKey, RouteLabel, RouteRegistry},
-    slab::ShardedSlab,
-    sync::{Arc, AtomicU64, OnceLock},
-    task::{TaskGroup, TaskReport, Tasks},
+    sync::{Arc, AtomicU64},
+    task::{Bound, TaskReport, Tasks},
 };
 
 /// Receives the events of scopes. Called from `call` and from `Drop`, so it must not panic.
@@ -66,9 +63,6 @@ pub(crate) struct LayerState {
     pub(crate) shutdown: Shutdown,
     /// What closed requests still hold.
     pub(crate) leftovers: Leftovers<RouteKey>,
-    pub(crate) tokens: ShardedSlab<CancellationToken>,
-    /// What waits for the cancellation of a request, by request.
-    waiting: OnceLock<ShardedSlab<Arc<TaskGroup>>>,
     pub(crate) tasks: Tasks,
     /// Values of trusted deadline headers that could not be parsed; only ever grows.
     pub(crate) unparsable_deadlines: AtomicU64,
@@ -98,8 +92,6 @@ impl LayerState {
             open_list: None,
             shutdown: Shutdown::default(),
             leftovers: Leftovers::new(),
-            tokens: ShardedSlab::default(),
-            waiting: OnceLock::new(),
             tasks: Tasks::default(),
             unparsable_deadlines: AtomicU64::new(0),
             implausible_starts: AtomicU64::new(0),
@@ -114,22 +106,18 @@ impl LayerState {
     /// Cancels all open scopes, and those that are opened from now on.
     pub(crate) fn shut_down(&self) {
         self.shutdown.begin();
-        // Not under the lock: cancelling wakes tasks.
-        for token in self.tokens.filter_map(|token| Some(token.clone())) {
-            token.cancel();
-        }
-        // Made if it is not there: what is listed later sees that a shutdown has begun.
-        let waiting = self.waiting().filter_map(|group| Some(Arc::clone(group)));
-        for group in waiting {
-            group.wake_tasks();
-            group.wake_dependents();
-        }
-        self.tasks.follow_shutdown();
+        self.bound().follow_shutdown();
     }
 
-    /// The list of what waits.
-    pub(super) fn waiting(&self) -> &ShardedSlab<Arc<TaskGroup>> {
-        self.waiting.get_or_init(|| aside(ShardedSlab::default))
+    /// Tells the layer from others while it exists.
+    #[inline]
+    pub(super) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The tasks that end with their request.
+    pub(crate) fn bound(&self) -> Bound {
+        Bound(self.address())
     }
 }
 
@@ -138,8 +126,7 @@ impl fmt::Debug for LayerState {
         f.debug_struct("LayerState")
             .field("pool", &self.pool)
             .field("grace", &self.grace)
-            .field("tokens", &self.tokens.len())
-            .field("tasks", &self.tasks.bound.len())
+            .field("tasks", &self.bound().len())
             .finish_non_exhaustive()
     }
 }

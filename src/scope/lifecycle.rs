@@ -12,6 +12,7 @@
 //! 4. `CLOSED` is set once, when the count of tasks reaches zero after `ENDED`. The call that sets it
 //!    returns [`Transition::Close`]. Without tasks it may be set together with `ENDED`
 //!    ([`Transition::EndAndClose`]).
+//! 5. `GROUP` is set once, before or as the first task is counted, and before something waits for the end.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -23,6 +24,8 @@ const ENDED: u64 = 1 << 2;
 const CLOSED: u64 = 1 << 3;
 /// A hold was taken up: the connection is served.
 const TAKEN_UP: u64 = 1 << 4;
+/// The request uses its group of tasks.
+const GROUP: u64 = 1 << 5;
 
 const HOLD: u64 = 1 << 8;
 const HOLDS: u64 = 0xff_ffff << 8;
@@ -60,11 +63,25 @@ impl Lifecycle {
         self.word.store(0, Ordering::Relaxed);
     }
 
-    /// Whether nothing has happened yet.
+    /// Whether the response is not over, and there are neither tasks nor holds.
     #[inline]
-    pub(super) fn is_new(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         // Acquire: as `is_ended`.
-        self.word.load(Ordering::Acquire) == 0
+        self.word.load(Ordering::Acquire) & !GROUP == 0
+    }
+
+    /// Whether the request uses its group of tasks.
+    #[inline]
+    pub(super) fn has_group(&self) -> bool {
+        // Acquire: as `is_ended`.
+        self.word.load(Ordering::Acquire) & GROUP != 0
+    }
+
+    /// Notes that the request uses its group of tasks.
+    pub(super) fn use_group(&self) {
+        if !self.has_group() {
+            self.word.fetch_or(GROUP, Ordering::AcqRel);
+        }
     }
 
     pub(super) fn is_ended(&self) -> bool {
@@ -102,9 +119,10 @@ impl Lifecycle {
     /// The response is complete.
     pub(super) fn response_done(&self) -> Transition {
         // Most requests have neither tasks nor holds: one transition.
+        let group = self.word.load(Ordering::Relaxed) & GROUP;
         let quiet = self.word.compare_exchange(
-            0,
-            DONE | ENDED | CLOSED,
+            group,
+            group | DONE | ENDED | CLOSED,
             Ordering::AcqRel,
             Ordering::Acquire,
         );
@@ -172,9 +190,13 @@ impl Lifecycle {
         }
     }
 
-    /// Counts one more task. Returns whether the scope has ended already.
+    /// Counts one more task, which uses the group. Returns whether the scope has ended already.
     pub(super) fn task_started(&self) -> bool {
-        self.word.fetch_add(TASK, Ordering::AcqRel) & ENDED != 0
+        let start = |word: u64| Some((word | GROUP).wrapping_add(TASK));
+        let (Ok(before) | Err(before)) =
+            self.word
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, start);
+        before & ENDED != 0
     }
 
     /// Whether there is a task.

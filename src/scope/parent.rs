@@ -4,7 +4,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{handle::RequestScope, label::LabelSource, layer::LayerState, state::ScopeState};
-use crate::{counted::Counted, deadline::CallLimits, route::RouteKey, sync::Arc, task::TaskGroup};
+use crate::{
+    counted::Counted,
+    deadline::CallLimits,
+    route::RouteKey,
+    sync::Arc,
+    task::{TaskGroup, Terms},
+};
 
 /// The part of a matched path that does not come from the parent's.
 pub(crate) fn own_path<'a>(parent: Option<&str>, matched: &'a str) -> Option<&'a str> {
@@ -13,50 +19,88 @@ pub(crate) fn own_path<'a>(parent: Option<&str>, matched: &'a str) -> Option<&'a
 }
 
 impl ScopeState {
-    /// The request's own token, made at the first call.
-    pub(super) fn own_token(&self) -> &CancellationToken {
-        let token = self.cancel.token(|| {
-            let token = self.parent().map_or_else(CancellationToken::new, |parent| {
-                parent.own_token().child_token()
-            });
-            // A shutdown cancels the tokens that are listed.
-            if !self.is_spared() {
-                self.token.set(self.layer().tokens.insert(token.clone()));
-            }
-            token
-        });
-        // Cancels a token that was made too late for a shutdown to find it.
-        let _ = self.reason();
+    /// Returns a token of its own that is cancelled when the request is.
+    pub(super) fn child_token(&self) -> CancellationToken {
+        self.lifecycle.use_group();
+        let token = self.group().token(|| self.terms());
+        // Invariants 1, 3 and 5 of `TaskGroup`.
+        if self.cancel.is_cancelled_now() || self.reason().is_some() {
+            token.cancel();
+        }
         token
     }
 
-    /// What the tasks share. The first task makes it.
+    /// What the tasks share. The first task of any request of this scope makes it. For a request that uses it.
     #[inline]
-    pub(super) fn group(&self) -> &Arc<TaskGroup> {
-        self.tasks.get_or_init(|| self.make_group())
-    }
-
-    fn make_group(&self) -> Arc<TaskGroup> {
-        let layer = self.layer();
-        let group = TaskGroup::take(self.limits.start, layer.grace, layer.housekeeping.clone());
-        if let Some(parent) = self.parent() {
-            parent.group().add_dependent(&group);
-            // Invariant 4 of `TaskGroup`. The reason is read when a task waits.
-            let _ = parent.cancel.is_cancelled_now();
+    pub(super) fn group(&self) -> &Counted<TaskGroup> {
+        let group = self.tasks.get_or_init(TaskGroup::new_listed);
+        if self.rare.get().is_some() {
+            self.depend(group);
         }
         group
     }
 
+    /// The group, if the request uses it.
+    #[inline]
+    pub(super) fn used_group(&self) -> Option<&Counted<TaskGroup>> {
+        self.tasks.get().filter(|_| self.lifecycle.has_group())
+    }
+
+    /// What is the same for all tasks of the request.
+    pub(super) fn terms(&self) -> Terms {
+        let layer = self.layer();
+        Terms {
+            grace: layer.grace,
+            housekeeping: layer.housekeeping.clone(),
+            layer: layer.address(),
+            follows_shutdown: !self.is_spared(),
+        }
+    }
+
+    /// Makes the group a dependent of the parent's, if there is one.
+    fn depend(&self, group: &Counted<TaskGroup>) {
+        let rare = self.rare();
+        let Some(parent) = &rare.parent else {
+            return;
+        };
+        rare.depends.get_or_init(|| {
+            parent.lifecycle.use_group();
+            parent.group().add_dependent(group, || parent.terms());
+            // Invariant 4 of `TaskGroup`. The reason is read when a task waits.
+            let _ = parent.cancel.is_cancelled_now();
+        });
+    }
+
     /// Releases what the tasks have shared.
-    pub(super) fn release_group(&mut self, layer: &LayerState) {
-        if let Some(group) = self.tasks.take() {
-            if let Some(parent) = self.parent().and_then(|parent| parent.tasks.get()) {
-                parent.remove_dependent(&group);
+    pub(super) fn release_group(&mut self) {
+        let Some(group) = self.used_group() else {
+            return;
+        };
+        let rare = self.rare.get();
+        if let Some(rare) = rare.filter(|rare| rare.depends.get().is_some()) {
+            let parent = rare.parent.as_ref();
+            if let Some(parents) = parent.and_then(|parent| parent.tasks.get()) {
+                parents.remove_dependent(group);
             }
-            if let Some(key) = group.listed() {
-                drop(layer.waiting().remove(key));
+        }
+        group.reset();
+        self.keep_group();
+    }
+
+    /// Keeps the group for a later request, unless something refers to it.
+    #[inline]
+    pub(super) fn keep_group(&mut self) {
+        if !self.tasks.get().is_some_and(TaskGroup::is_kept) {
+            self.forget_group();
+        }
+    }
+
+    /// Removes the group.
+    pub(super) fn forget_group(&mut self) {
+        if self.tasks.get().is_some() {
+            if let Some(group) = self.tasks.take() {
+                TaskGroup::forget(&group);
             }
-            TaskGroup::recycle(group);
         }
     }
 

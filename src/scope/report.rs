@@ -7,7 +7,7 @@ use crate::{
     account::Usage,
     cancel::{CancelReason, DeadlineSource, Outcome},
     route::{RouteKey, RouteLabel},
-    task::{TaskGroup, TaskReport, TaskSpan},
+    task::{TaskFigures, TaskReport, TaskSpan},
 };
 
 /// Where a request's arena came from.
@@ -256,13 +256,15 @@ pub(crate) struct Closed<'a> {
     pub(crate) time_to_head: Option<u64>,
     pub(crate) time_to_end: u64,
     pub(crate) total_time: u64,
-    pub(crate) tasks: Option<&'a TaskGroup>,
+    /// Of a request that has used its group of tasks.
+    pub(crate) tasks: Option<TaskFigures>,
     pub(super) annotations: Option<&'a Annotations>,
 }
 
 impl Closed<'_> {
     pub(crate) fn report(&self) -> ScopeReport {
-        let [spawned, aborted, given_up] = self.tasks.map_or([0; 3], TaskGroup::counts);
+        let tasks = self.tasks.as_ref();
+        let count = |of: fn(&TaskFigures) -> usize| tasks.map_or(0, of);
         ScopeReport {
             id: Some(self.id).filter(|id| *id != 0),
             method: self.key.method.as_str(),
@@ -275,10 +277,10 @@ impl Closed<'_> {
             time_to_head: self.time_to_head.map(Duration::from_nanos),
             time_to_end: Duration::from_nanos(self.time_to_end),
             total_time: Duration::from_nanos(self.total_time),
-            tasks_spawned: spawned,
-            tasks_aborted: aborted,
-            tasks_given_up: given_up,
-            overruns: self.tasks.map(TaskGroup::overruns).unwrap_or_default(),
+            tasks_spawned: count(|tasks| tasks.spawned),
+            tasks_aborted: count(|tasks| tasks.aborted),
+            tasks_given_up: count(|tasks| tasks.given_up),
+            overruns: tasks.map_or_else(Vec::new, |tasks| tasks.overruns.clone()),
             cancel_latency: self.cancel_latency(),
             annotations: self.annotations.map(Annotations::take).unwrap_or_default(),
         }
@@ -286,7 +288,7 @@ impl Closed<'_> {
 
     /// Time from the cancellation to the end of the last task, if known.
     pub(crate) fn cancel_latency(&self) -> Option<Duration> {
-        self.tasks?.cancel_latency()
+        self.tasks.as_ref()?.cancel_latency
     }
 }
 

@@ -51,8 +51,8 @@ pub(crate) enum Exempt {
 /// Whether the layer is shutting down.
 ///
 /// Once it has begun, each open scope *is* cancelled: a thread that reads or sets its reason reads this
-/// word first. So there is no list of open scopes. Only tokens are listed, since tasks may sleep on
-/// them.
+/// word first. So there is no list of open scopes. Only groups of tasks are listed, since what waits in them
+/// sleeps.
 ///
 /// # Invariants
 ///
@@ -63,9 +63,9 @@ pub(crate) enum Exempt {
 /// 3. A request or task is alive when it is listed as exempt, and until it is removed or, for a
 ///    request, closed. So one that is in the list, and not closed, both before and after other
 ///    counts are read was counted in them.
-/// 4. A thread that makes a token lists it before it reads `began`. The list is read, under the same
-///    locks, after `began` was set. So a token is found in the list, or the thread that made it
-///    cancels it.
+/// 4. A thread that makes a token, or begins to wait, lists that in its request's group before it reads `began`.
+///    The groups are read, under the same locks, after `began` was set. So a token is found, or the thread that
+///    made it cancels it.
 #[derive(Debug, Default)]
 pub(crate) struct Shutdown {
     began: AtomicBool,

@@ -7,12 +7,20 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::{current::EnteredScope, handle::RequestScope, layer::LayerState};
+use super::{
+    current::{self, EnteredScope},
+    handle::RequestScope,
+    layer::LayerState,
+    recycle,
+    state::ScopeState,
+};
 use crate::{
-    account::{Enter, Inside},
+    account::{Enter, Inside, Writer},
     cancel::{Aborted, Grace},
+    counted::Counted,
+    slab::Key,
     sync::Arc,
-    task::{EnteredSpan, EnteredTask, Origin, TaskHandle, TaskKind, TaskRef},
+    task::{EnteredSpan, EnteredTask, Origin, TaskGroup, TaskHandle, TaskKind, TaskRef},
 };
 
 impl RequestScope {
@@ -177,72 +185,57 @@ impl RequestScope {
     }
 }
 
-/// Keeps a task in the layer's list while it exists, and its scope open until it is gone or given up.
+/// Keeps a task in its request's group while it exists, and its scope open until it is gone or given up.
 struct TaskGuard {
     record: TaskRef,
-    // Dropped after the record, so that the last handle recycles the scope, ...
-    scope: RequestScope,
-    // ... and before a shutdown is notified.
-    notify: NotifyShutdown,
-}
-
-/// Notifies a shutdown, when it is dropped, that a task has ended. `None` if none has begun.
-struct NotifyShutdown(Option<Arc<LayerState>>);
-
-impl Drop for NotifyShutdown {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(layer) = &self.0 {
-            layer.shutdown.changed();
-        }
-    }
+    /// `None` only while the scope is entered or the guard is dropped.
+    scope: Option<Counted<ScopeState>>,
+    /// The task's number in the group.
+    index: usize,
 }
 
 impl TaskGuard {
     fn new(scope: &RequestScope, kind: TaskKind, location: &'static Location<'static>) -> Self {
         let state = scope.state();
         let group = state.group();
-        group.task_started();
         let ended = state.lifecycle.task_started();
-        // The group is made, and the task counted, so a thread that cancels the request from now on sees
-        // both.
+        // The task is counted, so a thread that cancels the request from now on looks for the group.
         if state.cancel.is_cancelled_now() {
             group.request_cancelled(Instant::now());
         }
         let origin = Origin::Request(state.clone().into_owner());
-        let record = TaskRef::new(kind, location, origin);
-        record
-            .key
-            .set(state.layer().tasks.bound.insert(record.share()));
-        record.join(group);
+        let mut record = TaskRef::new(kind, location, origin);
+        let index = TaskGroup::add(group, record.share(), || state.terms());
         if ended {
             state.record_end();
         }
         Self {
             record,
-            scope: scope.clone(),
-            notify: NotifyShutdown(None),
+            scope: Some(state.clone()),
+            index,
         }
     }
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        let state = self.scope.state();
-        let (group, layer) = (state.group(), state.layer());
-        if state.reason().is_some() {
-            group.task_ended(Instant::now());
-        }
+        let Some(state) = self.scope.take() else {
+            unreachable!("an entered scope is borrowed by its guard");
+        };
+        let end = state.reason().is_some().then(Instant::now);
+        // Records the end before the scope may close.
+        state.group().remove(self.index, end);
         if !bug!("task-never-uncounted") {
             self.record.release();
         }
-        self.record.leave(group);
-        if let Some(key) = self.record.key.get() {
-            drop(layer.tasks.bound.remove(key));
-        }
         // A shutdown that begins later does not find the task.
-        if layer.shutdown.has_begun() {
-            self.notify.0 = Some(Arc::clone(layer));
+        let layer = state.layer();
+        let layer = layer.shutdown.has_begun().then(|| Arc::clone(layer));
+        // Before the last handle, which recycles the scope. The shutdown is notified after that.
+        self.record.end();
+        recycle::drop_handle(state);
+        if let Some(layer) = layer {
+            layer.shutdown.changed();
         }
     }
 }
@@ -253,7 +246,7 @@ impl Enter for TaskGuard {
 
     fn enter(&mut self) -> Self::Guard<'_> {
         let span = self.record.span.enter();
-        let scope = self.scope.enter_for_task();
+        let scope = current::enter_untraced(&mut self.scope, Writer::Shared);
         (self.record.enter(), scope, span)
     }
 }
@@ -300,6 +293,7 @@ impl<F: Future> Future for ScopedTask<F> {
     /// The future is polled first, so one that completes at the last moment has completed.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let index = this.guard.index;
         let (entered, ..) = &this.guard.enter();
         let task = entered.record;
         let Some(future) = this.future.as_mut().as_pin_mut() else {
@@ -309,7 +303,7 @@ impl<F: Future> Future for ScopedTask<F> {
             Poll::Ready(output) => Ok(output),
             Poll::Pending => {
                 if !this.grace.has_begun() {
-                    if !task.watch(cx.waker()) {
+                    if !task.watch(index, cx.waker()) {
                         return Poll::Pending;
                     }
                     this.grace.begin(task.grace());
@@ -331,6 +325,8 @@ impl<F: Future> Future for ScopedTask<F> {
 struct DetachedGuard {
     name: &'static str,
     record: TaskRef,
+    /// Its place in the layer's list.
+    key: Key,
     layer: Arc<LayerState>,
 }
 
@@ -338,7 +334,7 @@ impl DetachedGuard {
     fn new(scope: &RequestScope, name: &'static str, location: &'static Location<'static>) -> Self {
         let state = scope.state();
         let layer = Arc::clone(state.layer());
-        let group = Arc::clone(state.group());
+        let ended = Arc::clone(state.rare().detached_from.get_or_init(Arc::default));
         if state.lifecycle.is_ended_now() {
             state.record_end();
         }
@@ -349,13 +345,14 @@ impl DetachedGuard {
             name,
             route,
             id,
-            group,
+            ended,
         };
-        let record = TaskRef::new(TaskKind::Detached, location, origin);
-        record.key.set(layer.tasks.detached.insert(record.share()));
+        let mut record = TaskRef::new(TaskKind::Detached, location, origin);
+        let key = layer.tasks.detached.insert(record.share());
         Self {
             name,
             record,
+            key,
             layer,
         }
     }
@@ -364,9 +361,7 @@ impl DetachedGuard {
 impl Drop for DetachedGuard {
     fn drop(&mut self) {
         let tasks = &self.layer.tasks;
-        if let Some(key) = self.record.key.get() {
-            drop(tasks.detached.remove(key));
-        }
+        drop(tasks.detached.remove(self.key));
         tasks.names.ended(self.name, self.record.bytes());
         self.layer.shutdown.changed();
     }

@@ -66,10 +66,8 @@ pub(crate) struct ScopeState {
     pub(super) span: TaskSpan,
     /// The place in the list of open requests, if the layer keeps one.
     pub(super) listed: KeySlot,
-    /// The token in the layer's list.
-    pub(super) token: KeySlot,
-    /// Made when the first task is started.
-    pub(super) tasks: OnceLock<Arc<TaskGroup>>,
+    /// Made when the first task is started, and kept for later requests.
+    pub(super) tasks: OnceLock<Counted<TaskGroup>>,
     /// Made when one of its parts is set.
     pub(super) rare: OnceLock<Box<Rare>>,
 }
@@ -92,6 +90,10 @@ pub(super) struct Rare {
     pub(super) capture: Option<Capture>,
     /// Takes the response body away from the server.
     pub(super) body_taker: Mutex<Option<Waker>>,
+    /// When the request has ended, for the tasks that were detached. Made with the first of them.
+    pub(super) detached_from: OnceLock<Arc<OnceLock<Instant>>>,
+    /// Set once the group of tasks is among the dependents of the parent's.
+    pub(super) depends: OnceLock<()>,
 }
 
 impl Rare {
@@ -105,6 +107,8 @@ impl Rare {
             untaken: OnceLock::new(),
             capture: None,
             body_taker: Mutex::new(None),
+            detached_from: OnceLock::new(),
+            depends: OnceLock::new(),
         }
     }
 }
@@ -126,7 +130,6 @@ impl ScopeState {
             id: AtomicU64::new(0),
             span: TaskSpan::none(),
             listed: KeySlot::empty(),
-            token: KeySlot::empty(),
             tasks: OnceLock::new(),
             rare: OnceLock::new(),
         }
@@ -193,16 +196,13 @@ impl ScopeState {
 
     /// Releases everything the request held, so that the scope can be recycled.
     pub(super) fn release(&mut self) {
-        let Some(layer) = self.layer.take() else {
+        let Some(_layer) = self.layer.take() else {
             return;
         };
-        if let Some(key) = self.token.take() {
-            drop(layer.value().tokens.remove(key));
-        }
+        self.release_group();
         self.lifecycle.reset();
         self.cancel.reset();
         self.end.store(NEVER, Ordering::Relaxed);
-        self.release_group(layer.value());
         self.rare.take();
         self.reset();
     }
@@ -210,6 +210,11 @@ impl ScopeState {
     /// The same after a [plain](Self::is_plain) end.
     #[inline]
     pub(super) fn release_plain(&mut self) {
+        if self.lifecycle.has_group() {
+            // The group was reset as the scope closed.
+            self.keep_group();
+            self.lifecycle.reset();
+        }
         self.reset();
         self.layer = None;
     }
@@ -331,7 +336,7 @@ impl ScopeState {
         if self.cancel.cancel(reason) {
             #[cfg(feature = "trace")]
             self.trace_cancelled(reason);
-            if let Some(group) = self.tasks.get() {
+            if let Some(group) = self.used_group() {
                 self.cancelled(group, at);
             }
         }
@@ -351,7 +356,7 @@ impl ScopeState {
 
     #[inline]
     fn has_tasks(&self) -> bool {
-        self.tasks.get().is_some() && self.lifecycle.has_tasks()
+        self.lifecycle.has_group() && self.lifecycle.has_tasks()
     }
 
     /// Serves a request that came during a shutdown, which neither cancels it nor waits for it.
@@ -408,5 +413,6 @@ fn lent_bytes(arena: &Arena) -> usize {
 impl Drop for ScopeState {
     fn drop(&mut self) {
         self.release();
+        self.forget_group();
     }
 }

@@ -1,25 +1,18 @@
-use std::{
-    fmt,
-    task::{Wake, Waker},
-    time::Duration,
-};
+use std::{fmt, task::Waker, time::Duration};
 
 use slab::Slab;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     report::TaskReport,
-    supervision::{Supervised, Supervision},
+    supervision::{Alive, Supervised, Terms},
 };
 use crate::{
     counted::Counted,
-    housekeeping::Housekeeping,
-    slab::{Key, KeySlot},
-    sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, lock},
+    slab::KeySlot,
+    sync::{AtomicUsize, Mutex, Ordering, lock},
 };
-
-/// A moment that has not been recorded.
-const NEVER: u64 = u64::MAX;
 
 /// Maximum number of tasks that a request's report lists.
 const MAX_NAMED: usize = 64;
@@ -27,148 +20,258 @@ const MAX_NAMED: usize = 64;
 // `ScopeReport::overruns` states this limit.
 const _: () = assert!(MAX_NAMED == 64);
 
-/// State shared by the tasks of one request, made when the first of them is started.
+/// What the tasks of one request share. A scope makes it with its first task, and keeps it for its later
+/// requests.
 ///
 /// # Invariants
 ///
-/// 1. A thread that makes the group, or starts a task, then reads the request's state by a
-///    read-modify-write, and a thread that changes that state looks for the group and its tasks afterwards.
-///    So of "task started" and "request ended" (or "cancelled") the later one sees the earlier, and records
-///    the moment here.
+/// 1. A thread that starts a task, or begins to wait, notes in the lifecycle's word that the group is used, and
+///    then reads the request's state by a read-modify-write. A thread that changes that state looks for the
+///    note afterwards. So of "task started" and "request ended" (or "cancelled") the later one sees the
+///    earlier, and records the moment here.
 /// 2. A task of a cancelled request records its end before it lets the scope close, so the scope reads
 ///    the last end of all.
 /// 3. A task that waits has its waker listed, and looks afterwards whether its request is cancelled. A
 ///    thread that cancels takes the wakers afterwards, under the same lock. So of "listed" and
-///    "cancelled" the later one sees the earlier: the task is woken, or goes on by itself.
+///    "cancelled" the later one sees the earlier: the task is woken, or goes on by itself. A token that is made
+///    is listed in the same way, and cancelled instead of woken.
 /// 4. A group is listed as a dependent of the group of the request that has sent its own, and its thread
 ///    then reads that request's state by a read-modify-write. So 1 and 3 hold for that request, too.
+/// 5. A shutdown begins, and then locks each group that exists. A thread that lists something in a group looks
+///    afterwards whether a shutdown has begun. So of "listed" and "shut down" the later one sees the earlier.
 pub(crate) struct Group<T> {
-    start: Instant,
-    alive: Supervision<T>,
-    /// Moments, in nanoseconds since the start.
-    cancelled: AtomicU64,
-    ended: AtomicU64,
-    last_end: AtomicU64,
-    spawned: AtomicUsize,
-    aborted: AtomicUsize,
-    given_up: AtomicUsize,
-    overruns: Mutex<Vec<TaskReport>>,
-    /// The groups of requests that the request has sent. Made with the first.
-    dependents: OnceLock<Mutex<Slab<Arc<Self>>>>,
+    shared: Mutex<Shared<T>>,
+    /// Its place in the list of all groups.
+    listed: KeySlot,
     /// Its place among the dependents of another group.
     place: AtomicUsize,
-    /// Whether it is in the layer's list of what waits, and where.
-    is_listed: AtomicBool,
-    listed_at: KeySlot,
+    /// Looks at tasks so far.
+    pub(super) looks: AtomicUsize,
+}
+
+/// The part under the lock.
+pub(super) struct Shared<T> {
+    pub(super) alive: Alive<T>,
+    cancelled: Option<Instant>,
+    pub(super) ended: Option<Instant>,
+    last_end: Option<Instant>,
+    pub(super) spawned: usize,
+    aborted: usize,
+    given_up: usize,
+    /// The tokens that are cancelled with the request.
+    tokens: Tokens,
+    rare: Option<Box<Rare<T>>>,
+}
+
+/// What few requests with tasks have.
+struct Rare<T> {
+    overruns: Vec<TaskReport>,
+    /// The groups of requests that the request has sent.
+    dependents: Slab<Counted<Group<T>>>,
+}
+
+/// Tokens of a request. The first one is a root, since making, dropping and cancelling a child takes twice as
+/// many locked instructions. Further ones have a root in common, which forgets those that are dropped.
+#[derive(Default)]
+struct Tokens {
+    first: Option<CancellationToken>,
+    further: Option<CancellationToken>,
+}
+
+/// What is known of a request's tasks when its scope closes.
+#[derive(Debug, Default)]
+pub(crate) struct TaskFigures {
+    /// Tasks started.
+    pub(crate) spawned: usize,
+    pub(crate) aborted: usize,
+    pub(crate) given_up: usize,
+    /// Time from the cancellation to the end of the last task. `None` if there was no task to cancel, or
+    /// one still runs.
+    pub(crate) cancel_latency: Option<Duration>,
+    pub(crate) overruns: Vec<TaskReport>,
+}
+
+impl Tokens {
+    /// A token that is cancelled with the others.
+    fn add(&mut self) -> CancellationToken {
+        if self.first.is_none() {
+            return self.first.insert(CancellationToken::new()).clone();
+        }
+        let further = self.further.get_or_insert_with(CancellationToken::new);
+        further.child_token()
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    #[inline]
+    fn cancel(self) {
+        if self.first.is_some() {
+            self.cancel_all();
+        }
+    }
+
+    #[inline(never)]
+    fn cancel_all(self) {
+        if bug!("token-not-cancelled") {
+            return;
+        }
+        for token in [self.first, self.further].into_iter().flatten() {
+            token.cancel();
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    fn rare(&mut self) -> &mut Rare<T> {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare {
+                overruns: Vec::new(),
+                dependents: Slab::new(),
+            })
+        })
+    }
+
+    fn figures(&self) -> TaskFigures {
+        let latency = match (self.given_up, self.cancelled, self.last_end) {
+            (0, Some(cancelled), Some(last)) => last.checked_duration_since(cancelled),
+            _ => None,
+        };
+        let overruns = self.rare.as_ref().map(|rare| rare.overruns.clone());
+        TaskFigures {
+            spawned: self.spawned,
+            aborted: self.aborted,
+            given_up: self.given_up,
+            cancel_latency: latency,
+            overruns: overruns.unwrap_or_default(),
+        }
+    }
+
+    /// Starts again, between two requests. The tokens are passed to the caller, to be dropped without the lock.
+    fn reset(&mut self) -> Tokens {
+        self.alive.reset();
+        (self.cancelled, self.ended, self.last_end) = (None, None, None);
+        (self.spawned, self.aborted, self.given_up) = (0, 0, 0);
+        self.rare = None;
+        self.tokens.take()
+    }
 }
 
 impl<T> Group<T> {
     /// For no request yet.
     #[cold]
-    pub(super) fn unused(start: Instant) -> Self {
+    pub(super) fn unused() -> Self {
         Self {
-            start,
-            alive: Supervision::new(),
-            cancelled: AtomicU64::new(NEVER),
-            ended: AtomicU64::new(NEVER),
-            last_end: AtomicU64::new(NEVER),
-            spawned: AtomicUsize::new(0),
-            aborted: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
-            overruns: Mutex::new(Vec::new()),
-            dependents: OnceLock::new(),
+            shared: Mutex::new(Shared {
+                alive: Alive::default(),
+                cancelled: None,
+                ended: None,
+                last_end: None,
+                spawned: 0,
+                aborted: 0,
+                given_up: 0,
+                tokens: Tokens::default(),
+                rare: None,
+            }),
+            listed: KeySlot::empty(),
             place: AtomicUsize::new(0),
-            is_listed: AtomicBool::new(false),
-            listed_at: KeySlot::empty(),
+            looks: AtomicUsize::new(0),
         }
     }
 
-    /// Begins for a request, without tasks.
-    pub(super) fn begin(&mut self, start: Instant, grace: Duration, housekeeping: Housekeeping) {
-        self.start = start;
-        self.alive.begin(grace, housekeeping);
+    /// Calls `f` with what is under the lock.
+    #[inline]
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut Shared<T>) -> R) -> R {
+        f(&mut lock(&self.shared))
     }
 
-    pub(super) fn reset(&mut self) {
-        // Relaxed: `&mut` excludes other threads.
-        for moment in [&self.cancelled, &self.ended, &self.last_end] {
-            moment.store(NEVER, Ordering::Relaxed);
-        }
-        for count in [&self.spawned, &self.aborted, &self.given_up] {
-            count.store(0, Ordering::Relaxed);
-        }
-        self.alive.reset();
-        *lock(&self.overruns) = Vec::new();
-        self.dependents.take();
-        self.is_listed.store(false, Ordering::Relaxed);
-        self.listed_at.take();
+    /// The place in the list of all groups.
+    pub(super) const fn listed(&self) -> &KeySlot {
+        &self.listed
+    }
+
+    /// The figures, when the scope closes.
+    pub(crate) fn figures(&self) -> TaskFigures {
+        self.with(|shared| shared.figures())
+    }
+
+    /// As [`figures`](Self::figures), for a scope that closes with its only handle: the group starts again, and
+    /// the tokens are cancelled.
+    pub(crate) fn finish(&self) -> TaskFigures {
+        let (figures, tokens) = self.with(|shared| (shared.figures(), shared.reset()));
+        tokens.cancel();
+        figures
+    }
+
+    /// Starts again, between two requests.
+    pub(crate) fn reset(&self) {
+        drop(self.with(Shared::reset));
     }
 }
 
 impl<T: Supervised + 'static> Group<T> {
-    fn nanos(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.start);
-        u64::try_from(since.as_nanos())
-            .unwrap_or(NEVER)
-            .min(NEVER - 1)
-    }
-
-    /// Records a moment, if it was not recorded before.
-    fn record(&self, moment: &AtomicU64, at: Instant) {
-        // Release: `ended` acquires.
-        let _ =
-            moment.compare_exchange(NEVER, self.nanos(at), Ordering::Release, Ordering::Relaxed);
-    }
-
     /// The request was cancelled. The tasks that wait are not woken yet.
     pub(crate) fn request_cancelled(&self, at: Instant) {
-        self.record(&self.cancelled, at);
+        self.with(|shared| _ = shared.cancelled.get_or_insert(at));
     }
 
     /// Has `waker` woken when the request is cancelled, for what is no task of it, and returns its number. The
-    /// caller looks afterwards whether it is cancelled (invariants 1 and 3).
-    pub(crate) fn wait(&self, waker: &Waker) -> usize {
-        self.alive.wait(waker)
+    /// caller looks afterwards whether it is cancelled (invariants 1, 3 and 5).
+    pub(crate) fn wait(&self, waker: &Waker, terms: impl FnOnce() -> Terms) -> usize {
+        let waker = waker.clone();
+        self.with(|shared| shared.alive.wait(waker, terms))
     }
 
     /// As [`wait`](Self::wait), for the task, or what waits, of this number.
     pub(crate) fn watch(&self, index: usize, waker: &Waker) {
-        self.alive.watch(index, waker);
+        // Cloned and dropped without the lock, since that may call any code.
+        let mut waker = Some(waker.clone());
+        self.with(|shared| shared.alive.watch(index, &mut waker));
+        drop(waker);
     }
 
-    /// Whether the calling thread is the one that lists the group for the layer's shutdown. A thread that is not
-    /// may wait before the other has listed it: that one looks for a shutdown afterwards and, if one has begun,
-    /// cancels the request, which wakes all that wait.
-    pub(crate) fn list(&self) -> bool {
-        // Relaxed, as the place, which the thread that releases the scope reads: that happens after.
-        !self.is_listed.load(Ordering::Relaxed) && !self.is_listed.swap(true, Ordering::Relaxed)
+    /// Returns a token that is cancelled when the request is. The caller looks afterwards whether it is
+    /// cancelled (invariants 1, 3 and 5).
+    pub(crate) fn token(&self, terms: impl FnOnce() -> Terms) -> CancellationToken {
+        self.with(|shared| {
+            shared.alive.begin(terms);
+            shared.tokens.add()
+        })
     }
 
-    /// The place in that list.
-    pub(crate) fn listed_at(&self, key: Key) {
-        self.listed_at.set(key);
+    /// Whether it is used by a request of this layer that has made tokens.
+    pub(super) fn has_tokens(&self, layer: usize) -> bool {
+        self.with(|shared| shared.alive.is_of(layer) && !shared.tokens.is_empty())
     }
 
-    /// The place in that list, if the group is in it.
-    pub(crate) fn listed(&self) -> Option<Key> {
-        self.listed_at.get()
-    }
-
-    /// Wakes the tasks of a request that is cancelled, and what waits for that.
+    /// Wakes the tasks of a request that is cancelled, and what waits for that, and cancels its tokens.
     pub(crate) fn wake_tasks(&self) {
-        self.alive.wake();
+        // Not under the lock, since waking may call any code.
+        let (few, more, tokens) = self.with(|shared| {
+            let (few, more) = shared.alive.take_wakers();
+            (few, more, shared.tokens.take())
+        });
+        tokens.cancel();
+        for waker in few.into_iter().flatten().chain(more) {
+            waker.wake();
+        }
     }
 
     /// Does the same for the requests that the request has sent. Returns the number of these.
     pub(crate) fn wake_dependents(&self) -> usize {
-        let Some(dependents) = self.dependents.get() else {
-            return 0;
+        let clone_all = |dependents: &Slab<Counted<Self>>| {
+            let clones = dependents.iter().map(|(_, group)| group.clone());
+            clones.collect::<Vec<_>>()
         };
-        // Not under the lock, since waking may call any code.
-        let dependents: Vec<_> = lock(dependents)
-            .iter()
-            .map(|(_, group)| Arc::clone(group))
-            .collect();
+        let dependents = self.with(|shared| {
+            let rare = shared.rare.as_ref();
+            rare.map_or_else(Vec::new, |rare| clone_all(&rare.dependents))
+        });
         for group in &dependents {
             group.wake_tasks();
             group.wake_dependents();
@@ -177,122 +280,91 @@ impl<T: Supervised + 'static> Group<T> {
     }
 
     /// Adds the group of a request that this one's has sent (invariant 4).
-    pub(crate) fn add_dependent(&self, group: &Arc<Self>) {
-        let dependents = self.dependents.get_or_init(|| Mutex::new(Slab::new()));
-        let place = lock(dependents).insert(Arc::clone(group));
+    pub(crate) fn add_dependent(&self, group: &Counted<Self>, terms: impl FnOnce() -> Terms) {
+        let place = self.with(|shared| {
+            shared.alive.begin(terms);
+            shared.rare().dependents.insert(group.clone())
+        });
         // Relaxed: read by the thread that releases the dependent's scope, which happens after.
         group.place.store(place, Ordering::Relaxed);
     }
 
     /// Removes a dependent.
     pub(crate) fn remove_dependent(&self, group: &Self) {
-        if let Some(dependents) = self.dependents.get() {
-            let place = group.place.load(Ordering::Relaxed);
-            let removed = lock(dependents).try_remove(place);
-            drop(removed);
-        }
-    }
-
-    /// The request's response is over, and there is no task.
-    pub(crate) fn request_closed(&self, at: Instant) {
-        self.record(&self.ended, at);
-    }
-
-    /// The request's response is over. Tasks that are alive are supervised from now on.
-    pub(crate) fn request_ended(self: &Arc<Self>, at: Instant) {
-        self.record(&self.ended, at);
-        self.alive.ended(|| Waker::from(Arc::clone(self)));
+        let place = group.place.load(Ordering::Relaxed);
+        let removed = self.with(|shared| {
+            let rare = shared.rare.as_mut()?;
+            rare.dependents.try_remove(place)
+        });
+        drop(removed);
     }
 
     /// When the request ended, if it has.
     pub(super) fn ended(&self) -> Option<Instant> {
-        // Acquire: see `record`.
-        match self.ended.load(Ordering::Acquire) {
-            NEVER => None,
-            nanos => self.start.checked_add(Duration::from_nanos(nanos)),
+        self.with(|shared| shared.ended)
+    }
+
+    /// Removes a task that has ended, or what waits no more. A task of a cancelled request has ended at `at`.
+    pub(crate) fn remove(&self, index: usize, at: Option<Instant>) {
+        let (task, idle) = self.with(|shared| {
+            if at.is_some() {
+                shared.last_end = shared.last_end.max(at);
+            }
+            shared.alive.remove(index)
+        });
+        drop(task);
+        if let Some((key, housekeeping)) = idle {
+            housekeeping.cancel(key);
         }
     }
 
-    /// Adds a task that is alive, and returns its number.
-    pub(crate) fn add(self: &Arc<Self>, task: Counted<T>) -> usize {
-        self.alive.add(task, || Waker::from(Arc::clone(self)))
+    /// The tasks that are alive.
+    pub(super) fn tasks(&self, layer: usize) -> Vec<Counted<T>> {
+        self.with(|shared| {
+            if shared.alive.is_of(layer) {
+                shared.alive.tasks().cloned().collect()
+            } else {
+                Vec::new()
+            }
+        })
     }
 
-    /// Removes a task that has ended, or what waits no more.
-    pub(crate) fn remove(&self, index: usize) {
-        self.alive.remove(index);
+    /// The number of tasks that are alive, if it is used by a request of this layer.
+    pub(super) fn count(&self, layer: usize) -> usize {
+        self.with(|shared| match shared.alive.is_of(layer) {
+            true => shared.alive.tasks().count(),
+            false => 0,
+        })
     }
 
-    pub(crate) fn task_started(&self) {
-        // Relaxed, as all counts: figures. The report reads them after the scope has closed, which
-        // orders them.
-        self.spawned.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A task of the cancelled request ended.
-    pub(crate) fn task_ended(&self, at: Instant) {
-        let at = self.nanos(at);
-        let later = |last| (last == NEVER || last < at).then_some(at);
-        // Relaxed: invariant 2, ordered by the lifecycle's word.
-        let _ = self
-            .last_end
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
-    }
-
-    /// Time from the cancellation to the end of the last task, once the scope has closed. `None` if
-    /// there was no task to cancel, or one still runs.
-    pub(crate) fn cancel_latency(&self) -> Option<Duration> {
-        if self.given_up.load(Ordering::Relaxed) > 0 {
-            return None;
-        }
-        let cancelled = self.cancelled.load(Ordering::Acquire);
-        let last = self.last_end.load(Ordering::Relaxed);
-        if cancelled == NEVER || last == NEVER {
-            return None;
-        }
-        last.checked_sub(cancelled).map(Duration::from_nanos)
+    /// Whether it is used by a request of this layer that a shutdown cancels.
+    pub(super) fn follows_shutdown(&self, layer: usize) -> bool {
+        self.with(|shared| shared.alive.is_of(layer) && shared.alive.follows_shutdown())
     }
 
     /// A task still ran when its grace period was over.
     pub(super) fn overran(&self, report: TaskReport, given_up: bool) {
-        let count = if given_up {
-            &self.given_up
-        } else {
-            &self.aborted
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        let mut overruns = lock(&self.overruns);
-        if overruns.len() < MAX_NAMED {
-            overruns.push(report);
-        }
-    }
-
-    /// Tasks started, aborted and given up.
-    pub(crate) fn counts(&self) -> [usize; 3] {
-        [&self.spawned, &self.aborted, &self.given_up].map(|count| count.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn overruns(&self) -> Vec<TaskReport> {
-        lock(&self.overruns).clone()
+        self.with(|shared| {
+            if given_up {
+                shared.given_up += 1;
+            } else {
+                shared.aborted += 1;
+            }
+            let overruns = &mut shared.rare().overruns;
+            if overruns.len() < MAX_NAMED {
+                overruns.push(report);
+            }
+        });
     }
 
     #[cfg(all(test, tower_memory_loom))]
     pub(crate) fn is_told(&self) -> bool {
-        self.ended().is_some() && self.cancelled.load(Ordering::Acquire) != NEVER
+        self.with(|shared| shared.ended.is_some() && shared.cancelled.is_some())
     }
 }
 
 impl<T> fmt::Debug for Group<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group")
-            .field("alive", &self.alive)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<T: Supervised + 'static> Wake for Group<T> {
-    fn wake(self: Arc<Self>) {
-        let waker = Waker::from(Arc::clone(&self));
-        self.alive.look(&waker);
+        f.debug_struct("Group").finish_non_exhaustive()
     }
 }

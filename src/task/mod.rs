@@ -5,6 +5,7 @@
 mod detached;
 mod group;
 mod handle;
+mod look;
 mod record;
 mod recycle;
 mod registry;
@@ -18,9 +19,11 @@ pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
+pub(crate) use self::group::TaskFigures;
 pub(crate) use self::record::{
     EnteredTask, Origin, TaskGroup, TaskId, TaskOwner, WakerId, waker_id,
 };
 pub(crate) use self::recycle::TaskRef;
-pub(crate) use self::registry::Tasks;
+pub(crate) use self::registry::{Bound, Tasks};
 pub(crate) use self::span::{EnteredSpan, TaskSpan};
+pub(crate) use self::supervision::Terms;

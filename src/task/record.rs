@@ -9,17 +9,17 @@ use tokio::time::Instant;
 
 use super::{
     group::Group,
+    look::RECHECK,
     report::{TaskKind, TaskReport},
     span::TaskSpan,
-    supervision::{RECHECK, Supervised},
+    supervision::Supervised,
 };
 use crate::{
     account::{Account, Entry, Writer},
     counted::Counted,
     names::{RouteName, TaskName},
     route::RouteLabel,
-    slab::KeySlot,
-    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicUsize, OnceLock, Ordering},
 };
 
 /// The request of a task.
@@ -57,7 +57,8 @@ pub(crate) enum Origin {
         route: RouteLabel,
         /// The route in a profile.
         id: RouteName,
-        group: Arc<TaskGroup>,
+        /// When that request has ended.
+        ended: Arc<OnceLock<Instant>>,
     },
 }
 
@@ -66,14 +67,14 @@ const UNPOLLED_RECHECK: Duration = Duration::from_secs(1);
 
 /// Looks after which a task that was not polled in between is given up. A very busy runtime may need
 /// seconds to poll a task that was woken.
-const UNPOLLED: usize = 10;
+const UNPOLLED: u32 = 10;
 
 /// The closure waits for a thread.
-const WAITING: usize = 0;
+const WAITING: u8 = 0;
 /// The closure runs, or has run.
-const BEGUN: usize = 1;
+const BEGUN: u8 = 1;
 /// The closure waited for too long and must not run.
-const WITHDRAWN: usize = 2;
+const WITHDRAWN: u8 = 2;
 
 /// Which task it is, among those that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,24 +103,20 @@ pub(crate) struct TaskRecord {
     origin: Option<Origin>,
     /// Where the task was started.
     pub(crate) span: TaskSpan,
-    /// Its place in the layer's list.
-    pub(crate) key: KeySlot,
-    /// Its number in the request's group.
-    index: AtomicUsize,
     /// The waker that is listed in the group. Used by the task only.
     watched: [AtomicUsize; 2],
-    /// Polls begun plus polls ended, so odd while the task runs.
-    polls: AtomicUsize,
+    /// Polls begun plus polls ended, so odd while the task runs. Written by the task only.
+    polls: AtomicU32,
     /// The value of `polls` at the last look.
-    seen: AtomicUsize,
+    seen: AtomicU32,
     /// Looks in a row between which a task that waits was not polled.
-    unpolled: AtomicUsize,
+    unpolled: AtomicU32,
     /// The scope no longer waits for this task.
     released: AtomicBool,
     /// The task was reported as an overrun.
     reported: AtomicBool,
     /// The state of a closure: [`WAITING`], [`BEGUN`] or [`WITHDRAWN`].
-    closure: AtomicUsize,
+    closure: AtomicU8,
 }
 
 /// The address of a waker that is listed, and that of its functions. The waker is alive while it is listed, so
@@ -145,15 +142,13 @@ impl TaskRecord {
             account: Account::new(),
             origin: None,
             span: TaskSpan::none(),
-            key: KeySlot::empty(),
-            index: AtomicUsize::new(0),
             watched: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            polls: AtomicUsize::new(0),
-            seen: AtomicUsize::new(0),
-            unpolled: AtomicUsize::new(0),
+            polls: AtomicU32::new(0),
+            seen: AtomicU32::new(0),
+            unpolled: AtomicU32::new(0),
             released: AtomicBool::new(false),
             reported: AtomicBool::new(false),
-            closure: AtomicUsize::new(WAITING),
+            closure: AtomicU8::new(WAITING),
         }
     }
 
@@ -181,11 +176,12 @@ impl TaskRecord {
     pub(super) fn reset(&mut self) {
         self.account.reset();
         self.origin = None;
-        self.span = TaskSpan::none();
-        self.key.take();
+        self.span.clear();
         // Relaxed: `&mut` excludes other threads.
-        let [data, functions] = &self.watched;
-        for count in [&self.polls, &self.seen, &self.unpolled, data, functions] {
+        for address in &self.watched {
+            address.store(0, Ordering::Relaxed);
+        }
+        for count in [&self.polls, &self.seen, &self.unpolled] {
             count.store(0, Ordering::Relaxed);
         }
         for flag in [&self.released, &self.reported] {
@@ -201,11 +197,11 @@ impl TaskRecord {
         }
     }
 
-    /// The tasks of the request that it belongs, or belonged, to.
-    fn group(&self) -> &TaskGroup {
+    /// When the request that it belongs, or belonged, to has ended.
+    fn ended(&self) -> Option<Instant> {
         match self.origin() {
-            Origin::Request(owner) => owner.group(),
-            Origin::Detached { group, .. } => group,
+            Origin::Request(owner) => owner.group().ended(),
+            Origin::Detached { ended, .. } => ended.get().copied(),
         }
     }
 
@@ -217,8 +213,9 @@ impl TaskRecord {
         }
     }
 
-    /// Whether the request is cancelled. If not, `waker` is woken then.
-    pub(crate) fn watch(&self, waker: &Waker) -> bool {
+    /// Whether the request is cancelled. If not, `waker` is woken then. `index` is the task's number in the
+    /// request's group.
+    pub(crate) fn watch(&self, index: usize, waker: &Waker) -> bool {
         let Origin::Request(owner) = self.origin() else {
             return false;
         };
@@ -228,21 +225,9 @@ impl TaskRecord {
             listed.store(address, Ordering::Relaxed);
         }
         if !is_listed {
-            let index = self.index.load(Ordering::Relaxed);
             owner.group().watch(index, waker);
         }
         owner.is_cancelled()
-    }
-
-    /// Sets the task's number in its request's group.
-    pub(super) fn set_index(&self, index: usize) {
-        // Relaxed, as that of `watched`: the task reads it, which happens after.
-        self.index.store(index, Ordering::Relaxed);
-    }
-
-    /// Leaves its request's group.
-    pub(crate) fn leave(&self, group: &TaskGroup) {
-        group.remove(self.index.load(Ordering::Relaxed));
     }
 
     /// The grace period of the request's tasks.
@@ -261,8 +246,7 @@ impl TaskRecord {
     pub(crate) fn enter(&self) -> EnteredTask<'_> {
         #[cfg(feature = "trace")]
         let slice = crate::trace::Slice::begin(|| Some((self.traced_kind(), self.traced())));
-        // Release, as at the end: a thread that sees the count sees what the polls did.
-        self.polls.fetch_add(1, Ordering::Release);
+        self.count_poll();
         EnteredTask {
             record: self,
             // Exclusive: a task is in one poll at a time, and each happens after the one before.
@@ -294,8 +278,17 @@ impl TaskRecord {
         }
     }
 
+    /// Counts the begin or the end of a poll.
+    #[inline]
+    fn count_poll(&self) {
+        // Relaxed: a task is in one poll at a time, and each happens after the one before.
+        let polls = self.polls.load(Ordering::Relaxed).wrapping_add(1);
+        // Release: a thread that sees the count sees what the polls did.
+        self.polls.store(polls, Ordering::Release);
+    }
+
     fn is_running(&self) -> bool {
-        // Acquire: see `enter`.
+        // Acquire: see `count_poll`.
         self.polls.load(Ordering::Acquire) % 2 == 1
     }
 
@@ -309,7 +302,7 @@ impl TaskRecord {
         self.leave_waiting(BEGUN)
     }
 
-    fn leave_waiting(&self, to: usize) -> bool {
+    fn leave_waiting(&self, to: u8) -> bool {
         // AcqRel, though no other memory depends on it: one of two threads changes the state.
         self.closure
             .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
@@ -329,7 +322,7 @@ impl TaskRecord {
 
     /// Whether the request has ended.
     pub(super) fn outlives(&self) -> bool {
-        self.group().ended().is_some()
+        self.ended().is_some()
     }
 
     pub(super) fn report(&self, now: Instant) -> TaskReport {
@@ -344,10 +337,7 @@ impl TaskRecord {
             location: self.location,
             route,
             age: now.saturating_duration_since(self.started),
-            since_end: self
-                .group()
-                .ended()
-                .map(|at| now.saturating_duration_since(at)),
+            since_end: self.ended().map(|at| now.saturating_duration_since(at)),
             // A closure is credited when it returns.
             usage: match self.kind {
                 TaskKind::Blocking if running => None,
@@ -381,7 +371,7 @@ impl Supervised for TaskRecord {
     }
 
     fn overdue(&self) -> Option<Duration> {
-        // Acquire: see `enter`. If it runs, its figures up to this poll are seen.
+        // Acquire: see `count_poll`. If it runs, its figures up to this poll are seen.
         let polls = self.polls.load(Ordering::Acquire);
         let running = polls % 2 == 1;
         let (overran, given_up) = match self.kind {
@@ -431,8 +421,7 @@ impl Drop for EnteredTask<'_> {
             let _ = CURRENT.try_with(|task| task.set(outer));
         }
         self.record.account.leave(self.entry);
-        // Release: see `TaskRecord::enter`.
-        self.record.polls.fetch_add(1, Ordering::Release);
+        self.record.count_poll();
         #[cfg(feature = "trace")]
         self.slice.end(|| Some(self.record.traced()));
     }

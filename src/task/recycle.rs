@@ -1,38 +1,15 @@
-//! Records and groups, recycled by the thread that drops their last reference.
+//! Records, recycled by the thread that drops their last reference.
 
-use std::{ops::Deref, panic::Location, time::Duration};
-
-use tokio::time::Instant;
+use std::{ops::Deref, panic::Location};
 
 use super::{
-    record::{Origin, TaskGroup, TaskRecord},
+    record::{Origin, TaskRecord},
     report::TaskKind,
 };
-use crate::{counted::Counted, housekeeping::Housekeeping, recycled::Recycled, sync::Arc};
+use crate::{counted::Counted, recycled::Recycled};
 
 thread_local! {
     static RECORDS: Recycled<Counted<TaskRecord>> = const { Recycled::new() };
-    static GROUPS: Recycled<Arc<TaskGroup>> = const { Recycled::new() };
-}
-
-impl TaskGroup {
-    /// A group without tasks, recycled or new.
-    pub(crate) fn take(start: Instant, grace: Duration, housekeeping: Housekeeping) -> Arc<Self> {
-        let mut group = Recycled::take(&GROUPS, || Arc::new(Self::unused(start)));
-        let Some(unique) = Arc::get_mut(&mut group) else {
-            unreachable!("a recycled group has no tasks");
-        };
-        unique.begin(start, grace, housekeeping);
-        group
-    }
-
-    /// Keeps the group of a request whose scope is recycled for another one, unless something refers to it.
-    pub(crate) fn recycle(mut group: Arc<Self>) {
-        if let Some(unique) = Arc::get_mut(&mut group) {
-            unique.reset();
-            Recycled::put(&GROUPS, group);
-        }
-    }
 }
 
 /// A task's own reference to its record. It keeps the record for another task when it is dropped, unless
@@ -54,21 +31,12 @@ impl TaskRef {
         Self(Some(record))
     }
 
-    /// Adds the task to its request's group.
-    pub(crate) fn join(&self, group: &Arc<TaskGroup>) {
-        self.set_index(group.add(self.share()));
-    }
-
-    const fn get(&self) -> &Counted<TaskRecord> {
-        match &self.0 {
-            Some(record) => record,
+    /// A reference for a list.
+    pub(crate) fn share(&mut self) -> Counted<TaskRecord> {
+        match &mut self.0 {
+            Some(record) => record.clone_mut(),
             None => unreachable!(),
         }
-    }
-
-    /// A reference for a list.
-    pub(crate) fn share(&self) -> Counted<TaskRecord> {
-        self.get().clone()
     }
 }
 
@@ -76,12 +44,17 @@ impl Deref for TaskRef {
     type Target = TaskRecord;
 
     fn deref(&self) -> &TaskRecord {
-        self.get()
+        match &self.0 {
+            Some(record) => record,
+            None => unreachable!(),
+        }
     }
 }
 
-impl Drop for TaskRef {
-    fn drop(&mut self) {
+impl TaskRef {
+    /// Lets go of the record, and of the request.
+    #[inline]
+    pub(crate) fn end(&mut self) {
         let Some(mut record) = self.0.take().and_then(Counted::into_last) else {
             return;
         };
@@ -89,5 +62,11 @@ impl Drop for TaskRef {
             unique.reset();
             Recycled::put(&RECORDS, record);
         }
+    }
+}
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -1,44 +1,122 @@
+use std::sync::OnceLock;
+
 use tokio::time::Instant;
 
 use super::{
     detached::DetachedCounters,
-    record::{TaskId, TaskRecord},
+    record::{TaskGroup, TaskId, TaskRecord},
     report::TaskReport,
 };
-use crate::{counted::Counted, slab::ShardedSlab};
+use crate::{account::aside, counted::Counted, slab::ShardedSlab};
+
+/// The groups that exist, of all layers: those of open requests with tasks, and those that recycled scopes keep.
+///
+/// So tasks need no list of their own, and a request that finds a group in its scope lists nothing.
+static GROUPS: OnceLock<ShardedSlab<Counted<TaskGroup>>> = OnceLock::new();
+
+fn groups() -> &'static ShardedSlab<Counted<TaskGroup>> {
+    GROUPS.get_or_init(|| aside(ShardedSlab::default))
+}
+
+impl TaskGroup {
+    /// Makes a group that is in the list.
+    #[cold]
+    pub(crate) fn new_listed() -> Counted<Self> {
+        aside(|| {
+            let group = Counted::new(Self::unused());
+            let key = groups().insert(group.clone());
+            group.listed().set(key);
+            group
+        })
+    }
+
+    /// As [`new_listed`](Self::new_listed), for a model, which has no statics.
+    #[cfg(all(test, tower_memory_loom))]
+    pub(crate) fn new_unlisted() -> Counted<Self> {
+        Counted::new(Self::unused())
+    }
+
+    /// Whether nothing refers to the group besides its scope and the list, so that a later request can use it.
+    pub(crate) fn is_kept(this: &Counted<Self>) -> bool {
+        this.has_references(2)
+    }
+
+    /// Removes the group of a scope from the list.
+    #[cold]
+    pub(crate) fn forget(this: &Self) {
+        if let Some(key) = this.listed().get() {
+            drop(groups().remove(key));
+        }
+    }
+}
 
 /// The tasks of a layer's requests that are alive.
 #[derive(Default)]
 pub(crate) struct Tasks {
-    /// Tasks that end with their request.
-    pub(crate) bound: ShardedSlab<Counted<TaskRecord>>,
     pub(crate) detached: ShardedSlab<Counted<TaskRecord>>,
     pub(crate) names: DetachedCounters,
 }
 
-impl Tasks {
-    /// Cancels the requests that have tasks, if a shutdown has begun.
+/// The tasks that end with their request, by the layer's address. Each walks over all groups, so none is for the
+/// way of a request.
+pub(crate) struct Bound(pub(crate) usize);
+
+impl Bound {
+    /// The number of tasks that are alive.
+    pub(crate) fn len(&self) -> usize {
+        let counts = groups().filter_map(|group| Some(group.count(self.0)));
+        counts.into_iter().sum()
+    }
+
+    /// The number of requests that have made tokens.
+    pub(crate) fn with_tokens(&self) -> usize {
+        let found = groups().filter_map(|group| group.has_tokens(self.0).then_some(()));
+        found.len()
+    }
+
+    fn all(&self) -> impl Iterator<Item = Counted<TaskRecord>> {
+        let tasks = groups().filter_map(|group| Some(group.tasks(self.0)));
+        tasks.into_iter().flatten()
+    }
+
+    /// Cancels the requests that have tasks, and wakes what waits for the cancellation of others, when a
+    /// shutdown has begun.
     pub(crate) fn follow_shutdown(&self) {
         // Not under the lock: cancelling wakes tasks.
-        for task in self.bound.filter_map(|task| Some(task.clone())) {
+        for task in self.all() {
             task.follow_shutdown();
         }
+        let follows = |group: &Counted<TaskGroup>| group.follows_shutdown(self.0);
+        let found = groups().filter_map(|group| follows(group).then(|| group.clone()));
+        for group in found {
+            group.wake_tasks();
+            group.wake_dependents();
+        }
     }
+}
 
-    /// Whether a task is one of these.
-    pub(crate) fn contains(&self, task: TaskId) -> bool {
+impl Tasks {
+    /// Whether a task is one of these, or of `bound`.
+    pub(crate) fn contains(&self, bound: &Bound, task: TaskId) -> bool {
         let is_it = |record: &Counted<TaskRecord>| (record.id() == task).then_some(());
-        !self.bound.filter_map(is_it).is_empty() || !self.detached.filter_map(is_it).is_empty()
+        bound.all().any(|record| is_it(&record).is_some())
+            || !self.detached.filter_map(is_it).is_empty()
     }
 
-    /// Reports of the tasks, oldest first; of those whose request has ended, or of all but these.
-    pub(crate) fn reports(&self, ended_only: bool, but: &[TaskId]) -> Vec<TaskReport> {
+    /// Reports of these tasks and of those of `bound`, oldest first; of those whose request has ended, or of all
+    /// but these.
+    pub(crate) fn reports(
+        &self,
+        bound: &Bound,
+        ended_only: bool,
+        but: &[TaskId],
+    ) -> Vec<TaskReport> {
         let now = Instant::now();
         let report = |record: &Counted<TaskRecord>| {
             let wanted = (!ended_only || record.outlives()) && !but.contains(&record.id());
             wanted.then(|| record.report(now))
         };
-        let mut reports = self.bound.filter_map(report);
+        let mut reports: Vec<_> = bound.all().filter_map(|record| report(&record)).collect();
         reports.extend(self.detached.filter_map(report));
         reports.sort_by_key(|report| std::cmp::Reverse(report.age));
         reports
