@@ -1,6 +1,4 @@
-//! `tonic --check`: sends calls with a tonic client and checks the responses.
-
-mod report;
+//! `--check`: sends calls with a tonic client and checks the responses.
 
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -12,8 +10,10 @@ use tonic_health::pb::{
 use tower::util::MapRequest;
 use tower_memory::{MemoryHandle, Outcome};
 
-use self::report::{Report, settled, text};
-use super::{METHODS, SERVED};
+use super::{
+    METHODS, SERVED,
+    report::{Report, settled, text},
+};
 
 const ROUTE: &str = "x-alloc-route";
 

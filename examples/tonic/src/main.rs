@@ -1,14 +1,15 @@
 //! The layer in a tonic server with the health service.
 //!
 //! ```sh
-//! cargo run --example tonic             # serves
-//! cargo run --example tonic -- --check  # sends calls to itself
+//! cargo run -p tower-memory-tonic             # serves
+//! cargo run -p tower-memory-tonic -- --check  # sends calls to itself
 //! ```
 
-#[path = "check/args.rs"]
+#[path = "../../check/args.rs"]
 mod args;
-#[path = "check/tonic.rs"]
 mod check;
+#[path = "../../check/report.rs"]
+mod report;
 
 use std::{error::Error, future::Future, process::ExitCode, time::Duration};
 
