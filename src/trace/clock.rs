@@ -26,15 +26,22 @@ pub(super) fn choose() {
     CLOCK.store(clock, Ordering::Relaxed);
 }
 
-/// The time in ticks, whose length `Anchor`s tell. Never zero.
+/// The time in ticks, whose length `Anchor`s tell.
 #[inline]
 pub(super) fn ticks() -> u64 {
     if CLOCK.load(Ordering::Relaxed) == COUNTER {
-        return counter().max(1);
+        return counter();
     }
+    since_start()
+}
+
+/// In nanoseconds.
+#[cold]
+#[inline(never)]
+fn since_start() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -117,6 +117,12 @@ pub(super) const fn pack(kind: Kind, value: u64) -> u64 {
     value << VALUE_SHIFT | kind as u64
 }
 
+/// The word of what ran, with a value.
+#[inline]
+pub(super) const fn ended(running: u64, value: u64) -> u64 {
+    value << VALUE_SHIFT | running & (RUNNING - 1)
+}
+
 pub(super) fn unpack(word: u64) -> (Kind, u64) {
     let kind = Kind::ALL.get((word & (RUNNING - 1)) as usize);
     // A word is whole, so there is such a kind.

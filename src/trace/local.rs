@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     clock::ticks,
-    event::{Event, Kind, Origin, pack, unpack},
-    ring::{RUNNING, Running},
+    event::{Event, Kind, Origin, ended, pack},
+    ring::{RUNNING, Running, Words},
     threads::{self, Thread},
 };
 use crate::{
@@ -107,7 +107,7 @@ fn with<R>(recording: u64, f: impl FnOnce(&mut Local) -> R) -> Option<R> {
             // A poll ends in the ring it has begun in.
             let is_stale = |local: &Local| local.recording != recording && local.depth == 0;
             if local.as_ref().is_none_or(is_stale) {
-                *local = first(recording);
+                take_ring(&mut local, recording);
             }
             local.as_mut().map(f)
         })
@@ -118,19 +118,19 @@ fn with<R>(recording: u64, f: impl FnOnce(&mut Local) -> R) -> Option<R> {
 /// Takes a ring. No request is charged for it.
 #[cold]
 #[inline(never)]
-fn first(recording: u64) -> Option<Local> {
+fn take_ring(local: &mut Option<Local>, recording: u64) {
     let none = Open {
         running: Running::default(),
         bytes: 0,
     };
     aside(|| {
-        Some(Local {
-            thread: threads::join(recording)?,
+        *local = threads::join(recording).map(|thread| Local {
+            thread,
             recording,
             depth: 0,
             open: [none; DEPTH],
-        })
-    })
+        });
+    });
 }
 
 #[inline(never)]
@@ -176,19 +176,17 @@ impl Local {
             return;
         };
         self.depth = depth;
-        let (kind, _) = unpack(running.what);
-        let event = Event {
-            start: running.start,
-            end: now,
-            kind,
-            value: thread_bytes().wrapping_sub(bytes),
-            origin: origin.unwrap_or(Origin(running.origin)),
-        };
-        self.thread.ring.push(event.pack());
+        let words = [
+            running.start,
+            now,
+            ended(running.what, thread_bytes().wrapping_sub(bytes)),
+            origin.map_or(running.origin, |Origin(origin)| origin),
+        ];
+        self.thread.ring.push(words);
         self.resume();
         // Relaxed: a number of its own.
-        if event.duration() >= SLOW.load(Ordering::Relaxed) && kind.may_starve() {
-            slow_poll(&self.thread, event);
+        if now.saturating_sub(running.start) >= SLOW.load(Ordering::Relaxed) {
+            slow_poll(&self.thread, words);
         }
     }
 
@@ -214,8 +212,11 @@ impl Local {
 
 #[cold]
 #[inline(never)]
-fn slow_poll(thread: &Thread, event: Event) {
-    aside(|| super::incident::slow_poll(thread, event, false));
+fn slow_poll(thread: &Thread, words: Words) {
+    let event = Event::unpack(words);
+    if event.kind.may_starve() {
+        aside(|| super::incident::slow_poll(thread, event, false));
+    }
 }
 
 /// Records something that happens inside a poll of this thread.

@@ -88,7 +88,7 @@ pub(super) fn join(recording: u64) -> Option<Arc<Thread>> {
             ring: Ring::new(threads.capacity),
             name: thread::current().name().unwrap_or("thread").to_owned(),
             id: system_id.unwrap_or(threads.joined),
-            told: AtomicU64::new(0),
+            told: AtomicU64::new(u64::MAX),
         });
         threads.all.push(Arc::clone(&thread));
         let _ = MISSED.try_with(|missed| missed.set(0));
