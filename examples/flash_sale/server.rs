@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -25,8 +25,9 @@ use tower_memory::{
 
 const MIB: u64 = 1 << 20;
 
-/// The highest number of live bytes so far.
+/// The highest number of live bytes so far, and how many milliseconds after the start that was.
 static PEAK: AtomicU64 = AtomicU64::new(0);
+static PEAK_AT: AtomicU64 = AtomicU64::new(0);
 
 fn live() -> u64 {
     process_usage().map_or(0, |heap| heap.bytes_allocated - heap.bytes_deallocated)
@@ -107,6 +108,7 @@ fn figures(snapshot: &Snapshot) -> String {
         ("candidates", limit.candidates as u64),
         ("cancelled", limit.cancelled),
         ("live_most", PEAK.load(Relaxed)),
+        ("live_most_at", PEAK_AT.load(Relaxed)),
         ("data", data()),
         ("greedy_ended", GREEDY.ended.load(Relaxed)),
         ("greedy_most", GREEDY.most.load(Relaxed)),
@@ -208,9 +210,13 @@ fn protected(app: Router, control: &str, limit: u64) -> io::Result<Router> {
 }
 
 pub(crate) fn serve(control: &str, limit: u64) -> io::Result<()> {
-    thread::spawn(|| {
+    let start = Instant::now();
+    thread::spawn(move || {
         loop {
-            PEAK.fetch_max(live(), Relaxed);
+            let live = live();
+            if live > PEAK.fetch_max(live, Relaxed) {
+                PEAK_AT.store(start.elapsed().as_millis() as u64, Relaxed);
+            }
             thread::sleep(Duration::from_millis(2));
         }
     });
