@@ -385,6 +385,15 @@ mod table {
                 error.to_string(),
                 "body exceeds the memory limit of its request after 16777216 bytes"
             );
+            // A buffer for what has come and one frame more.
+            assert_eq!(
+                (error.asked(), error.limit(), error.received()),
+                (Some(17 * MIB as u64), Some(LIMIT), 16 * MIB)
+            );
+            assert!(
+                (16 * MIB..LIMIT).contains(&error.used().unwrap()),
+                "{error:?}"
+            );
             yield_now().await;
             assert_eq!(scope.check(), Ok(()));
             let mut response = Response::new(Full::default());
@@ -643,9 +652,40 @@ async fn an_upload_is_not_read_beyond_the_limit_and_is_too_large() {
         (StatusCode::PAYLOAD_TOO_LARGE, 31)
     );
     assert!(String::from_utf8_lossy(response.body()).contains("while its body was read"));
+    assert!(!String::from_utf8_lossy(response.body()).contains("asked"));
     assert_eq!(report.outcome, Outcome::MemoryExceeded);
     assert!(report.usage.unwrap().peak_bytes.unwrap() <= LIMIT as u64);
     assert_nothing_left(&layer.handle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_with_figures_has_the_frame_that_was_not_read() {
+    let layer = limited()
+        .expose(Expose::Always)
+        .limit_response(|exceeded: &LimitContext<'_>| {
+            assert_eq!(exceeded.asked(), Some(MIB as u64));
+            exceeded.response()
+        })
+        .build()
+        .unwrap();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(RequestBodyLayer::new())
+        .service(service_fn(|request| read_all(request, true)));
+    let request = Request::post("/").body(upload(100).0).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let text = std::str::from_utf8(&body).unwrap();
+    let (_, figures) = text
+        .split_once(",\"durability\":\"permanent\"")
+        .expect(text);
+    let used = figures
+        .strip_prefix(",\"asked\":1048576,\"used\":")
+        .expect(text);
+    let used = used.strip_suffix(",\"limit\":33554432}").expect(text);
+    let used: usize = used.parse().unwrap();
+    assert!((LIMIT - MIB..=LIMIT).contains(&used), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,13 +26,22 @@ use super::reason::CancelReason;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled {
     reason: CancelReason,
-    /// The most bytes that were held, and the limit.
-    figures: Option<(u64, u64)>,
+    figures: Option<Exceeded>,
+}
+
+/// A limit of a request that was exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exceeded {
+    /// What it asked for, if it was ended before it held too much.
+    pub(crate) asked: Option<u64>,
+    /// The most bytes that it held.
+    pub(crate) used: u64,
+    pub(crate) limit: u64,
 }
 
 impl Cancelled {
-    /// With the bytes that the request has held, and its limit, if it exceeded that.
-    pub(crate) const fn new(reason: CancelReason, figures: Option<(u64, u64)>) -> Self {
+    /// With the limit of the request, if it exceeded that.
+    pub(crate) const fn new(reason: CancelReason, figures: Option<Exceeded>) -> Self {
         Self { reason, figures }
     }
 
@@ -42,16 +51,23 @@ impl Cancelled {
         self.reason
     }
 
+    /// Returns the size of the frame that was not read, if the request was ended since that frame of its body
+    /// would have exceeded its limit.
+    #[must_use]
+    pub fn asked(&self) -> Option<u64> {
+        self.figures?.asked
+    }
+
     /// Returns the most bytes that the request has held, if it exceeded its limit.
     #[must_use]
     pub fn used(&self) -> Option<u64> {
-        self.figures.map(|(used, _)| used)
+        Some(self.figures?.used)
     }
 
     /// Returns the limit that the request exceeded, in bytes.
     #[must_use]
     pub fn limit(&self) -> Option<u64> {
-        self.figures.map(|(_, limit)| limit)
+        Some(self.figures?.limit)
     }
 }
 
@@ -59,8 +75,11 @@ impl Cancelled {
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)?;
-        if let Some((used, limit)) = self.figures {
+        if let Some(Exceeded { asked, used, limit }) = self.figures {
             write!(f, " of {limit} bytes: it held {used}")?;
+            if let Some(asked) = asked {
+                write!(f, " and asked for {asked} more")?;
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ pub use self::cancelled::Cancelled;
 pub use self::reason::CancelReason;
 pub use crate::deadline::DeadlineSource;
 
+pub(crate) use self::cancelled::Exceeded;
 pub(crate) use self::grace::{Aborted, Grace};
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::state::CancelState;

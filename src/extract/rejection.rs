@@ -109,8 +109,17 @@ impl IntoResponse for Cancelled {
 /// The response does not show the error of the body itself, which belongs in the server's log.
 impl<E> IntoResponse for CollectError<E> {
     fn into_response(self) -> Response {
-        problem(self.status(), &self.to_string())
-            .map(Body::from)
-            .into_response()
+        let (status, detail) = (self.status(), self.to_string());
+        // Without figures: what a request holds tells what the server does.
+        let problem = if self.is_over_request_limit() {
+            problem_with(
+                status,
+                &detail,
+                format_args!(",\"durability\":\"permanent\""),
+            )
+        } else {
+            problem(status, &detail)
+        };
+        problem.map(Body::from)
     }
 }

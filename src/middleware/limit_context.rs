@@ -104,7 +104,7 @@ impl<'a> LimitContext<'a> {
             return Self {
                 scope,
                 reason,
-                asked: None,
+                asked: ended.cause.asked(),
                 used: ended.cause.used(),
                 limit: ended.cause.limit(),
                 retry_after: None,
@@ -142,7 +142,8 @@ impl LimitContext<'_> {
         self.reason
     }
 
-    /// Returns the bytes that the request is expected to hold, if it was refused for that.
+    /// Returns the bytes that the request is expected to hold, if it was refused for that, or the size of the frame
+    /// that was not read, if it was ended since that frame of its body would have exceeded its limit.
     #[must_use]
     pub const fn asked(&self) -> Option<u64> {
         self.asked

@@ -21,8 +21,8 @@ impl MemoryLayerBuilder {
     /// - its response's body is asked for the next frame. The body is cut off as by
     ///   [`body_timeout`](Self::body_timeout); a gRPC client gets the status `RESOURCE_EXHAUSTED`.
     ///
-    /// The outcome is [`Outcome::MemoryExceeded`](crate::Outcome::MemoryExceeded). Tasks get their grace
-    /// period. Methods of the arena with `try_` in their name and [`Arena::collect`](crate::Arena::collect)
+    /// The outcome is [`Outcome::MemoryExceeded`](crate::Outcome::MemoryExceeded). Tasks are dropped at their
+    /// next `.await`, without a grace period. Methods of the arena with `try_` in their name and [`Arena::collect`](crate::Arena::collect)
     /// fail before they exceed the limit, with
     /// [`ArenaErrorKind::LimitExceeded`](crate::arena::ArenaErrorKind::LimitExceeded), and end nothing.
     ///

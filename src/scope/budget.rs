@@ -3,9 +3,10 @@
 use super::{handle::RequestScope, policy::RoutePolicy, state::ScopeState};
 use crate::{
     account::Budget,
-    cancel::{CancelReason, Cancelled, Outcome},
+    cancel::{CancelReason, Cancelled, Exceeded, Outcome},
     deadline::Rule,
     limit::LayerLimit,
+    sync::Ordering,
 };
 
 /// What a response that was ready over its limit may take to be sent.
@@ -117,11 +118,13 @@ impl RequestScope {
         self.state().cancelled_for(reason)
     }
 
-    /// Ends the request, or the call, when it waits for more of its body, although it does not hold too much
-    /// yet.
+    /// Ends the request, or the call, when it waits for `asked` bytes more of its body, although it does not hold
+    /// too much yet.
     #[cold]
-    pub(crate) fn stop_reading(&self) {
+    pub(crate) fn stop_reading(&self, asked: u64) {
         let state = self.state();
+        // Relaxed: a figure.
+        state.rare().asked.store(asked, Ordering::Relaxed);
         state.account.exhaust_budget();
         let _ = state.reason();
         state.limits.wake();
@@ -257,8 +260,19 @@ impl ScopeState {
     fn cancelled_for(&self, reason: CancelReason) -> Cancelled {
         let budget = self.account.budget();
         let budget = budget.filter(|_| reason == Outcome::MemoryExceeded);
-        let figures = budget.map(|budget| (self.account.most_held(), budget.limit));
+        let figures = budget.map(|budget| Exceeded {
+            asked: self.asked(),
+            used: self.account.most_held(),
+            limit: budget.limit,
+        });
         Cancelled::new(reason, figures)
+    }
+
+    /// What the request was not given, if it was ended for that.
+    fn asked(&self) -> Option<u64> {
+        // Relaxed: a figure.
+        let asked = self.rare.get()?.asked.load(Ordering::Relaxed);
+        (asked > 0).then_some(asked)
     }
 
     /// The response is ready, and the request holds more than its limit. It is sent: the memory has been

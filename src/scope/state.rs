@@ -94,6 +94,8 @@ pub(super) struct Rare {
     pub(super) detached_from: OnceLock<Arc<OnceLock<Instant>>>,
     /// Set once the group of tasks is among the dependents of the parent's.
     pub(super) depends: OnceLock<()>,
+    /// The bytes of the frame of its body that the request may not read, or zero.
+    pub(super) asked: AtomicU64,
 }
 
 impl Rare {
@@ -109,6 +111,7 @@ impl Rare {
             body_taker: Mutex::new(None),
             detached_from: OnceLock::new(),
             depends: OnceLock::new(),
+            asked: AtomicU64::new(0),
         }
     }
 }

@@ -253,13 +253,40 @@ impl<E> CollectError<E> {
         self.received
     }
 
-    /// Returns the limit in bytes, if the body exceeded it.
+    /// Returns the limit in bytes, if the body exceeded it: `limit`, or what the request may hold.
     #[must_use]
     pub const fn limit(&self) -> Option<usize> {
-        match self.cause {
-            Cause::TooLarge { limit, .. } => Some(limit),
+        match &self.cause {
+            Cause::TooLarge { limit, .. } => Some(*limit),
+            Cause::Arena(error) => error.limit(),
+            Cause::Body(_) => None,
+        }
+    }
+
+    /// Returns the bytes that were asked for: the length of the body as far as it is known, if it exceeded `limit`,
+    /// or what the arena was asked for, if it could not grow.
+    #[must_use]
+    pub const fn asked(&self) -> Option<u64> {
+        match &self.cause {
+            Cause::TooLarge { asked, .. } => Some(*asked),
+            Cause::Arena(error) => Some(error.asked() as u64),
+            Cause::Body(_) => None,
+        }
+    }
+
+    /// Returns the bytes in use, if the arena could not grow: what the request held if it exceeded what it may hold,
+    /// and otherwise what the arena had in use.
+    #[must_use]
+    pub const fn used(&self) -> Option<usize> {
+        match &self.cause {
+            Cause::Arena(error) => Some(error.used()),
             _ => None,
         }
+    }
+
+    /// Whether the request would have held more than it may.
+    pub(crate) const fn is_over_request_limit(&self) -> bool {
+        matches!(&self.cause, Cause::Arena(error) if matches!(error.kind(), ArenaErrorKind::LimitExceeded))
     }
 
     /// Returns the status to respond with: `413` if the body is too large, for `limit` or for what the request
@@ -267,9 +294,7 @@ impl<E> CollectError<E> {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match &self.cause {
-            Cause::Arena(error) if matches!(error.kind(), ArenaErrorKind::LimitExceeded) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Cause::Arena(_) if self.is_over_request_limit() => StatusCode::PAYLOAD_TOO_LARGE,
             Cause::Arena(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Cause::Body(_) => StatusCode::BAD_REQUEST,
             Cause::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -310,7 +335,7 @@ impl<E> CollectError<E> {
 impl<E> fmt::Display for CollectError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Arena(error) if matches!(error.kind(), ArenaErrorKind::LimitExceeded) => write!(
+            Cause::Arena(_) if self.is_over_request_limit() => write!(
                 f,
                 "body exceeds the memory limit of its request after {} bytes",
                 self.received

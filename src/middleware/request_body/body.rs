@@ -88,16 +88,16 @@ impl Watcher {
         if left.is_none_or(|left| left >= bytes) {
             return false;
         }
-        self.stop_reading();
+        self.stop_reading(bytes);
         true
     }
 
     #[cold]
-    fn stop_reading(&mut self) {
+    fn stop_reading(&mut self, bytes: u64) {
         self.set(true);
         self.stopped = true;
         if let Some(scope) = &self.scope {
-            scope.stop_reading();
+            scope.stop_reading(bytes);
         }
     }
 
