@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "reads clocks and calls allocators directly")]
 #![allow(missing_docs, reason = "a program, not a library")]
 
+mod admission;
 mod alloc;
 mod arena;
 mod body;
@@ -43,6 +44,7 @@ fn main() {
         "TrackingAllocator<System>",
         &[
             layer::add,
+            admission::add,
             load::add,
             natural::add,
             arena::add,
