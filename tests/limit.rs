@@ -1553,3 +1553,107 @@ async fn a_concurrency_limit_works_on_both_sides() {
     assert_eq!(outside.oneshot(request("/1")).await.unwrap().status(), 503);
     process.is_empty();
 }
+
+/// Inside of the layer, what is shed is a request that fails. Outside, the layer never sees it.
+#[tokio::test]
+async fn load_is_shed_on_both_sides() {
+    use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer, load_shed::LoadShedLayer};
+
+    let process = Process::new();
+    let handler = || {
+        service_fn(|request: Request<Empty<Bytes>>| async move {
+            tokio::task::yield_now().await;
+            hold(request).await
+        })
+    };
+    let layer = || process.layer().route("/1").build().unwrap();
+    let (inner, outer) = (layer(), layer());
+    let inside = ServiceBuilder::new()
+        .layer(inner.clone())
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(handler());
+    let outside = ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .layer(outer.clone())
+        .service(handler());
+    let (a, b) = tokio::join!(
+        inside.clone().oneshot(request("/1")),
+        inside.clone().oneshot(request("/1"))
+    );
+    assert_eq!(a.unwrap().status(), 200);
+    let shed = b.unwrap_err();
+    assert!(shed.is::<tower::load_shed::error::Overloaded>(), "{shed}");
+    let (a, b) = tokio::join!(
+        outside.clone().oneshot(request("/1")),
+        outside.clone().oneshot(request("/1"))
+    );
+    assert_eq!(a.unwrap().status(), 200);
+    let shed = b.unwrap_err();
+    assert!(shed.is::<tower::load_shed::error::Overloaded>(), "{shed}");
+    let outcomes = |layer: &MemoryLayer| {
+        let row = layer.handle().snapshot().routes.remove(0);
+        [Outcome::Completed, Outcome::ServiceError].map(|outcome| row.outcomes.get(outcome))
+    };
+    assert_eq!((outcomes(&inner), outcomes(&outer)), ([1, 1], [1, 0]));
+    process.is_empty();
+    // Memory that is tight refuses first, on both sides.
+    process.uses(LIMIT);
+    for service in [
+        tower::util::BoxCloneService::new(inside),
+        tower::util::BoxCloneService::new(outside),
+    ] {
+        let response = service.oneshot(request("/1")).await.unwrap();
+        assert_eq!(response.status(), 503);
+    }
+    process.is_empty();
+}
+
+/// Each that is admitted reserves 1/64 of the limit, and those beyond the bound of routes learn together.
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn ten_thousand_unknown_routes_at_once_reserve_no_more_than_there_is() {
+    use axum::{Router, routing::get};
+
+    const ROUTES: usize = 10_000;
+    const SHARE: u64 = LIMIT / 64;
+
+    let process = Process::new();
+    let layer = process.layer().build().unwrap();
+    let mut app = Router::new();
+    for n in 0..ROUTES {
+        app = app.route(&format!("/{n}"), get(pending::<()>));
+    }
+    let app = app.layer(layer.clone()).with_state(());
+    let all = |routes: std::ops::Range<usize>| {
+        let mut open = Vec::new();
+        for n in routes {
+            let mut request = tokio_test_task(app.clone().oneshot(request(&format!("/{n}"))));
+            if request.poll() {
+                open.push(request);
+            }
+        }
+        open
+    };
+    let open = all(0..ROUTES);
+    let snapshot = process.limit.snapshot();
+    assert_eq!(
+        (open.len(), snapshot.reserved),
+        (56, 56 * SHARE),
+        "1 MiB is used, and 90 % are for requests: {snapshot}"
+    );
+    assert_eq!(snapshot.refused, [(ROUTES - 56) as u64, 0, 0]);
+    assert_eq!(layer.handle().snapshot().in_flight, 56);
+    drop(open);
+    process.is_empty();
+    // One request of a route beyond the bound has closed: all of these are known.
+    drop(all(ROUTES - 1..ROUTES));
+    process.uses(MIB);
+    let open = all(ROUTES / 2..ROUTES);
+    let snapshot = process.limit.snapshot();
+    assert!(open.len() > 1000, "{}: {snapshot}", open.len());
+    assert!(snapshot.reserved < LIMIT / 10 * 9, "{snapshot}");
+    drop(open);
+    process.is_empty();
+}

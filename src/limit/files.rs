@@ -288,6 +288,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_version_one_without_a_limit_is_passed_over() {
+        for text in [
+            "",
+            "hierarchical_memory_limit",
+            "hierarchical_memory_limit \n",
+            "hierarchical_memory_lim",
+            "cache 1\nhierarchical_memory_limit -1\n",
+            "hierarchical_memory_limit 18446744073709551616\n",
+            "hierarchical_memory_limit 9223372036854771712\n",
+            "total_hierarchical_memory_limit 5\n",
+        ] {
+            let root = Root::with(&[
+                MACHINE,
+                ("proc/self/cgroup", "4:memory:/x\n"),
+                ("sys/fs/cgroup/memory/x/memory.stat", text),
+            ]);
+            assert_eq!(root.limit(), Ok((ALL, "machine")), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_path_that_leads_out_of_the_container_ends_at_its_root() {
         for group in ["0::/../../other\n", "0::/..", "0::/", "0::"] {
             let root = Root::with(&[

@@ -20,7 +20,8 @@ use crate::{config::ConfigError, sync::Arc};
 /// It needs a [`TrackingAllocator`](crate::TrackingAllocator) for that. Without one it goes by the resident
 /// memory, refuses at thresholds, and predicts nothing.
 ///
-/// A memory limit is no limit of the processors' load: combine it with `tower::limit::ConcurrencyLimit`.
+/// A memory limit is no limit of the processors' load: combine it with tower's `GlobalConcurrencyLimitLayer`, as the
+/// [guide](crate::guide::limits) shows.
 ///
 /// Clones are the same limit.
 ///
