@@ -217,6 +217,12 @@ impl Account {
         self.record.held()
     }
 
+    /// Whether the account has held as much as `bytes` at some time. Two loads.
+    #[inline]
+    pub(crate) fn has_held(&self, bytes: u64) -> bool {
+        self.record.has_held(bytes)
+    }
+
     /// Sets the bytes of earlier allocations that are lent to this account, and held by it.
     pub(crate) fn lend(&self, bytes: usize) {
         self.record.lend(bytes);

@@ -56,6 +56,12 @@ impl Housekeeping {
         }
     }
 
+    /// Whether [`now`](Self::now) is the time.
+    #[inline]
+    pub(crate) const fn has_real_clock(&self) -> bool {
+        !matches!(self, Self::Manual(_))
+    }
+
     /// Wakes `waker` at a moment, once. The waker may do some work itself, and may panic.
     pub(crate) fn schedule(&self, now: Instant, at: Instant, waker: &Waker) -> Key {
         match self.place() {

@@ -74,10 +74,12 @@ impl Claim {
     }
 
     /// Closes both parts, and takes the request from the list. Returns what it had reserved and held.
+    ///
+    /// `is_alone` says that no other thread has the request.
     #[inline]
-    pub(super) fn close(&self, remove: impl FnOnce(Key)) -> (Last, u64) {
-        let reserved = self.reserved.close();
-        let held = self.held.close();
+    pub(super) fn close(&self, is_alone: bool, remove: impl FnOnce(Key)) -> (Last, u64) {
+        let reserved = self.reserved.close(is_alone);
+        let held = self.held.close(is_alone);
         if held.marked {
             self.unlist(remove);
         }
@@ -120,7 +122,7 @@ mod loom_models {
                         .sum::<usize>()
                 }
             });
-            claim.close(|key| drop(list.remove(key)));
+            claim.close(false, |key| drop(list.remove(key)));
             assert!(looking.join().expect("no panic") <= 1);
             assert_eq!(list.len(), 0);
             assert_eq!(std::sync::Arc::strong_count(&victim), 1);
@@ -138,7 +140,7 @@ mod loom_models {
                 let (claim, list) = (Arc::clone(&claim), Arc::clone(&list));
                 move || claim.list(|| list.insert(1))
             });
-            let (reserved, held) = claim.close(|key| {
+            let (reserved, held) = claim.close(false, |key| {
                 assert_eq!(list.remove(key), Some(1));
             });
             assert_eq!((reserved.value, held), (10, 0));

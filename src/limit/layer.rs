@@ -1,6 +1,6 @@
 //! What one layer has of the limit: it admits its requests, and learns what its routes hold.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     claim::Claim,
@@ -16,7 +16,6 @@ use super::{
 use crate::{
     counted::Counted,
     route::RouteKey,
-    slab::thread_shard,
     sync::{Arc, Ordering::Relaxed},
 };
 
@@ -28,10 +27,6 @@ const _: () = assert!(REQUEST_SHARE == 8);
 
 /// A request of a route without closed requests is taken to hold this part of the limit.
 const UNKNOWN_SHARE: u64 = 64;
-
-/// What a request holds is looked at again when it has changed by this much, so that small requests share
-/// nothing.
-const NOTABLE: u64 = 4 << 10;
 
 /// A change by this much is a reason to read the process's memory again.
 const LARGE_CHANGE: u64 = 64 << 10;
@@ -55,6 +50,10 @@ pub(crate) struct Refusal {
 }
 
 impl LayerLimit {
+    /// What a request holds is looked at again when it has changed by this much, so that small requests share
+    /// nothing.
+    pub(crate) const NOTABLE: u64 = 4 << 10;
+
     pub(super) fn new(process: Arc<Process>, routes: usize) -> Self {
         Self {
             process,
@@ -100,30 +99,39 @@ impl LayerLimit {
     /// What a request of the route reserves, and whether that is a guess. Never zero, so that the sum says
     /// whether requests are open.
     fn reserves(&self, key: RouteKey) -> (u64, bool) {
-        let known = self.peaks.expected(key);
+        self.reserves_of(self.peaks.get(key), key)
+    }
+
+    /// The same of a route with these figures.
+    #[inline]
+    fn reserves_of(&self, entry: Option<&Entry>, key: RouteKey) -> (u64, bool) {
+        let known = self.peaks.expected_of(entry, key);
         let bytes = known.unwrap_or_else(|| self.limit_of_unknown()).max(1);
         (bytes, known.is_none())
     }
 
     /// Admits a request, whose claim is open from then on, or refuses it.
     ///
-    /// A priority of `None` is that of the route's policy, if one was seen.
+    /// A priority of `None` is that of the route's policy, if one was seen. `now` is the time, if the caller
+    /// knows it.
     #[inline]
     pub(crate) fn admit(
         &self,
         claim: &Claim,
         key: RouteKey,
         priority: Option<Priority>,
+        now: Option<Instant>,
     ) -> Result<Option<Warning>, Refusal> {
         let process = &*self.process;
         if process.mode() == LimitMode::Off {
             return Ok(None);
         }
-        process.look_if_old();
-        let priority = priority.or_else(|| self.peaks.priority(key));
+        process.look_if_old_at(now);
+        let entry = self.peaks.get(key);
+        let priority = priority.or_else(|| entry?.priority());
         let priority = priority.unwrap_or_default();
-        let (bytes, guessed) = self.reserves(key);
-        let (room, shard) = (process.room(priority), thread_shard());
+        let (bytes, guessed) = self.reserves_of(entry, key);
+        let (room, shard) = (process.room(priority), process.sums.here());
         let warning = if process.sums.reserve(shard, bytes, room, process.limit()) {
             None
         } else {
@@ -150,7 +158,8 @@ impl LayerLimit {
         // Other threads' credits may have what is missing.
         if process.sums.fits_without_credits(bytes, room, limit) {
             process.sums.collect_credits();
-            if process.sums.reserve(thread_shard(), bytes, room, limit) {
+            let shard = process.sums.here();
+            if process.sums.reserve(shard, bytes, room, limit) {
                 return Ok(None);
             }
         }
@@ -235,7 +244,8 @@ impl LayerLimit {
             return;
         }
         let (bytes, guessed) = self.reserves(key);
-        let (sums, shard) = (&self.process.sums, thread_shard());
+        let sums = &self.process.sums;
+        let shard = sums.here();
         // Reserved first, so that the sum is never too small.
         sums.force(bytes);
         let Some(former) = claim.reserved.replace_marked(bytes, guessed) else {
@@ -256,7 +266,7 @@ impl LayerLimit {
         let (Some(held), Some(before)) = (held, claim.held.get()) else {
             return false;
         };
-        held.abs_diff(before) >= NOTABLE
+        held.abs_diff(before) >= Self::NOTABLE
     }
 
     /// What an open request holds may have changed.
@@ -287,9 +297,8 @@ impl LayerLimit {
             return;
         };
         let process = &*self.process;
-        process
-            .sums
-            .add_held(thread_shard(), held.wrapping_sub(before));
+        let sums = &process.sums;
+        sums.add_held(sums.here(), held.wrapping_sub(before));
         if held > LEAST_MEAN {
             let mean = self.peaks.expected(key).unwrap_or(0);
             if is_large(held, mean) {
@@ -309,16 +318,19 @@ impl LayerLimit {
     }
 
     /// A request has closed, which held `peak` bytes at its height.
+    ///
+    /// `is_alone` says that no other thread has it. `random` is a number that differs from one to the next.
     #[inline]
     pub(crate) fn closed(
         &self,
         claim: &Claim,
         key: RouteKey,
         peak: Option<u64>,
+        is_alone: bool,
         random: u64,
     ) -> Option<Warning> {
         let process = &*self.process;
-        let (reserved, held) = claim.close(|place| process.unlist(place));
+        let (reserved, held) = claim.close(is_alone, |place| process.unlist(place));
         let watched = claim.take_watched_limit();
         let exceeded = watched.filter(|limit| peak.is_some_and(|peak| peak > *limit));
         let exceeded = exceeded.filter(|_| process.mode() != LimitMode::Off);
@@ -327,7 +339,7 @@ impl LayerLimit {
             // Not admitted, or the limit was off.
             return warning;
         }
-        let shard = thread_shard();
+        let shard = process.sums.here();
         if held != 0 {
             process.sums.add_held(shard, held.wrapping_neg());
         }
@@ -456,7 +468,7 @@ mod tests {
                     0..4 => {
                         let expected = reserves(layer, route);
                         let claim = Claim::closed();
-                        if layer.admit(&claim, key(route), None).is_ok() {
+                        if layer.admit(&claim, key(route), None, None).is_ok() {
                             open.push(Open {
                                 claim,
                                 reserved: expected,
@@ -476,16 +488,22 @@ mod tests {
                         layer.changed(&open[at].claim, key(route), Some(held), || {
                             (holds(held).into_victim(), Duration::ZERO)
                         });
-                        if held.abs_diff(open[at].held) >= NOTABLE {
+                        if held.abs_diff(open[at].held) >= LayerLimit::NOTABLE {
                             open[at].held = held;
                         }
                     }
                     7 | 8 if !open.is_empty() => {
                         let at = next(open.len() as u64) as usize;
                         let ends = open.swap_remove(at);
-                        layer.closed(&ends.claim, key(route), Some(next(1 << 18)), next(u64::MAX));
+                        layer.closed(
+                            &ends.claim,
+                            key(route),
+                            Some(next(1 << 18)),
+                            next(2) == 0,
+                            next(u64::MAX),
+                        );
                         // Ended twice, or moved after its end, as tasks that outlive a request do.
-                        layer.closed(&ends.claim, key(route), Some(1), 0);
+                        layer.closed(&ends.claim, key(route), Some(1), false, 0);
                         layer.relabelled(&ends.claim, key(route));
                         layer.changed(&ends.claim, key(route), Some(MIB), || unreachable!());
                     }
@@ -506,7 +524,7 @@ mod tests {
                 );
             }
             for open in open.drain(..) {
-                layer.closed(&open.claim, key(1), None, 0);
+                layer.closed(&open.claim, key(1), None, false, 0);
             }
             assert_eq!(
                 (process.sums.reserved(), process.sums.guessed()),
@@ -527,15 +545,15 @@ mod tests {
     fn a_request_of_an_unknown_route_reserves_a_sixty_fourth_and_a_later_one_the_mean() {
         let it = Fixture::new(LimitMode::Enforce);
         let claim = Claim::closed();
-        it.layer.admit(&claim, key(2), None).unwrap();
+        it.layer.admit(&claim, key(2), None, None).unwrap();
         assert_eq!(it.limit.snapshot().reserved, LIMIT / 64);
-        it.layer.closed(&claim, key(2), Some(5000), 0);
-        it.layer.admit(&claim, key(2), None).unwrap();
+        it.layer.closed(&claim, key(2), Some(5000), false, 0);
+        it.layer.admit(&claim, key(2), None, None).unwrap();
         assert_eq!(it.limit.snapshot().reserved, 5000);
         it.layer.relabelled(&claim, key(3));
         assert_eq!(it.limit.snapshot().reserved, LIMIT / 64);
-        it.layer.closed(&claim, key(3), Some(0), 0);
-        it.layer.admit(&claim, key(3), None).unwrap();
+        it.layer.closed(&claim, key(3), Some(0), false, 0);
+        it.layer.admit(&claim, key(3), None, None).unwrap();
         assert_eq!(
             it.limit.snapshot().reserved,
             1,
@@ -546,7 +564,11 @@ mod tests {
     #[test]
     fn thresholds_refuse_by_priority_and_a_policy_sets_that_of_later_requests() {
         let it = Fixture::new(LimitMode::Enforce);
-        let admits = |priority| it.layer.admit(&Claim::closed(), key(2), priority).is_ok();
+        let admits = |priority| {
+            it.layer
+                .admit(&Claim::closed(), key(2), priority, None)
+                .is_ok()
+        };
         let all =
             || [Priority::Low, Priority::Normal, Priority::Critical].map(|it| admits(Some(it)));
         it.uses(LIMIT / 2);
@@ -573,7 +595,7 @@ mod tests {
             it.uses(LIMIT + 1);
             let claim = Claim::closed();
             for _ in 0..3 {
-                it.layer.admit(&claim, key(2), None).unwrap();
+                it.layer.admit(&claim, key(2), None, None).unwrap();
             }
             let entry = it.layer.peaks.get(key(2)).unwrap();
             assert_eq!(entry.would_refuse(), 3);
@@ -598,10 +620,10 @@ mod tests {
         let it = Fixture::new(LimitMode::Off);
         it.uses(2 * LIMIT);
         let claim = Claim::closed();
-        it.layer.admit(&claim, key(2), None).unwrap();
+        it.layer.admit(&claim, key(2), None, None).unwrap();
         it.layer
             .changed(&claim, key(2), Some(LIMIT), || unreachable!());
-        it.layer.closed(&claim, key(2), Some(LIMIT), 0);
+        it.layer.closed(&claim, key(2), Some(LIMIT), false, 0);
         let snapshot = it.limit.snapshot();
         assert_eq!(
             (snapshot.reserved, snapshot.admitted, snapshot.refused),
@@ -620,11 +642,11 @@ mod tests {
             LimitMode::Off,
             LimitMode::Enforce,
         ]) {
-            it.layer.admit(claim, key(2), None).unwrap();
+            it.layer.admit(claim, key(2), None, None).unwrap();
             it.limit.set_mode(mode);
         }
         for claim in &claims {
-            it.layer.closed(claim, key(2), Some(1), 0);
+            it.layer.closed(claim, key(2), Some(1), false, 0);
         }
         assert_eq!(it.limit.snapshot().reserved, 0);
     }
@@ -636,7 +658,7 @@ mod tests {
         let claims: Vec<_> = (0..3).map(|_| Claim::closed()).collect();
         let victims: Vec<_> = [3, 9, 5].map(|held| holds(held * MIB)).into();
         for (claim, victim) in claims.iter().zip(&victims) {
-            it.layer.admit(claim, key(2), None).unwrap();
+            it.layer.admit(claim, key(2), None, None).unwrap();
             for _ in 0..2 {
                 it.layer.changed(claim, key(2), victim.held(), || {
                     (victim.clone().into_victim(), Duration::ZERO)
@@ -654,12 +676,12 @@ mod tests {
         assert_eq!(cancelled(), [0, 0, 0]);
         it.uses(LIMIT + 1);
         assert_eq!(cancelled(), [0, 1, 0]);
-        it.layer.closed(&claims[1], key(2), None, 0);
+        it.layer.closed(&claims[1], key(2), None, false, 0);
         assert_eq!(it.layer.process().victims.len(), 2);
         it.uses(LIMIT + 1);
         assert_eq!(cancelled(), [0, 1, 1]);
         for claim in &claims {
-            it.layer.closed(claim, key(2), None, 0);
+            it.layer.closed(claim, key(2), None, false, 0);
         }
         assert_eq!(
             (
@@ -676,7 +698,7 @@ mod tests {
         let it = Fixture::new(LimitMode::Enforce);
         let claims: Vec<_> = (0..10_000).map(|_| Claim::closed()).collect();
         for claim in &claims {
-            let _ = it.layer.admit(claim, key(crate::route::OTHER), None);
+            let _ = it.layer.admit(claim, key(crate::route::OTHER), None, None);
         }
         assert_eq!(
             it.limit.snapshot().admitted,
@@ -685,7 +707,7 @@ mod tests {
         );
         for claim in &claims {
             it.layer
-                .closed(claim, key(crate::route::OTHER), Some(100), 0);
+                .closed(claim, key(crate::route::OTHER), Some(100), false, 0);
         }
         assert_eq!(it.layer.reserves(key(crate::route::OTHER)), (100, false));
     }
@@ -696,7 +718,10 @@ mod tests {
         it.uses(LIMIT);
         let mut seconds = std::collections::BTreeSet::new();
         for _ in 0..100 {
-            let refusal = it.layer.admit(&Claim::closed(), key(2), None).unwrap_err();
+            let refusal = it
+                .layer
+                .admit(&Claim::closed(), key(2), None, None)
+                .unwrap_err();
             assert_eq!(refusal.by, RefusedBy::Stage);
             assert_eq!((refusal.used, refusal.limit), (Some(LIMIT), LIMIT));
             seconds.insert(refusal.retry_after.as_secs());
@@ -730,7 +755,7 @@ mod tests {
             .build()
             .unwrap();
         let layer = limit.for_layer(8);
-        let admits = || layer.admit(&Claim::closed(), key(2), None).is_ok();
+        let admits = || layer.admit(&Claim::closed(), key(2), None, None).is_ok();
         assert!(!admits());
         for kind in 1..4 {
             *lock(&failing) = kind;
@@ -776,7 +801,7 @@ mod tests {
             let blocked = scope.spawn(|| layer.process().look(layer.process().now()));
             inside.recv().unwrap();
             for _ in 0..10 {
-                layer.admit(&Claim::closed(), key(2), None).unwrap();
+                layer.admit(&Claim::closed(), key(2), None, None).unwrap();
                 layer.process().look(layer.process().now());
             }
             assert!(!blocked.is_finished());

@@ -59,6 +59,15 @@ impl Entry {
         Some(self.smallest.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
+    /// The priority that a policy has set.
+    #[inline]
+    pub(super) fn priority(&self) -> Option<Priority> {
+        let code = self.priority.load(Relaxed);
+        Priority::ALL
+            .get(usize::from(code).checked_sub(1)?)
+            .copied()
+    }
+
     /// Whether to warn about the route, which is done once per minute.
     pub(super) fn warns(&self, minute: u64) -> bool {
         self.warned.swap(minute + 1, Relaxed) != minute + 1
@@ -75,6 +84,7 @@ impl LearnedPeaks {
     }
 
     /// The figures of a route, if there are any.
+    #[inline]
     pub(crate) fn get(&self, key: RouteKey) -> Option<&Entry> {
         Some(&self.routes[key.route].get()?[key.method.index()])
     }
@@ -86,22 +96,18 @@ impl LearnedPeaks {
     }
 
     /// What a request of the route is expected to hold, if that is known.
-    #[inline]
     pub(super) fn expected(&self, key: RouteKey) -> Option<u64> {
-        let own = self.get(key).and_then(|entry| mean(&entry.mean));
+        self.expected_of(self.get(key), key)
+    }
+
+    /// The same of a route with these figures.
+    #[inline]
+    pub(super) fn expected_of(&self, entry: Option<&Entry>, key: RouteKey) -> Option<u64> {
+        let own = entry.and_then(|entry| mean(&entry.mean));
         if own.is_none() && key.route == UNMATCHED {
             return mean(&self.all);
         }
         own
-    }
-
-    /// The priority that a policy of the route has set.
-    #[inline]
-    pub(super) fn priority(&self, key: RouteKey) -> Option<Priority> {
-        let code = self.get(key)?.priority.load(Relaxed);
-        Priority::ALL
-            .get(usize::from(code).checked_sub(1)?)
-            .copied()
     }
 
     /// A policy has set the priority of a request of the route.
@@ -116,11 +122,12 @@ impl LearnedPeaks {
     /// A request has closed, which held `peak` bytes at its height.
     pub(super) fn learn(&self, key: RouteKey, peak: u64, random: u64) {
         let entry = self.entry(key);
-        add(&entry.mean, peak, random);
-        // Less often than the mean of a route, which is written by fewer threads.
-        add(&self.all, peak, random / 8);
         if peak < entry.smallest.load(Relaxed) {
             entry.smallest.store(peak, Relaxed);
+        }
+        // Less often to the mean of all than to that of a route, which fewer threads write.
+        if add(&entry.mean, peak, random) {
+            add(&self.all, peak, random / 8);
         }
     }
 }
@@ -129,14 +136,18 @@ fn mean(word: &AtomicU64) -> Option<u64> {
     MeanPeak::from_word(word.load(Relaxed)).get()
 }
 
-fn add(word: &AtomicU64, peak: u64, random: u64) {
+/// Adds a request to a mean, unless that passes over it.
+#[inline]
+fn add(word: &AtomicU64, peak: u64, random: u64) -> bool {
     let mean = MeanPeak::from_word(word.load(Relaxed));
-    if mean.counts(random) {
+    let counts = mean.counts(random);
+    if counts {
         let next = mean.with(peak);
         if next != mean {
             word.store(next.word(), Relaxed);
         }
     }
+    counts
 }
 
 #[cfg(all(test, not(tower_memory_loom)))]
@@ -175,16 +186,14 @@ mod tests {
         }
         learned.set_priority(key(2), Priority::Low);
         assert_eq!(learned.entry(key(2)).smallest(), Some(20));
-        assert_eq!(learned.priority(key(2)), Some(Priority::Low));
+        let priority = |key| learned.get(key).and_then(Entry::priority);
+        assert_eq!(priority(key(2)), Some(Priority::Low));
         let post = RouteKey {
             method: KnownMethod::Post,
             ..key(2)
         };
         assert_eq!(learned.entry(post).smallest(), None);
-        assert_eq!(
-            (learned.priority(post), learned.priority(key(3))),
-            (None, None)
-        );
+        assert_eq!((priority(post), priority(key(3))), (None, None));
         assert_eq!(learned.expected(post), None);
     }
 

@@ -1,6 +1,6 @@
 //! Readings of what is used, and what follows from them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     events,
@@ -23,11 +23,32 @@ impl Process {
     #[inline]
     pub(super) fn look_if_old(&self) {
         let now = self.now();
-        let read_at = self.figures.read_at.load(Relaxed);
-        // One that is later than now is of a clock that went back.
-        if nanos(now).wrapping_sub(read_at) > FRESH.as_nanos() as u64 {
+        if self.is_old(now) {
             self.look(now);
         }
+    }
+
+    /// The same at `now`, if the caller has read the clock.
+    #[inline]
+    pub(super) fn look_if_old_at(&self, now: Option<Instant>) {
+        match now.filter(|_| self.housekeeping.has_real_clock()) {
+            // The clock that was read may be a paused one, by which no figures are kept.
+            Some(now) => {
+                if self.is_old(now.saturating_duration_since(self.start)) {
+                    self.look(self.now());
+                }
+            }
+            None => self.look_if_old(),
+        }
+    }
+
+    #[inline]
+    fn is_old(&self, now: Duration) -> bool {
+        const FRESH_NANOS: u64 = FRESH.as_nanos() as u64;
+
+        let age = nanos(now).wrapping_sub(self.figures.read_at.load(Relaxed));
+        // Another thread may have read a moment later. A reading that is much later is of a clock that went back.
+        age.wrapping_add(FRESH_NANOS) > 2 * FRESH_NANOS
     }
 
     #[cold]

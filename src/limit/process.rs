@@ -29,7 +29,7 @@ use crate::{
     account::is_installed,
     counted::Counted,
     housekeeping::{Housekeeping, Job},
-    slab::{Key, ShardedSlab, thread_shard},
+    slab::{Key, ShardedSlab},
     sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering::Relaxed, lock},
 };
 
@@ -262,8 +262,7 @@ impl Process {
         let missing = self.sums.missing(bytes, room) as f64;
         let rate = f64::from_bits(self.figures.release_rate.load(Relaxed));
         let (least, most) = self.retry_after;
-        let wait = Duration::try_from_secs_f64(missing / rate.max(1.0)).unwrap_or(most);
-        let wait = wait.clamp(least, most).as_secs_f64();
+        let wait = (missing / rate.max(1.0)).clamp(least.as_secs_f64(), most.as_secs_f64());
         // A number that differs from one refusal to the next is random enough.
         let number = self
             .refused
@@ -271,8 +270,9 @@ impl Process {
             .fold(0_u64, |sum, by| sum.wrapping_add(by.load(Relaxed)));
         let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         let share = random as f64 / f64::from(1_u32 << 24);
-        let seconds = (wait * (0.75 + 0.5 * share)).round();
-        Duration::from_secs_f64(seconds.max(1.0))
+        // To the nearest second. A float saturates.
+        let seconds = (wait * (0.75 + 0.5 * share) + 0.5) as u64;
+        Duration::from_secs(seconds.max(1))
     }
 
     /// Time since the start.
@@ -285,7 +285,7 @@ impl Process {
 
     pub(super) fn count_refused(&self, by: RefusedBy) {
         self.refused[by.index()].fetch_add(1, Relaxed);
-        self.sums.count_refused(thread_shard());
+        self.sums.count_refused(self.sums.here());
     }
 
     pub(crate) fn add_relief(&self, relief: Weak<dyn Relief>) {

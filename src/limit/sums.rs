@@ -6,19 +6,31 @@
 //!    a limit makes neither exceed it.
 //! 2. A [`Part`] is in its sum with its last value until it is closed, and with zero from then on: each
 //!    change is one compare-and-swap of the part, and the thread that made it adds the difference.
+//! 3. One thread writes the counters of a shard below `own`: that with the shard's number. So it adds by a
+//!    load and a store. A later thread with the number happens after it. Other shards are written by several
+//!    threads, and credits of all shards by the thread that collects them: they change by read-modify-writes.
+
+use std::{num::NonZero, thread::available_parallelism};
 
 use crate::{
-    slab::SHARDS,
     sync::{AtomicU64, Ordering::Relaxed},
+    thread_number::thread_number,
 };
 
-/// How much of the limit the credits of all shards together may be.
-const CREDITS: u64 = 128;
+/// The credits of all shards together are at most this part of the limit.
+const CREDITS: u64 = 64;
+
+/// Shards of the threads whose numbers are too high for one of their own.
+const SHARED: usize = 8;
 
 /// The sums. Each thread writes to the shard of its number, so that threads seldom share a cache line.
 pub(super) struct Sums {
     total: Padded,
-    shards: [Shard; SHARDS],
+    shards: Box<[Shard]>,
+    /// The number of shards that one thread each writes to. They are the first ones.
+    own: usize,
+    /// The largest credit of a shard is the limit, shifted by this.
+    credit_shift: u32,
 }
 
 /// Written often, so it shares no cache line with what all threads read.
@@ -44,15 +56,49 @@ struct Shard {
 // Relaxed throughout: sums, which publish no other memory.
 impl Sums {
     pub(super) fn new() -> Self {
+        // As many as there are usually threads: some run closures that block.
+        let threads = available_parallelism().map_or(1, NonZero::get);
+        Self::with_own((2 * threads).next_power_of_two().clamp(8, 64))
+    }
+
+    fn with_own(own: usize) -> Self {
+        let shards: Box<[_]> = std::iter::repeat_with(Shard::default)
+            .take(own + SHARED)
+            .collect();
         Self {
             total: Padded::default(),
-            shards: std::array::from_fn(|_| Shard::default()),
+            own,
+            credit_shift: CREDITS.ilog2() + shards.len().next_power_of_two().ilog2(),
+            shards,
+        }
+    }
+
+    /// The shard of the calling thread.
+    #[inline]
+    pub(super) fn here(&self) -> usize {
+        let number = thread_number();
+        if number < self.own {
+            number
+        } else {
+            self.own + number % SHARED
+        }
+    }
+
+    /// Adds to a counter of the calling thread's shard (invariant 3).
+    #[inline]
+    fn add(&self, shard: usize, of: impl Fn(&Shard) -> &AtomicU64, by: u64) {
+        let counter = of(&self.shards[shard]);
+        if shard < self.own {
+            counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+        } else {
+            counter.fetch_add(by, Relaxed);
         }
     }
 
     /// The largest credit of a shard, for a limit.
-    fn max_credit(limit: u64) -> u64 {
-        limit / (CREDITS * SHARDS as u64)
+    #[inline]
+    const fn max_credit(&self, limit: u64) -> u64 {
+        limit >> self.credit_shift
     }
 
     /// Reserves `bytes` on behalf of a thread of this shard, if all reservations stay within `room`.
@@ -68,7 +114,7 @@ impl Sums {
         }
         // Half of a full credit more, here and in `release`: a thread whose requests open and close in turn
         // stays in between, and does not touch the total.
-        let half = Self::max_credit(limit) / 2;
+        let half = self.max_credit(limit) / 2;
         for spare in [if bytes <= half { half } else { 0 }, 0] {
             let reserve = |total: u64| {
                 let total = total.checked_add(bytes)?.checked_add(spare)?;
@@ -95,11 +141,9 @@ impl Sums {
         if bytes == 0 {
             return;
         }
-        let Shard {
-            credit, released, ..
-        } = &self.shards[shard];
-        released.fetch_add(bytes, Relaxed);
-        let max = Self::max_credit(limit);
+        self.add(shard, |shard| &shard.released, bytes);
+        let credit = &self.shards[shard].credit;
+        let max = self.max_credit(limit);
         if bytes > max {
             self.total.0.fetch_sub(bytes, Relaxed);
             return;
@@ -134,7 +178,7 @@ impl Sums {
 
     /// Returns all credits to the total.
     pub(super) fn collect_credits(&self) {
-        for shard in &self.shards {
+        for shard in &*self.shards {
             self.shrink(&shard.credit, 0);
         }
     }
@@ -163,11 +207,11 @@ impl Sums {
 
     /// What is a guess changed by `by`.
     pub(super) fn add_guessed(&self, shard: usize, by: u64) {
-        self.shards[shard].guessed.fetch_add(by, Relaxed);
+        self.add(shard, |shard| &shard.guessed, by);
     }
 
     /// The same, negative values included.
-    #[cfg(test)]
+    #[cfg(all(test, not(tower_memory_loom)))]
     pub(super) fn exactly_guessed(&self) -> i64 {
         self.sum(|shard| &shard.guessed) as i64
     }
@@ -180,16 +224,16 @@ impl Sums {
 
     /// What open requests hold changed by `by`.
     pub(super) fn add_held(&self, shard: usize, by: u64) {
-        self.shards[shard].held.fetch_add(by, Relaxed);
+        self.add(shard, |shard| &shard.held, by);
     }
 
     #[inline]
     pub(super) fn count_admitted(&self, shard: usize) {
-        self.shards[shard].admitted.fetch_add(1, Relaxed);
+        self.add(shard, |shard| &shard.admitted, 1);
     }
 
     pub(super) fn count_refused(&self, shard: usize) {
-        self.shards[shard].refused.fetch_add(1, Relaxed);
+        self.add(shard, |shard| &shard.refused, 1);
     }
 
     /// Requests admitted and refused so far.
@@ -274,9 +318,17 @@ impl Part {
     }
 
     /// Takes the value out of the sum for good, which the caller does. Zero if it was closed.
+    ///
+    /// `is_alone` says that no other thread has the request.
     #[inline]
-    pub(super) fn close(&self) -> Last {
-        let word = self.0.swap(Self::CLOSED, Relaxed);
+    pub(super) fn close(&self, is_alone: bool) -> Last {
+        let word = if is_alone {
+            let word = self.0.load(Relaxed);
+            self.0.store(Self::CLOSED, Relaxed);
+            word
+        } else {
+            self.0.swap(Self::CLOSED, Relaxed)
+        };
         if word == Self::CLOSED {
             return Last {
                 value: 0,
@@ -358,15 +410,15 @@ mod tests {
             (part.get(), part.replace(1), part.mark()),
             (None, None, false)
         );
-        assert_eq!(part.close(), last(0, false));
+        assert_eq!(part.close(false), last(0, false));
         part.open(5, false);
         assert_eq!((part.get(), part.replace(7)), (Some(5), Some(5)));
         assert!(!part.is_marked());
         assert!(part.mark() && !part.mark() && part.is_marked());
         assert_eq!((part.get(), part.replace(8)), (Some(7), Some(7)));
-        assert_eq!(part.close(), last(8, true));
+        assert_eq!(part.close(true), last(8, true));
         assert!(!part.is_marked());
-        assert_eq!((part.close(), part.replace(1)), (last(0, false), None));
+        assert_eq!((part.close(true), part.replace(1)), (last(0, false), None));
         part.open(u64::MAX, false);
         assert_eq!(part.get(), Some(Part::LARGEST));
     }
@@ -384,7 +436,7 @@ mod loom_models {
     #[test]
     fn what_two_threads_reserve_stays_within_the_room_and_ends_at_zero() {
         loom::model(|| {
-            let sums = Arc::new(Sums::new());
+            let sums = Arc::new(Sums::with_own(2));
             let work = {
                 let sums = Arc::clone(&sums);
                 move |shard: usize| {
@@ -414,16 +466,43 @@ mod loom_models {
     #[test]
     fn a_credit_is_spent_once() {
         loom::model(|| {
-            let sums = Arc::new(Sums::new());
-            // A credit of 512 is left.
+            let sums = Arc::new(Sums::with_own(0));
+            // A credit of 1024 is left, which is enough for one of them.
             assert!(sums.reserve(0, 1, u64::MAX, LIMIT));
             let other = thread::spawn({
                 let sums = Arc::clone(&sums);
-                move || sums.reserve(0, 400, u64::MAX, LIMIT)
+                move || sums.reserve(0, 800, u64::MAX, LIMIT)
             });
-            assert!(sums.reserve(0, 400, u64::MAX, LIMIT));
+            assert!(sums.reserve(0, 800, u64::MAX, LIMIT));
             assert!(other.join().expect("no panic"));
-            assert_eq!(sums.reserved(), 801);
+            assert_eq!(sums.reserved(), 1601);
+        });
+    }
+
+    /// Invariant 3: each thread has a shard, another one collects their credits, and no count is lost.
+    #[test]
+    fn a_shard_of_one_thread_loses_nothing_while_its_credit_is_collected() {
+        loom::model(|| {
+            let sums = Arc::new(Sums::with_own(1));
+            let other = thread::spawn({
+                let sums = Arc::clone(&sums);
+                move || {
+                    for held in [300, 40] {
+                        assert!(sums.reserve(0, held, u64::MAX, LIMIT));
+                        sums.count_admitted(0);
+                        sums.add_held(0, held);
+                        sums.add_held(0, held.wrapping_neg());
+                        sums.release(0, held, LIMIT);
+                    }
+                }
+            });
+            sums.collect_credits();
+            assert!(sums.counts().0 <= 2);
+            other.join().expect("no panic");
+            sums.collect_credits();
+            assert_eq!((sums.reserved(), sums.total.0.load(Relaxed)), (0, 0));
+            assert_eq!((sums.released(), sums.exactly_held()), (340, 0));
+            assert_eq!(sums.counts(), (2, 0));
         });
     }
 
@@ -431,20 +510,22 @@ mod loom_models {
     #[test]
     fn a_part_that_closes_leaves_nothing_in_the_sum() {
         loom::model(|| {
-            let state = Arc::new((Sums::new(), Part::closed()));
+            let state = Arc::new((Sums::with_own(1), Part::closed()));
+            // Of several threads.
+            let shard = 1;
             state.1.open(0, false);
             let set = |value: u64| {
                 let state = Arc::clone(&state);
                 move || {
                     let (sums, part) = &*state;
                     if let Some(former) = part.replace(value) {
-                        sums.add_held(0, value.wrapping_sub(former));
+                        sums.add_held(shard, value.wrapping_sub(former));
                     }
                 }
             };
             let (first, second) = (thread::spawn(set(100)), thread::spawn(set(30)));
             let (sums, part) = &*state;
-            sums.add_held(0, part.close().value.wrapping_neg());
+            sums.add_held(shard, part.close(false).value.wrapping_neg());
             first.join().expect("no panic");
             second.join().expect("no panic");
             assert_eq!(sums.exactly_held(), 0);

@@ -7,10 +7,7 @@ use super::{
     config::Config, head::with_head, limit_context::LimitContext, limit_response::limit_response,
     request_info::RequestInfo,
 };
-use crate::{
-    limit::Priority,
-    scope::{OpenScope, RequestScope},
-};
+use crate::{limit::Priority, scope::OpenScope};
 
 impl Config {
     /// The priority of a request, if it has one of its own.
@@ -23,32 +20,24 @@ impl Config {
         Some(priority.unwrap_or_default())
     }
 
-    /// Admits a new request, or returns the answer to it.
+    /// Admits a new request, or returns the answer to it. `is_new` says that it has not waited before.
     #[inline]
     pub(super) fn refuses(
         &self,
         open: &OpenScope,
         priority: Option<Priority>,
+        is_new: bool,
         info: RequestInfo,
     ) -> Option<Response<Bytes>> {
         if self.load.max_unreleased.is_none() && self.load.process.is_none() {
             return None;
         }
-        self.refuses_by_load(open.scope(), priority, info)
-    }
-
-    #[inline(never)]
-    fn refuses_by_load(
-        &self,
-        scope: &RequestScope,
-        priority: Option<Priority>,
-        info: RequestInfo,
-    ) -> Option<Response<Bytes>> {
+        let scope = open.scope();
         let context = match self.load.max_unreleased {
             Some(limit) if self.unreleased() >= limit => {
                 LimitContext::unreleased(scope, limit, self.unreleased())
             }
-            _ => LimitContext::refused(scope, scope.admit(priority).err()?),
+            _ => LimitContext::refused(scope, scope.admit(priority, is_new).err()?),
         };
         Some(limit_response(context, info, self.responses.as_deref()))
     }

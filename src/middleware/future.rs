@@ -90,7 +90,7 @@ pin_project! {
             preflight: bool,
         },
         // The request was answered in `call`, and its scope is over or an outer layer's.
-        Answered { answer: Box<Response<Bytes>> },
+        Answered { answer: Response<Bytes> },
         Done,
     }
 }
@@ -143,8 +143,7 @@ impl<F> ResponseFuture<F> {
         Self::ready(answer)
     }
 
-    fn ready(answer: Response<Bytes>) -> Self {
-        let answer = Box::new(answer);
+    const fn ready(answer: Response<Bytes>) -> Self {
         Self {
             state: State::Answered { answer },
         }
@@ -341,7 +340,7 @@ where
                 })
             }
             StateProjection::Answered { answer } => {
-                let answer = std::mem::take(&mut **answer);
+                let answer = std::mem::take(answer);
                 Ok(answer.map(|bytes| ResponseBody::answer(bytes, None, BodyLength::NONE)))
             }
             StateProjection::Done => panic!("`ResponseFuture` polled after completion"),

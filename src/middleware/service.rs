@@ -195,7 +195,7 @@ where
         if part_of.is_none() {
             let priority = config.priority(&mut request);
             let priority = priority.or_else(|| outer.and_then(|policy| policy.priority));
-            if let Some(answer) = config.refuses(&open, priority, info) {
+            if let Some(answer) = config.refuses(&open, priority, waited.is_zero(), info) {
                 let reason = CancelReason::new(Outcome::Shed);
                 return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
             }

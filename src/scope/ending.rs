@@ -34,7 +34,7 @@ impl ScopeState {
             if state.is_plain() {
                 let route = state.route.number();
                 let tasks = state.used_group().map(|group| group.finish());
-                state.close(reason, route, tasks);
+                state.close(reason, route, tasks, true);
                 state.release_plain();
                 recycle::put(this);
                 return;
@@ -143,11 +143,17 @@ impl ScopeState {
         };
         self.unlist();
         let tasks = self.used_group().map(|group| group.figures());
-        self.close(reason, self.route.fix(), tasks);
+        self.close(reason, self.route.fix(), tasks, false);
     }
 
-    /// Makes the report. The route does not change any more.
-    fn close(&self, reason: CancelReason, route: usize, tasks: Option<TaskFigures>) {
+    /// Makes the report. The route does not change any more. `is_alone` says that there is no other handle.
+    fn close(
+        &self,
+        reason: CancelReason,
+        route: usize,
+        tasks: Option<TaskFigures>,
+        is_alone: bool,
+    ) {
         let layer = self.layer();
         let entry = layer.routes.route(route);
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
@@ -174,7 +180,7 @@ impl ScopeState {
                 _ => false,
             };
             if !lost {
-                self.claim_closed(limit, key, usage.as_ref(), total_time);
+                self.claim_closed(limit, key, usage.as_ref(), is_alone, total_time);
             }
         }
         #[cfg(feature = "trace")]

@@ -31,10 +31,18 @@ impl ScopeState {
     #[inline]
     pub(super) fn section_ended(this: &Counted<Self>) {
         if let Some(limit) = &this.layer().limit {
-            let held = this.account.held();
-            if LayerLimit::has_changed(&this.claim, held) {
-                Self::tell(this, limit, held);
+            // Small requests never come to more.
+            if this.account.has_held(LayerLimit::NOTABLE) {
+                Self::look_at_held(this, limit);
             }
+        }
+    }
+
+    #[inline(never)]
+    fn look_at_held(this: &Counted<Self>, limit: &LayerLimit) {
+        let held = this.account.held();
+        if LayerLimit::has_changed(&this.claim, held) {
+            Self::tell(this, limit, held);
         }
     }
 
@@ -46,17 +54,19 @@ impl ScopeState {
         });
     }
 
-    /// The request closes. `random` is a number that differs from one to the next.
+    /// The request closes. `is_alone` says that it has no other handle, `random` is a number that differs from
+    /// one to the next.
     #[inline(never)]
     pub(super) fn claim_closed(
         &self,
         limit: &LayerLimit,
         key: RouteKey,
         usage: Option<&Usage>,
+        is_alone: bool,
         random: u64,
     ) {
         let peak = usage.and_then(|usage| usage.peak_bytes);
-        if let Some(warning) = limit.closed(&self.claim, key, peak, random) {
+        if let Some(warning) = limit.closed(&self.claim, key, peak, is_alone, random) {
             warning.log(&self.layer().routes.route(key.route).label);
         }
     }
@@ -71,14 +81,16 @@ impl ScopeState {
 }
 
 impl RequestScope {
-    /// Admits the request, or refuses it. Called once, before anything else can use the scope.
-    #[inline]
-    pub(crate) fn admit(&self, priority: Option<Priority>) -> Result<(), Refusal> {
+    /// Admits the request, or refuses it. Called once, before anything else can use the scope. `is_new` says
+    /// that the request was not called before the scope was opened.
+    #[inline(never)]
+    pub(crate) fn admit(&self, priority: Option<Priority>, is_new: bool) -> Result<(), Refusal> {
         let state = self.state();
         match &state.layer().limit {
             None => Ok(()),
             Some(limit) => {
-                if let Some(warning) = limit.admit(&state.claim, state.key(), priority)? {
+                let now = is_new.then(|| state.limits.start.into_std());
+                if let Some(warning) = limit.admit(&state.claim, state.key(), priority, now)? {
                     warning.log(&state.route().label);
                 }
                 Ok(())

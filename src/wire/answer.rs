@@ -52,8 +52,19 @@ pub(crate) fn problem_with(
 /// ([RFC 9110, 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)), never too early.
 pub(crate) fn retry_after(delay: Duration) -> HeaderValue {
     let seconds = delay.as_secs();
-    HeaderValue::from(seconds.saturating_add(u64::from(delay.subsec_nanos() > 0)))
+    let seconds = seconds.saturating_add(u64::from(delay.subsec_nanos() > 0));
+    // Usual ones take no memory.
+    let start = if seconds < 10 { 1 } else { 0 };
+    let digits = usize::try_from(seconds).ok().and_then(|seconds| {
+        let digits = NUMBERS.get(2 * seconds.min(NUMBERS.len())..)?;
+        digits.get(start..2)
+    });
+    digits.map_or_else(|| HeaderValue::from(seconds), HeaderValue::from_static)
 }
+
+/// The numbers below 100, of two digits each.
+const NUMBERS: &str = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748\
+    495051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
 /// Builds the response of a gRPC call that ends before its first message: status 200, and the trailers
 /// in the head ("Trailers-Only" in
@@ -185,6 +196,22 @@ pub(crate) fn overloaded() -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_to_wait_are_rounded_up() {
+        let text = |delay| {
+            retry_after(delay)
+                .to_str()
+                .map(str::to_owned)
+                .expect("text")
+        };
+        for seconds in (0..200).chain([u64::MAX / 2, u64::MAX]) {
+            assert_eq!(text(Duration::from_secs(seconds)), seconds.to_string());
+        }
+        assert_eq!(text(Duration::from_nanos(1)), "1");
+        assert_eq!(text(Duration::from_millis(9001)), "10");
+        assert_eq!(text(Duration::MAX), u64::MAX.to_string());
+    }
 
     #[test]
     fn base64_is_that_of_the_test_vectors() {

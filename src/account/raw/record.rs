@@ -218,16 +218,18 @@ impl Record {
                 }
             }
         }
-        if self.is_limited() {
+        // No less than what counts for the threshold.
+        if held >= self.threshold.load(Relaxed) {
             self.cross(small);
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn cross(&self, small: i64) {
         let held = self.limited_with(small);
         let at = self.threshold.load(Relaxed);
-        if held >= at {
+        if held >= at && self.is_limited() {
             // If it fails, it was set anew, or another thread was first.
             let _ = self
                 .threshold
@@ -328,14 +330,22 @@ impl Record {
     /// Half of what is left: other threads may be in the account, too.
     #[inline]
     pub(in crate::account) fn step(&self) -> u64 {
-        if self.is_limited() {
-            return self.limited_step();
+        const FAR: u64 = 2 * LARGE as u64;
+
+        // No less than what counts for the threshold.
+        let far = || {
+            self.threshold
+                .load(Relaxed)
+                .wrapping_sub(self.held_with(self.small()))
+        };
+        if !self.is_limited() || (FAR..1 << 63).contains(&far()) {
+            return LARGE as u64;
         }
-        LARGE as u64
+        self.near_step()
     }
 
     #[inline(never)]
-    fn limited_step(&self) -> u64 {
+    fn near_step(&self) -> u64 {
         let held = self.limited_with(self.small());
         let left = self.threshold.load(Relaxed).saturating_sub(held);
         (left / 2).clamp(LEAST_STEP, LARGE as u64)
@@ -469,6 +479,12 @@ impl Record {
     /// Returns what the account holds, if that is known.
     pub(in crate::account) fn held(&self) -> Option<u64> {
         (!self.adrift.load(Relaxed)).then(|| self.held_with(self.small()))
+    }
+
+    /// Whether the account has held as much as `bytes`, as far as is known.
+    #[inline]
+    pub(in crate::account) fn has_held(&self, bytes: u64) -> bool {
+        self.peak_exclusive.load(Relaxed) >= bytes || self.peak_shared.load(Relaxed) >= bytes
     }
 
     /// Returns the most that the account held, if that is known.
