@@ -53,7 +53,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "profile",    "names account sampler"),
     (Core, "route",      "sync names account pool label_table"),
     (Core, "task",       "sync names counted housekeeping slab recycled account cancel route trace"),
-    (Core, "limit",      "sync account config counted slab housekeeping route"),
+    (Core, "limit",      "sync thread_number account config counted slab housekeeping route"),
     (Core, "scope",      "sync counted sharded recycled housekeeping slab account arena deadline cancel pool route task limit trace"),
     (Http, "observe",    "sync pack thread_number housekeeping histogram slab account arena deadline cancel pool route task limit scope"),
     (Http, "wire",       "sync account arena json deadline cancel route limit scope"),
