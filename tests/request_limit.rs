@@ -948,6 +948,7 @@ mod nested {
 #[tokio::test(start_paused = true)]
 async fn a_handler_sets_another_limit() {
     let (layer, reports) = layer(limited());
+    let ends = AtomicUsize::new(0);
     let service = service_fn(async |request: Request<()>| {
         let scope = scope_of(&request);
         scope.set_request_limit(64 * MIB);
@@ -963,9 +964,11 @@ async fn a_handler_sets_another_limit() {
         assert_eq!(scope.request_limit_left(), Some(0));
         assert!(scope.check().is_err());
         drop(kept);
+        ends.fetch_add(1, Relaxed);
         std::future::pending::<Answer>().await
     });
     let (response, report) = send(&layer, &reports, service, ()).await;
+    assert_eq!(ends.load(Relaxed), 1, "it was ended by the first limit");
     assert_eq!(
         (response.status(), report.outcome),
         (StatusCode::INTERNAL_SERVER_ERROR, Outcome::MemoryExceeded)

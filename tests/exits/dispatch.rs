@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory::{
     MemoryLayer, Outcome, RequestScope, RoutePolicy, ScopeReport, cancel::DeadlineSource,
-    extract::RouteLabelLayer,
+    extract::RouteLabelLayer, middleware::DeadlineContext,
 };
 
 use super::support::{
@@ -858,4 +858,40 @@ async fn of_many_requests_in_a_row_the_deadline_bounds_all_and_the_end_cancels_t
     assert!(scopes[65..].iter().all(|scope| !scope.is_cancelled()));
     drop((open, scopes, next));
     watch.reports(1000).await;
+}
+
+/// The layer is around the sub-requests' router, which matches the path inside of it.
+#[tokio::test(start_paused = true)]
+async fn a_sub_request_that_is_matched_inside_of_its_layer_has_its_own_part_of_the_path() {
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let api = layer.layer(api());
+    let batch = async move |request: Request<Body>| {
+        let (parts, _) = request.into_parts();
+        let response = api.clone().oneshot(copy(&parts, "/plain")).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes()
+    };
+    let app = Router::new().route("/batch", get(batch)).layer(layer);
+    let response = app.oneshot(call("/batch")).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "plain");
+    let told = told(&watch.reports(2).await);
+    let routes: Vec<_> = told.iter().map(|(route, ..)| route.as_str()).collect();
+    assert_eq!(routes, ["/batch", "/plain"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_layers_in_one_another_the_one_whose_limit_ends_a_call_answers() {
+    let answers = |status: StatusCode| {
+        let answer = move |expired: &DeadlineContext<'_>| expired.problem(status);
+        MemoryLayer::builder().deadline_response(answer)
+    };
+    let (outer, watch) = watched(answers(StatusCode::INTERNAL_SERVER_ERROR));
+    let middle = answers(StatusCode::NOT_IMPLEMENTED).build().unwrap();
+    let inner = answers(StatusCode::BAD_GATEWAY).timeout(20 * MS);
+    let service = inner.build().unwrap().layer(never_answering());
+    let service = outer.layer(middle.layer(service));
+    let response = service.oneshot(request("/")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    drop(response);
+    assert_eq!(watch.outcome().await, Outcome::DeadlineExceeded);
 }
