@@ -20,11 +20,11 @@ use crate::{
 
 static BARE: System = System;
 static OURS: TrackingAllocator = TrackingAllocator::system();
-static TRACKING: Allocator<System> = Allocator::system();
+pub(crate) static TRACKING: Allocator<System> = Allocator::system();
 static STATS: StatsAlloc<System> = StatsAlloc::system();
 
 /// The cheapest tracker that keeps the figures we keep.
-struct Tracker;
+pub(crate) struct Tracker;
 
 thread_local! {
     static ALLOCATED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
@@ -54,7 +54,7 @@ impl AllocationTracker for Tracker {
 }
 
 /// A new group. Registering one fails, by mistake, when two threads do so at once.
-fn group() -> AllocationGroupToken {
+pub(crate) fn group() -> AllocationGroupToken {
     std::iter::repeat_with(AllocationGroupToken::register)
         .flatten()
         .next()

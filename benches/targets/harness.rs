@@ -157,17 +157,19 @@ impl std::fmt::Display for Target {
 
 /// Prints the rows that were asked for.
 pub(crate) struct Report {
-    prefix: String,
+    /// Of the rows that are asked for; none asks for all.
+    prefixes: Vec<String>,
 }
 
 impl Report {
-    pub(crate) const fn new(prefix: String) -> Self {
-        Self { prefix }
+    pub(crate) const fn new(prefixes: Vec<String>) -> Self {
+        Self { prefixes }
     }
 
     /// Whether a row was asked for.
     pub(crate) fn wants(&self, row: &str) -> bool {
-        row.starts_with(&self.prefix)
+        let mut prefixes = self.prefixes.iter();
+        self.prefixes.is_empty() || prefixes.any(|prefix| row.starts_with(prefix))
     }
 
     /// Runs a contest if one of its rows was asked for. On a thread of its own: what former contests left

@@ -16,7 +16,12 @@ use http_body_util::BodyExt;
 use tokio::runtime::{Builder, Runtime};
 use tower::{ServiceExt, layer::util::Identity};
 use tower_http::timeout::TimeoutLayer;
-use tower_memory::{Expose, MemoryLayer, RequestScope, account};
+use tower_memory::{
+    Expose, MemoryLayer, RequestScope, account,
+    header::HeaderFormat,
+    middleware::MemoryLayerBuilder,
+    trace::{self, TraceSettings},
+};
 
 use crate::{
     clock,
@@ -269,6 +274,85 @@ fn added_cpu(handler: &'static str, place: Place) -> Contest {
     )
 }
 
+/// What each form of the response headers takes.
+fn forms(place: Place) -> Contest {
+    let forms = [
+        "off",
+        "fields",
+        "dictionary",
+        "dictionary_with_route",
+        "server_timing",
+    ];
+    Contest::new(
+        forms.map(|form| format!("layer/forms/{form}/{}", place.name())),
+        move |report: &mut Report, rows| {
+            let runtime = &place.runtime();
+            let uri = &Uri::from_static("/ready");
+            let app = |build: fn(MemoryLayerBuilder) -> MemoryLayerBuilder| {
+                let layer = build(MemoryLayer::builder().expose(Expose::Always));
+                let layer = layer.build().expect("valid");
+                served(Router::new().route("/ready", get(ready)).layer(layer))
+            };
+            let apps = [
+                app(|builder| builder.expose(Expose::Never)),
+                app(|builder| builder),
+                app(|builder| builder.header_format(HeaderFormat::Dictionary)),
+                app(|builder| {
+                    let builder = builder.header_format(HeaderFormat::Dictionary);
+                    builder.expose_route_figures()
+                }),
+                app(|builder| builder.header_format(HeaderFormat::ServerTiming)),
+            ];
+            let identity = served(
+                Router::new()
+                    .route("/ready", get(ready))
+                    .layer(Identity::new()),
+            );
+            let side = |label, app| Side::new(label, move |n| place.run(runtime, app, uri, n));
+            let [off, fields, dictionary, route, timing, identity] = measure([
+                side("headers off", &apps[0]),
+                side("fields", &apps[1]),
+                side("dictionary", &apps[2]),
+                side("dictionary with the route's", &apps[3]),
+                side("Server-Timing", &apps[4]),
+                side("layer(Identity)", &identity),
+            ]);
+            for (row, form) in rows
+                .iter()
+                .zip([&off, &fields, &dictionary, &route, &timing])
+            {
+                report.compare_added(row, (form, &fields, &identity), Target::AtMost(1.0));
+            }
+        },
+    )
+}
+
+/// What the flight recorder takes of a request.
+fn recorder(handler: &'static str, place: Place) -> Contest {
+    Contest::new(
+        [format!("layer/recorder/{handler}/{}", place.name())],
+        move |report: &mut Report, [row]| {
+            let runtime = place.runtime();
+            let apps = Apps::new(handler == "pending");
+            let run = |n| place.run(&runtime, &apps.silent, &apps.uri, n);
+            let [on, off] = measure([
+                Side::new("recorder on", |n| {
+                    if !trace::is_recording() {
+                        TraceSettings::new().start();
+                    }
+                    run(n)
+                }),
+                Side::new("recorder off", |n| {
+                    trace::stop();
+                    run(n)
+                }),
+            ]);
+            trace::stop();
+            report.compare(row, &on, &off, Target::None);
+        },
+    )
+}
+
 /// Heap allocations, and blocks grown or shrunk, per request.
 #[derive(Clone, Copy)]
 struct Heap {
@@ -408,6 +492,10 @@ pub(crate) fn add(contests: &mut Vec<Contest>) {
             contests.push(added_cpu(handler, place));
         }
         contests.push(heap_allocations(handler));
+        contests.extend(
+            [Place::CurrentThread, Place::TwoWorkers].map(|place| recorder(handler, place)),
+        );
     }
+    contests.extend([Place::CurrentThread, Place::TwoWorkers].map(forms));
     contests.push(json_route());
 }

@@ -1,7 +1,7 @@
 //! What the crate promises to cost, measured beside its peers in one process.
 //!
 //! ```text
-//! cargo bench -p tower-memory-targets --bench targets [-- PREFIX | --list]
+//! cargo bench -p tower-memory-targets --bench targets [-- PREFIX.. | --list]
 //! ```
 //!
 //! One line per row: `group/name | ours | peer (name) | ratio | target | met`, `missed` or `info`.
@@ -30,9 +30,11 @@ mod natural;
 mod poll;
 mod pool;
 mod profile;
+mod record;
 mod run;
 mod sides;
 mod text;
+mod trace;
 
 use tower_memory::TrackingAllocator;
 
@@ -55,6 +57,8 @@ fn main() {
             memory::add,
             alloc::add,
             profile::add,
+            record::add,
+            trace::add,
             poll::add,
             cancel::add,
         ],

@@ -12,8 +12,10 @@ use std::{
 use pprof_alloc::PprofAlloc;
 use stats_alloc::StatsAlloc;
 use tower_memory::{Account, TrackingAllocator, profile::Profile};
+use tracking_allocator::AllocationRegistry;
 
 use crate::{
+    alloc::{TRACKING, Tracker, group},
     harness::{Contest, Report, Target, measure},
     sides::Side,
 };
@@ -84,7 +86,9 @@ fn contest(threads: usize, size: usize) -> Contest {
         "128KiB",
         "512KiB_inside",
         "pprof-alloc",
+        "pprof-alloc/added",
         "stats_alloc",
+        "tracking-allocator",
         "counters",
     ];
     let rows = rows.map(name);
@@ -97,10 +101,25 @@ fn contest(threads: usize, size: usize) -> Contest {
             dense_row,
             inside_row,
             peer_row,
+            added_row,
             stats_row,
+            tracking_row,
             counters_row,
         ]| {
-            let [counters, off, on, dense, inside, bare, peer, stats] = measure([
+            // Another contest may have set it already.
+            let _ = AllocationRegistry::set_global_tracker(Tracker);
+            AllocationRegistry::enable_tracking();
+            let [
+                counters,
+                off,
+                on,
+                dense,
+                inside,
+                bare,
+                peer,
+                stats,
+                tracking,
+            ] = measure([
                 Side::on(threads, "counters only", || || work(&COUNTERS, size)),
                 Side::on(threads, "profile off", || profiled(None, size)),
                 Side::on(threads, "profile at 512 KiB", || {
@@ -121,23 +140,49 @@ fn contest(threads: usize, size: usize) -> Contest {
                 Side::on(threads, "bare System", || || work(&BARE, size)),
                 Side::on(threads, "pprof-alloc", || || work(&PEER, size)),
                 Side::on(threads, "stats_alloc", || || work(&STATS, size)),
+                Side::on(threads, "tracking-allocator", || {
+                    // Groups live as long as the process.
+                    let group = Box::leak(Box::new(group()));
+                    let entered = group.enter();
+                    move || {
+                        let _entered = &entered;
+                        work(&TRACKING, size);
+                    }
+                }),
             ]);
             Profile::stop();
+            AllocationRegistry::disable_tracking();
             let pairs = (64 * BLOCKS) as u32;
-            let [counters, off, on, dense, inside, bare, peer, stats] =
-                [counters, off, on, dense, inside, bare, peer, stats].map(|side| side.split(pairs));
+            let [
+                counters,
+                off,
+                on,
+                dense,
+                inside,
+                bare,
+                peer,
+                stats,
+                tracking,
+            ] = [
+                counters, off, on, dense, inside, bare, peer, stats, tracking,
+            ]
+            .map(|side| side.split(pairs));
             report.compare(off_row, &off, &counters, Target::AtMost(1.05));
             report.compare(on_row, &on, &counters, Target::AtMost(1.10));
             report.compare(dense_row, &dense, &counters, Target::None);
             report.compare(inside_row, &inside, &counters, Target::None);
             report.compare(peer_row, &on, &peer, Target::AtMost(1.0 / 3.5));
+            // Without what the inner allocator takes, which is most of ours.
+            report.compare_added(added_row, (&on, &peer, &bare), Target::AtMost(1.0 / 3.5));
             report.compare(stats_row, &on, &stats, Target::None);
+            report.compare(tracking_row, &on, &tracking, Target::None);
             report.compare(counters_row, &counters, &bare, Target::None);
         },
     )
 }
 
 pub(crate) fn add(contests: &mut Vec<Contest>) {
-    let cases = [(1, 64), (1, 1024), (2, 64), (2, 1024)];
-    contests.extend(cases.map(|(threads, size)| contest(threads, size)));
+    for (threads, size) in [(1, 64), (1, 1024), (2, 64), (2, 1024)] {
+        contests.push(contest(threads, size));
+    }
 }

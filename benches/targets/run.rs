@@ -8,13 +8,13 @@ use crate::{
 /// Runs the rows that the arguments ask for. `allocator` is what the last line calls the allocator.
 pub(crate) fn run(allocator: &str, groups: &[fn(&mut Vec<Contest>)]) {
     let mut list = false;
-    let mut prefix = String::new();
+    let mut prefixes = Vec::new();
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--list" => list = true,
             // `cargo bench` passes `--bench`; other flags belong to other harnesses.
             flag if flag.starts_with('-') => {}
-            other => prefix = other.to_owned(),
+            other => prefixes.push(other.to_owned()),
         }
     }
 
@@ -23,16 +23,16 @@ pub(crate) fn run(allocator: &str, groups: &[fn(&mut Vec<Contest>)]) {
         add(&mut contests);
     }
 
+    let mut report = Report::new(prefixes);
     if list {
         for row in contests.iter().flat_map(|contest| &contest.rows) {
-            if row.starts_with(&prefix) {
+            if report.wants(row) {
                 println!("{row}");
             }
         }
         return;
     }
 
-    let mut report = Report::new(prefix);
     println!("group/name | ours | peer (name) | ratio [quartiles] | target | met");
     for contest in contests {
         report.run(contest);

@@ -29,6 +29,8 @@ mod prometheus_encode;
 #[cfg(feature = "prometheus")]
 mod prometheus_limit;
 mod recorder;
+#[cfg(feature = "internals")]
+mod recording;
 #[cfg(feature = "tracing")]
 mod request_log;
 mod requests;
@@ -52,6 +54,8 @@ pub use self::metrics::metrics_observer;
 pub use self::overruns::TaskOverruns;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::MemoryCollector;
+#[cfg(feature = "internals")]
+pub use self::recording::Recording;
 #[cfg(feature = "tracing")]
 pub use self::request_log::RequestLog;
 pub use self::requests::RouteExtremes;

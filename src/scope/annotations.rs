@@ -13,7 +13,7 @@ const _: () = assert!(MAX_ANNOTATIONS == 16 && MAX_VALUE_BYTES == 256);
 
 /// What the application adds to a request's report.
 #[derive(Debug)]
-pub(super) struct Annotations {
+pub(crate) struct Annotations {
     values: Mutex<Vec<(&'static str, String)>>,
 }
 

@@ -258,7 +258,7 @@ pub(crate) struct Closed<'a> {
     pub(crate) total_time: u64,
     /// Of a request that has used its group of tasks.
     pub(crate) tasks: Option<TaskFigures>,
-    pub(super) annotations: Option<&'a Annotations>,
+    pub(crate) annotations: Option<&'a Annotations>,
 }
 
 impl Closed<'_> {
