@@ -7,7 +7,8 @@
 //!
 //! 1. `refs` is the number of [`Counted`] for this value. It is freed when the last one is dropped.
 //! 2. A reference is made from one that exists. So while the count is one, and the only reference is
-//!    held exclusively, no other thread can read or change the count or the value.
+//!    held exclusively, no other thread can read or change the count or the value. The same is true while the
+//!    count is two, and one thread holds both references exclusively.
 //! 3. A reference is dropped with release ordering, and the thread that finds itself to have the only one
 //!    acquires. So it happens after all uses of the others.
 #![expect(
@@ -109,6 +110,19 @@ impl<T: ?Sized> Counted<T> {
         Some(ManuallyDrop::into_inner(this))
     }
 
+    /// Drops the reference beside another one, without a locked instruction. Returns it if it is of another value,
+    /// or if there are further references.
+    #[inline]
+    pub(crate) fn drop_beside(self, other: &mut Self) -> Option<Self> {
+        if !self.is_same(other) || !self.has_references(2) {
+            return Some(self);
+        }
+        let this = ManuallyDrop::new(self);
+        // Relaxed: no other thread can read the count (invariant 2), and whatever gets `other` happens after this.
+        this.inner().refs.store(1, Ordering::Relaxed);
+        None
+    }
+
     /// Counts one reference less, which must not be used any more. Returns whether it was the last one.
     #[inline]
     fn release(&self) -> bool {
@@ -197,6 +211,7 @@ mod tests {
         CloneMut(prop::sample::Index),
         Drop(prop::sample::Index),
         IntoLast(prop::sample::Index),
+        DropBeside(prop::sample::Index),
         GetMut(prop::sample::Index),
     }
 
@@ -207,6 +222,7 @@ mod tests {
             index().prop_map(Step::CloneMut),
             index().prop_map(Step::Drop),
             index().prop_map(Step::IntoLast),
+            index().prop_map(Step::DropBeside),
             index().prop_map(Step::GetMut),
         ];
         prop::collection::vec(step, 1..40)
@@ -241,6 +257,16 @@ mod tests {
                         prop_assert_eq!(last.is_some(), count == 1);
                         references.extend(last);
                     }
+                    Step::DropBeside(at) => {
+                        let one = references.swap_remove(at.index(count));
+                        let other = references.first_mut();
+                        let left = match other {
+                            Some(other) => one.drop_beside(other),
+                            None => Some(one),
+                        };
+                        prop_assert_eq!(left.is_none(), count == 2);
+                        references.extend(left);
+                    }
                     Step::GetMut(at) => {
                         let value = at.get_mut(&mut references).get_mut();
                         prop_assert_eq!(value.is_some(), count == 1);
@@ -264,7 +290,14 @@ mod tests {
     fn two_references_are_the_same_and_two_values_are_not() {
         let one = Counted::new(7);
         assert!(one.is_same(&one.clone()));
-        assert!(!one.is_same(&Counted::new(7)));
+        let mut another = Counted::new(7);
+        assert!(!one.is_same(&another));
+        // Of another value, nothing is known.
+        let (clone, _other) = (another.clone(), another.clone());
+        assert!(clone.drop_beside(&mut another).is_some());
+        let (mut one, clone) = (one.clone(), one);
+        assert!(Counted::new(7).drop_beside(&mut one).is_some());
+        assert!(clone.drop_beside(&mut one).is_none() && one.is_only());
         assert_eq!(format!("{one:?}"), "7");
     }
 }
@@ -336,6 +369,22 @@ mod loom_models {
             let here = last(mine);
             let there = thread.join().expect("no panic");
             assert_eq!([here, there].into_iter().flatten().sum::<usize>(), 1);
+        });
+    }
+
+    /// Invariants 2 and 3, for a reference that is dropped beside another one.
+    #[test]
+    fn a_reference_dropped_beside_another_leaves_what_other_threads_have() {
+        loom::model(|| {
+            let mut mine = Value::shared();
+            let (beside, other) = (mine.clone(), mine.clone());
+            let reader = thread::spawn(move || other.read());
+            drop(beside.drop_beside(&mut mine));
+            if let Some(value) = mine.get_mut() {
+                value.add();
+            }
+            assert_eq!(reader.join().expect("no panic"), 0);
+            assert!(mine.is_only());
         });
     }
 

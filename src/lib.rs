@@ -136,6 +136,7 @@ pub mod arena;
 pub mod cancel;
 mod deadline;
 pub mod housekeeping;
+mod journal;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod limit;

@@ -15,6 +15,31 @@ pub(crate) use loom::sync::{
     atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
+/// Sets an atomic that no other thread can use meanwhile.
+///
+/// Unlike `Relaxed` stores, several of these may become one instruction.
+pub(crate) trait SetMut<T> {
+    fn set_mut(&mut self, value: T);
+}
+
+macro_rules! set_mut {
+    ($($atomic:ty: $value:ty)*) => {$(
+        impl SetMut<$value> for $atomic {
+            #[inline]
+            fn set_mut(&mut self, value: $value) {
+                #[cfg(not(tower_memory_loom))]
+                {
+                    *self.get_mut() = value;
+                }
+                #[cfg(tower_memory_loom)]
+                self.store(value, Ordering::Relaxed);
+            }
+        }
+    )*};
+}
+
+set_mut!(AtomicBool: bool AtomicU32: u32 AtomicU64: u64);
+
 /// std's in both builds, since loom's `Arc` cannot hold trait objects.
 pub(crate) use std::sync::Arc;
 

@@ -196,14 +196,6 @@ fn count_deallocation(ptr: *mut u8, size: usize) {
 #[cold]
 #[inline(never)]
 fn look_at_deallocation(block: &Block, ptr: *mut u8, size: usize) {
-    // All else is apart, so that this takes no room on the stack.
-    if size >= LARGE || !block.fell_alone() {
-        look_further_at_deallocation(block, ptr, size);
-    }
-}
-
-#[inline(never)]
-fn look_further_at_deallocation(block: &Block, ptr: *mut u8, size: usize) {
     if raw::own().is_some() {
         visits::deallocated(block, ptr.addr(), size);
         return;
@@ -274,7 +266,7 @@ fn count_large_reallocation(
     owners.for_each(|record| record.lost(from));
     match block {
         Some(block) => {
-            block.reallocated(from, to);
+            block.reallocated_large(from, to);
             visits::resized(block, new_ptr.addr(), from, to);
         }
         None => shared::reallocated(from, to),

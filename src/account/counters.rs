@@ -23,6 +23,10 @@ use crate::sampler::Draw;
 /// greatest distance between two visits to the slow path ([`Block::next_allocation`]).
 pub(crate) const LARGE: usize = 64 << 10;
 
+/// Live bytes are above the one, and below the other. A difference to either does not overflow.
+pub(super) const NO_BASE: i64 = i64::MIN / 2;
+const EVERY_FREE: i64 = i64::MAX / 2;
+
 /// What was allocated and freed. Anyone may read it.
 #[derive(Debug)]
 pub(super) struct Counters {
@@ -44,13 +48,13 @@ pub(super) struct Block {
     /// The bytes allocated from which on allocations are brought to the slow path. All that needs looking at now
     /// and then shares this one comparison. A value left by a section that has ended costs one visit.
     next_allocation: Cell<u64>,
-    /// Live bytes below which an entered account has freed memory of others. The lowest possible value if
-    /// none is entered.
+    /// Live bytes below which an entered account has freed memory of others. [`NO_BASE`] if none is entered.
     base: Cell<i64>,
-    /// Highest number of live bytes before a free since the last [`watch`](Self::watch). No free saw the
-    /// bytes that are live now.
+    /// Highest number of live bytes before a free since the last [`watch`](Self::watch), above the base. No
+    /// free saw the bytes that are live now.
     peak: Cell<i64>,
-    /// The live bytes at the last [`watch`](Self::watch).
+    /// The live bytes at the last [`watch`](Self::watch), above the base. So a shift of the base shifts all
+    /// that is watched.
     visited: Cell<i64>,
     /// When the profile takes its next sample. No mark is beyond that.
     pub(super) draw: Draw,
@@ -59,7 +63,12 @@ pub(super) struct Block {
     aside: Cell<u64>,
     /// Whether one account is watched for, so that falling below the base needs no look at others.
     alone: Cell<bool>,
+    /// How many accounts are entered, as the stack of frames writes it; or [`NOWHERE`].
+    pub(super) level: Cell<usize>,
 }
+
+/// The level of the block of threads that have none: no account can be entered.
+pub(super) const NOWHERE: usize = usize::MAX / 2;
 
 /// Counts allocations of threads without a block.
 pub(super) static SHARED: Counters = Counters::new();
@@ -142,13 +151,14 @@ impl Block {
         Self {
             counters: Counters::new(),
             next_allocation: Cell::new(Draw::FIRST),
-            base: Cell::new(i64::MIN),
+            base: Cell::new(NO_BASE),
             peak: Cell::new(i64::MAX),
             visited: Cell::new(0),
             draw: Draw::new(),
             #[cfg(feature = "trace")]
             aside: Cell::new(0),
             alone: Cell::new(false),
+            level: Cell::new(0),
         }
     }
 
@@ -156,9 +166,22 @@ impl Block {
     pub(super) const fn none() -> Self {
         Self {
             next_allocation: Cell::new(0),
-            base: Cell::new(i64::MAX),
+            base: Cell::new(EVERY_FREE),
+            level: Cell::new(NOWHERE),
             ..Self::new()
         }
+    }
+
+    /// For a new owner. The former one may have ended inside an account.
+    pub(super) fn begin(&self) {
+        self.unwatch();
+        self.level.set(0);
+    }
+
+    /// Whether an account is entered.
+    #[inline]
+    pub(super) fn is_entered(&self) -> bool {
+        !matches!(self.level.get(), 0 | NOWHERE)
     }
 
     pub(super) const fn counters(&self) -> &Counters {
@@ -198,7 +221,8 @@ impl Block {
     #[inline]
     pub(super) fn deallocated(&self, size: usize) -> bool {
         bump(&self.counters.deallocations, 1);
-        self.shrank(size) || size >= LARGE
+        let above = self.shrank(size);
+        size >= LARGE || self.fell_below(above)
     }
 
     /// Counts a block resized from `old` to `new` bytes. Returns whether it has to be looked at, if both
@@ -209,7 +233,18 @@ impl Block {
         if new >= old {
             self.grew(new - old)
         } else {
-            self.shrank(old - new)
+            let above = self.shrank(old - new);
+            self.fell_below(above)
+        }
+    }
+
+    /// Counts a block resized from `old` to `new` bytes, of which one is [`LARGE`], so that it is looked at.
+    pub(super) fn reallocated_large(&self, old: usize, new: usize) {
+        bump(&self.counters.reallocations, 1);
+        match new.checked_sub(old) {
+            Some(by) => _ = self.grew(by),
+            // Large blocks are no part of what is watched, so it falls below nothing.
+            None => _ = self.shrank(old - new),
         }
     }
 
@@ -218,15 +253,37 @@ impl Block {
         bump(&self.counters.bytes_allocated, by as u64) >= self.next_allocation.get()
     }
 
-    /// Live bytes are highest before they are freed, so this is where the peak is looked for.
+    /// Live bytes are highest before they are freed, so this is where the peak is looked for. Returns how far
+    /// they are above the base now.
     #[inline]
-    fn shrank(&self, by: usize) -> bool {
-        let before = self.live_bytes();
+    fn shrank(&self, by: usize) -> i64 {
+        let above = self.above_base(self.live_bytes());
         bump(&self.counters.bytes_deallocated, by as u64);
-        if before > self.peak.get() {
-            self.peak.set(before);
+        if above > self.peak.get() {
+            self.peak.set(above);
         }
-        before.wrapping_sub(by as i64) < self.base.get()
+        above.wrapping_sub(by as i64)
+    }
+
+    #[inline]
+    fn above_base(&self, live: i64) -> i64 {
+        live.wrapping_sub(self.base.get())
+    }
+
+    /// Whether live bytes that are `above` the base have to be looked at.
+    ///
+    /// Below the base, one account that is entered holds nothing, whatever it freed beyond, and what it has held
+    /// at most does not change.
+    #[inline]
+    fn fell_below(&self, above: i64) -> bool {
+        if above >= 0 {
+            return false;
+        }
+        let alone = self.alone.get();
+        if alone {
+            self.shift(above);
+        }
+        !alone
     }
 
     /// Returns allocations, deallocations and reallocations, in this order.
@@ -253,8 +310,9 @@ impl Block {
     /// are now that they are `live`.
     #[inline]
     pub(super) fn moved(&self, live: i64) -> (i64, i64) {
-        let (visited, peak) = (self.visited.get(), self.peak.get().max(live));
-        (peak.wrapping_sub(visited), live.wrapping_sub(visited))
+        let (visited, above) = (self.visited.get(), self.above_base(live));
+        let peak = self.peak.get().max(above);
+        (peak.wrapping_sub(visited), above.wrapping_sub(visited))
     }
 
     /// Watches for live bytes above `live`, the present ones, and below `base`, and for an allocation
@@ -263,33 +321,29 @@ impl Block {
     pub(super) fn watch(&self, live: i64, base: i64, mark: u64, alone: bool) {
         self.next_allocation.set(mark.min(self.draw.next()));
         self.base.set(base);
-        self.peak.set(live);
-        self.visited.set(live);
+        let above = live.wrapping_sub(base);
+        self.peak.set(above);
+        self.visited.set(above);
         self.alone.set(alone);
     }
 
-    /// Live bytes fell below the base. If one account is entered, it holds nothing now, whatever it freed
-    /// beyond, and what it has held at most does not change. Returns whether that was all.
+    /// Whether live bytes are below the base and have to be looked at.
     #[inline]
-    pub(super) fn fell_alone(&self) -> bool {
-        let alone = self.alone.get();
-        if alone {
-            self.shift(self.live_bytes().wrapping_sub(self.base.get()));
-        }
-        alone
+    pub(super) fn has_to_look(&self) -> bool {
+        self.fell_below(self.above_base(self.live_bytes()))
     }
 
     /// No account is entered. What is left in the peak and the mark matters to none.
     #[inline]
     pub(super) fn unwatch(&self) {
-        self.base.set(i64::MIN);
+        self.base.set(NO_BASE);
     }
 
     /// Has everything looked at.
     #[inline]
     pub(super) fn look_at_all(&self) {
         self.next_allocation.set(0);
-        self.base.set(i64::MAX);
+        self.base.set(EVERY_FREE);
         self.alone.set(false);
     }
 
@@ -329,15 +383,14 @@ impl Block {
 
     /// What is watched fell by `by`, which no counter has seen.
     pub(super) fn fell(&self, by: usize) {
-        self.peak.set(self.peak.get().max(self.live_bytes()));
+        let above = self.above_base(self.live_bytes());
+        self.peak.set(self.peak.get().max(above));
         self.shift(by as i64);
     }
 
     /// Live bytes moved by `by`, which is no movement of the bytes that are watched.
     #[inline]
     pub(super) fn shift(&self, by: i64) {
-        for cell in [&self.base, &self.peak, &self.visited] {
-            cell.set(cell.get().wrapping_add(by));
-        }
+        self.base.set(self.base.get().wrapping_add(by));
     }
 }

@@ -12,7 +12,7 @@
 use std::cell::Cell;
 
 use super::{
-    counters::{Block, LARGE, Writer},
+    counters::{Block, LARGE, NO_BASE, NOWHERE, Writer},
     raw::{Pinned, Record},
     usage::{Counts, HeapUsage},
 };
@@ -24,9 +24,9 @@ pub(super) const MAX_DEPTH: usize = 16;
 // `Account::usage` states this bound.
 const _: () = assert!(MAX_DEPTH == 16);
 
-/// What is added to [`Stack::level`] while nothing was counted in any frame, and for each time that an account is
-/// entered once more.
-const FRESH: usize = 1 << (usize::BITS - 1);
+/// The values of [`Block::level`] are the number of frames, and [`FURTHER`] for each time that an account is
+/// entered once more; with [`FRESH`] if no frame has a start yet.
+const FRESH: usize = NOWHERE + 1;
 const FURTHER: usize = 1 << 8;
 
 /// An account that is entered on this thread, and the thread's counters at that time.
@@ -43,9 +43,6 @@ pub(super) struct Frame {
 
 /// The accounts entered on this thread, outermost first.
 pub(super) struct Stack {
-    /// The number of frames, and [`FURTHER`] for each time that an account is entered once more; with [`FRESH`]
-    /// if no frame has a start yet.
-    level: Cell<usize>,
     /// How many of the outermost frames are [set aside](Self::set_aside).
     aside: Cell<usize>,
     frames: [Frame; MAX_DEPTH],
@@ -60,7 +57,6 @@ pub(super) struct Aside {
 thread_local! {
     static ENTERED: Stack = const {
         Stack {
-            level: Cell::new(0),
             aside: Cell::new(0),
             frames: [const { Frame::new() }; MAX_DEPTH],
         }
@@ -94,6 +90,24 @@ impl Frame {
     fn begin(&self, record: Pinned, writer: Writer) {
         self.record.set(Some(record));
         self.writer.set(writer);
+    }
+
+    /// The only frame starts now.
+    // Apart, so that the caller needs no room on its stack.
+    #[inline(never)]
+    fn begin_counting(&self, account: Pinned, block: &Block) {
+        self.begin(account, Writer::Exclusive);
+        account.with(|record| self.begin_only(block, &block.read(), record));
+    }
+
+    /// The only frame starts at `start`.
+    #[inline]
+    fn begin_only(&self, block: &Block, start: &HeapUsage, record: &Record) {
+        self.start.write(start, Cell::set);
+        block.level.set(1);
+        let (live, step) = (start.live_bytes(), record.step());
+        let mark = start.bytes_allocated.wrapping_add(step);
+        block.watch(live, live.wrapping_sub(record.small()), mark, true);
     }
 
     #[inline]
@@ -138,14 +152,33 @@ impl Frame {
     /// Credits the section of the only account, which ends.
     #[inline]
     fn end_only(&self, account: Pinned, block: &Block) {
-        account.with(|record| {
-            self.tell(record, block, block.live_bytes());
-            self.end(record, block);
+        account.with(|record| match self.writer.get() {
+            // Each with a constant.
+            Writer::Exclusive => self.end_only_as(Writer::Exclusive, record, block),
+            Writer::Shared => self.end_only_as(Writer::Shared, record, block),
         });
     }
 
-    /// Credits the section, which ends.
     #[inline(always)]
+    fn end_only_as(&self, writer: Writer, record: &Record, block: &Block) {
+        let now = block.read();
+        let (rise, net) = block.moved(now.live_bytes());
+        let by = record.moved(rise, net, writer);
+        let counted = now - self.start();
+        record.credit(&counted, writer);
+        if writer == Writer::Exclusive {
+            record.expect_counts(counted.is_any());
+        }
+        match self.moved.get() {
+            0 => record.left(by),
+            moved => {
+                record.left(moved.wrapping_add(by));
+                self.moved.set(0);
+            }
+        }
+    }
+
+    /// Credits the section, which ends.
     fn end(&self, record: &Record, block: &Block) {
         record.credit(&(block.read() - self.start()), self.writer.get());
         record.left(self.moved.replace(0));
@@ -153,39 +186,35 @@ impl Frame {
 }
 
 impl Stack {
-    /// Whether no account is entered.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.level.get() == 0
-    }
-
-    fn depth(&self) -> usize {
-        self.level.get() % FURTHER
+    fn depth(block: &Block) -> usize {
+        block.level.get() % FURTHER
     }
 
     /// Whether there are frames, and none has a start.
     #[inline]
-    fn is_fresh(&self) -> bool {
-        self.level.get() >= FRESH
+    fn is_fresh(block: &Block) -> bool {
+        block.level.get() >= FRESH
     }
 
-    pub(super) fn entered(&self) -> &[Frame] {
-        let entered = self.aside.get()..self.depth();
+    pub(super) fn entered(&self, block: &Block) -> &[Frame] {
+        let entered = self.aside.get()..Self::depth(block);
         self.frames.get(entered).unwrap_or(&[])
     }
 
     /// The labels of the accounts that are entered, innermost first.
-    pub(super) fn labels(&self) -> impl Iterator<Item = LabelWord> {
+    pub(super) fn labels(&self, block: &Block) -> impl Iterator<Item = LabelWord> {
         let records = self
-            .entered()
+            .entered(block)
             .iter()
             .rev()
             .filter_map(|frame| frame.record.get());
         records.map(|record| record.with(|record| record.labels.get()))
     }
 
-    fn position(&self, record: Pinned) -> Option<usize> {
-        self.entered().iter().rposition(|frame| frame.is_of(record))
+    fn position(&self, block: &Block, record: Pinned) -> Option<usize> {
+        self.entered(block)
+            .iter()
+            .rposition(|frame| frame.is_of(record))
     }
 
     /// Enters an account. Returns `false` if the stack is full.
@@ -194,12 +223,16 @@ impl Stack {
     /// to the slow path.
     #[inline]
     pub(super) fn enter(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
-        if self.level.get() != 0 {
+        if block.level.get() != 0 {
             return self.enter_inside(record, writer, block);
         }
         let [frame, ..] = &self.frames;
+        if writer == Writer::Exclusive && record.with(Record::expects_counts) {
+            frame.begin_counting(record, block);
+            return true;
+        }
         frame.begin(record, writer);
-        self.level.set(FRESH + 1);
+        block.level.set(FRESH + 1);
         block.look_at_all();
         true
     }
@@ -207,40 +240,37 @@ impl Stack {
     /// The frames, if they are fresh, start at `start`.
     #[inline]
     pub(super) fn settle(&self, block: &Block, start: impl FnOnce() -> HeapUsage) {
-        if self.level.get() != FRESH + 1 {
-            if self.is_fresh() {
+        if block.level.get() != FRESH + 1 {
+            if Self::is_fresh(block) {
                 self.settle_all(block, &start());
             }
             return;
         }
         let [frame, ..] = &self.frames;
-        let start = start();
-        frame.start.write(&start, Cell::set);
-        self.level.set(1);
         if let Some(record) = frame.record.get() {
-            record.with(|record| watch(block, &start, record));
+            record.with(|record| frame.begin_only(block, &start(), record));
         }
     }
 
     #[inline(never)]
     fn settle_all(&self, block: &Block, start: &HeapUsage) {
-        for frame in self.entered() {
+        for frame in self.entered(block) {
             frame.start.write(start, Cell::set);
         }
-        self.level.set(self.depth());
+        block.level.set(Self::depth(block));
         self.watch_from(block, start);
     }
 
     #[inline(never)]
     fn enter_inside(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
-        let depth = self.depth();
+        let depth = Self::depth(block);
         // A task is entered inside of its request. As above, if nothing was counted.
-        if self.is_fresh() && self.position(record).is_none() {
+        if Self::is_fresh(block) && self.position(block, record).is_none() {
             let Some(frame) = self.frames.get(depth) else {
                 return false;
             };
             frame.begin(record, writer);
-            self.level.set(self.level.get().wrapping_add(1));
+            block.level.set(block.level.get().wrapping_add(1));
             return true;
         }
         self.enter_counted(record, writer, block)
@@ -251,22 +281,22 @@ impl Stack {
     fn enter_counted(&self, record: Pinned, writer: Writer, block: &Block) -> bool {
         self.settle(block, || block.read());
         if let Some(frame) = self
-            .entered()
+            .entered(block)
             .iter()
             .rev()
             .find(|frame| frame.is_of(record))
         {
             frame.further.set(frame.further.get().saturating_add(1));
-            self.level.set(self.level.get().saturating_add(FURTHER));
+            block.level.set(block.level.get().saturating_add(FURTHER));
             return true;
         }
-        let Some(frame) = self.frames.get(self.depth()) else {
+        let Some(frame) = self.frames.get(Self::depth(block)) else {
             return false;
         };
         self.tell(block, block.live_bytes());
         frame.begin(record, writer);
         frame.start.write(&block.read(), Cell::set);
-        self.level.set(self.level.get().saturating_add(1));
+        block.level.set(block.level.get().saturating_add(1));
         self.watch(block, block.live_bytes());
         true
     }
@@ -276,12 +306,12 @@ impl Stack {
     #[inline]
     pub(super) fn leave(&self, account: Pinned, block: &Block) -> bool {
         let [frame, ..] = &self.frames;
-        if self.level.get() != FRESH + 1 || !frame.is_of(account) {
+        if block.level.get() != FRESH + 1 || !frame.is_of(account) {
             return self.leave_counted(account, block);
         }
         block.look_at_none();
         block.unwatch();
-        self.level.set(0);
+        block.level.set(0);
         true
     }
 
@@ -289,17 +319,17 @@ impl Stack {
     #[inline(never)]
     fn leave_counted(&self, account: Pinned, block: &Block) -> bool {
         let [frame, ..] = &self.frames;
-        if self.level.get() != 1 || !frame.is_of(account) {
-            let innermost = self.entered().last();
-            if self.is_fresh() && innermost.is_some_and(|frame| frame.is_of(account)) {
-                self.level.set(self.level.get().wrapping_sub(1));
+        if block.level.get() != 1 || !frame.is_of(account) {
+            let innermost = self.entered(block).last();
+            if Self::is_fresh(block) && innermost.is_some_and(|frame| frame.is_of(account)) {
+                block.level.set(block.level.get().wrapping_sub(1));
                 return true;
             }
             return self.leave_inside(account, block);
         }
         frame.end_only(account, block);
         block.unwatch();
-        self.level.set(0);
+        block.level.set(0);
         true
     }
 
@@ -308,16 +338,16 @@ impl Stack {
     #[inline(never)]
     fn leave_inside(&self, account: Pinned, block: &Block) -> bool {
         self.settle(block, || block.read());
-        let Some(at) = self.position(account) else {
+        let Some(at) = self.position(block, account) else {
             return false;
         };
-        let left = self.entered().get(at..).unwrap_or(&[]);
+        let left = self.entered(block).get(at..).unwrap_or(&[]);
         let Some(frame) = left.first() else {
             return false;
         };
         if let Some(further) = frame.further.get().checked_sub(1) {
             frame.further.set(further);
-            self.level.set(self.level.get().saturating_sub(FURTHER));
+            block.level.set(block.level.get().saturating_sub(FURTHER));
             return true;
         }
         self.tell(block, block.live_bytes());
@@ -331,7 +361,7 @@ impl Stack {
                 lower.swap(upper);
             }
         }
-        self.level.set(self.level.get().saturating_sub(1));
+        block.level.set(block.level.get().saturating_sub(1));
         self.watch(block, block.live_bytes());
         true
     }
@@ -340,13 +370,13 @@ impl Stack {
     /// counts. Returns `None` if none is entered.
     pub(super) fn set_aside(&self, block: &Block) -> Option<Aside> {
         self.settle(block, || block.read());
-        if self.entered().is_empty() {
+        if self.entered(block).is_empty() {
             return None;
         }
         self.tell(block, block.live_bytes());
         block.unwatch();
         Some(Aside {
-            former: self.aside.replace(self.depth()),
+            former: self.aside.replace(Self::depth(block)),
             start: block.read(),
         })
     }
@@ -357,7 +387,7 @@ impl Stack {
         let counted = block.read() - aside.start;
         #[cfg(feature = "trace")]
         block.allocated_aside(counted.bytes_allocated);
-        for frame in self.entered() {
+        for frame in self.entered(block) {
             frame.start.write(&frame.start().plus(&counted), Cell::set);
         }
         self.watch(block, block.live_bytes());
@@ -366,7 +396,7 @@ impl Stack {
     /// Returns what the thread has counted since the account was entered, after a visit.
     #[inline]
     pub(super) fn current(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
-        if self.level.get() == 0 {
+        if block.level.get() == 0 {
             return None;
         }
         self.current_inside(account, block)
@@ -375,9 +405,9 @@ impl Stack {
     #[inline(never)]
     fn current_inside(&self, account: Pinned, block: &Block) -> Option<HeapUsage> {
         self.settle(block, || block.read());
-        let at = self.position(account)?;
+        let at = self.position(block, account)?;
         self.visit(block, block.live_bytes());
-        let start = self.entered().get(at)?.start();
+        let start = self.entered(block).get(at)?.start();
         Some(block.read() - start)
     }
 
@@ -390,7 +420,7 @@ impl Stack {
     }
 
     pub(super) fn tell(&self, block: &Block, live: i64) {
-        for frame in self.entered() {
+        for frame in self.entered(block) {
             if let Some(record) = frame.record.get() {
                 record.with(|record| frame.tell(record, block, live));
             }
@@ -408,12 +438,12 @@ impl Stack {
     }
 
     fn watch_at(&self, block: &Block, live: i64, bytes_allocated: u64) {
-        let frames = self.entered();
+        let frames = self.entered(block);
         if frames.is_empty() {
             block.unwatch();
             return;
         }
-        let (mut base, mut step) = (i64::MIN, LARGE as u64);
+        let (mut base, mut step) = (NO_BASE, LARGE as u64);
         for frame in frames {
             if let Some(record) = frame.record.get() {
                 record.with(|record| {
@@ -425,12 +455,4 @@ impl Stack {
         let mark = bytes_allocated.wrapping_add(step);
         block.watch(live, base, mark, frames.len() == 1);
     }
-}
-
-/// Watches the thread for an account that is entered, from `start` on.
-#[inline]
-fn watch(block: &Block, start: &HeapUsage, record: &Record) {
-    let (live, step) = (start.live_bytes(), record.step());
-    let mark = start.bytes_allocated.wrapping_add(step);
-    block.watch(live, live.wrapping_sub(record.small()), mark, true);
 }

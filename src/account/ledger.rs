@@ -3,9 +3,9 @@ use std::{fmt, marker::PhantomData};
 use super::{
     counters::Writer,
     frames,
-    raw::{self, Budget, RecordRef},
+    raw::{self, Budget, Kept, RecordRef},
     totals::is_installed,
-    usage::Usage,
+    usage::{Totals, Usage},
 };
 #[cfg(feature = "trace")]
 use crate::names::LabelWord;
@@ -109,10 +109,15 @@ impl Account {
     /// ```
     #[inline]
     pub fn enter(&self) -> Entered<'_> {
+        let section = self.section();
+        // If the guard is forgotten, the record stays for this thread's stack.
+        let kept = (section.entry == Entry::Counting).then(|| {
+            let thread = std::ptr::from_ref(raw::block()).addr();
+            self.record.keep_for_guard(thread)
+        });
         Entered {
-            // If the guard is forgotten, the record stays for this thread's stack.
-            _pin: self.record.clone(),
-            _section: self.section(),
+            _section: section,
+            _kept: kept,
         }
     }
 
@@ -152,6 +157,12 @@ impl Account {
         })
     }
 
+    /// As [`usage`](Self::usage), of an account that nothing is in.
+    #[inline]
+    pub(crate) fn totals(&self) -> Option<Totals> {
+        (is_installed() && !self.record.is_inexact()).then(|| self.record.totals())
+    }
+
     /// Enters the account for a guard that no user gets hold of, so it is not forgotten.
     #[inline]
     pub(super) fn section(&self) -> Section<'_> {
@@ -166,9 +177,9 @@ impl Account {
     /// account is borrowed.
     #[inline]
     pub(crate) fn begin(&self, writer: Writer) -> Entry {
-        // Only an installed allocator gives a thread a block.
-        let entered = raw::own()
-            .and_then(|block| frames::with(|stack| stack.enter(self.record.pin(), writer, block)));
+        // Only an installed allocator gives a thread a block, and none can be entered without.
+        let block = raw::block();
+        let entered = frames::with(|stack| stack.enter(self.record.pin(), writer, block));
         if entered == Some(true) {
             return Entry::Counting;
         }
@@ -200,8 +211,8 @@ impl Account {
             return;
         }
         // No block is claimed here: a thread that has released its block has lost its counts.
-        let left = raw::own()
-            .and_then(|block| frames::with(|stack| stack.leave(self.record.pin(), block)));
+        let block = raw::block();
+        let left = frames::with(|stack| stack.leave(self.record.pin(), block));
         if left != Some(true) {
             self.record.missed();
         }
@@ -329,7 +340,7 @@ pub(crate) fn exceeded_by(more: usize) -> Option<(u64, u64)> {
     frames::with(|stack| {
         let block = raw::own()?;
         stack.visit(block, block.live_bytes());
-        let mut over = stack.entered().iter().filter_map(|frame| {
+        let mut over = stack.entered(block).iter().filter_map(|frame| {
             let record = frame.record.get()?;
             record.with(|record| record.exceeded_by(more as u64))
         });
@@ -380,9 +391,9 @@ impl fmt::Debug for Account {
 #[derive(Debug)]
 #[must_use = "the account is left when the guard is dropped"]
 pub struct Entered<'a> {
-    // Dropped before the reference.
+    // Dropped first.
     _section: Section<'a>,
-    _pin: RecordRef,
+    _kept: Option<Kept>,
 }
 
 /// An account that is entered until the drop.

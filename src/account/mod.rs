@@ -28,6 +28,7 @@ pub use self::ledger::{Account, Entered};
 pub(crate) use self::totals::thread_bytes;
 pub use self::totals::{is_installed, process_usage, thread_usage};
 pub use self::track::Tracked;
+pub(crate) use self::usage::Totals;
 pub use self::usage::{HeapUsage, Usage};
 
 pub(crate) use self::aside::aside;

@@ -11,7 +11,7 @@ use super::{
 /// The code that runs now has taken a waiting block of `bytes` bytes.
 #[inline]
 pub(crate) fn taken(address: usize, bytes: usize) {
-    if frames::with(Stack::is_empty) == Some(false) {
+    if raw::block().is_entered() {
         taken_inside(address, bytes);
     }
 }
@@ -21,7 +21,7 @@ pub(crate) fn taken(address: usize, bytes: usize) {
 #[inline]
 pub(crate) fn returned(address: usize, bytes: usize) {
     // The owners of a large block are found on any thread.
-    if bytes >= LARGE || frames::with(Stack::is_empty) == Some(false) {
+    if bytes >= LARGE || raw::block().is_entered() {
         returned_anywhere(address, bytes);
     }
 }
@@ -29,7 +29,7 @@ pub(crate) fn returned(address: usize, bytes: usize) {
 /// A small block of `bytes` bytes is frozen, of which `shown` bytes are shown: so much is held from now on.
 #[inline]
 pub(crate) fn froze(bytes: usize, shown: usize) {
-    if frames::with(Stack::is_empty) == Some(false) {
+    if raw::block().is_entered() {
         returned_anywhere(0, bytes.saturating_sub(shown));
         if shown < SHORT_FRAME {
             each(|record| record.froze_short(shown));
@@ -40,7 +40,7 @@ pub(crate) fn froze(bytes: usize, shown: usize) {
 /// A frozen block that shows `shown` bytes comes back, as in [`returned`].
 #[inline]
 pub(crate) fn dropped_frozen(shown: usize) {
-    if frames::with(Stack::is_empty) == Some(false) {
+    if raw::block().is_entered() {
         returned_anywhere(0, shown);
         if shown < SHORT_FRAME {
             each(|record| {
@@ -53,11 +53,8 @@ pub(crate) fn dropped_frozen(shown: usize) {
 #[cold]
 fn each(f: impl Fn(&Record)) {
     frames::with(|stack| {
-        for record in stack
-            .entered()
-            .iter()
-            .filter_map(|frame| frame.record.get())
-        {
+        let entered = stack.entered(raw::block()).iter();
+        for record in entered.filter_map(|frame| frame.record.get()) {
             record.with(&f);
         }
     });
@@ -87,7 +84,7 @@ fn returned_anywhere(address: usize, bytes: usize) {
 impl Stack {
     pub(super) fn taken(&self, block: &Block, address: usize, bytes: usize) {
         self.settle(block, || block.read());
-        if self.entered().is_empty() {
+        if self.entered(block).is_empty() {
             return;
         }
         if bytes >= LARGE || block.has_fallen() {
@@ -105,7 +102,7 @@ impl Stack {
 
     pub(super) fn returned(&self, block: &Block, bytes: usize) {
         self.settle(block, || block.read());
-        if self.entered().is_empty() {
+        if self.entered(block).is_empty() {
             return;
         }
         if bytes >= LARGE {

@@ -1,5 +1,23 @@
 use std::ops::{Deref, Sub};
 
+/// What the statistics have of an account that is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Totals {
+    pub(crate) allocations: u64,
+    pub(crate) bytes_allocated: u64,
+    pub(crate) peak_bytes: Option<u64>,
+}
+
+impl From<Usage> for Totals {
+    fn from(usage: Usage) -> Self {
+        Self {
+            allocations: usage.allocations,
+            bytes_allocated: usage.bytes_allocated,
+            peak_bytes: usage.peak_bytes,
+        }
+    }
+}
+
 /// Counts of the allocations credited to an [`Account`](super::Account).
 ///
 /// Bytes are the requested sizes (`Layout::size`), without the allocator's rounding and bookkeeping.
@@ -102,6 +120,12 @@ impl HeapUsage {
         self.bytes_allocated.wrapping_sub(self.bytes_deallocated) as i64
     }
 
+    /// Whether anything was counted. Bytes never change without a count.
+    #[inline]
+    pub(super) const fn is_any(&self) -> bool {
+        self.allocations | self.deallocations | self.reallocations != 0
+    }
+
     /// Returns the sum of both.
     #[inline]
     pub(super) fn plus(&self, other: &Self) -> Self {
@@ -163,6 +187,15 @@ impl<C> Counts<C> {
             bytes_allocated: get(&self.bytes_allocated),
             bytes_deallocated: get(&self.bytes_deallocated),
         }
+    }
+
+    #[inline]
+    pub(super) fn each_mut(&mut self, f: impl Fn(&mut C)) {
+        f(&mut self.allocations);
+        f(&mut self.deallocations);
+        f(&mut self.reallocations);
+        f(&mut self.bytes_allocated);
+        f(&mut self.bytes_deallocated);
     }
 
     /// Calls `write` with each cell and its part of `usage`.

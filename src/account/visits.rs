@@ -94,7 +94,7 @@ fn sample(block: &Block, address: usize, by: usize, is_new: bool) {
         return;
     };
     let sampled = frames::with(|stack| {
-        sampler::sampled(address, by, is_new, rate, stack.labels());
+        sampler::sampled(address, by, is_new, rate, stack.labels(block));
     });
     if sampled.is_none() {
         sampler::sampled(address, by, is_new, rate, std::iter::empty());
@@ -104,7 +104,11 @@ fn sample(block: &Block, address: usize, by: usize, is_new: bool) {
 impl Stack {
     /// Makes all entered accounts owners of a large block.
     pub(super) fn own(&self, block: &Block, address: usize, size: usize) {
-        for record in self.entered().iter().filter_map(|frame| frame.record.get()) {
+        for record in self
+            .entered(block)
+            .iter()
+            .filter_map(|frame| frame.record.get())
+        {
             record.with(|record| record.owns(size));
             if !raw::add_owner(address, record.to_ref()) {
                 // The thread that frees it tells no account.
@@ -124,10 +128,10 @@ impl Stack {
 
     /// Live bytes may be below what the entered accounts held.
     pub(super) fn fallen(&self, block: &Block) {
-        if !block.has_fallen() || block.fell_alone() {
+        if !block.has_to_look() {
             return;
         }
-        if self.entered().is_empty() {
+        if self.entered(block).is_empty() {
             block.unwatch();
         } else {
             block.look_at_next();
@@ -146,7 +150,7 @@ impl Stack {
     /// The bytes allocated have reached the mark, with a block of `size` bytes.
     #[inline(never)]
     fn at_mark(&self, block: &Block, address: usize, size: usize) {
-        if self.entered().is_empty() {
+        if self.entered(block).is_empty() {
             block.look_at_none();
             return;
         }
@@ -167,7 +171,7 @@ impl Stack {
 
     /// Live bytes moved by `by` in large blocks, which are no part of what is watched.
     fn moved_large(&self, block: &Block, by: i64) {
-        if !self.entered().is_empty() {
+        if !self.entered(block).is_empty() {
             block.shift(by);
             self.visit(block, block.live_bytes());
         }
@@ -394,7 +398,7 @@ mod tests {
             }
             resizes(block);
             lost.iter().for_each(|record| record.lost(from));
-            block.reallocated(from, to);
+            block.reallocated_large(from, to);
             resized(block, address, from, to);
             self.goes(from, &owners);
             self.appears(to);

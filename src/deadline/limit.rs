@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, SetMut};
 
 const NONE: u64 = u64::MAX;
 
@@ -37,6 +37,12 @@ impl Limit {
 
     pub(super) fn lift(&self) {
         self.nanos.store(NONE, Ordering::Relaxed);
+    }
+
+    /// As [`lift`](Self::lift), between two requests.
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.nanos.set_mut(NONE);
     }
 
     /// The raw value, for [`restore`](Self::restore).

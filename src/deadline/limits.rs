@@ -9,7 +9,7 @@ use super::{
     source::DeadlineSource,
     word::{Deadline, Former},
 };
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, SetMut};
 
 /// The start of one request and its time limits, which count from there.
 #[derive(Debug)]
@@ -82,14 +82,14 @@ impl Limits {
     }
 
     /// Removes all limits, between two requests.
+    #[inline]
     pub(crate) fn clear(&mut self) {
         self.deadline.clear();
-        self.body.lift();
-        self.body_idle.lift();
-        self.request_body_idle.lift();
-        // Relaxed: `&mut` excludes other threads.
-        self.queued.store(0, Ordering::Relaxed);
-        self.wants_body.store(0, Ordering::Relaxed);
+        self.body.clear();
+        self.body_idle.clear();
+        self.request_body_idle.clear();
+        self.queued.set_mut(0);
+        self.wants_body.set_mut(0);
     }
 
     /// Time since the request's start: when the service was called, or began to wait for being ready.

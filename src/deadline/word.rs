@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::source::DeadlineSource;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, SetMut};
 
 /// Bits of a packed deadline that hold the source.
 const SOURCE_BITS: u32 = 4;
@@ -150,10 +150,11 @@ impl Deadline {
     }
 
     /// Removes all deadlines, between two requests.
+    #[inline]
     pub(super) fn clear(&mut self) {
-        self.ours.store(NONE, Ordering::Relaxed);
-        self.request.store(NONE, Ordering::Relaxed);
-        self.call.store(NONE, Ordering::Relaxed);
+        self.ours.set_mut(NONE);
+        self.request.set_mut(NONE);
+        self.call.set_mut(NONE);
     }
 
     /// The limit of the calls inside.

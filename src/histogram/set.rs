@@ -56,28 +56,30 @@ impl<const N: usize, const CHUNKS: usize> Default for Histograms<N, CHUNKS> {
 }
 
 impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
-    /// Adds a value to one of the histograms.
+    /// Adds a value to one of the histograms, so many times.
     #[inline]
-    pub(crate) fn add(&mut self, which: usize, value: u64) {
+    pub(crate) fn add(&mut self, which: usize, value: u64, times: u32) {
         let figure = &mut self.figures[which];
-        figure.count += 1;
+        figure.count += u64::from(times);
         if value == 0 {
             return;
         }
         // Not checked for an overflow: 584 years of nanoseconds, or as many bytes.
-        figure.total = figure.total.wrapping_add(value);
+        let sum = value.wrapping_mul(u64::from(times));
+        figure.total = figure.total.wrapping_add(sum);
         if value > figure.max {
             figure.max = value;
         }
         let bucket = bucket(value);
         let chunk = figure.chunks[bucket / PARTS % PLACES];
         let Some(chunk) = self.chunks.get_mut(usize::from(chunk)) else {
-            self.add_elsewhere(which, bucket);
+            self.add_elsewhere(which, bucket, times);
             return;
         };
         let count = &mut chunk[bucket % PARTS];
-        *count = count.wrapping_add(1);
-        if *count == 0 {
+        let (sum, wraps) = count.overflowing_add(times);
+        *count = sum;
+        if wraps {
             self.wrap(which, bucket);
         }
     }
@@ -85,7 +87,7 @@ impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
     /// Adds a value for which there is no chunk.
     #[cold]
     #[inline(never)]
-    fn add_elsewhere(&mut self, which: usize, bucket: usize) {
+    fn add_elsewhere(&mut self, which: usize, bucket: usize, times: u32) {
         let power = bucket / PARTS;
         // Each histogram can have one.
         let others = self.figures.iter().enumerate();
@@ -100,7 +102,7 @@ impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
                 aside(|| self.chunks.reserve_exact(more));
             }
             let mut chunk = [0; PARTS];
-            chunk[bucket % PARTS] = 1;
+            chunk[bucket % PARTS] = times;
             self.chunks.push(chunk);
             return;
         }
@@ -114,7 +116,7 @@ impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
             ),
         };
         let count = &mut self.chunks[usize::from(chunk)][part];
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(times);
     }
 
     #[cold]
@@ -181,8 +183,8 @@ mod tests {
             other in vec(value(), 0..20),
         ) {
             let mut all = Histograms::<2, { 2 * LARGEST }>::default();
-            values.iter().for_each(|value| all.add(0, *value));
-            other.iter().for_each(|value| all.add(1, *value));
+            values.iter().for_each(|value| all.add(0, *value, 1));
+            other.iter().for_each(|value| all.add(1, *value, 1));
             values.sort_unstable();
             for (rank, exact) in (1..).zip(&values) {
                 let found = at(&all, 0, rank);
@@ -197,16 +199,29 @@ mod tests {
         }
 
         #[test]
+        fn a_value_that_is_added_several_times_at_once_is_counted_as_often(
+            values in vec((value(), 1..5_u32), 0..50),
+        ) {
+            let [mut once, mut each] = [(); 2].map(|()| Histograms::<1, 8>::default());
+            for (value, times) in values {
+                once.add(0, value, times);
+                (0..times).for_each(|_| each.add(0, value, 1));
+            }
+            prop_assert_eq!(once.totals(0), each.totals(0));
+            prop_assert_eq!(once.counts(0), each.counts(0));
+        }
+
+        #[test]
         fn a_difference_has_the_values_in_between_and_a_sum_has_all(
             earlier in vec(value(), 0..50),
             later in vec(value(), 0..50),
         ) {
             let [mut sum, mut between] = [(); 2].map(|()| Histograms::<1, LARGEST>::default());
-            earlier.iter().for_each(|value| sum.add(0, *value));
+            earlier.iter().for_each(|value| sum.add(0, *value, 1));
             let before = sum.counts(0);
             for value in &later {
-                sum.add(0, *value);
-                between.add(0, *value);
+                sum.add(0, *value, 1);
+                between.add(0, *value, 1);
             }
             let (all, between) = (sum.counts(0), between.counts(0));
             let mut since = all.clone();
@@ -223,23 +238,23 @@ mod tests {
     #[test]
     fn room_is_taken_for_magnitudes_that_occur_and_never_beyond_the_bound() {
         let mut large = Histograms::<1, LARGEST>::default();
-        (0..64).for_each(|power| large.add(0, u64::MAX >> power));
+        (0..64).for_each(|power| large.add(0, u64::MAX >> power, 1));
         assert_eq!(
             (large.chunks.len(), large.chunks.capacity()),
             (LARGEST, LARGEST)
         );
         let mut all = Histograms::<3, 8>::default();
         for _ in 0..1000 {
-            all.add(0, 1000);
+            all.add(0, 1000, 1);
         }
         assert_eq!(all.chunks.len(), 1);
         for power in 0..64 {
-            all.add(0, 1 << power);
+            all.add(0, 1 << power, 1);
         }
         assert_eq!(all.chunks.len(), 6, "one is kept for each other histogram");
-        all.add(1, u64::MAX);
-        all.add(2, 1);
-        all.add(2, u64::MAX - 1);
+        all.add(1, u64::MAX, 1);
+        all.add(2, 1, 1);
+        all.add(2, u64::MAX - 1, 1);
         assert_eq!((all.chunks.len(), all.chunks.capacity()), (8, 8));
         // No value is lost: those without room are in the nearest bucket.
         let counted = |which| all.counts(which).iter().map(|bucket| bucket.1).sum::<u64>();
@@ -252,13 +267,17 @@ mod tests {
     #[test]
     fn a_count_passes_the_highest_u32() {
         let mut all = Histograms::<1, LARGEST>::default();
-        all.add(0, 77);
+        all.add(0, 77, 1);
         for _ in 0..2 {
             all.chunks[0][bucket(77) % PARTS] = u32::MAX;
-            all.add(0, 77);
+            all.add(0, 77, 1);
         }
-        all.add(0, 77);
+        all.add(0, 77, 1);
         let counts: Vec<_> = all.counts(0).iter().collect();
         assert_eq!(counts, [(upper(bucket(77)), (2 << 32) + 1)]);
+        all.chunks[0][bucket(77) % PARTS] = u32::MAX - 1;
+        all.add(0, 77, 3);
+        let counts: Vec<_> = all.counts(0).iter().collect();
+        assert_eq!(counts, [(upper(bucket(77)), (3 << 32) + 1)]);
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{
     recorder::Recorder,
-    row::{Figure, source},
+    row::Figure,
     snapshot::{RouteSnapshot, Snapshot},
     summary::Summary,
 };
@@ -69,7 +69,7 @@ impl MemoryHandle {
                 let route = self.layer.routes.route(key.route);
                 let mut open_bytes = Histograms::<1, LARGEST>::default();
                 for (_, usage) in open.iter().filter(|open| open.0 == key) {
-                    open_bytes.add(0, usage.bytes_allocated);
+                    open_bytes.add(0, usage.bytes_allocated, 1);
                 }
                 let limited = self.layer.limit.as_ref();
                 let limited = limited.and_then(|limit| limit.peaks.get(key));
@@ -88,8 +88,8 @@ impl MemoryHandle {
                     peak_bytes: row.summary(Figure::PeakBytes),
                     allocations: row.summary(Figure::Allocations),
                     arena_bytes: row.summary(Figure::ArenaBytes),
-                    arena_hits: row.arenas[source(ArenaSource::Pool)],
-                    arena_misses: row.arenas[source(ArenaSource::Fresh)],
+                    arena_hits: row.arenas[ArenaSource::Pool.index()],
+                    arena_misses: row.arenas[ArenaSource::Fresh.index()],
                     learned_arena_bytes: sizes.arena_bytes(key.method.index()),
                     learned_buffer_bytes: sizes.buffer_bytes(key.method.index()),
                     unreleased_buffers: out.map(|out| out.blocks),

@@ -17,7 +17,6 @@ mod coverage;
 mod difference;
 mod extremes;
 pub(crate) mod handle;
-mod journal;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod observers;

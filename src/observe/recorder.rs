@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     housekeeping::Housekeeping,
+    journal::{Journal, Journals},
     route::{RouteKey, RouteLabel},
     scope::{Closed, RouteFigures, ScopeSink, TaskReport},
     sync::Arc,
@@ -59,6 +60,15 @@ impl Recorder {
         self.log = Some(log);
     }
 
+    /// Whether each closed request is of use beyond the statistics.
+    fn wants_all(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        if self.log.is_some() {
+            return true;
+        }
+        self.extremes.is_some() || !self.observers.is_empty()
+    }
+
     /// Shows the figures of so many routes to requests.
     pub(crate) fn show_averages(&mut self, routes: usize) {
         self.averages = Some(Averages::new(routes));
@@ -66,12 +76,12 @@ impl Recorder {
 }
 
 impl ScopeSink for Recorder {
-    fn opened(&self, key: RouteKey) {
-        self.stats.open(key);
+    fn journals(&self) -> &Arc<Journals> {
+        self.stats.journals()
     }
 
-    fn relabelled(&self, from: RouteKey, to: usize) {
-        self.stats.relabelled(from, to);
+    fn empty(&self, journal: &Journal, is_full: bool) {
+        self.stats.empty(journal, is_full);
     }
 
     fn route_figures(&self, key: RouteKey) -> Option<RouteFigures> {
@@ -94,9 +104,8 @@ impl ScopeSink for Recorder {
         warn_lost_scope(location);
     }
 
-    fn closed(&self, closed: &Closed<'_>) {
-        self.stats.closed(closed);
-        self.coverage.closed(closed);
+    fn closed(&self, closed: &Closed<'_>) -> bool {
+        let learns = self.coverage.closed(closed);
         #[cfg(feature = "tracing")]
         if self.log.as_ref().is_some_and(|log| log.record(closed)) {
             // Relaxed: a counter.
@@ -104,16 +113,16 @@ impl ScopeSink for Recorder {
         }
         let extremes = self.extremes.as_ref();
         let extremes = extremes.filter(|extremes| extremes.wants(closed));
-        if self.observers.is_empty() && extremes.is_none() {
-            return;
+        if !self.observers.is_empty() || extremes.is_some() {
+            let report = closed.report();
+            if let Some(extremes) = extremes {
+                extremes.add(closed, &report);
+            }
+            if !self.observers.is_empty() {
+                self.observers.push(report);
+            }
         }
-        let report = closed.report();
-        if let Some(extremes) = extremes {
-            extremes.add(closed, &report);
-        }
-        if !self.observers.is_empty() {
-            self.observers.push(report);
-        }
+        learns || self.wants_all()
     }
 }
 

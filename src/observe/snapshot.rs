@@ -205,10 +205,10 @@ impl OutcomeCounts {
         self
     }
 
-    /// Adds a request whose outcome has this index.
+    /// Adds so many requests whose outcome has this index.
     #[inline]
-    pub(super) fn add(&mut self, outcome: usize) {
-        self.counts[outcome] += 1;
+    pub(super) fn add(&mut self, outcome: usize, requests: u64) {
+        self.counts[outcome] += requests;
     }
 }
 
@@ -344,7 +344,7 @@ mod tests {
         let mut counts = OutcomeCounts::default();
         for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {
             for _ in 0..=at {
-                counts.add(outcome.index());
+                counts.add(outcome.index(), 1);
             }
         }
         for (at, outcome) in Outcome::ALL.iter().copied().enumerate() {

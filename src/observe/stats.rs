@@ -1,31 +1,30 @@
 //! The statistics of all routes.
 //!
-//! Threads write journals ([`Journal`]). The thread that holds the lock of the table adds their entries to
+//! Threads write [journals](crate::journal). The thread that holds the lock of the table adds their entries to
 //! it: one whose journal is half full, if the lock is free, and each reader. So a request takes no lock,
 //! and there is one row, however many threads there are.
 
 use super::{
-    journal::{Journal, Journals},
     row::{self, Row},
     summary::{Summary, TimeSummary},
 };
 use crate::{
     account::aside,
+    journal::{Entry, Journal, Journals, key_of, moved_from, place, place_of},
     route::{KnownMethod, RouteKey},
-    scope::Closed,
-    sync::{Mutex, lock, try_lock},
+    sync::{Arc, Mutex, lock, try_lock},
 };
 
 /// The statistics of all routes.
 #[derive(Debug)]
 pub(super) struct Stats {
-    journals: Journals,
+    journals: Arc<Journals>,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// By place, see [`row::place`].
+    /// By [`place`].
     rows: Vec<Option<Box<Row>>>,
 }
 
@@ -55,20 +54,29 @@ impl Table {
     }
 
     fn take_closes(&mut self, journal: &Journal) {
-        journal.closes.drain(|entry| {
-            let word = entry.get(0);
-            self.row(row::place_of(word)).add(word, entry);
+        journal.closes.drain(|entries| {
+            for run in Entry::runs(entries, 0) {
+                let Some(word) = run.first().map(|entry| entry.get(0)) else {
+                    continue;
+                };
+                self.row(place_of(word)).add(word, run);
+            }
         });
     }
 
     fn take_opens(&mut self, journal: &Journal) {
-        journal.opens.drain(|entry| {
-            let word = entry.get(0);
-            let opened = &mut self.row(row::place_of(word)).opened;
-            *opened = opened.wrapping_add(1);
-            if let Some(from) = row::moved_from(word) {
-                let opened = &mut self.row(from).opened;
-                *opened = opened.wrapping_sub(1);
+        journal.opens.drain(|entries| {
+            for run in Entry::runs(entries, 0) {
+                let Some(word) = run.first().map(|entry| entry.get(0)) else {
+                    continue;
+                };
+                let count = run.len() as u64;
+                let opened = &mut self.row(place_of(word)).opened;
+                *opened = opened.wrapping_add(count);
+                if let Some(from) = moved_from(word) {
+                    let opened = &mut self.row(from).opened;
+                    *opened = opened.wrapping_sub(count);
+                }
             }
         });
     }
@@ -81,82 +89,33 @@ impl Table {
     /// Iterates over the rows in the order of route numbers and methods.
     fn rows(&self) -> impl Iterator<Item = (RouteKey, &Row)> {
         let rows = self.rows.iter().enumerate();
-        rows.filter_map(|(place, row)| Some((row::key(place), &**row.as_ref()?)))
+        rows.filter_map(|(place, row)| Some((key_of(place), &**row.as_ref()?)))
     }
 }
 
 impl Stats {
     pub(super) fn new() -> Self {
         Self {
-            journals: Journals::new(),
+            journals: Arc::new(Journals::new()),
             table: Mutex::default(),
         }
     }
 
-    /// Has the calling thread's journal write an entry, and empties it from time to time.
-    #[inline]
-    fn record(&self, push: impl Fn(&Journal) -> Option<usize>) {
-        self.journals.with_own(|journal| match push(journal) {
-            Some(waiting) if journal.may_wait(waiting) => {}
-            waiting => self.empty(journal, waiting, &push),
-        });
+    /// What threads write.
+    pub(super) const fn journals(&self) -> &Arc<Journals> {
+        &self.journals
     }
 
-    #[cold]
-    #[inline(never)]
-    fn empty(
-        &self,
-        journal: &Journal,
-        waiting: Option<usize>,
-        push: &impl Fn(&Journal) -> Option<usize>,
-    ) {
-        if waiting.is_some() {
-            // While there is room, no thread waits for another one.
-            if let Some(mut table) = try_lock(&self.table) {
-                table.take(journal);
-                journal.emptied();
-            }
+    /// Empties the calling thread's journal, unless it is not full and another thread has the lock.
+    pub(super) fn empty(&self, journal: &Journal, is_full: bool) {
+        if is_full {
+            lock(&self.table).take(journal);
             return;
         }
-        lock(&self.table).take(journal);
-        let pushed = push(journal);
-        debug_assert!(
-            pushed.is_some(),
-            "emptied above, and only this thread writes"
-        );
-    }
-
-    /// Counts a request.
-    #[inline]
-    pub(super) fn open(&self, key: RouteKey) {
-        self.record(|journal| journal.open(row::opened(key)));
-    }
-
-    pub(super) fn relabelled(&self, from: RouteKey, to: usize) {
-        self.record(|journal| journal.open(row::moved(from, to)));
-    }
-
-    /// A scope has closed.
-    #[inline]
-    pub(super) fn closed(&self, closed: &Closed<'_>) {
-        self.record(|journal| {
-            let closes = &journal.closes;
-            closes.push(|entry| row::write_closed(entry, closed))
-        });
-        if closed.tasks.is_some() {
-            self.tasks_closed(closed);
-        }
-    }
-
-    /// As [`closed`](Self::closed), of a scope that had tasks.
-    #[inline(never)]
-    fn tasks_closed(&self, closed: &Closed<'_>) {
-        if let Some(latency) = closed.cancel_latency() {
-            let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-            self.record(|journal| {
-                let closes = &journal.closes;
-                closes.push(|entry| row::write_latency(entry, closed.key, nanos))
-            });
+        // While there is room, no thread waits for another one.
+        if let Some(mut table) = try_lock(&self.table) {
+            table.take(journal);
+            journal.emptied();
         }
     }
 
@@ -164,7 +123,7 @@ impl Stats {
     /// its route and method.
     pub(super) fn over_limit(&self, key: RouteKey) -> bool {
         let mut table = lock(&self.table);
-        let count = &mut table.row(row::place(key)).over_limit;
+        let count = &mut table.row(place(key)).over_limit;
         *count += 1;
         *count == 1
     }
@@ -180,7 +139,7 @@ impl Stats {
         };
         // Locked for each row anew, so that no thread has to wait for more than the copy of one.
         let rows = keys.into_iter().map(|key| {
-            let row = lock(&self.table).row(row::place(key)).clone();
+            let row = lock(&self.table).row(place(key)).clone();
             (key, row)
         });
         let mut rows = rows.collect::<Vec<_>>().into_iter().peekable();
@@ -207,7 +166,7 @@ impl Stats {
         self.journals
             .all()
             .for_each(|journal| table.take_closes(journal));
-        let row = table.rows.get(row::place(key))?.as_ref()?;
+        let row = table.rows.get(place(key))?.as_ref()?;
         row.summary(row::Figure::Bytes)
     }
 
@@ -246,11 +205,28 @@ impl Stats {
 mod tests {
     use std::thread;
 
-    use super::{super::journal::ENTRIES, *};
+    use super::*;
     use crate::{
+        account::Totals,
         cancel::Outcome,
-        scope::{closed_for_tests, report_for_tests},
+        journal::{ClosedEntry, ENTRIES},
     };
+
+    /// As scopes do it.
+    impl Stats {
+        fn record(&self, push: impl Fn(&Journal) -> Option<usize>) {
+            self.journals
+                .record(push, |journal, is_full| self.empty(journal, is_full));
+        }
+
+        fn open(&self, key: RouteKey) {
+            self.record(|journal| journal.opened(key));
+        }
+
+        fn relabelled(&self, from: RouteKey, to: usize) {
+            self.record(|journal| journal.moved(from, to));
+        }
+    }
 
     fn key(route: usize) -> RouteKey {
         RouteKey {
@@ -261,8 +237,19 @@ mod tests {
 
     /// A closed request that took `nanos`.
     fn close(stats: &Stats, key: RouteKey, nanos: u64) {
-        let report = report_for_tests();
-        stats.closed(&closed_for_tests(&report, key, nanos));
+        stats.record(|journal| {
+            journal.closed(&ClosedEntry {
+                key,
+                status: Some(200),
+                outcome: Outcome::Completed,
+                heap: None,
+                arena_source: 0,
+                arena_bytes: 0,
+                time_to_head: Some(nanos / 2),
+                time_to_end: nanos,
+                total_time: nanos,
+            })
+        });
     }
 
     #[test]
@@ -340,6 +327,69 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_the_same_however_many_entries_are_taken_at_once() {
+        let figures = |n: u64| ClosedEntry {
+            key: key(if n % 7 == 6 { 1 } else { 0 }),
+            status: [Some(200), Some(404), None, Some(999)][n as usize / 9 % 4],
+            outcome: Outcome::ALL[n as usize / 11 % 3],
+            heap: (n % 13 != 0).then_some(Totals {
+                allocations: 5 + n / 5,
+                bytes_allocated: 1000 + n % 2,
+                peak_bytes: (n % 5 != 0).then_some(700),
+            }),
+            arena_source: n as usize / 6 % 3,
+            arena_bytes: n as usize / 20 * 100,
+            time_to_head: (n % 4 != 0).then_some(n),
+            time_to_end: 2 * n,
+            total_time: 3 * n,
+        };
+        let [at_once, one_by_one] = [(); 2].map(|()| Stats::new());
+        for (stats, reads) in [(&at_once, false), (&one_by_one, true)] {
+            // Each entry of a new journal is taken at once.
+            for n in 0..1000 {
+                let entry = figures(n);
+                stats.open(entry.key);
+                stats.record(|journal| journal.closed(&entry));
+                if n % 10 == 0 {
+                    stats.record(|journal| journal.latency(entry.key, n / 100));
+                }
+                if reads {
+                    stats.rows();
+                }
+            }
+        }
+        let seen = |stats: &Stats| {
+            let rows = stats.rows().into_iter();
+            let seen = rows.map(|(key, row)| {
+                let figures = [
+                    row::Figure::Bytes,
+                    row::Figure::Allocations,
+                    row::Figure::PeakBytes,
+                    row::Figure::ArenaBytes,
+                    row::Figure::TimeToHead,
+                    row::Figure::TotalTime,
+                    row::Figure::CancelLatency,
+                ];
+                let figures = figures.map(|figure| row.summary(figure));
+                let counts = (
+                    row.opened,
+                    row.outcomes,
+                    row.statuses,
+                    row.arenas,
+                    row.time_to_end,
+                );
+                (key, figures, format!("{counts:?}"))
+            });
+            seen.collect::<Vec<_>>()
+        };
+        let rows = seen(&at_once);
+        assert_eq!(rows, seen(&one_by_one));
+        let [bytes, ..] = &rows[0].1;
+        let known = (0..1000).filter(|n| n % 7 != 6 && n % 13 != 0).count();
+        assert_eq!(bytes.as_ref().expect("known").count, known as u64);
+    }
+
+    #[test]
     fn a_request_is_counted_while_another_thread_reads() {
         let stats = Stats::new();
         let reading = lock(&stats.table);
@@ -355,9 +405,7 @@ mod tests {
     #[test]
     fn threads_without_a_number_of_their_own_are_counted() {
         let stats = Stats::new();
-        stats
-            .journals
-            .with_shared(|journal| journal.open(row::opened(key(7))));
+        stats.journals.with_shared(|journal| journal.opened(key(7)));
         stats.open(key(7));
         assert_eq!(stats.open_requests(), [(key(7), 2)]);
     }
@@ -365,12 +413,11 @@ mod tests {
     #[test]
     fn recording_takes_a_lock_once_in_half_a_journal() {
         let stats = Stats::new();
-        let report = report_for_tests();
         let record = |requests: usize| {
             let before = crate::sync::LOCKED.get();
             for n in 0..requests {
                 stats.open(key(0));
-                stats.closed(&closed_for_tests(&report, key(0), n as u64));
+                close(&stats, key(0), n as u64);
             }
             crate::sync::LOCKED.get() - before
         };
@@ -382,23 +429,5 @@ mod tests {
             (200..=210).contains(&locks),
             "{locks} for {ENTRIES} * 100 requests"
         );
-    }
-
-    #[test]
-    fn entries_keep_what_they_are_made_of() {
-        let key = RouteKey {
-            route: 65_537,
-            method: KnownMethod::Trace,
-        };
-        let place = row::place(key);
-        assert_eq!(row::key(place), key);
-        let (opened, moved) = (row::opened(key), row::moved(key, 3));
-        assert_eq!(
-            (row::place_of(opened), row::moved_from(opened)),
-            (place, None)
-        );
-        let to = row::key(row::place_of(moved));
-        assert_eq!((to.route, to.method), (3, key.method));
-        assert_eq!(row::moved_from(moved), Some(place));
     }
 }

@@ -46,10 +46,14 @@ static DROPPED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 /// Whether the build keeps frame pointers. False before that was looked for.
 static FRAME_POINTERS: AtomicBool = AtomicBool::new(false);
 
+/// Whether there has been a sample. A program without a profile looks at nothing else.
+static HAS_SAMPLED: AtomicBool = AtomicBool::new(false);
+
 /// Whether there may be samples of a block that is about to be resized or freed.
 #[inline]
 pub(crate) fn may_be_live(address: usize) -> bool {
-    LIVE.may_have(address)
+    // Relaxed: it was set before a sample of this block was kept, which happened before (invariant 1 of `live`).
+    HAS_SAMPLED.load(Relaxed) && LIVE.may_have(address)
 }
 
 /// Records a sample: the block at `address` is new, or grew by `bytes`.
@@ -73,6 +77,9 @@ pub(crate) fn sampled(address: usize, bytes: usize, is_new: bool, rate: Rate, na
 
 /// Keeps a sample until its block is freed.
 fn keep(address: usize, sample: Sample) {
+    if !HAS_SAMPLED.load(Relaxed) {
+        HAS_SAMPLED.store(true, Relaxed);
+    }
     if !LIVE.insert(address, sample) {
         // Allocated stays right, and in use is too low by what is counted here.
         STACKS.freed(sample.stack, sample.weight);

@@ -48,6 +48,23 @@ pub(super) fn is_some() -> bool {
     with(|scope| scope.is_some())
 }
 
+/// Drops a handle. Returns it if it may be the last one.
+///
+/// If the thread works for its scope and has all of its references, this takes no locked instruction. That is so
+/// when the request's extensions are dropped.
+#[inline]
+pub(super) fn drop_beside(handle: Counted<ScopeState>) -> Option<Counted<ScopeState>> {
+    CURRENT.with(|current| {
+        let mut scope = current.take();
+        let left = match scope.as_mut() {
+            Some(scope) => handle.drop_beside(scope),
+            None => Some(handle),
+        };
+        current.set(scope);
+        left
+    })
+}
+
 /// Swaps the current scope with `slot`.
 #[inline]
 fn swap(slot: &mut Option<Counted<ScopeState>>) {

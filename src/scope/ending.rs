@@ -13,13 +13,14 @@ use super::{
     recycle,
     report::Closed,
     shutdown::OpenRequest,
-    state::{NEVER, STATUS_BITS, ScopeState, nanos},
+    state::{NEVER, STATUS_BITS, ScopeState, nanos, status_of},
 };
 use crate::{
-    account::Usage,
+    account::{Totals, Usage},
     arena::Buffers,
     cancel::{CancelReason, Outcome},
     counted::Counted,
+    journal::ClosedEntry,
     route::{RouteKey, RouteLabel},
     sync::{Arc, Ordering},
     task::{TaskFigures, TaskGroup, TaskOwner, TaskReport},
@@ -34,7 +35,8 @@ impl ScopeState {
             if state.is_plain() {
                 let route = state.route.number();
                 let tasks = state.used_group().map(|group| group.finish());
-                state.close(reason, route, tasks, true);
+                let heap = state.account.totals();
+                state.close(reason, route, heap, tasks, true);
                 state.release_plain();
                 recycle::put(this);
                 return;
@@ -143,19 +145,21 @@ impl ScopeState {
         };
         self.unlist();
         let tasks = self.used_group().map(|group| group.figures());
-        self.close(reason, self.route.fix(), tasks, false);
+        let heap = self.account.usage().map(Totals::from);
+        self.close(reason, self.route.fix(), heap, tasks, false);
     }
 
-    /// Makes the report. The route does not change any more. `is_alone` says that there is no other handle.
+    /// Records the figures. The route does not change any more. `is_alone` says that there is no other handle.
+    #[inline]
     fn close(
         &self,
         reason: CancelReason,
         route: usize,
+        heap: Option<Totals>,
         tasks: Option<TaskFigures>,
         is_alone: bool,
     ) {
         let layer = self.layer();
-        let entry = layer.routes.route(route);
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
         let end = Some(self.end.load(Ordering::Relaxed)).filter(|end| *end != NEVER);
         let total_time = nanos(self.limits.age());
@@ -163,15 +167,13 @@ impl ScopeState {
             let buffer = arena.buffers().map_or(0, Buffers::largest);
             // The last digits of a duration serve as a random number that costs nothing.
             let method = self.method.index();
-            entry
-                .sizes
-                .record(method, arena.high_water(), buffer, total_time);
+            let sizes = &layer.routes.route(route).sizes;
+            sizes.record(method, arena.high_water(), buffer, total_time);
         }
         let key = RouteKey {
             route,
             method: self.method,
         };
-        let usage = self.account.usage();
         layer.leftovers.add(key, &self.account);
         if let Some(limit) = &layer.limit {
             let lost = match reason.outcome() {
@@ -180,37 +182,79 @@ impl ScopeState {
                 _ => false,
             };
             if !lost {
-                self.claim_closed(limit, key, usage.as_ref(), is_alone, total_time);
+                self.claim_closed(limit, key, heap.as_ref(), is_alone, total_time);
             }
         }
         #[cfg(feature = "trace")]
-        self.trace_closed(usage.as_ref());
-        let closed = Closed {
+        self.trace_closed(heap.as_ref());
+        let arena = self.arena_usage();
+        let closed = ClosedEntry {
             key,
-            label: &entry.label,
-            id: self.id.load(Ordering::Relaxed),
-            start: self.limits.start,
-            span: &self.span,
-            status: self.status(),
-            reason,
-            usage: usage.as_ref(),
-            arena: self.arena_usage(),
+            status: head.map(status_of),
+            outcome: reason.outcome(),
+            heap,
+            arena_source: arena.source.index(),
+            arena_bytes: arena.bytes,
             time_to_head: head.map(|head| head >> STATUS_BITS),
             time_to_end: end.unwrap_or(total_time),
             total_time,
-            tasks,
-            annotations: self.rare.get().map(|rare| &rare.annotations),
         };
-        layer.sink.closed(&closed);
-        if let Some(capture) = self.rare.get().and_then(|rare| rare.capture.as_ref()) {
-            capture.closed(&closed);
+        layer.record(|journal| journal.closed(&closed));
+        if let Some(tasks) = &tasks {
+            self.tasks_closed(key, tasks);
         }
-        self.cancel_untaken();
-        // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
-        if let Some(place) = self.spared_place() {
-            drop(layer.shutdown.remove_exempt(place));
+        let rare = self.rare.get();
+        // Relaxed: what it is set for has happened before, or is a figure.
+        if layer.reports_closed.load(Ordering::Relaxed) || rare.is_some() {
+            self.report(reason, &closed, tasks);
+        }
+        if rare.is_some() {
+            self.cancel_untaken();
+            // Only when the request no longer counts as open: see invariant 3 of `Shutdown`.
+            if let Some(place) = self.spared_place() {
+                drop(layer.shutdown.remove_exempt(place));
+            }
         }
         layer.shutdown.changed();
+    }
+
+    /// Records how long the tasks have taken to end.
+    #[inline(never)]
+    fn tasks_closed(&self, key: RouteKey, tasks: &TaskFigures) {
+        if let Some(latency) = tasks.cancel_latency {
+            let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            self.layer().record(|journal| journal.latency(key, nanos));
+        }
+    }
+
+    /// Makes the report, if anything wants it.
+    #[inline(never)]
+    fn report(&self, reason: CancelReason, entry: &ClosedEntry, tasks: Option<TaskFigures>) {
+        let layer = self.layer();
+        let usage = self.account.usage();
+        let rare = self.rare.get();
+        let closed = Closed {
+            key: entry.key,
+            label: &layer.routes.route(entry.key.route).label,
+            id: self.id.load(Ordering::Relaxed),
+            start: self.limits.start,
+            span: &self.span,
+            status: entry.status,
+            reason,
+            usage: usage.as_ref(),
+            arena: self.arena_usage(),
+            time_to_head: entry.time_to_head,
+            time_to_end: entry.time_to_end,
+            total_time: entry.total_time,
+            tasks,
+            annotations: rare.map(|rare| &rare.annotations),
+        };
+        if layer.reports_closed.load(Ordering::Relaxed) && !layer.sink.closed(&closed) {
+            layer.reports_closed.store(false, Ordering::Relaxed);
+        }
+        if let Some(capture) = rare.and_then(|rare| rare.capture.as_ref()) {
+            capture.closed(&closed);
+        }
     }
 }
 

@@ -4,23 +4,24 @@ use super::{open_list::OpenList, report::Closed, shutdown::Shutdown};
 use crate::{
     account::Leftovers,
     housekeeping::Housekeeping,
+    journal::{Journal, Journals},
     limit::LayerLimit,
     pool::ArenaPool,
     route::{RouteKey, RouteLabel, RouteRegistry},
-    sync::{Arc, AtomicU64},
+    sync::{Arc, AtomicBool, AtomicU64},
     task::{Bound, TaskReport, Tasks},
 };
 
 /// Receives the events of scopes. Called from `call` and from `Drop`, so it must not panic.
 pub(crate) trait ScopeSink: Send + Sync {
-    /// A scope was opened.
-    fn opened(&self, key: RouteKey);
+    /// Where threads write which scopes were opened and closed.
+    fn journals(&self) -> &Arc<Journals>;
 
-    /// An open scope was moved to the route of another number.
-    fn relabelled(&self, from: RouteKey, to: usize);
+    /// Empties the calling thread's journal. Unless it `is_full`, it need not be emptied now.
+    fn empty(&self, journal: &Journal, is_full: bool);
 
-    /// A scope has closed.
-    fn closed(&self, closed: &Closed<'_>);
+    /// A scope has closed. Returns whether further ones are to be reported here.
+    fn closed(&self, closed: &Closed<'_>) -> bool;
 
     /// What requests of this route and method have allocated, at most a second ago.
     fn route_figures(&self, key: RouteKey) -> Option<RouteFigures>;
@@ -50,6 +51,9 @@ pub(crate) struct LayerState {
     pub(crate) pool: ArenaPool,
     pub(crate) routes: RouteRegistry,
     pub(crate) sink: Arc<dyn ScopeSink>,
+    journals: Arc<Journals>,
+    /// Whether the sink wants closed scopes beyond what journals have of them.
+    pub(super) reports_closed: AtomicBool,
     pub(crate) grace: Duration,
     /// How long a hold may wait to be taken up after the response.
     pub(crate) hold_timeout: Duration,
@@ -83,6 +87,8 @@ impl LayerState {
         Self {
             pool,
             routes,
+            journals: Arc::clone(sink.journals()),
+            reports_closed: AtomicBool::new(true),
             sink,
             grace,
             hold_timeout,
@@ -96,6 +102,13 @@ impl LayerState {
             unparsable_deadlines: AtomicU64::new(0),
             implausible_starts: AtomicU64::new(0),
         }
+    }
+
+    /// Has the calling thread's journal write an entry.
+    #[inline]
+    pub(super) fn record(&self, push: impl Fn(&Journal) -> Option<usize>) {
+        self.journals
+            .record(push, |journal, is_full| self.sink.empty(journal, is_full));
     }
 
     /// Lists the requests that are opened from now on.

@@ -4,7 +4,7 @@ use std::{task::Waker, time::Duration};
 
 use super::{handle::RequestScope, state::ScopeState};
 use crate::{
-    account::Usage,
+    account::Totals,
     cancel::{CancelReason, Outcome},
     counted::Counted,
     limit::{LayerLimit, Pressure, Priority, Refusal, Relief, Stage, Victim},
@@ -61,11 +61,11 @@ impl ScopeState {
         &self,
         limit: &LayerLimit,
         key: RouteKey,
-        usage: Option<&Usage>,
+        heap: Option<&Totals>,
         is_alone: bool,
         random: u64,
     ) {
-        let peak = usage.and_then(|usage| usage.peak_bytes);
+        let peak = heap.and_then(|heap| heap.peak_bytes);
         if let Some(warning) = limit.closed(&self.claim, key, peak, is_alone, random) {
             warning.log(&self.layer().routes.route(key.route).label);
         }

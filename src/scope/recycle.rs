@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use super::state::ScopeState;
+use super::{current, state::ScopeState};
 use crate::{counted::Counted, recycled::Recycled};
 
 thread_local! {
@@ -30,7 +30,8 @@ fn take_older() -> Counted<ScopeState> {
 /// Drops a handle, and keeps the scope if it was the last one.
 #[inline]
 pub(super) fn drop_handle(handle: Counted<ScopeState>) {
-    if let Some(last) = handle.into_last() {
+    let left = current::drop_beside(handle);
+    if let Some(last) = left.and_then(Counted::into_last) {
         release(last);
     }
 }

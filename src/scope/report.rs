@@ -32,6 +32,16 @@ pub enum ArenaSource {
 }
 
 impl ArenaSource {
+    /// A number that stands for it in tables, below three.
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Unused => 0,
+            Self::Fresh => 1,
+            Self::Pool => 2,
+        }
+    }
+
     /// Returns the name, as in the `x-arena-source` header.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

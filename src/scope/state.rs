@@ -22,7 +22,7 @@ use crate::{
     route::{KnownMethod, Route, RouteKey},
     sharded::Shard,
     slab::KeySlot,
-    sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering},
+    sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, SetMut},
     task::{TaskGroup, TaskSpan},
 };
 
@@ -148,7 +148,7 @@ impl ScopeState {
         start: Instant,
         parent: Option<&Counted<Self>>,
     ) {
-        layer.value().sink.opened(key);
+        layer.value().record(|journal| journal.opened(key));
         if layer.value().keeps_spans {
             self.span = TaskSpan::current();
         }
@@ -189,7 +189,7 @@ impl ScopeState {
     pub(super) fn status(&self) -> Option<u16> {
         // Relaxed: a figure, or ordered by the lifecycle's word.
         let head = Some(self.head.load(Ordering::Relaxed)).filter(|head| *head != NEVER);
-        head.map(|head| head as u16 & ((1 << STATUS_BITS) - 1))
+        head.map(status_of)
     }
 
     /// Whether there is a response head.
@@ -231,9 +231,8 @@ impl ScopeState {
             }
         }
         self.limits.clear();
-        // Relaxed: `&mut` excludes other threads.
-        self.head.store(NEVER, Ordering::Relaxed);
-        self.id.store(0, Ordering::Relaxed);
+        self.head.set_mut(NEVER);
+        self.id.set_mut(0);
         self.span.clear();
     }
 
@@ -264,7 +263,7 @@ impl ScopeState {
                 route: from,
                 method: self.method,
             };
-            layer.sink.relabelled(key, to);
+            layer.record(|journal| journal.moved(key, to));
             let route = layer.routes.route(to);
             self.account.set_labels(Some(route.id), None);
             self.claim_moved(to);
@@ -396,6 +395,12 @@ impl ScopeState {
             self.answered_over_budget();
         }
     }
+}
+
+/// The status in the response head's word.
+#[inline]
+pub(super) const fn status_of(head: u64) -> u16 {
+    head as u16 & ((1 << STATUS_BITS) - 1)
 }
 
 /// Nanoseconds below [`NEVER`].

@@ -2,7 +2,7 @@
 
 use super::state::ScopeState;
 use crate::{
-    account::Usage,
+    account::Totals,
     cancel::{CancelReason, Outcome},
     trace::{self, Kind, Origin},
 };
@@ -36,9 +36,9 @@ impl ScopeState {
 
     /// The request has closed.
     #[inline]
-    pub(super) fn trace_closed(&self, usage: Option<&Usage>) {
+    pub(super) fn trace_closed(&self, heap: Option<&Totals>) {
         if trace::is_on() {
-            let bytes = usage.map_or(0, |usage| usage.bytes_allocated);
+            let bytes = heap.map_or(0, |heap| heap.bytes_allocated);
             if trace::is_large(bytes) {
                 trace::large(self.traced(), bytes);
             }

@@ -3,11 +3,13 @@
 //!
 //! # Invariants
 //!
-//! 1. A [`Record`] is freed when its last [`RecordRef`] is dropped. Each account has one, each entry of
-//!    the table has one, and each guard that safe code can forget has one. So nothing that names a
-//!    record can meet a later account at the same address.
-//! 2. A [`Pinned`] record is alive: the section that it belongs to borrows the account, or its guard
-//!    has a reference of its own. A guard that is forgotten never drops that reference.
+//! 1. A [`Record`] is freed when its last [`RecordRef`] is dropped, unless it counts guards. Each account has a
+//!    reference, and each entry of the table has one. So nothing that names a record can meet a later account
+//!    at the same address.
+//! 2. A [`Pinned`] record is alive: the section that it belongs to borrows the account, and its guard, if safe
+//!    code can forget it, has a reference of its own or is counted in the record. A guard that is forgotten
+//!    drops neither. Those that are counted are of one thread, and the account's reference is dropped, or used
+//!    exclusively, after all guards have borrowed it, so it finds those that were forgotten.
 //! 3. A level of the table is published once, complete, and never freed.
 //! 4. An entry belongs to the thread that set its address, from zero, until that thread, or a thread
 //!    that happens after it, takes it. A block's address is in the table only between its allocation
@@ -32,5 +34,5 @@ mod registry;
 pub(super) use self::owners::{add_owner, take_owners};
 pub(crate) use self::record::Budget;
 pub(super) use self::record::{Record, SHORT_FRAME};
-pub(super) use self::reference::{Pinned, RecordRef};
+pub(super) use self::reference::{Kept, Pinned, RecordRef};
 pub(super) use self::registry::{block, counters, disown_block, own, own_block};

@@ -1,9 +1,9 @@
 use super::super::{
     counters::{LARGE, Writer},
-    usage::{Counts, HeapUsage},
+    usage::{Counts, HeapUsage, Totals},
 };
 use crate::names::Labels;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, SetMut};
 
 /// What a `Bytes` allocates for its own bookkeeping, and takes along when it is handed on.
 const BYTES_HEADER: i64 = 40;
@@ -81,6 +81,11 @@ pub(in crate::account) struct Record {
     adrift: AtomicBool,
     /// A threshold was set. None is looked at before.
     limited: AtomicBool,
+    /// Whether the response body has begun.
+    in_body: AtomicBool,
+    /// Whether the last section before the body, and the last one in it, has counted anything. Kept for the
+    /// next request, as a guess.
+    counted: [AtomicBool; 2],
     /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
     exclusive: Counts<AtomicU64>,
     pub(super) refs: AtomicUsize,
@@ -94,6 +99,11 @@ pub(in crate::account) struct Record {
     budget: AtomicU64,
     /// What the profile's samples and the flight recorder's events are named by.
     pub(in crate::account) labels: Labels,
+    /// The thread whose guards are counted below, by an address that no other thread has; zero before the
+    /// first one.
+    guards_of: AtomicUsize,
+    /// Guards of that thread that were not dropped. It is the only one that writes this.
+    guards: AtomicUsize,
 }
 
 // Relaxed throughout: counts, which publish no other memory. An exclusive owner sees the writes of the
@@ -114,6 +124,8 @@ impl Record {
             inexact: AtomicBool::new(false),
             adrift: AtomicBool::new(false),
             limited: AtomicBool::new(false),
+            in_body: AtomicBool::new(false),
+            counted: [true, false].map(AtomicBool::new),
             exclusive: Counts::default(),
             refs: AtomicUsize::new(1),
             shared: Counts::default(),
@@ -121,7 +133,40 @@ impl Record {
             short_frozen: zero(),
             budget: AtomicU64::new(NONE),
             labels: Labels::none(),
+            guards_of: AtomicUsize::new(0),
+            guards: AtomicUsize::new(0),
         }
+    }
+
+    /// Counts a guard of `thread`, the calling one, unless those of another thread are counted here.
+    #[inline]
+    pub(super) fn add_guard(&self, thread: usize) -> bool {
+        let counts = self.guards_of.load(Relaxed) == thread || self.counts_guards_of(thread);
+        if counts {
+            self.guards
+                .store(self.guards.load(Relaxed).wrapping_add(1), Relaxed);
+        }
+        counts
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn counts_guards_of(&self, thread: usize) -> bool {
+        let taken = self.guards_of.compare_exchange(0, thread, Relaxed, Relaxed);
+        taken.is_ok()
+    }
+
+    /// A guard that was counted here is dropped, by the same thread.
+    #[inline]
+    pub(super) fn remove_guard(&self) {
+        self.guards
+            .store(self.guards.load(Relaxed).wrapping_sub(1), Relaxed);
+    }
+
+    /// Whether a guard that was counted here was forgotten. For a caller that happens after the account was
+    /// borrowed for the last time.
+    pub(super) fn has_guards(&self) -> bool {
+        self.guards.load(Relaxed) != 0
     }
 
     /// Marks the counts as incomplete.
@@ -133,6 +178,27 @@ impl Record {
 
     pub(in crate::account) fn is_inexact(&self) -> bool {
         self.inexact.load(Relaxed)
+    }
+
+    /// Whether the next section is likely to count anything.
+    #[inline]
+    pub(in crate::account) fn expects_counts(&self) -> bool {
+        self.counted_here().load(Relaxed)
+    }
+
+    #[inline]
+    pub(in crate::account) fn expect_counts(&self, counts: bool) {
+        self.counted_here().store(counts, Relaxed);
+    }
+
+    #[inline]
+    fn counted_here(&self) -> &AtomicBool {
+        let [before_body, in_body] = &self.counted;
+        if self.in_body.load(Relaxed) {
+            in_body
+        } else {
+            before_body
+        }
     }
 
     /// Adds what a section has counted.
@@ -155,6 +221,19 @@ impl Record {
     pub(in crate::account) fn credited(&self) -> HeapUsage {
         let read = |counts: &Counts<AtomicU64>| counts.read(|count| count.load(Relaxed));
         read(&self.exclusive).plus(&read(&self.shared))
+    }
+
+    #[inline]
+    pub(in crate::account) fn totals(&self) -> Totals {
+        let sum = |count: fn(&Counts<AtomicU64>) -> &AtomicU64| {
+            let exclusive = count(&self.exclusive).load(Relaxed);
+            exclusive.wrapping_add(count(&self.shared).load(Relaxed))
+        };
+        Totals {
+            allocations: sum(|counts| &counts.allocations),
+            bytes_allocated: sum(|counts| &counts.bytes_allocated),
+            peak_bytes: self.peak(),
+        }
     }
 
     /// Returns the bytes held in small blocks.
@@ -189,7 +268,7 @@ impl Record {
     /// time of the last call. Returns how far the account's small bytes moved.
     ///
     /// They do not fall below zero: what is freed beyond was allocated by others.
-    #[inline]
+    #[inline(always)]
     pub(in crate::account) fn moved(&self, rise: i64, net: i64, writer: Writer) -> i64 {
         let before = self.small_sum();
         let by = before.max(0).wrapping_add(net).max(0).wrapping_sub(before);
@@ -415,6 +494,7 @@ impl Record {
     #[inline]
     pub(in crate::account) fn body_began(&self) {
         self.floor.store(self.small() as u64, Relaxed);
+        self.in_body.store(true, Relaxed);
     }
 
     /// A frame of `bytes` was given to the server, which frees it. Exclusive owner only. `is_unique` says
@@ -452,28 +532,37 @@ impl Record {
     }
 
     /// All figures are zero again. For the only reference.
-    pub(super) fn begin_anew(&self) {
-        self.inexact.store(false, Relaxed);
-        self.adrift.store(false, Relaxed);
+    #[inline]
+    pub(super) fn begin_anew(&mut self) {
         if self.limited.load(Relaxed) {
-            self.limited.store(false, Relaxed);
-            self.threshold.store(NONE, Relaxed);
-            self.budget.store(NONE, Relaxed);
+            self.threshold.set_mut(NONE);
+            self.budget.set_mut(NONE);
         }
-        self.rises.store(0, Relaxed);
+        for flag in [
+            &mut self.inexact,
+            &mut self.adrift,
+            &mut self.limited,
+            &mut self.in_body,
+        ] {
+            flag.set_mut(false);
+        }
+        self.rises.set_mut(0);
         self.labels.set(None, None);
-        let zero = |counter: &AtomicU64| counter.store(0, Relaxed);
-        for counts in [&self.exclusive, &self.shared] {
-            counts.write(&HeapUsage::default(), |counter, _| zero(counter));
+        // In the order of their places.
+        for figure in [
+            &mut self.small_exclusive,
+            &mut self.small_shared,
+            &mut self.large,
+            &mut self.lent,
+            &mut self.peak_exclusive,
+            &mut self.peak_shared,
+        ] {
+            figure.set_mut(0);
         }
-        zero(&self.small_exclusive);
-        zero(&self.small_shared);
-        zero(&self.large);
-        zero(&self.lent);
-        zero(&self.short_frozen);
-        zero(&self.peak_exclusive);
-        zero(&self.peak_shared);
-        zero(&self.floor);
+        self.exclusive.each_mut(|count| count.set_mut(0));
+        self.shared.each_mut(|count| count.set_mut(0));
+        self.floor.set_mut(0);
+        self.short_frozen.set_mut(0);
     }
 
     /// Returns what the account holds, if that is known.

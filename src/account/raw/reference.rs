@@ -39,12 +39,24 @@ impl RecordRef {
     /// Begins anew, with a record that nothing else refers to.
     pub(in crate::account) fn reset(&mut self) {
         // Acquire: pairs with the release in `drop`, so the writes of others come before those below.
-        if self.refs.load(Ordering::Acquire) != 1 && !bug!("owner-handed-on-too-early") {
+        let is_only = self.refs.load(Ordering::Acquire) == 1 && !self.has_guards();
+        if !is_only && !bug!("owner-handed-on-too-early") {
             *self = Self::new();
             return;
         }
-        // No other thread can get a reference from `&mut self`.
-        self.begin_anew();
+        // SAFETY: this reference is held exclusively and is the only one, and the account is not borrowed, so
+        // no section is in it (invariants 1 and 2).
+        unsafe { self.0.as_mut() }.begin_anew();
+    }
+
+    /// Keeps the record for a guard of `thread`, the calling one, which is in the account and can be forgotten.
+    #[inline]
+    pub(in crate::account) fn keep_for_guard(&self, thread: usize) -> Kept {
+        if self.add_guard(thread) {
+            Kept::ByThread(self.pin())
+        } else {
+            Kept::Counted(self.clone())
+        }
     }
 
     /// The record, for a section that borrows the account or keeps a reference (invariant 2).
@@ -101,6 +113,10 @@ impl Drop for RecordRef {
         }
         // Acquire: pairs with the releases of the other references.
         fence(Ordering::Acquire);
+        if self.has_guards() {
+            // The stack of a thread still refers to it (invariant 2).
+            return;
+        }
         // SAFETY: this was the last reference (invariant 1).
         unsafe {
             self.0.drop_in_place();
@@ -119,8 +135,26 @@ impl fmt::Debug for RecordRef {
     }
 }
 
+/// What a guard that can be forgotten keeps of a record (invariant 2).
+#[derive(Debug)]
+pub(in crate::account) enum Kept {
+    /// It is counted in the record, by its thread and without locked instructions.
+    ByThread(Pinned),
+    /// It has a reference.
+    Counted(#[expect(dead_code, reason = "for its drop")] RecordRef),
+}
+
+impl Drop for Kept {
+    #[inline]
+    fn drop(&mut self) {
+        if let Self::ByThread(record) = self {
+            record.with(Record::remove_guard);
+        }
+    }
+}
+
 /// A record that a section on this thread's stack refers to.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::account) struct Pinned(NonNull<Record>);
 
 impl Pinned {
@@ -136,5 +170,48 @@ impl Pinned {
     pub(in crate::account) fn with<R>(self, f: impl FnOnce(&Record) -> R) -> R {
         // SAFETY: a pinned record is alive (invariant 2).
         f(unsafe { self.0.as_ref() })
+    }
+}
+
+#[cfg(all(test, tower_memory_loom))]
+mod loom_models {
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::Arc;
+
+    /// Two threads guard an account at the same time, and `forget` their guards or drop them.
+    fn model(forget: [bool; 2], stays: bool) {
+        loom::model(move || {
+            let account = Arc::new(RecordRef::new());
+            let threads = [1, 2].map(|number| {
+                let account = Arc::clone(&account);
+                thread::spawn(move || {
+                    let kept = account.keep_for_guard(number);
+                    if forget[number - 1] {
+                        std::mem::forget(kept);
+                    }
+                })
+            });
+            for thread in threads {
+                thread.join().expect("no panic");
+            }
+            let mut account = Arc::into_inner(account).expect("the threads have ended");
+            let former = account.pin();
+            account.reset();
+            assert_eq!(account.pin() != former, stays);
+        });
+    }
+
+    /// Invariant 2.
+    #[test]
+    fn a_record_whose_guard_was_forgotten_is_not_used_again() {
+        model([true, false], true);
+        model([true, true], true);
+    }
+
+    #[test]
+    fn a_record_whose_guards_were_dropped_is_used_again() {
+        model([false, false], false);
     }
 }

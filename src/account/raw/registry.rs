@@ -186,8 +186,7 @@ pub(in crate::account) fn own_block() -> Option<&'static Block> {
         .try_with(|hand_back| {
             let node = REGISTRY.claim()?;
             hand_back.0.set(Some(node));
-            // The former owner may have ended inside an account.
-            node.block.unwatch();
+            node.block.begin();
             let _ = OWN.try_with(|own| own.set(&raw const node.block));
             let _ = PHASE.try_with(|phase| phase.set(Phase::Attached));
             Some(&node.block)

@@ -65,13 +65,15 @@ impl Coverage {
         times.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request has closed.
+    /// A request has closed. Returns whether further ones are of use.
     #[inline]
-    pub(super) fn closed(&self, closed: &Closed<'_>) {
+    pub(super) fn closed(&self, closed: &Closed<'_>) -> bool {
         // Relaxed: counters, which publish no other memory.
-        if self.lost.load(Ordering::Relaxed) < REQUESTS {
+        let learns = self.lost.load(Ordering::Relaxed) < REQUESTS;
+        if learns {
             self.learn(closed);
         }
+        learns
     }
 
     #[cold]

@@ -1,5 +1,5 @@
 use std::{
-    cell::RefCell,
+    cell::Cell,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
@@ -11,7 +11,7 @@ use crate::sync::{Arc, Mutex, lock};
 
 thread_local! {
     /// What the next request that is opened on this thread reports to.
-    static NEXT: RefCell<Option<Capture>> = const { RefCell::new(None) };
+    static NEXT: Cell<Option<Capture>> = const { Cell::new(None) };
 }
 
 /// Takes the report of the first request that is opened in a future.
@@ -34,7 +34,7 @@ impl Capture {
 
     /// The capture of the future that is polled, for a request that is opened.
     pub(super) fn take() -> Option<Self> {
-        let capture = NEXT.try_with(RefCell::take).ok().flatten()?;
+        let capture = NEXT.try_with(Cell::take).ok().flatten()?;
         *lock(&capture.0) = State::Open(None);
         Some(capture)
     }

@@ -1,4 +1,4 @@
-//! What each thread has to add to the statistics.
+//! What each thread has to add to the statistics (`observe`).
 //!
 //! A thread writes what happens to requests into a journal of its own, and any thread that holds the lock of
 //! the statistics reads it. So recording takes no lock, and no locked instruction that another thread
@@ -15,115 +15,40 @@
 //!    the other one. So a reader that drains all closes, and then all opens, finds the open of each
 //!    close.
 
+mod entry;
+mod ring;
+
+pub(crate) use self::{
+    entry::{
+        ClosedEntry, HAS_USAGE, IS_LATENCY, OUTCOME, SOURCE, STATUS, UNKNOWN, WORDS, key_of,
+        moved_from, place, place_of,
+    },
+    ring::Entry,
+};
+
+use self::ring::Ring;
 use crate::{
     account::aside,
-    sync::{AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, fence, lock},
+    route::RouteKey,
+    sync::{AtomicUsize, Mutex, OnceLock, Ordering, fence, lock},
     thread_number::{self, thread_number},
 };
 
-/// A bounded queue of entries of some words, with one writer and one reader at a time.
-#[derive(Debug)]
-pub(super) struct Ring<const WORDS: usize, const ENTRIES: usize> {
-    /// How many entries were ever pushed, and drained.
-    pushed: AtomicUsize,
-    drained: AtomicUsize,
-    entries: [Entry<WORDS>; ENTRIES],
-}
-
-impl<const WORDS: usize, const ENTRIES: usize> Ring<WORDS, ENTRIES> {
-    fn new() -> Self {
-        const { assert!(ENTRIES.is_power_of_two()) };
-        Self {
-            pushed: AtomicUsize::new(0),
-            drained: AtomicUsize::new(0),
-            entries: std::array::from_fn(|_| Entry(std::array::from_fn(|_| AtomicU64::new(0)))),
-        }
-    }
-
-    /// Has `write` fill an entry, and returns how many there are; `None` if there is no room. The caller is
-    /// the one writer (invariant 1).
-    #[inline]
-    pub(super) fn push(&self, write: impl FnOnce(&Entry<WORDS>)) -> Option<usize> {
-        self.push_with(write, |pushed| self.pushed.store(pushed, Ordering::Release))
-    }
-
-    /// As [`push`](Self::push), in one order with all `SeqCst` operations.
-    #[inline]
-    fn push_in_order(&self, write: impl FnOnce(&Entry<WORDS>)) -> Option<usize> {
-        self.push_with(write, |pushed| {
-            self.pushed.swap(pushed, Ordering::SeqCst);
-        })
-    }
-
-    #[inline]
-    fn push_with(
-        &self,
-        write: impl FnOnce(&Entry<WORDS>),
-        publish: impl FnOnce(usize),
-    ) -> Option<usize> {
-        // Relaxed: only the caller writes it.
-        let pushed = self.pushed.load(Ordering::Relaxed);
-        // Acquire: invariant 3.
-        let waiting = pushed.wrapping_sub(self.drained.load(Ordering::Acquire));
-        if waiting >= ENTRIES {
-            return None;
-        }
-        write(&self.entries[pushed % ENTRIES]);
-        publish(pushed.wrapping_add(1));
-        Some(waiting + 1)
-    }
-
-    /// Calls `f` with all entries. The caller is the one reader (invariant 2).
-    pub(super) fn drain(&self, mut f: impl FnMut(&Entry<WORDS>)) {
-        // Relaxed: only a holder of the lock writes it.
-        let mut drained = self.drained.load(Ordering::Relaxed);
-        // SeqCst: for opens, see `Journals::fence`. It includes the acquire of invariant 3.
-        let pushed = self.pushed.load(Ordering::SeqCst);
-        if drained == pushed {
-            return;
-        }
-        while drained != pushed {
-            f(&self.entries[drained % ENTRIES]);
-            drained = drained.wrapping_add(1);
-        }
-        // Release: invariant 3.
-        self.drained.store(drained, Ordering::Release);
-    }
-}
-
-/// The words of an entry.
-#[derive(Debug)]
-pub(super) struct Entry<const WORDS: usize>([AtomicU64; WORDS]);
-
-// Relaxed: `Ring::pushed` and `Ring::drained` order what is written and read.
-impl<const WORDS: usize> Entry<WORDS> {
-    #[inline]
-    pub(super) fn set(&self, word: usize, value: u64) {
-        self.0[word].store(value, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn get(&self, word: usize) -> u64 {
-        self.0[word].load(Ordering::Relaxed)
-    }
-}
-
 /// Entries that a journal has room for, of each kind.
-pub(super) const ENTRIES: usize = 64;
-
-/// Words of the entry of a closed request.
-pub(super) const WORDS: usize = 8;
+pub(crate) const ENTRIES: usize = 64;
 
 /// What one thread has to add to the statistics of a layer.
 ///
 /// Aligned so that two threads never share a cache line.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     /// Requests that were opened or relabelled.
-    pub(super) opens: Ring<1, ENTRIES>,
+    pub(crate) opens: Ring<1, ENTRIES>,
     /// Requests that have closed.
-    pub(super) closes: Ring<WORDS, ENTRIES>,
+    pub(crate) closes: Ring<WORDS, ENTRIES>,
+    /// At so many entries it is emptied.
+    full_at: AtomicUsize,
     /// How often it is still to be emptied after a single entry, so that a program that has just started
     /// makes its rows early.
     eager: AtomicUsize,
@@ -140,33 +65,57 @@ impl Journal {
         Box::new(Self {
             opens: Ring::new(),
             closes: Ring::new(),
+            full_at: AtomicUsize::new(1),
             eager: AtomicUsize::new(EAGER),
         })
     }
 
     /// Whether so many entries are few enough to wait.
     #[inline]
-    pub(super) fn may_wait(&self, entries: usize) -> bool {
-        // Relaxed: only the one that writes the journal uses it.
-        entries < ENTRIES / 2 && self.eager.load(Ordering::Relaxed) == 0
+    fn may_wait(&self, entries: usize) -> bool {
+        // Relaxed, as below: only the one that writes the journal uses it.
+        entries < self.full_at.load(Ordering::Relaxed)
     }
 
     /// The one that writes the journal has emptied it.
-    pub(super) fn emptied(&self) {
-        let eager = self.eager.load(Ordering::Relaxed);
-        self.eager.store(eager.saturating_sub(1), Ordering::Relaxed);
+    pub(crate) fn emptied(&self) {
+        let eager = self.eager.load(Ordering::Relaxed).saturating_sub(1);
+        self.eager.store(eager, Ordering::Relaxed);
+        if eager == 0 {
+            self.full_at.store(ENTRIES / 2, Ordering::Relaxed);
+        }
     }
 
-    /// Adds an open request, in one order with the word of a shutdown; see [`Journals::fence`].
+    /// Adds an open request, in one order with the word of a shutdown; see [`Journals::fence`]. As all that
+    /// follow, returns how many entries there are, or `None` if there is no room.
     #[inline]
-    pub(super) fn open(&self, entry: u64) -> Option<usize> {
-        self.opens.push_in_order(|words| words.set(0, entry))
+    pub(crate) fn opened(&self, key: RouteKey) -> Option<usize> {
+        self.opens
+            .push_in_order(|words| words.set(0, entry::opened(key)))
+    }
+
+    /// Moves an open request to another route.
+    pub(crate) fn moved(&self, from: RouteKey, to: usize) -> Option<usize> {
+        self.opens
+            .push_in_order(|words| words.set(0, entry::moved(from, to)))
+    }
+
+    /// Adds a closed request.
+    #[inline]
+    pub(crate) fn closed(&self, closed: &ClosedEntry) -> Option<usize> {
+        self.closes.push(|words| closed.write(words))
+    }
+
+    /// Adds the time from a cancellation to the end of the last task.
+    pub(crate) fn latency(&self, key: RouteKey, nanos: u64) -> Option<usize> {
+        self.closes
+            .push(|words| entry::write_latency(words, key, nanos))
     }
 }
 
 /// The journals of a layer, by thread number.
 #[derive(Debug)]
-pub(super) struct Journals {
+pub(crate) struct Journals {
     own: Box<[OnceLock<Box<Journal>>]>,
     /// That of threads without a number of their own.
     shared: OnceLock<Box<Journal>>,
@@ -175,7 +124,7 @@ pub(super) struct Journals {
 }
 
 impl Journals {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             own: std::iter::repeat_with(OnceLock::new)
                 .take(thread_number::OWN)
@@ -185,9 +134,23 @@ impl Journals {
         }
     }
 
+    /// Has the calling thread's journal write an entry. Now and then `empty` is called with the journal, and
+    /// with whether it is full: then it must be emptied.
+    #[inline]
+    pub(crate) fn record(
+        &self,
+        push: impl Fn(&Journal) -> Option<usize>,
+        empty: impl Fn(&Journal, bool),
+    ) {
+        self.with_own(|journal| match push(journal) {
+            Some(waiting) if journal.may_wait(waiting) => {}
+            waiting => emptied(journal, waiting, &push, &empty),
+        });
+    }
+
     /// Calls `f` with the journal of the calling thread, which may push to it.
     #[inline]
-    pub(super) fn with_own<R>(&self, f: impl FnOnce(&Journal) -> R) -> R {
+    pub(crate) fn with_own<R>(&self, f: impl FnOnce(&Journal) -> R) -> R {
         let Some(own) = self.own.get(thread_number()) else {
             return self.with_shared(f);
         };
@@ -199,7 +162,7 @@ impl Journals {
 
     #[cold]
     #[inline(never)]
-    pub(super) fn with_shared<R>(&self, f: impl FnOnce(&Journal) -> R) -> R {
+    pub(crate) fn with_shared<R>(&self, f: impl FnOnce(&Journal) -> R) -> R {
         let _writing = lock(&self.writing);
         let journal = self.shared.get_or_init(|| aside(Journal::new));
         fence(Ordering::SeqCst);
@@ -207,7 +170,7 @@ impl Journals {
     }
 
     /// Iterates over all journals.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Journal> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Journal> {
         let own = self.own.iter().filter_map(OnceLock::get);
         own.chain(self.shared.get()).map(|journal| &**journal)
     }
@@ -217,8 +180,26 @@ impl Journals {
     /// A request is pushed before it reads that word, and read after the word was set (both `SeqCst`). So
     /// the reader sees the request, or the request sees the shutdown. This fence, and that where a
     /// journal is made, say the same of the journal.
-    pub(super) fn fence(&self) {
+    pub(crate) fn fence(&self) {
         fence(Ordering::SeqCst);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn emptied(
+    journal: &Journal,
+    waiting: Option<usize>,
+    push: &impl Fn(&Journal) -> Option<usize>,
+    empty: &impl Fn(&Journal, bool),
+) {
+    empty(journal, waiting.is_none());
+    if waiting.is_none() {
+        let pushed = push(journal);
+        debug_assert!(
+            pushed.is_some(),
+            "emptied above, and only this thread writes"
+        );
     }
 }
 
@@ -251,9 +232,11 @@ mod loom_models {
         loom::model(|| {
             let ring = Arc::new((Small::new(), Mutex::new(Vec::new())));
             let drain = |ring: &Small, seen: &mut Vec<u64>| {
-                ring.drain(|entry| {
-                    assert_eq!(entry.get(0), entry.get(1), "torn");
-                    seen.push(entry.get(0));
+                ring.drain(|entries| {
+                    for entry in entries {
+                        assert_eq!(entry.get(0), entry.get(1), "torn");
+                        seen.push(entry.get(0));
+                    }
                 });
             };
             let reader = thread::spawn({
@@ -298,8 +281,8 @@ mod loom_models {
                 }
             });
             let (mut opened, mut closed) = (0, 0);
-            parts.1.drain(|_| closed += 1);
-            parts.0.drain(|_| opened += 1);
+            parts.1.drain(|entries| closed += entries.len());
+            parts.0.drain(|entries| opened += entries.len());
             assert!(opened >= closed);
             opener.join().expect("no panic");
             closer.join().expect("no panic");
