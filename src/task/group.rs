@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     counted::Counted,
-    slab::KeySlot,
     sync::{AtomicUsize, Mutex, Ordering, lock},
 };
 
@@ -41,8 +40,6 @@ const _: () = assert!(MAX_NAMED == 64);
 ///    afterwards whether a shutdown has begun. So of "listed" and "shut down" the later one sees the earlier.
 pub(crate) struct Group<T> {
     shared: Mutex<Shared<T>>,
-    /// Its place in the list of all groups.
-    listed: KeySlot,
     /// Its place among the dependents of another group.
     place: AtomicUsize,
     /// Looks at tasks so far.
@@ -178,7 +175,6 @@ impl<T> Group<T> {
                 tokens: Tokens::default(),
                 rare: None,
             }),
-            listed: KeySlot::empty(),
             place: AtomicUsize::new(0),
             looks: AtomicUsize::new(0),
         }
@@ -188,11 +184,6 @@ impl<T> Group<T> {
     #[inline]
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Shared<T>) -> R) -> R {
         f(&mut lock(&self.shared))
-    }
-
-    /// The place in the list of all groups.
-    pub(super) const fn listed(&self) -> &KeySlot {
-        &self.listed
     }
 
     /// The figures, when the scope closes.

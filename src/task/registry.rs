@@ -1,4 +1,4 @@
-use std::sync::OnceLock;
+use std::{array, collections::BTreeMap, sync::OnceLock};
 
 use tokio::time::Instant;
 
@@ -7,15 +7,41 @@ use super::{
     record::{TaskGroup, TaskId, TaskRecord},
     report::TaskReport,
 };
-use crate::{account::aside, counted::Counted, slab::ShardedSlab};
+use crate::{
+    account::aside,
+    counted::Counted,
+    slab::ShardedSlab,
+    sync::{Mutex, lock},
+};
 
 /// The groups that exist, of all layers: those of open requests with tasks, and those that recycled scopes keep.
 ///
 /// So tasks need no list of their own, and a request that finds a group in its scope lists nothing.
-static GROUPS: OnceLock<ShardedSlab<Counted<TaskGroup>>> = OnceLock::new();
+static GROUPS: OnceLock<Groups> = OnceLock::new();
 
-fn groups() -> &'static ShardedSlab<Counted<TaskGroup>> {
-    GROUPS.get_or_init(|| aside(ShardedSlab::default))
+/// Groups by their address, in parts with a lock each. A map of nodes, so that it is as large as what is in it.
+struct Groups([Mutex<BTreeMap<usize, Counted<TaskGroup>>>; PARTS]);
+
+const PARTS: usize = 16;
+
+impl Groups {
+    fn part(&self, address: usize) -> &Mutex<BTreeMap<usize, Counted<TaskGroup>>> {
+        // Groups have some hundred bytes.
+        &self.0[(address >> 8) % PARTS]
+    }
+
+    /// Collects what `f` returns for each group. `f` runs under a lock.
+    fn filter_map<R>(&self, mut f: impl FnMut(&Counted<TaskGroup>) -> Option<R>) -> Vec<R> {
+        let mut found = Vec::new();
+        for part in &self.0 {
+            found.extend(lock(part).values().filter_map(&mut f));
+        }
+        found
+    }
+}
+
+fn groups() -> &'static Groups {
+    GROUPS.get_or_init(|| Groups(array::from_fn(|_| Mutex::default())))
 }
 
 impl TaskGroup {
@@ -24,8 +50,8 @@ impl TaskGroup {
     pub(crate) fn new_listed() -> Counted<Self> {
         aside(|| {
             let group = Counted::new(Self::unused());
-            let key = groups().insert(group.clone());
-            group.listed().set(key);
+            let address = group.addr();
+            lock(groups().part(address)).insert(address, group.clone());
             group
         })
     }
@@ -43,10 +69,10 @@ impl TaskGroup {
 
     /// Removes the group of a scope from the list.
     #[cold]
-    pub(crate) fn forget(this: &Self) {
-        if let Some(key) = this.listed().get() {
-            drop(groups().remove(key));
-        }
+    pub(crate) fn forget(this: &Counted<Self>) {
+        let address = this.addr();
+        let removed = aside(|| lock(groups().part(address)).remove(&address));
+        drop(removed);
     }
 }
 
