@@ -184,6 +184,8 @@ pub(crate) struct Route {
     pub(crate) label: RouteLabel,
     /// The label's text as a header value.
     pub(crate) header: Bytes,
+    /// Whether the label is printable ASCII without quotes and backslashes.
+    pub(crate) is_plain: bool,
     /// How much of their arena the requests of each method use.
     pub(crate) sizes: LearnedSizes,
     /// The label in a profile.
@@ -195,10 +197,15 @@ impl Route {
         Self {
             label: RouteLabel(text.into()),
             header: header(text),
+            is_plain: text.bytes().all(is_plain),
             sizes: LearnedSizes::new(KnownMethod::COUNT),
             id: RouteName::new(text),
         }
     }
+}
+
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 /// The text of a label as a header value.
@@ -283,15 +290,21 @@ impl RouteRegistry {
     }
 
     /// The route of `number`, which [`number`](Self::number) returned before.
+    #[inline]
     pub(crate) fn route(&self, number: usize) -> &Route {
-        let slot = &self.routes[number];
-        if let Some(route) = slot.get() {
-            return route;
+        match self.routes[number].get() {
+            Some(route) => route,
+            None => self.route_of_another_thread(number),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn route_of_another_thread(&self, number: usize) -> &Route {
         // The number came from another thread by a relaxed load. The lock orders this read after the
         // thread that found the number.
         drop(lock(&self.count));
-        match slot.get() {
+        match self.routes[number].get() {
             Some(route) => route,
             None => unreachable!("no label has the number {number}"),
         }

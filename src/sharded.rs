@@ -30,6 +30,8 @@ pub(crate) struct Sharded<T> {
 pub(crate) struct Shard<T> {
     value: Arc<T>,
     index: usize,
+    /// One less than there are shards.
+    mask: usize,
     /// All shards, set when they have been made.
     siblings: OnceLock<Box<[Weak<Self>]>>,
 }
@@ -52,6 +54,7 @@ impl<T> Sharded<T> {
                 Arc::new(Shard {
                     value: Arc::clone(&value),
                     index,
+                    mask: count - 1,
                     siblings: OnceLock::new(),
                 })
             })
@@ -78,10 +81,19 @@ impl<T> Shard<T> {
     }
 
     /// Returns a reference to the calling thread's shard, or to this one if the owners are gone.
+    #[inline]
     fn clone_here(self: &Arc<Self>) -> Arc<Self> {
-        let siblings = self.siblings.get().map_or(&[][..], |siblings| siblings);
-        let here = thread_number() & siblings.len().wrapping_sub(1);
-        let sibling = siblings.get(here).filter(|_| here != self.index);
+        let here = thread_number() & self.mask;
+        if here == self.index {
+            Arc::clone(self)
+        } else {
+            self.clone_of(here)
+        }
+    }
+
+    #[inline(never)]
+    fn clone_of(self: &Arc<Self>, index: usize) -> Arc<Self> {
+        let sibling = self.siblings.get().and_then(|siblings| siblings.get(index));
         let sibling = sibling.and_then(Weak::upgrade);
         sibling.unwrap_or_else(|| Arc::clone(self))
     }

@@ -95,36 +95,18 @@ impl<F, E: Enter> Inside<F, E> {
         result
     }
 
+    /// Enters the place. When the code inside has returned, it passes the guard to [`Enter::returned`].
+    #[inline]
+    pub(crate) fn enter<'a>(self: Pin<&'a mut Self>) -> (Pin<&'a mut Option<F>>, E::Guard<'a>) {
+        let this = self.project();
+        (this.future, this.place.enter())
+    }
+
     /// Drops the future, inside the place.
     pub(crate) fn clear(self: Pin<&mut Self>) {
         if self.future.is_some() {
             self.run(|mut future| future.set(None));
         }
-    }
-}
-
-impl<F: Future, E: Enter> Inside<F, E> {
-    /// Polls the future, and shows `then` its output, inside the place.
-    ///
-    /// # Panics
-    ///
-    /// If the future was ready before.
-    #[inline]
-    pub(crate) fn poll_then(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        then: impl FnOnce(&F::Output),
-    ) -> Poll<F::Output> {
-        assert!(self.future.is_some(), "future polled after completion");
-        self.run(|mut slot| {
-            let Some(future) = slot.as_mut().as_pin_mut() else {
-                unreachable!("checked above");
-            };
-            let output = ready!(future.poll(cx));
-            slot.set(None);
-            then(&output);
-            Poll::Ready(output)
-        })
     }
 }
 
@@ -135,6 +117,14 @@ impl<F: Future, E: Enter> Future for Inside<F, E> {
     ///
     /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.poll_then(cx, |_| {})
+        assert!(self.future.is_some(), "future polled after completion");
+        self.run(|mut slot| {
+            let Some(future) = slot.as_mut().as_pin_mut() else {
+                unreachable!("checked above");
+            };
+            let output = ready!(future.poll(cx));
+            slot.set(None);
+            Poll::Ready(output)
+        })
     }
 }

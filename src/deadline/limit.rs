@@ -50,6 +50,7 @@ impl Limit {
         self.nanos.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn restore(&self, saved: u64) {
         self.nanos.store(saved, Ordering::Relaxed);
     }
@@ -59,6 +60,7 @@ impl Limit {
         self.nanos.load(Ordering::Relaxed) != NONE
     }
 
+    #[inline]
     pub(super) fn get(&self) -> Option<Duration> {
         let nanos = self.nanos.load(Ordering::Relaxed);
         (nanos != NONE).then(|| Duration::from_nanos(nanos))

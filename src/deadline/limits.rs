@@ -9,7 +9,7 @@ use super::{
     source::DeadlineSource,
     word::{Deadline, Former},
 };
-use crate::sync::{AtomicU64, Ordering, SetMut};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, SetMut};
 
 /// The start of one request and its time limits, which count from there.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Limits {
     wants_body: AtomicU64,
     /// The task of the response future, while another task may move the deadline.
     waker: AtomicWaker,
+    /// Whether a waker may be registered, for the future that has done that.
+    registered: AtomicBool,
 }
 
 /// Times in the trusted headers of a request.
@@ -78,6 +80,7 @@ impl Limits {
             queued: AtomicU64::new(0),
             wants_body: AtomicU64::new(0),
             waker: AtomicWaker::new(),
+            registered: AtomicBool::new(false),
         }
     }
 
@@ -296,6 +299,7 @@ impl Limits {
     }
 
     /// Replaces the deadline by the body's, at a response head `elapsed` after the start.
+    #[inline]
     pub(crate) fn start_body(&self, elapsed: Duration, body: BodyKind) {
         let limit = match body {
             BodyKind::None => None,
@@ -320,6 +324,8 @@ impl Limits {
     /// Has `waker` woken when the deadline moves. One future at a time registers itself.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
+        // Relaxed: the same owner reads it.
+        self.registered.store(true, Ordering::Relaxed);
     }
 
     /// Wakes the registered future.
@@ -327,9 +333,13 @@ impl Limits {
         self.waker.wake();
     }
 
-    /// Drops the registered waker.
+    /// Drops the registered waker, if there is one.
+    #[inline]
     pub(crate) fn unregister(&self) {
-        drop(self.waker.take());
+        if self.registered.load(Ordering::Relaxed) {
+            self.registered.store(false, Ordering::Relaxed);
+            drop(self.waker.take());
+        }
     }
 
     /// Records whether the handler waits for more of the request's body.

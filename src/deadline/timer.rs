@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{limits::Limits, source::DeadlineSource};
 use crate::housekeeping::Timer;
 
-/// The timer of a response future, and later of its body.
+/// The timer of a response future, or of a body.
 ///
 /// It is polled after the inner future or body was pending. It is scheduled at the first such poll
 /// that has a deadline.
@@ -23,6 +23,12 @@ impl DeadlineTimer {
     /// Returns the source of the deadline once it has passed.
     pub(crate) fn poll(&mut self, limits: &Limits, cx: &mut Context<'_>) -> Option<DeadlineSource> {
         self.poll_until(cx, limits.next_deadline())
+    }
+
+    /// Wakes nobody any more.
+    #[inline]
+    pub(crate) fn stop(&mut self) {
+        self.timer.stop();
     }
 
     /// As [`poll`](Self::poll), with a call's deadline.

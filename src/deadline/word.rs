@@ -141,6 +141,7 @@ impl Deadline {
     }
 
     /// Replaces the server's deadline by `next`, and removes the request's unless `keep_request`.
+    #[inline]
     pub(super) fn restart(&self, next: Option<(Duration, DeadlineSource)>, keep_request: bool) {
         let packed = next.and_then(|(after, source)| pack(after, source));
         self.ours.store(packed.unwrap_or(NONE), Ordering::Relaxed);

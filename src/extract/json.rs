@@ -72,7 +72,7 @@ impl IntoResponse for DeserializeError {
     fn into_response(self) -> Response {
         // The text can quote the body, so it is escaped, and the quotes around it left out.
         let json = Value::from(self.to_string()).to_string();
-        problem(self.status(), &json[1..json.len() - 1])
+        problem(self.status(), &&json[1..json.len() - 1])
             .map(Body::from)
             .into_response()
     }

@@ -88,15 +88,14 @@ impl IntoResponse for MissingMemoryLayer {
 impl IntoResponse for Cancelled {
     fn into_response(self) -> Response {
         let reason = self.reason();
-        let detail = reason.to_string();
         let mut response = match reason.outcome() {
-            Outcome::DeadlineExceeded => problem(StatusCode::GATEWAY_TIMEOUT, &detail),
+            Outcome::DeadlineExceeded => problem(StatusCode::GATEWAY_TIMEOUT, &reason),
             Outcome::MemoryExceeded => problem_with(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                &detail,
+                &reason,
                 format_args!(",\"durability\":\"permanent\""),
             ),
-            _ => problem(StatusCode::SERVICE_UNAVAILABLE, &detail),
+            _ => problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
         };
         response.extensions_mut().insert(reason);
         response.map(Body::from)

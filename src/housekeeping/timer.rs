@@ -13,64 +13,80 @@ use crate::account::aside;
 ///
 /// It is the housekeeping's, since tokio cannot be asked whether a runtime has timers: its own panic
 /// without. Under a clock that a test has paused, or moved, it is tokio's.
-pub(crate) struct Timer {
-    key: Option<Key>,
+pub(crate) struct Timer(State);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Stopped,
+    Scheduled(Key),
     /// In no account, so that figures are the same as without a paused clock.
-    paused: Option<Pin<Box<Sleep>>>,
+    Paused(Pin<Box<Sleep>>),
 }
 
 impl Timer {
     pub(crate) const fn new() -> Self {
-        Self {
-            key: None,
-            paused: None,
-        }
+        Self(State::Stopped)
     }
 
     /// Returns whether `at` has passed. If not, the task is woken then. `at` may be another moment each
     /// time.
     pub(crate) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
-        if self.paused.is_some() {
-            return self.poll_paused(at, cx);
-        }
         let clock = Housekeeping::Process;
-        // A timer that is scheduled follows std's clock to its end.
-        let before = self.key.is_none().then(|| clock.now());
+        let (before, key) = match &mut self.0 {
+            // A timer that is scheduled follows std's clock to its end.
+            State::Stopped => (Some(clock.now()), None),
+            State::Scheduled(key) => (None, Some(*key)),
+            State::Paused(sleep) => return poll_paused(sleep, at, cx),
+        };
         let now = Instant::now();
         if at <= now {
-            self.cancel();
+            self.stop();
             return true;
         }
         let due = at.into_std();
-        match self.key {
-            Some(key) if clock.renew(key, due, cx.waker()) => return false,
-            Some(_) => self.cancel(),
-            None => {}
+        if let Some(key) = key {
+            if clock.renew(key, due, cx.waker()) {
+                return false;
+            }
+            self.stop();
         }
         if before.is_some_and(|before| is_other_clock(before, now)) {
-            return self.poll_paused(at, cx);
+            let mut sleep = aside(|| Box::pin(sleep_until(at)));
+            let passed = poll_paused(&mut sleep, at, cx);
+            self.0 = State::Paused(sleep);
+            return passed;
         }
-        self.key = Some(clock.schedule(now.into_std(), due, cx.waker()));
+        self.0 = State::Scheduled(clock.schedule(now.into_std(), due, cx.waker()));
         false
     }
 
-    #[cold]
-    fn poll_paused(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
-        let make = || aside(|| Box::pin(sleep_until(at)));
-        let sleep = self.paused.get_or_insert_with(make);
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
+    /// Wakes nobody any more.
+    #[inline]
+    pub(crate) fn stop(&mut self) {
+        if !matches!(self.0, State::Stopped) {
+            self.stop_scheduled();
         }
-        // Without tokio's cooperative budget: a handler that has used it up must time out, too.
-        let mut sleep = tokio::task::unconstrained(sleep.as_mut());
-        Pin::new(&mut sleep).poll(cx) == Poll::Ready(())
     }
 
-    fn cancel(&mut self) {
-        if let Some(key) = self.key.take() {
-            Housekeeping::Process.cancel(key);
+    #[inline(never)]
+    fn stop_scheduled(&mut self) {
+        match std::mem::take(&mut self.0) {
+            State::Stopped => {}
+            State::Scheduled(key) => _ = Housekeeping::Process.cancel(key),
+            State::Paused(sleep) => aside(|| drop(sleep)),
         }
     }
+}
+
+#[cold]
+fn poll_paused(sleep: &mut Pin<Box<Sleep>>, at: Instant, cx: &mut Context<'_>) -> bool {
+    if sleep.deadline() != at {
+        sleep.as_mut().reset(at);
+    }
+    // Without tokio's cooperative budget: a handler that has used it up must time out, too.
+    let mut sleep = tokio::task::unconstrained(sleep.as_mut());
+    Pin::new(&mut sleep).poll(cx) == Poll::Ready(())
 }
 
 /// Time between two readings of a clock, at most, as a rule.
@@ -91,10 +107,7 @@ pub(super) fn is_other_clock(before: std::time::Instant, now: Instant) -> bool {
 impl Drop for Timer {
     #[inline]
     fn drop(&mut self) {
-        self.cancel();
-        if let Some(sleep) = self.paused.take() {
-            aside(|| drop(sleep));
-        }
+        self.stop();
     }
 }
 

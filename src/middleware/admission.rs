@@ -7,11 +7,10 @@ use super::{
     config::Config, head::with_head, limit_context::LimitContext, limit_response::limit_response,
     request_info::RequestInfo,
 };
-use crate::{limit::Priority, scope::OpenScope};
+use crate::{limit::Priority, scope::RequestScope};
 
 impl Config {
     /// The priority of a request, if it has one of its own.
-    #[inline]
     pub(super) fn priority<B>(&self, request: &mut Request<B>) -> Option<Priority> {
         let prioritize = self.load.priority.as_ref()?;
         let priority = with_head(request, |head| {
@@ -21,18 +20,14 @@ impl Config {
     }
 
     /// Admits a new request, or returns the answer to it. `is_new` says that it has not waited before.
-    #[inline]
+    #[inline(never)]
     pub(super) fn refuses(
         &self,
-        open: &OpenScope,
+        scope: &RequestScope,
         priority: Option<Priority>,
         is_new: bool,
         info: RequestInfo,
     ) -> Option<Response<Bytes>> {
-        if self.load.max_unreleased.is_none() && self.load.process.is_none() {
-            return None;
-        }
-        let scope = open.scope();
         let context = match self.load.max_unreleased {
             Some(limit) if self.unreleased() >= limit => {
                 LimitContext::unreleased(scope, limit, self.unreleased())

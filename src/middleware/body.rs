@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    call::Call,
+    call::BoxedCall,
     open_body::{BodyEnd, BodyLength, BoxError, LastFrame, OpenBody},
 };
 use crate::{deadline::Watched, housekeeping::Housekeeping, scope::OpenScope};
@@ -94,7 +94,7 @@ pin_project! {
             #[pin]
             body: B,
             // The call that the body belongs to, if it limits bodies.
-            call: Option<Call>,
+            call: Option<BoxedCall>,
         },
         // The layer's own response.
         Answer { answer: Answer },
@@ -124,22 +124,25 @@ impl<B> ResponseBody<B> {
     where
         B: Send + 'static,
     {
-        let has_limits = !length.is_none() && open.scope().limits().has_body_limits();
-        let body = OpenBody::new(body, open, length, end);
-        if has_limits || body.may_be_taken() {
-            return Self::limited(body);
+        let scope = open.scope();
+        // A body that may have to be taken from a server that does not poll it, to free memory: it is a stream, or
+        // the request holds much. Asked for before the body is made, so that it is made where it stays.
+        let may_be_taken = !length.is_none() && scope.may_be_victim(length.is_unknown());
+        if may_be_taken || !length.is_none() && scope.limits().has_body_limits() {
+            return Self::limited(OpenBody::new(body, open, length, end), may_be_taken);
         }
         Self {
-            state: State::Open { body },
+            state: State::Open {
+                body: OpenBody::new(body, open, length, end),
+            },
         }
     }
 
     #[inline(never)]
-    fn limited(mut body: OpenBody<B>) -> Self
+    fn limited(mut body: OpenBody<B>, may_be_taken: bool) -> Self
     where
         B: Send + 'static,
     {
-        let may_be_taken = body.may_be_taken();
         let state = if body.is_limited() || may_be_taken {
             let body = Watched::new(Box::pin(body), Housekeeping::Process);
             if may_be_taken {
@@ -157,7 +160,7 @@ impl<B> ResponseBody<B> {
     }
 
     /// The inner service's body, of a scope that an outer layer ends.
-    pub(super) const fn nested(body: B, call: Option<Call>) -> Self {
+    pub(super) const fn nested(body: B, call: Option<BoxedCall>) -> Self {
         Self {
             state: State::Nested { body, call },
         }
@@ -189,29 +192,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.project().state;
-        let (polled, over) = match state.as_mut().project() {
-            StateProjection::Open { body } => return body.poll_frame(cx),
-            StateProjection::Limited { body } => {
-                let polled = body.with(|body| {
-                    let polled = body.as_mut().poll_frame(cx);
-                    (polled, body.open().is_none())
-                });
-                // Ended by the housekeeping: its last frame.
-                polled.unwrap_or_else(|last| (Poll::Ready(last), true))
-            }
-            StateProjection::Nested { body, .. } => return body.poll_frame(cx).map_err(Into::into),
-            StateProjection::Answer { answer } => {
-                let bytes = std::mem::take(&mut answer.bytes);
-                answer.length = BodyLength::NONE;
-                let frame = Some(bytes).filter(|bytes| !bytes.is_empty());
-                (Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes)))), true)
-            }
-            StateProjection::Done => return Poll::Ready(None),
-        };
-        if over {
-            state.set(State::Done);
+        match state.as_mut().project() {
+            StateProjection::Open { body } => body.poll_frame(cx),
+            _ => State::poll_other(state, cx),
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -233,6 +217,42 @@ where
             State::Answer { answer } => SizeHint::with_exact(answer.bytes.len() as u64),
             State::Done => SizeHint::with_exact(0),
         }
+    }
+}
+
+impl<B> State<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline(never)]
+    fn poll_other(
+        mut state: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let (polled, over) = match state.as_mut().project() {
+            StateProjection::Open { body } => return body.poll_frame(cx),
+            StateProjection::Limited { body } => {
+                let polled = body.with(|body| {
+                    let polled = body.as_mut().poll_frame(cx);
+                    (polled, body.open().is_none())
+                });
+                // Ended by the housekeeping: its last frame.
+                polled.unwrap_or_else(|last| (Poll::Ready(last), true))
+            }
+            StateProjection::Nested { body, .. } => return body.poll_frame(cx).map_err(Into::into),
+            StateProjection::Answer { answer } => {
+                let bytes = std::mem::take(&mut answer.bytes);
+                answer.length = BodyLength::NONE;
+                let frame = Some(bytes).filter(|bytes| !bytes.is_empty());
+                (Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes)))), true)
+            }
+            StateProjection::Done => return Poll::Ready(None),
+        };
+        if over {
+            state.set(Self::Done);
+        }
+        polled
     }
 }
 

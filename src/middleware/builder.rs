@@ -331,7 +331,12 @@ impl MemoryLayerBuilder {
             layer.keeps_spans = keeps_spans;
         }
         let layer = Arc::new(layer);
+        let request_limit = self.limits.request_limit;
         MemoryLayer::built(Config {
+            tells: self.expose.includes_some() || self.load.report.includes_some(),
+            limits_memory: self.load.looks()
+                || request_limit.disable
+                || request_limit.limit.is_some(),
             handle: MemoryHandle::new(Arc::clone(&layer), recorder),
             layer: Sharded::new(layer),
             limits: self.limits,

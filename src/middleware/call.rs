@@ -1,8 +1,12 @@
-use std::task::Context;
+use std::{
+    ops::{Deref, DerefMut},
+    task::Context,
+};
 
 use crate::{
     cancel::{CancelReason, Outcome},
     deadline::{CallLimits, DeadlineSource, DeadlineTimer},
+    recycled::Recycled,
     scope::{CallBudget, RequestScope, RoutePolicy},
 };
 
@@ -27,7 +31,7 @@ impl Call {
         scope: RequestScope,
         policy: &RoutePolicy,
         by_layer: bool,
-    ) -> (Self, Option<DeadlineSource>) {
+    ) -> (BoxedCall, Option<DeadlineSource>) {
         let source = if by_layer {
             DeadlineSource::Layer
         } else {
@@ -44,7 +48,7 @@ impl Call {
             budget,
             by_layer,
         };
-        (call, expired)
+        (BoxedCall::new(call), expired)
     }
 
     /// As [`Place::poll_limits`](super::place::Place::poll_limits).
@@ -71,12 +75,60 @@ impl Call {
     }
 
     /// The call has a response. Returns what its body keeps.
-    pub(super) fn responded(mut self) -> Option<Self> {
-        if !self.limits.has_bodies() && self.budget.is_none() {
+    pub(super) fn responded(mut this: BoxedCall) -> Option<BoxedCall> {
+        if !this.limits.has_bodies() && this.budget.is_none() {
             return None;
         }
-        self.scope.end_call(&mut self.limits, true);
-        Some(self)
+        let call = &mut *this;
+        call.scope.end_call(&mut call.limits, true);
+        Some(this)
+    }
+}
+
+thread_local! {
+    static KEPT: Recycled<Box<Option<Call>>> = const { Recycled::new() };
+}
+
+/// A call in a box that its thread uses again.
+///
+/// What holds it is moved several times and is mostly without a call, so it has one word for that.
+#[derive(Debug)]
+pub(super) struct BoxedCall(Option<Box<Option<Call>>>);
+
+impl BoxedCall {
+    fn new(call: Call) -> Self {
+        let mut place = Recycled::take(&KEPT, || Box::new(None));
+        *place = Some(call);
+        Self(Some(place))
+    }
+}
+
+impl Deref for BoxedCall {
+    type Target = Call;
+
+    fn deref(&self) -> &Call {
+        match self.0.as_deref() {
+            Some(Some(call)) => call,
+            _ => unreachable!("a call is taken out by the drop"),
+        }
+    }
+}
+
+impl DerefMut for BoxedCall {
+    fn deref_mut(&mut self) -> &mut Call {
+        match self.0.as_deref_mut() {
+            Some(Some(call)) => call,
+            _ => unreachable!("a call is taken out by the drop"),
+        }
+    }
+}
+
+impl Drop for BoxedCall {
+    fn drop(&mut self) {
+        if let Some(mut place) = self.0.take() {
+            *place = None;
+            Recycled::put(&KEPT, place);
+        }
     }
 }
 

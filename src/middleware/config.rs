@@ -29,6 +29,10 @@ pub(super) struct Config {
     pub(super) draining: Draining,
     /// Which requests are refused because of the load.
     pub(super) load: Load,
+    /// Whether some clients see figures, or are told of the load.
+    pub(super) tells: bool,
+    /// Whether a request may be refused because of the load, or has a limit for what it holds.
+    pub(super) limits_memory: bool,
     /// What the limit of the process refers to.
     pub(super) _relief: Arc<PoolRelief>,
     /// The label of requests that no router has labelled.

@@ -132,7 +132,7 @@ impl DeadlineContext<'_> {
     /// ([RFC 9110, 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
     #[must_use]
     pub fn problem(&self, status: StatusCode) -> Response<Bytes> {
-        let mut response = wire::problem(status, &self.to_string());
+        let mut response = wire::problem(status, self);
         let headers = response.headers_mut();
         if let Some(retry_after) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, wire::retry_after(retry_after));

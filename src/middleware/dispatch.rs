@@ -1,7 +1,7 @@
 use http::Extensions;
 
 use crate::{
-    route::{RouteLabel, UNMATCHED},
+    route::{RouteLabel, RouteRegistry, UNMATCHED},
     scope::{RequestScope, own_path},
     wire::matched_path,
 };
@@ -54,18 +54,12 @@ impl Origin {
         &self,
         extensions: &Extensions,
         configured: usize,
-        number: impl Fn(&str) -> usize,
+        routes: &RouteRegistry,
     ) -> (usize, bool) {
-        let Some(matched) = matched_path(extensions) else {
-            return (configured, false);
-        };
-        let Some(copied) = &self.copied else {
-            return (number(matched), true);
-        };
-        match own_path(Some(&copied.path), matched) {
-            Some(own) => (number(own), true),
-            None if configured == UNMATCHED => (number(copied.label.as_str()), false),
-            None => (configured, false),
+        match (matched_path(extensions), &self.copied) {
+            (None, _) => (configured, false),
+            (Some(matched), None) => (routes.number(matched), true),
+            (Some(matched), Some(copied)) => copied.route(matched, configured, routes),
         }
     }
 
@@ -73,6 +67,19 @@ impl Origin {
     #[inline]
     pub(super) fn into_path(self) -> Option<String> {
         self.copied.map(|copied| copied.path)
+    }
+}
+
+impl Copied {
+    /// As [`Origin::route`].
+    #[cold]
+    fn route(&self, matched: &str, configured: usize, routes: &RouteRegistry) -> (usize, bool) {
+        let number = |label: &str| routes.number(label);
+        match own_path(Some(&self.path), matched) {
+            Some(own) => (number(own), true),
+            None if configured == UNMATCHED => (number(self.label.as_str()), false),
+            None => (configured, false),
+        }
     }
 }
 

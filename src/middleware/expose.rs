@@ -63,6 +63,15 @@ impl Expose {
         }
     }
 
+    /// Whether there may be such a client.
+    pub(super) const fn includes_some(&self) -> bool {
+        match self {
+            Self::Always | Self::When(_) => true,
+            Self::DebugBuilds => cfg!(debug_assertions),
+            Self::Never => false,
+        }
+    }
+
     /// Clients for whose request `f` returns `true`. It is called before the inner service.
     #[must_use]
     pub fn when(f: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {

@@ -17,7 +17,7 @@ use super::{
     open_body::BodyLength,
     place::Place,
     request_info::RequestInfo,
-    respond::{report_load, respond, respond_answer},
+    respond::{report_load, respond, respond_answer, respond_to},
 };
 use crate::{
     account::{Enter, Inside},
@@ -130,7 +130,7 @@ impl<F> ResponseFuture<F> {
         reason: CancelReason,
         info: RequestInfo,
     ) -> Self {
-        if let Place::Outermost(mut open) = place {
+        if let Place::Outermost(open) = place {
             open.head(answer.status().as_u16(), BodyKind::None, false);
             if info.reports_load {
                 report_load(&open, answer.headers_mut());
@@ -177,6 +177,11 @@ impl<F> ResponseFuture<F> {
             Place::Nested(_) => Self::ready(marked(answer, ended)),
         }
     }
+}
+
+#[cold]
+fn polled_again() -> ! {
+    panic!("`ResponseFuture` polled after completion")
 }
 
 fn shared(responses: &Option<Arc<Shard<DeadlineResponses>>>) -> Option<&DeadlineResponses> {
@@ -294,22 +299,36 @@ where
                 info,
                 responses,
             } => {
-                // A body may panic when it is asked for its length, so that is done inside, too.
+                // Not by `run`, which would move the response once more.
+                let (mut slot, entered) = inside.as_mut().enter();
+                let Some(future) = slot.as_mut().as_pin_mut() else {
+                    polled_again();
+                };
+                let polled = future.poll(cx);
                 let mut length = BodyLength::NONE;
-                let polled = inside.as_mut().poll_then(cx, |result| {
+                if let Poll::Ready(result) = &polled {
+                    slot.set(None);
+                    // A body may panic when it is asked for its length, so that is done inside, too.
                     if let Ok(response) = result {
                         length = BodyLength::of(response.body());
                     }
-                });
+                }
+                <Option<Place>>::returned(entered);
+                if let Poll::Ready(Ok(response)) = &polled {
+                    if response.extensions().get::<EndedInside>().is_none() {
+                        let place = inside.place_mut().take();
+                        // The rest is dropped with this future, and is nothing as a rule.
+                        timer.stop();
+                        // Returned from here, so that it is made where the caller wants it.
+                        return respond_to(polled, place, length, *info);
+                    }
+                }
                 match polled {
                     Poll::Ready(Ok(response)) => {
-                        let info = *info;
                         let Some(&ended) = response.extensions().get::<EndedInside>() else {
-                            let place = inside.place_mut().take();
-                            state.set(State::Done);
-                            // Returned from here, so that it is made where the caller wants it.
-                            return Poll::Ready(Ok(respond(place, response, length, info)));
+                            unreachable!("it was found above");
                         };
+                        let info = *info;
                         let responses = shared(responses);
                         Ok(ended_inside(
                             inside, response, length, ended, info, responses,
@@ -343,7 +362,7 @@ where
                 let answer = std::mem::take(answer);
                 Ok(answer.map(|bytes| ResponseBody::answer(bytes, None, BodyLength::NONE)))
             }
-            StateProjection::Done => panic!("`ResponseFuture` polled after completion"),
+            StateProjection::Done => polled_again(),
         };
         state.set(State::Done);
         Poll::Ready(output)

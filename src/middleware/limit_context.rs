@@ -252,7 +252,7 @@ impl LimitContext<'_> {
                 }
             }
         }
-        wire::problem_with(status, &self.to_string(), format_args!("{members}"))
+        wire::problem_with(status, self, format_args!("{members}"))
     }
 }
 

@@ -34,6 +34,13 @@ impl Load {
     }
 }
 
+impl Load {
+    /// Whether a request may be refused, or is asked how urgent it is.
+    pub(super) const fn looks(&self) -> bool {
+        self.process.is_some() || self.max_unreleased.is_some() || self.priority.is_some()
+    }
+}
+
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Load")

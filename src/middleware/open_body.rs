@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::body_error::BodyTimeoutError;
 use crate::{
-    account::Inside,
+    account::{Enter, Inside},
     cancel::{CancelReason, Outcome},
     deadline::{DeadlineTimer, Limited},
     scope::{OpenScope, StreamPlace},
@@ -61,37 +61,44 @@ pub(super) struct BodyEnd {
     pub(super) trailers: Option<HeaderFormat>,
 }
 
-/// The bytes of a body that are still to be yielded; `None` if its length is not known.
+/// The bytes of a body that are still to be yielded; [`UNKNOWN`] if its length is not known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BodyLength(Option<u64>);
+pub(super) struct BodyLength(u64);
+
+const UNKNOWN: u64 = u64::MAX;
 
 impl BodyLength {
     /// No body.
-    pub(super) const NONE: Self = Self(Some(0));
+    pub(super) const NONE: Self = Self(0);
 
+    #[inline]
     pub(super) fn of<B: Body>(body: &B) -> Self {
         if body.is_end_stream() {
             return Self::NONE;
         }
-        Self(body.size_hint().exact())
+        Self(body.size_hint().exact().unwrap_or(UNKNOWN))
     }
 
     pub(super) const fn of_bytes(bytes: &Bytes) -> Self {
-        Self(Some(bytes.len() as u64))
+        Self(bytes.len() as u64)
     }
 
     /// The same, or the length in the response's header if the body does not know its own.
+    #[inline]
     pub(super) fn or_exact(self, length: impl FnOnce() -> Option<u64>) -> Self {
-        Self(self.0.or_else(length))
+        if self.is_unknown() {
+            return Self(length().unwrap_or(UNKNOWN));
+        }
+        self
     }
 
     pub(super) const fn is_unknown(self) -> bool {
-        self.0.is_none()
+        self.0 == UNKNOWN
     }
 
     /// Whether nothing is left, so that a drop from here on is no failure.
     pub(super) const fn is_none(self) -> bool {
-        matches!(self.0, Some(0))
+        self.0 == 0
     }
 
     /// Why the scope of a body that is dropped with this much left ends.
@@ -104,13 +111,14 @@ impl BodyLength {
     }
 
     fn record(&mut self, bytes: usize) {
-        if let Some(left) = &mut self.0 {
-            *left = left.saturating_sub(bytes as u64);
+        if !self.is_unknown() {
+            self.0 = self.0.saturating_sub(bytes as u64);
         }
     }
 }
 
 impl<B> OpenBody<B> {
+    #[inline]
     pub(super) const fn new(body: B, open: OpenScope, length: BodyLength, end: BodyEnd) -> Self {
         Self {
             inside: Inside::new(body, Some(open)),
@@ -132,14 +140,6 @@ impl<B> OpenBody<B> {
             self.since = Some(Instant::now());
         }
         limits.body_deadline(self.since).is_some()
-    }
-
-    /// Whether it may have to be taken from a server that does not poll it, to free memory: it is a stream, or the
-    /// request holds much.
-    pub(super) fn may_be_taken(&self) -> bool {
-        let open = self.inside.place().as_ref();
-        !self.length.is_none()
-            && open.is_some_and(|open| open.scope().may_be_victim(self.length.is_unknown()))
     }
 
     /// The scope, until the body is over.
@@ -168,16 +168,15 @@ impl<B> OpenBody<B> {
         }
     }
 
-    /// The last frame of a body that is complete: the trailers that it has, and the figures. The inner body has
-    /// been dropped, so these are final unless there are tasks.
+    /// Ends a body that is complete. Returns its last frame: the trailers that it has, and the figures. The inner
+    /// body has been dropped, so these are final unless there are tasks.
     #[cold]
     #[inline(never)]
-    fn with_figures<E>(
-        &self,
+    fn finish_with_figures<E>(
+        self: Pin<&mut Self>,
         last: Poll<Option<Result<Frame<Bytes>, E>>>,
-        format: HeaderFormat,
     ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-        let Some(open) = self.open() else {
+        let (Some(open), Some(format)) = (self.open(), self.end.trailers) else {
             return last;
         };
         let own = match last {
@@ -186,6 +185,7 @@ impl<B> OpenBody<B> {
         };
         let mut trailers = own.unwrap_or_default();
         header::write(open.scope(), &mut trailers, format, None);
+        self.finish(Some(CancelReason::new(Outcome::Completed)));
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -276,9 +276,18 @@ where
     /// Polls for a frame. The body may be over afterwards: then it has no scope any more.
     #[inline]
     pub(super) fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<LastFrame>> {
+        if self.open().is_some() {
+            self.poll_open(cx)
+        } else {
+            Poll::Ready(None)
+        }
+    }
+
+    #[inline(never)]
+    fn poll_open(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<LastFrame>> {
         // A body that always has a frame is never pending, so the deadline is checked before each.
         let this = self.as_mut().project();
         let (mut inside, length, stream) = (this.inside, this.length, this.stream);
@@ -296,41 +305,41 @@ where
         if let Some(reason) = cut {
             return Poll::Ready(Some(self.cut_off(reason)));
         }
-        let (mut over, mut given) = (None, None);
-        let polled = inside.as_mut().run(|mut slot| {
-            let Some(mut body) = slot.as_mut().as_pin_mut() else {
-                unreachable!("an open body is not over");
-            };
-            let polled = body.as_mut().poll_frame(cx);
-            over = match &polled {
-                Poll::Pending => None,
-                Poll::Ready(None) => Some(Outcome::Completed),
-                Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        given = Some((data.len(), data.is_unique()));
-                        length.record(data.len());
-                    }
-                    // A server may stop polling after either, without seeing the end itself.
-                    let mut last = frame.is_trailers() || bug!("complete-at-the-first-frame");
-                    if !last && body.is_end_stream() {
-                        // Unless trailers follow.
-                        last = end.trailers.is_none();
-                        *length = BodyLength::NONE;
-                    }
-                    last.then_some(Outcome::Completed)
+        // Not by `run`, which would move the frame once more.
+        let (mut slot, entered) = inside.as_mut().enter();
+        let Some(mut body) = slot.as_mut().as_pin_mut() else {
+            unreachable!("an open body is not over");
+        };
+        let polled = body.as_mut().poll_frame(cx);
+        let over = match &polled {
+            Poll::Pending => None,
+            Poll::Ready(None) => Some(Outcome::Completed),
+            Poll::Ready(Some(Err(_))) => Some(Outcome::ServiceError),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    length.record(data.len());
                 }
-            };
-            if over.is_some() {
-                slot.set(None);
+                // A server may stop polling after either, without seeing the end itself.
+                let mut last = frame.is_trailers() || bug!("complete-at-the-first-frame");
+                if !last && body.is_end_stream() {
+                    // Unless trailers follow.
+                    last = end.trailers.is_none();
+                    *length = BodyLength::NONE;
+                }
+                last.then_some(Outcome::Completed)
             }
-            polled
-        });
+        };
+        if over.is_some() {
+            slot.set(None);
+        }
+        <Option<OpenScope>>::returned(entered);
         let mut cut = None;
         if over.is_none() {
             if let Some(open) = inside.place_mut() {
-                if let Some((bytes, is_unique)) = given {
-                    open.gave(bytes, is_unique);
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    if let Some(data) = frame.data_ref() {
+                        open.gave(data.len(), data.is_unique());
+                    }
                 }
                 if stream.register(open.scope(), false, cx.waker()) {
                     cut = Some(CancelReason::new(Outcome::Shutdown));
@@ -355,9 +364,8 @@ where
         let Some(outcome) = over else {
             return polled.map_err(Into::into);
         };
-        let mut polled = polled;
-        if let (Some(format), Outcome::Completed) = (end.trailers, outcome) {
-            polled = self.with_figures(polled, format);
+        if end.trailers.is_some() && outcome == Outcome::Completed {
+            return self.finish_with_figures(polled).map_err(Into::into);
         }
         self.finish(Some(CancelReason::new(outcome)));
         polled.map_err(Into::into)

@@ -1,6 +1,6 @@
 use std::task::Context;
 
-use super::call::Call;
+use super::call::BoxedCall;
 use crate::{
     account::Enter,
     cancel::CancelReason,
@@ -14,11 +14,11 @@ pub(super) enum Place {
     /// This layer has opened the scope and ends it.
     Outermost(OpenScope),
     /// An outer layer has opened the scope. Another task than that layer's may poll this future.
-    Nested(Call),
+    Nested(BoxedCall),
 }
 
 impl Place {
-    pub(super) const fn scope(&self) -> &RequestScope {
+    pub(super) fn scope(&self) -> &RequestScope {
         match self {
             Self::Outermost(open) => open.scope(),
             Self::Nested(call) => &call.scope,
@@ -26,7 +26,7 @@ impl Place {
     }
 
     /// Whether a policy has made it, which leaves the answer to the layer around it.
-    pub(super) const fn is_policy(&self) -> bool {
+    pub(super) fn is_policy(&self) -> bool {
         matches!(self, Self::Nested(call) if !call.by_layer)
     }
 
@@ -64,5 +64,22 @@ impl Enter for Place {
     #[inline]
     fn returned(guard: EnteredScope<'_>) {
         guard.done();
+    }
+}
+
+#[cfg(all(test, not(tower_memory_loom)))]
+mod tests {
+    use super::{
+        super::{body::ResponseBody, future::ResponseFuture},
+        *,
+    };
+
+    /// They are moved several times on their way through tower and axum.
+    #[test]
+    fn what_each_request_moves_is_small() {
+        const INNER: usize = 320;
+        assert_eq!(size_of::<Option<Place>>(), 16);
+        assert!(size_of::<ResponseFuture<[u64; INNER / 8]>>() <= INNER + 96);
+        assert!(size_of::<ResponseBody<Box<dyn Send>>>() <= 112);
     }
 }

@@ -109,8 +109,8 @@ where
                     return self.call_outside(request);
                 };
                 // No layer has seen this request, and none may follow.
-                let number = |label: &str| parent.route_number(label);
-                let (route, own) = origin.route(request.extensions(), UNMATCHED, number);
+                let routes = parent.routes();
+                let (route, own) = origin.route(request.extensions(), UNMATCHED, routes);
                 let method = known_method(request.method());
                 let mut open = OpenScope::by_policy(&parent, RouteKey { route, method }, own);
                 open.copied_from(origin.into_path());
@@ -122,7 +122,7 @@ where
                 (Place::Outermost(open), expired)
             }
         };
-        let info = RequestInfo::of(&request, None);
+        let info = RequestInfo::of(&request);
         match expired {
             None => {
                 let entered = place.enter();

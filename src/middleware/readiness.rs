@@ -50,6 +50,14 @@ impl Readiness {
     /// The service is called. Returns how long the request has waited.
     #[inline]
     pub(super) fn take(&mut self) -> Duration {
+        match self {
+            Self::Immediate => Duration::ZERO,
+            _ => self.take_wait(),
+        }
+    }
+
+    #[cold]
+    fn take_wait(&mut self) -> Duration {
         match std::mem::replace(self, Self::Immediate) {
             Self::Ready { waited } => waited,
             Self::Immediate | Self::Pending { .. } => Duration::ZERO,

@@ -17,10 +17,11 @@ pub(super) struct RequestInfo {
 }
 
 impl RequestInfo {
-    pub(super) fn of<B>(request: &Request<B>, exposed: Option<Exposed>) -> Self {
+    #[inline]
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
         let method = request.method();
         Self {
-            exposed: exposed.map(|exposed| exposed.to(request)),
+            exposed: None,
             reports_load: false,
             head: matches!(*method, Method::HEAD),
             connect: matches!(*method, Method::CONNECT),

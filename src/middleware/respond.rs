@@ -1,8 +1,11 @@
+use std::task::Poll;
+
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{
     body::ResponseBody,
+    call::Call,
     open_body::{BodyEnd, BodyLength},
     place::Place,
     request_info::RequestInfo,
@@ -28,9 +31,24 @@ pub(super) fn respond<R: Send + 'static>(
             response.map(|body| ResponseBody::open(body, open, length, end))
         }
         Some(Place::Nested(call)) => {
-            response.map(|body| ResponseBody::nested(body, call.responded()))
+            response.map(|body| ResponseBody::nested(body, Call::responded(call)))
         }
         None => response.map(|body| ResponseBody::nested(body, None)),
+    }
+}
+
+/// As [`respond`], with what the inner future has returned. The response is not moved before.
+#[inline(never)]
+pub(super) fn respond_to<R: Send + 'static, E>(
+    polled: Poll<Result<Response<R>, E>>,
+    place: Option<Place>,
+    length: BodyLength,
+    info: RequestInfo,
+) -> Poll<Result<Response<ResponseBody<R>>, E>> {
+    match polled {
+        Poll::Ready(Ok(response)) => Poll::Ready(Ok(respond(place, response, length, info))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => Poll::Pending,
     }
 }
 

@@ -1,12 +1,19 @@
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody, call::Call, config::Config, deadline_response::DeadlineResponses,
-    dispatch::Dispatch, future::ResponseFuture, place::Place, readiness::Readiness,
+    body::ResponseBody,
+    call::{BoxedCall, Call},
+    config::Config,
+    deadline_response::DeadlineResponses,
+    dispatch::Dispatch,
+    future::ResponseFuture,
+    place::Place,
+    readiness::Readiness,
     request_info::RequestInfo,
 };
 use crate::{
@@ -87,13 +94,52 @@ impl Config {
         Some(trust.times(request.headers(), &self.handle.layer))
     }
 
+    /// Finds out what the client of a request sees.
+    #[inline(never)]
+    fn tell<B>(&self, info: &mut RequestInfo, request: &mut Request<B>) {
+        if self.expose.includes(request) {
+            info.exposed = Some(self.exposed.to(request));
+        }
+        info.reports_load = self.load.report.includes(request);
+    }
+
+    /// Admits a new request and sets the limit of what it holds, or returns the answer to it. One that is
+    /// `part_of` another one is admitted with that.
+    #[inline(never)]
+    fn limit_memory<B>(
+        &self,
+        open: &OpenScope,
+        request: &mut Request<B>,
+        outer: Option<RoutePolicy>,
+        part_of: bool,
+        is_new: bool,
+        info: RequestInfo,
+    ) -> Option<Response<Bytes>> {
+        let scope = open.scope();
+        if !part_of && self.load.looks() {
+            let priority = self.priority(request);
+            let priority = priority.or_else(|| outer.and_then(|policy| policy.priority));
+            let refused = self.refuses(scope, priority, is_new, info);
+            if refused.is_some() {
+                return refused;
+            }
+        }
+        let most = match &outer {
+            None => self.limits.request_limit,
+            Some(_) if bug!("limit-of-a-route-ignored") => self.limits.request_limit,
+            Some(outer) => self.limits.request_limit.inside(outer.request_limit),
+        };
+        scope.begin_request_limit(most);
+        None
+    }
+
     /// Begins a call in a scope that an outer layer has opened. Also returns the source of a deadline
     /// that has passed already.
     fn begin_call<B>(
         &self,
         scope: RequestScope,
         request: &Request<B>,
-    ) -> (Call, Option<DeadlineSource>) {
+    ) -> (BoxedCall, Option<DeadlineSource>) {
         if let Some(path) = matched_path(request.extensions()) {
             if let Some(carried) = request.extensions().get::<RequestScope>() {
                 carried.set_matched_path(path);
@@ -118,7 +164,7 @@ impl<S> MemoryService<S> {
     where
         S: Service<Request<B>>,
     {
-        let info = RequestInfo::of(&request, None);
+        let info = RequestInfo::of(&request);
         let (call, expired) = self.config.begin_call(scope, &request);
         let place = Place::Nested(call);
         match expired {
@@ -157,12 +203,12 @@ where
         };
 
         let config = &*self.config;
-        let exposed = config.expose.includes(&mut request);
-        let mut info = RequestInfo::of(&request, exposed.then_some(config.exposed));
-        info.reports_load = config.load.report.includes(&mut request);
+        let mut info = RequestInfo::of(&request);
+        if config.tells {
+            config.tell(&mut info, &mut request);
+        }
         let layer = &config.handle.layer;
-        let number = |label: &str| layer.routes.number(label);
-        let (route, own) = origin.route(request.extensions(), config.route, number);
+        let (route, own) = origin.route(request.extensions(), config.route, &layer.routes);
         let method = known_method(request.method());
         let parent = origin.parent.take();
         let key = RouteKey { route, method };
@@ -192,22 +238,15 @@ where
             request.extensions_mut().remove::<RoutePolicy>();
             policy_was_taken();
         }
-        if part_of.is_none() {
-            let priority = config.priority(&mut request);
-            let priority = priority.or_else(|| outer.and_then(|policy| policy.priority));
-            if let Some(answer) = config.refuses(&open, priority, waited.is_zero(), info) {
+        if config.limits_memory || outer.is_some() {
+            let (is_part, is_new) = (part_of.is_some(), waited.is_zero());
+            let refused = config.limit_memory(&open, &mut request, outer, is_part, is_new, info);
+            if let Some(answer) = refused {
                 let reason = CancelReason::new(Outcome::Shed);
                 return ResponseFuture::answered(answer, Place::Outermost(open), reason, info);
             }
         }
-        let scope = open.scope();
-        let most = match &outer {
-            None => config.limits.request_limit,
-            Some(_) if bug!("limit-of-a-route-ignored") => config.limits.request_limit,
-            Some(outer) => config.limits.request_limit.inside(outer.request_limit),
-        };
-        scope.begin_request_limit(most);
-        let limits = scope.limits();
+        let limits = open.scope().limits();
         let expired = if waited.is_zero() && outer.is_none() && config.trust.is_none() {
             limits.begin_first(&config.first);
             None

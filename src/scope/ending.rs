@@ -32,7 +32,7 @@ impl ScopeState {
     pub(super) fn response_over(mut this: Counted<Self>, reason: CancelReason) {
         Self::unlist_last(&this);
         if let Some(state) = this.get_mut() {
-            if state.is_plain() {
+            if state.is_plain(reason) {
                 let route = state.route.number();
                 let tasks = state.used_group().map(|group| group.finish());
                 let heap = state.account.totals();
@@ -46,14 +46,25 @@ impl ScopeState {
         recycle::drop_handle(this);
     }
 
-    /// Whether the scope ends and closes as it is: it was not cancelled, and nothing but tokens waits for its
-    /// end.
+    /// Whether the scope ends for `reason` and closes as it is: it was not cancelled, and nothing but tokens waits
+    /// for its end.
     #[inline]
-    pub(super) fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self, reason: CancelReason) -> bool {
         self.lifecycle.is_quiet()
             && self.cancel.is_new()
             && self.rare.get().is_none()
-            && !self.layer().shutdown.has_begun()
+            && (!self.layer().shutdown.has_begun() || self.is_refused(reason))
+    }
+
+    /// Whether a shutdown that has begun is the reason anyway.
+    #[cold]
+    fn is_refused(&self, reason: CancelReason) -> bool {
+        let refused = reason == Outcome::Shutdown && !self.lifecycle.has_group();
+        #[cfg(feature = "trace")]
+        if refused {
+            self.trace_cancelled(reason);
+        }
+        refused
     }
 
     #[inline(never)]

@@ -115,6 +115,7 @@ impl RequestScope {
     /// For code that has no handle. `None` outside of any request, and in tasks that were
     /// not started with [`spawn`](Self::spawn).
     #[must_use]
+    #[inline]
     pub fn current() -> Option<Self> {
         current::get().map(|state| Self {
             state: Some(state),

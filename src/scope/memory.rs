@@ -128,18 +128,23 @@ impl RequestScope {
     }
 
     /// Whether the request may be cancelled to free memory: it is listed for that, or it has a body that streams.
+    #[inline]
     pub(crate) fn may_be_victim(&self, streams: bool) -> bool {
         let state = self.state();
         state.layer().limit.is_some() && (streams || state.claim.is_listed())
     }
 
     /// Has `taker` woken when the request is cancelled to free memory and the server has had time to see it.
+    #[inline]
     pub(crate) fn set_body_taker(&self, taker: Option<Waker>) {
-        let state = self.state();
-        if taker.is_none() && state.rare.get().is_none() {
-            return;
+        if taker.is_some() || self.state().rare.get().is_some() {
+            self.replace_body_taker(taker);
         }
-        let former = std::mem::replace(&mut *lock(&state.rare().body_taker), taker);
+    }
+
+    #[inline(never)]
+    fn replace_body_taker(&self, taker: Option<Waker>) {
+        let former = std::mem::replace(&mut *lock(&self.state().rare().body_taker), taker);
         // It may own the last reference to the body.
         drop(former);
     }

@@ -1,4 +1,4 @@
-use std::{task::Context, time::Duration};
+use std::{mem::ManuallyDrop, task::Context, time::Duration};
 
 use tokio::time::Instant;
 
@@ -24,8 +24,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OpenScope {
     scope: RequestScope,
-    /// Whether the owner's waker is registered for changes of the deadline.
-    registered: bool,
 }
 
 impl OpenScope {
@@ -62,10 +60,7 @@ impl OpenScope {
     }
 
     const fn owning(scope: RequestScope) -> Self {
-        Self {
-            scope,
-            registered: false,
-        }
+        Self { scope }
     }
 
     /// The handle for the extensions of the request that is passed on.
@@ -76,6 +71,7 @@ impl OpenScope {
         carried
     }
 
+    #[inline]
     pub(crate) const fn scope(&self) -> &RequestScope {
         &self.scope
     }
@@ -83,7 +79,7 @@ impl OpenScope {
     /// Polls the deadline for an owner whose future is pending. Returns the source of a deadline that
     /// has passed.
     pub(crate) fn poll_deadline(
-        &mut self,
+        &self,
         timer: &mut DeadlineTimer,
         cx: &mut Context<'_>,
     ) -> Option<DeadlineSource> {
@@ -94,7 +90,7 @@ impl OpenScope {
     /// As [`poll_deadline`](Self::poll_deadline), with the limits of a body that has been silent since
     /// `since`, or since now.
     pub(crate) fn poll_body_deadline(
-        &mut self,
+        &self,
         timer: &mut Option<Box<DeadlineTimer>>,
         since: &mut Option<Instant>,
         cx: &mut Context<'_>,
@@ -105,17 +101,9 @@ impl OpenScope {
 
     /// Registers the waker before the deadline is read, so that a change in between wakes the task.
     /// With one handle no other task can change the deadline.
-    fn register(&mut self, cx: &Context<'_>) {
+    fn register(&self, cx: &Context<'_>) {
         if !self.scope.is_only_handle() {
             self.scope.limits().register(cx.waker());
-            self.registered = true;
-        }
-    }
-
-    /// A scope may be kept for long after the response, and must not keep the connection's task.
-    fn unregister(&mut self) {
-        if std::mem::take(&mut self.registered) {
-            self.scope.limits().unregister();
         }
     }
 
@@ -127,9 +115,9 @@ impl OpenScope {
     /// Records the response head: its status, the kind of its body, and whether it upgrades the
     /// connection.
     #[inline]
-    pub(crate) fn head(&mut self, status: u16, body: BodyKind, upgrade: bool) {
-        self.unregister();
+    pub(crate) fn head(&self, status: u16, body: BodyKind, upgrade: bool) {
         let state = self.scope.state();
+        state.limits.unregister();
         state.head(status, body);
         if upgrade {
             state.lifecycle.upgraded();
@@ -145,17 +133,17 @@ impl OpenScope {
 
     /// Ends the scope's part of the response, for `reason` unless the scope has one.
     #[inline]
-    pub(crate) fn finish(mut self, reason: CancelReason) {
-        self.end(reason);
+    pub(crate) fn finish(self, reason: CancelReason) {
+        // Without its drop, which would look for the scope again. The scope is taken out.
+        ManuallyDrop::new(self).end(reason);
     }
 
     /// Ends the scope, once.
     #[inline]
     fn end(&mut self, reason: CancelReason) {
-        if self.scope.slot().is_some() {
-            self.unregister();
-        }
         if let Some(state) = self.scope.slot().take() {
+            // The scope may be kept for long after the response, and must not keep the connection's task.
+            state.limits.unregister();
             ScopeState::response_over(state, reason);
         }
     }

@@ -7,7 +7,7 @@ use super::{handle::RequestScope, label::LabelSource, layer::LayerState, state::
 use crate::{
     counted::Counted,
     deadline::CallLimits,
-    route::RouteKey,
+    route::{RouteKey, RouteRegistry},
     sync::Arc,
     task::{TaskGroup, Terms},
 };
@@ -176,9 +176,9 @@ impl RequestScope {
         self.state().full_path()
     }
 
-    /// The number of a label in the layer's table.
-    pub(crate) fn route_number(&self, label: &str) -> usize {
-        self.state().layer().routes.number(label)
+    /// The layer's table of routes.
+    pub(crate) fn routes(&self) -> &RouteRegistry {
+        &self.state().layer().routes
     }
 
     /// The handle for the extensions of the request that is passed on.
@@ -198,6 +198,7 @@ impl RequestScope {
     }
 
     /// Whether the scope belongs to `layer`.
+    #[inline]
     pub(crate) fn is_of(&self, layer: &Arc<LayerState>) -> bool {
         Arc::ptr_eq(self.state().layer(), layer)
     }

@@ -404,6 +404,7 @@ pub(super) const fn status_of(head: u64) -> u16 {
 }
 
 /// Nanoseconds below [`NEVER`].
+#[inline]
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).map_or(NEVER - 1, |nanos| nanos.min(NEVER - 1))
 }

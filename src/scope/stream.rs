@@ -1,11 +1,29 @@
-use std::task::Waker;
+use std::{
+    ptr,
+    task::{RawWakerVTable, Waker},
+};
 
 use super::{handle::RequestScope, shutdown::Stream};
 use crate::slab::Key;
 
 /// The place of a response body, or of a held connection, among those that a shutdown can cut off.
 #[derive(Debug, Default)]
-pub(crate) struct StreamPlace(Option<(Key, Waker)>);
+pub(crate) struct StreamPlace(Option<Place>);
+
+#[derive(Debug)]
+struct Place {
+    key: Key,
+    /// The parts of the waker that is listed there, and stays alive as long as it is.
+    data: usize,
+    vtable: &'static RawWakerVTable,
+}
+
+impl Place {
+    /// Whether `waker` is the one that is listed.
+    fn will_wake(&self, waker: &Waker) -> bool {
+        self.data == waker.data().addr() && ptr::eq(self.vtable, waker.vtable())
+    }
+}
 
 impl StreamPlace {
     pub(crate) const fn none() -> Self {
@@ -17,14 +35,18 @@ impl StreamPlace {
     pub(crate) fn register(&mut self, scope: &RequestScope, held: bool, waker: &Waker) -> bool {
         let state = scope.state();
         let shutdown = &state.layer().shutdown;
-        if !matches!(&self.0, Some((_, known)) if known.will_wake(waker)) {
+        if !self.0.as_ref().is_some_and(|place| place.will_wake(waker)) {
             self.remove(scope);
             let stream = Stream {
                 request: state.clone().into_request(),
                 held,
                 waker: waker.clone(),
             };
-            self.0 = Some((shutdown.streams().insert(stream), waker.clone()));
+            self.0 = Some(Place {
+                key: shutdown.streams().insert(stream),
+                data: waker.data().addr(),
+                vtable: waker.vtable(),
+            });
         }
         shutdown.is_cut_off()
     }
@@ -37,7 +59,7 @@ impl StreamPlace {
 
     #[inline]
     pub(crate) fn remove(&mut self, scope: &RequestScope) {
-        if let Some((key, _)) = self.0.take() {
+        if let Some(Place { key, .. }) = self.0.take() {
             drop(scope.state().layer().shutdown.streams().remove(key));
         }
     }

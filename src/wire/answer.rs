@@ -1,12 +1,15 @@
 //! The responses that the middleware builds itself.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
 
-use super::protocol::Protocol;
+use super::{decimal::short_decimal, protocol::Protocol};
 use crate::cancel::{CancelReason, Outcome};
 
 /// `DEADLINE_EXCEEDED`
@@ -22,29 +25,40 @@ pub(crate) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 /// `RESOURCE_EXHAUSTED`: the call needs more than there is.
 pub(crate) const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 
+// Made when this is compiled, so that no byte is looked at.
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 /// Builds a problem description ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). `detail` is
 /// inserted into a JSON string unescaped.
-pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
+pub(crate) fn problem(status: StatusCode, detail: &dyn fmt::Display) -> Response<Bytes> {
     problem_with(status, detail, format_args!(""))
 }
 
 /// As [`problem`], with further members, each after a comma.
 pub(crate) fn problem_with(
     status: StatusCode,
-    detail: &str,
+    detail: &dyn fmt::Display,
     members: fmt::Arguments<'_>,
 ) -> Response<Bytes> {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let body = format!(
-        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\"{members}}}",
-        status.as_u16()
-    );
-    let mut response = Response::new(Bytes::from(body));
+    let mut body = String::with_capacity(PROBLEM_LEN);
+    body.push_str("{\"type\":\"about:blank\",\"title\":\"");
+    body.push_str(status.canonical_reason().unwrap_or("Error"));
+    body.push_str("\",\"status\":");
+    body.push_str(status.as_str());
+    body.push_str(",\"detail\":\"");
+    // Writing to a `String` cannot fail.
+    let _ = write!(body, "{detail}\"{members}}}");
+    described(status, Bytes::from(body))
+}
+
+/// Most problem descriptions are not longer.
+const PROBLEM_LEN: usize = 256;
+
+fn described(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM);
     response
 }
 
@@ -53,18 +67,8 @@ pub(crate) fn problem_with(
 pub(crate) fn retry_after(delay: Duration) -> HeaderValue {
     let seconds = delay.as_secs();
     let seconds = seconds.saturating_add(u64::from(delay.subsec_nanos() > 0));
-    // Usual ones take no memory.
-    let start = if seconds < 10 { 1 } else { 0 };
-    let digits = usize::try_from(seconds).ok().and_then(|seconds| {
-        let digits = NUMBERS.get(2 * seconds.min(NUMBERS.len())..)?;
-        digits.get(start..2)
-    });
-    digits.map_or_else(|| HeaderValue::from(seconds), HeaderValue::from_static)
+    short_decimal(seconds).map_or_else(|| HeaderValue::from(seconds), HeaderValue::from_static)
 }
-
-/// The numbers below 100, of two digits each.
-const NUMBERS: &str = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748\
-    495051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
 /// Builds the response of a gRPC call that ends before its first message: status 200, and the trailers
 /// in the head ("Trailers-Only" in
@@ -150,6 +154,11 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// What [`problem`] says of a shutdown, made in advance: a refusal must cost little.
+const SHUTTING_DOWN: &[u8] =
+    b"{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+    \"detail\":\"the server is shutting down\"}";
+
 /// Builds the response to a request that arrives during a shutdown: `503` with a problem description,
 /// or gRPC's `UNAVAILABLE`. The handler did not run, so a client may retry any method elsewhere.
 ///
@@ -158,20 +167,18 @@ fn base64(bytes: &[u8]) -> String {
 pub(crate) fn shutting_down(protocol: Protocol, http1: bool, delay: Duration) -> Response<Bytes> {
     const REASON: CancelReason = CancelReason::new(Outcome::Shutdown);
 
-    let detail = REASON.to_string();
     let mut response = match protocol.content_type() {
         None => {
-            let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &detail);
+            let body = Bytes::from_static(SHUTTING_DOWN);
+            let mut response = described(StatusCode::SERVICE_UNAVAILABLE, body);
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, retry_after(delay));
             response
         }
-        Some(content_type) => grpc_answer(content_type, UNAVAILABLE, &detail),
+        Some(content_type) => grpc_answer(content_type, UNAVAILABLE, &REASON.to_string()),
     };
     if http1 {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     response.extensions_mut().insert(REASON);
     response
@@ -184,18 +191,33 @@ pub(crate) fn overloaded() -> Response<Bytes> {
         b"{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
         \"detail\":\"the server is overloaded\",\"durability\":\"transient\"}";
 
-    let mut response = Response::new(Bytes::from_static(BODY));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
-    response
+    described(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(BODY))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptions_made_in_advance_are_those_that_would_be_made() {
+        let outcome = CancelReason::new(Outcome::Shutdown);
+        let made = problem(StatusCode::SERVICE_UNAVAILABLE, &outcome);
+        let refused = shutting_down(Protocol::Plain, false, Duration::ZERO);
+        assert_eq!(refused.body(), made.body());
+        assert_eq!(
+            refused.headers()["content-type"],
+            made.headers()["content-type"]
+        );
+
+        let shed = CancelReason::new(Outcome::Shed);
+        let members = format_args!(",\"durability\":\"transient\"").to_string();
+        let made = problem_with(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &shed,
+            format_args!("{members}"),
+        );
+        assert_eq!(overloaded().body(), made.body());
+    }
 
     #[test]
     fn seconds_to_wait_are_rounded_up() {

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::decimal::{decimal, quad, short_decimal};
 use crate::{
     account::Usage,
-    scope::{ArenaUsage, RequestScope, RouteFigures},
+    scope::{ArenaSource, ArenaUsage, RequestScope, RouteFigures},
 };
 
 /// Heap bytes the request allocated before the response head, growth of blocks included.
@@ -166,15 +166,15 @@ pub(crate) fn write(
         }
         HeaderFormat::Dictionary => {
             let line = Line::<b'='>::of(usage.as_ref(), &arena);
-            let label = scope.route_entry().label.as_str();
-            if let Some(value) = line.value(label, route) {
+            let entry = scope.route_entry();
+            if let Some(value) = line.value(entry.label.as_str(), entry.is_plain, route) {
                 headers.insert(MEMORY_USAGE, value);
             }
         }
         HeaderFormat::ServerTiming => {
             let line = Line::<b';'>::of(usage.as_ref(), &arena);
-            let label = scope.route_entry().label.as_str();
-            if let Some(value) = line.value(label, route) {
+            let entry = scope.route_entry();
+            if let Some(value) = line.value(entry.label.as_str(), entry.is_plain, route) {
                 headers.append(SERVER_TIMING, value);
             }
         }
@@ -214,10 +214,16 @@ fn write_fields(
         }
     }
     insert(X_ARENA_BYTES, arena.bytes as u64);
-    headers.insert(
-        X_ARENA_SOURCE,
-        HeaderValue::from_static(arena.source.as_str()),
-    );
+    headers.insert(X_ARENA_SOURCE, source(arena.source));
+}
+
+/// Made when this is compiled, so that no byte is looked at.
+fn source(source: ArenaSource) -> HeaderValue {
+    match source {
+        ArenaSource::Fresh => const { HeaderValue::from_static(ArenaSource::Fresh.as_str()) },
+        ArenaSource::Pool => const { HeaderValue::from_static(ArenaSource::Pool.as_str()) },
+        ArenaSource::Unused => const { HeaderValue::from_static(ArenaSource::Unused.as_str()) },
+    }
 }
 
 /// Most numbers are static texts, which count no references.
@@ -237,6 +243,28 @@ fn long_number(figure: u64) -> Option<HeaderValue> {
     })
 }
 
+/// A name of a line, with the figure behind it.
+macro_rules! figure {
+    ($line:ident, $name:literal, $figure:expr) => {
+        if JOINT == b'=' {
+            $line.figure(concat!($name, "="), $figure);
+        } else {
+            $line.figure(concat!($name, ";desc="), $figure);
+        }
+    };
+}
+
+/// A name of a line.
+macro_rules! text {
+    ($line:ident, $name:literal) => {
+        if JOINT == b'=' {
+            $line.put(concat!($name, "=").as_bytes());
+        } else {
+            $line.put(concat!($name, ";desc=").as_bytes());
+        }
+    };
+}
+
 /// A line of names and values. `JOINT` is what stands between them: `=` in a dictionary, or `;desc=` in
 /// `Server-Timing`.
 struct Line<const JOINT: u8> {
@@ -253,17 +281,16 @@ impl<const JOINT: u8> Line<JOINT> {
             len: 0,
         };
         if let Some(usage) = usage {
-            line.put(b"alloc-bytes")
-                .joint()
-                .number(usage.bytes_allocated);
-            line.put(b", alloc-count").joint().number(usage.allocations);
+            figure!(line, "alloc-bytes", usage.bytes_allocated);
+            figure!(line, ", alloc-count", usage.allocations);
             if let Some(peak) = usage.peak_bytes {
-                line.put(b", alloc-peak").joint().number(peak);
+                figure!(line, ", alloc-peak", peak);
             }
-            line.put(b", ");
+            figure!(line, ", arena-bytes", arena.bytes as u64);
+        } else {
+            figure!(line, "arena-bytes", arena.bytes as u64);
         }
-        line.put(b"arena-bytes").joint().number(arena.bytes as u64);
-        line.put(b", arena-source").joint();
+        text!(line, ", arena-source");
         line.put(arena.source.as_str().as_bytes());
         line
     }
@@ -275,9 +302,9 @@ impl<const JOINT: u8> Line<JOINT> {
             bytes: [0; LINE_LEN],
             len: 0,
         };
-        line.put(b", alloc-bytes-mean").joint().number(route.mean);
-        line.put(b", alloc-bytes-p50").joint().number(route.p50);
-        line.put(b", alloc-bytes-p99").joint().number(route.p99);
+        figure!(line, ", alloc-bytes-mean", route.mean);
+        figure!(line, ", alloc-bytes-p50", route.p50);
+        figure!(line, ", alloc-bytes-p99", route.p99);
         line
     }
 
@@ -287,47 +314,48 @@ impl<const JOINT: u8> Line<JOINT> {
 
     /// `LINE_LEN` is enough for all of it.
     #[inline]
-    fn put(&mut self, text: &[u8]) -> &mut Self {
+    fn put(&mut self, text: &[u8]) {
         let end = self.len.saturating_add(text.len());
         if let Some(room) = self.bytes.get_mut(self.len..end) {
             room.copy_from_slice(text);
             self.len = end;
         }
-        self
     }
 
-    #[inline]
-    fn joint(&mut self) -> &mut Self {
-        if JOINT == b'=' {
-            self.put(b"=")
-        } else {
-            self.put(b";desc=")
+    /// A name, with what joins it and its figure. Inlined, so that the length of the name is known, and with
+    /// one look at the room for both.
+    #[inline(always)]
+    fn figure(&mut self, name: &str, figure: u64) {
+        let (name, start) = (name.as_bytes(), self.len);
+        let Some((digits, count)) = quad(figure) else {
+            self.put(name);
+            self.put(decimal(figure, &mut [0; 20]));
+            return;
+        };
+        if let Some(room) = self.bytes.get_mut(start..start + name.len() + digits.len()) {
+            let (head, tail) = room.split_at_mut(name.len());
+            head.copy_from_slice(name);
+            tail.copy_from_slice(digits);
+            self.len = start + name.len() + count;
         }
     }
 
-    #[inline]
-    fn number(&mut self, figure: u64) {
-        let len = self.len;
-        match quad(figure) {
-            Some((digits, count)) => self.put(digits).len = len.saturating_add(count),
-            None => _ = self.put(decimal(figure, &mut [0; 20])),
-        }
-    }
-
-    /// Adds the figures of the route and the label, and returns the value.
-    fn value(mut self, label: &str, route: Option<RouteFigures>) -> Option<HeaderValue> {
-        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-        // No early return, so that the loop is a vector one.
-        let plain = label
-            .bytes()
-            .fold(true, |plain, byte| plain & is_plain(byte));
-        if !plain {
+    /// Adds the figures of the route and the label, and returns the value. A label that `is_plain` needs no
+    /// escapes.
+    fn value(
+        mut self,
+        label: &str,
+        is_plain: bool,
+        route: Option<RouteFigures>,
+    ) -> Option<HeaderValue> {
+        if !is_plain {
             return self.value_of_any(label, route);
         }
         if let Some(route) = route {
             return self.value_with(label, route);
         }
-        self.put(b", alloc-route").joint().put(b"\"");
+        text!(self, ", alloc-route");
+        self.put(b"\"");
         let figures = self.bytes.get(..self.len)?;
         // A label has at most 256 bytes.
         with_values(LINE_LEN + label.len() + 1, |values| {
@@ -342,7 +370,8 @@ impl<const JOINT: u8> Line<JOINT> {
     #[inline(never)]
     fn value_with(&self, label: &str, route: RouteFigures) -> Option<HeaderValue> {
         let mut route = Self::of_route(route);
-        route.put(b", alloc-route").joint().put(b"\"");
+        text!(route, ", alloc-route");
+        route.put(b"\"");
         with_values(2 * LINE_LEN + label.len() + 1, |values| {
             values.put_slice(self.as_bytes());
             values.put_slice(route.as_bytes());
@@ -409,7 +438,7 @@ fn quote(label: &str, has_display_strings: bool, out: &mut Vec<u8>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{account::HeapUsage, scope::ArenaSource};
+    use crate::account::HeapUsage;
 
     fn most() -> (Usage, ArenaUsage) {
         let usage = Usage {
@@ -434,7 +463,7 @@ mod tests {
         let (usage, arena) = most();
         let label = "/".repeat(256);
         let line = Line::<b';'>::of(Some(&usage), &arena)
-            .value(&label, None)
+            .value(&label, true, None)
             .expect("visible");
         let max = u64::MAX;
         let expected = format!(
@@ -444,7 +473,7 @@ mod tests {
         );
         assert_eq!(line, expected);
         let line = Line::<b'='>::of(Some(&usage), &arena)
-            .value(&label, None)
+            .value(&label, true, None)
             .expect("visible");
         assert_eq!(line, expected.replace(";desc", ""));
 
@@ -459,7 +488,9 @@ mod tests {
         let expected = expected.replace(", alloc-route", &with);
         for label in [label.as_str(), "a\\b"] {
             let line = Line::<b';'>::of(Some(&usage), &arena);
-            let value = line.value(label, Some(route)).expect("visible");
+            let value = line
+                .value(label, !label.contains('\\'), Some(route))
+                .expect("visible");
             let quoted = label.replace('\\', "\\\\");
             assert_eq!(value, expected.replace(&"/".repeat(256), &quoted));
         }
@@ -481,11 +512,11 @@ mod tests {
             ("a\u{7f}", r#"%"a%7f""#, None),
         ] {
             let value = Line::<b'='>::of(None, &arena)
-                .value(label, None)
+                .value(label, label == "a b", None)
                 .expect("any label");
             assert_eq!(value, format!("{figures}, alloc-route={dictionary}"));
             let value = Line::<b';'>::of(None, &arena)
-                .value(label, None)
+                .value(label, label == "a b", None)
                 .expect("no label, at least");
             let route = timing.map_or(String::new(), |timing| {
                 format!(", alloc-route;desc={timing}")

@@ -48,7 +48,7 @@ impl Arena {
             Ok(body) => json_response(body),
             Err(error) => {
                 let detail = "the response could not be serialized as JSON";
-                let mut response = problem(StatusCode::INTERNAL_SERVER_ERROR, detail).map(B::from);
+                let mut response = problem(StatusCode::INTERNAL_SERVER_ERROR, &detail).map(B::from);
                 response.extensions_mut().insert(error);
                 response
             }

@@ -3,6 +3,7 @@ use http::Method;
 use crate::route::KnownMethod;
 
 /// The method, as far as it is counted by itself.
+#[inline]
 pub(crate) fn known_method(method: &Method) -> KnownMethod {
     match *method {
         Method::GET => KnownMethod::Get,

@@ -30,10 +30,16 @@ impl Protocol {
 
     /// Detects the encoding of a response to a call of this protocol. In gRPC-Web the client chooses it
     /// by `accept`, so only the response tells.
+    #[inline]
     pub(crate) fn of_response(self, headers: &HeaderMap) -> Self {
         if self == Self::Plain {
             return self;
         }
+        self.of_encoding(headers)
+    }
+
+    #[inline(never)]
+    fn of_encoding(self, headers: &HeaderMap) -> Self {
         let value = headers.get(header::CONTENT_TYPE);
         let found = value.map_or(Self::Plain, |value| Self::of_content_type(value.as_bytes()));
         if found == Self::Plain { self } else { found }

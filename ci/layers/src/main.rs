@@ -58,7 +58,7 @@ const MODULES: &[(Layer, &str, &str)] = &[
     (Core, "scope",      "sync counted sharded recycled housekeeping slab account arena deadline cancel pool route journal task limit trace"),
     (Http, "observe",    "sync housekeeping histogram slab account arena deadline cancel pool route journal task limit scope"),
     (Http, "wire",       "sync account arena json deadline cancel route limit scope"),
-    (Http, "middleware", "sync sharded config housekeeping account arena deadline cancel pool route limit scope observe wire"),
+    (Http, "middleware", "sync sharded recycled config housekeeping account arena deadline cancel pool route limit scope observe wire"),
     (Http, "client",     "sync deadline cancel scope wire"),
     (Http, "guide",      ""),
     (Http, "test_util",  "account scope"),
