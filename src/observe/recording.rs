@@ -1,21 +1,16 @@
 //! The statistics alone, for `benches/targets`: only `benches/counters` compiles this.
 
-use tokio::time::Instant;
-
 use super::stats::Stats;
 use crate::{
-    cancel::{CancelReason, Outcome},
-    route::{KnownMethod, RouteKey, RouteRegistry},
-    scope::{ArenaSource, ArenaUsage, Closed},
-    task::TaskSpan,
+    account::Totals,
+    cancel::Outcome,
+    journal::{ClosedEntry, Journal},
+    route::{KnownMethod, RouteKey},
 };
 
 /// Statistics of a layer, without one.
 pub struct Recording {
     stats: Stats,
-    routes: RouteRegistry,
-    start: Instant,
-    span: TaskSpan,
 }
 
 impl Recording {
@@ -24,9 +19,6 @@ impl Recording {
     pub fn new() -> Self {
         Self {
             stats: Stats::new(),
-            routes: RouteRegistry::new(1),
-            start: Instant::now(),
-            span: TaskSpan::none(),
         }
     }
 
@@ -37,31 +29,30 @@ impl Recording {
             route: 0,
             method: KnownMethod::Get,
         };
-        self.stats.open(key);
-        let mut usage = crate::account::Usage::default();
-        usage.heap.bytes_allocated = 1000 + n % 4096;
-        usage.heap.allocations = n % 100;
-        usage.peak_bytes = Some(1000 + n % 4096);
-        self.stats.closed(&Closed {
-            id: 0,
-            start: self.start,
-            span: &self.span,
+        self.write(|journal| journal.opened(key));
+        let closed = ClosedEntry {
             key,
-            label: &self.routes.route(0).label,
             status: Some(200),
-            reason: CancelReason::new(Outcome::Completed),
-            usage: Some(&usage),
-            arena: ArenaUsage {
-                source: ArenaSource::Pool,
-                bytes: 512,
-                capacity: 16_384,
-            },
+            outcome: Outcome::Completed,
+            heap: Some(Totals {
+                bytes_allocated: 1000 + n % 4096,
+                allocations: n % 100,
+                peak_bytes: Some(1000 + n % 4096),
+            }),
+            arena_source: 0,
+            arena_bytes: 512,
             time_to_head: Some(20_000 + n % 100_000),
             time_to_end: 30_000 + n % 100_000,
             total_time: 30_000 + n % 100_000,
-            tasks: None,
-            annotations: None,
-        });
+        };
+        self.write(|journal| journal.closed(&closed));
+    }
+
+    /// As scopes do it.
+    #[inline]
+    fn write(&self, push: impl Fn(&Journal) -> Option<usize>) {
+        let empty = |journal: &Journal, is_full| self.stats.empty(journal, is_full);
+        self.stats.journals().record(push, empty);
     }
 }
 
