@@ -106,7 +106,7 @@ pub(crate) fn markdown(seed: u64, requests: u64, results: &[Soaked]) -> String {
     row("looks at the gauges while requests were open", &|result| {
         apart(result.samples as i64)
     });
-    row("live heap, second half over first, bytes", &|result| {
+    row("live heap, second half over the quarter before, bytes", &|result| {
         apart(result.growth().0)
     });
     row(
