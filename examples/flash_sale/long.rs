@@ -147,7 +147,7 @@ pub(crate) async fn play(port: u16, time: Duration, limit: u64) -> io::Result<Ve
     println!(
         "reports  good/s  deviation  held of 0.9 * limit - base  timers late by  live at most  data now"
     );
-    for share in SHARES.into_iter().cycle() {
+    for (number, share) in SHARES.into_iter().cycle().enumerate() {
         let until = Instant::now() + MIX;
         if until > end {
             break;
@@ -171,7 +171,8 @@ pub(crate) async fn play(port: u16, time: Duration, limit: u64) -> io::Result<Ve
             if it.deviation >= 0.15 {
                 failed.push(format!("deviation of {:.3} at {share} %", it.deviation));
             }
-            if used < 0.85 {
+            // In the first mix it still learns what requests hold.
+            if used < 0.85 && number > 0 {
                 failed.push(format!("only {used:.2} of the memory is used at {share} %"));
             }
         }

@@ -106,9 +106,10 @@ pub(crate) fn markdown(seed: u64, requests: u64, results: &[Soaked]) -> String {
     row("looks at the gauges while requests were open", &|result| {
         apart(result.samples as i64)
     });
-    row("live heap, second half over the quarter before, bytes", &|result| {
-        apart(result.growth().0)
-    });
+    row(
+        "live heap, second half over the quarter before, bytes",
+        &|result| apart(result.growth().0),
+    );
     row(
         "resident set in the second half, MiB per million requests",
         &|result| mib(result.growth().1),
