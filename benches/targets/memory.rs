@@ -264,7 +264,7 @@ fn learned() -> Contest {
                     .snapshot()
                     .routes
                     .iter()
-                    .filter_map(|route| route.learned_arena_bytes)
+                    .filter_map(|route| route.learned_buffer_bytes)
                     .max();
                 report.line(
                     row,
@@ -272,7 +272,7 @@ fn learned() -> Contest {
                     &format!(
                         "{} B while learning {} B",
                         before - first,
-                        learned.expect("requests used arenas")
+                        learned.expect("requests had buffers")
                     ),
                     "-",
                     if pooled { "0" } else { "-" },
