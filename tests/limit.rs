@@ -202,6 +202,32 @@ async fn observing_ends_no_request_that_holds_too_much_and_counts_it() {
 }
 
 #[tokio::test]
+async fn a_limit_that_is_set_after_the_end_of_a_request_is_not_that_of_the_next() {
+    let process = Process::with(|builder| builder.mode(LimitMode::Observe));
+    let layer = process.layer().build().unwrap();
+    let kept = Arc::new(Mutex::new(None));
+    let keep = {
+        let kept = Arc::clone(&kept);
+        service_fn(move |request: Request<Empty<Bytes>>| {
+            *kept.lock().unwrap() = Some(scope_of(&request));
+            ready(Answer::Ok(Response::new(Full::default())))
+        })
+    };
+    let response = layer.layer(keep).oneshot(request("/")).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let former = kept.lock().unwrap().take().unwrap();
+    assert!(former.is_ended());
+    former.apply_policy(&RoutePolicy::new().request_limit(100 << 10));
+    drop(former);
+    // The next request of this thread, without a limit.
+    let unlimited = RoutePolicy::new().disable_request_limit();
+    let next = unlimited.layer(layer.layer(service_fn(hold)));
+    assert_eq!(next.oneshot(request("/512")).await.unwrap().status(), 200);
+    assert_eq!(process.limit.snapshot().would_exceed, 0);
+    process.is_empty();
+}
+
+#[tokio::test]
 async fn a_layers_own_pool_keeps_an_eighth_of_the_process() {
     let process = Process::new();
     let layer = process.layer().build().unwrap();

@@ -9,7 +9,7 @@
 use super::sums::{Last, Part};
 use crate::{
     slab::Key,
-    sync::{AtomicU64, Mutex, Ordering::Relaxed, lock},
+    sync::{AtomicU64, Mutex, Ordering::Relaxed, SetMut, lock},
 };
 
 /// What a scope keeps for the limit of the process.
@@ -55,6 +55,12 @@ impl Claim {
         // Most requests have none, and write nothing.
         let bytes = self.watched_limit.load(Relaxed);
         (bytes != u64::MAX).then(|| self.watched_limit.swap(u64::MAX, Relaxed))
+    }
+
+    /// Starts again, between two requests: a handle that was kept may have set a limit after the close.
+    #[inline]
+    pub(crate) fn reset(&mut self) {
+        self.watched_limit.set_mut(u64::MAX);
     }
 
     /// Of a request that has reserved so much.

@@ -205,6 +205,7 @@ impl ScopeState {
         self.release_group();
         self.lifecycle.reset();
         self.cancel.reset();
+        self.claim.reset();
         self.end.store(NEVER, Ordering::Relaxed);
         self.rare.take();
         self.reset();
