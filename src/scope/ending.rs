@@ -559,6 +559,33 @@ mod loom_models {
         }
     }
 
+    /// A group that a shutdown is about to wake serves no request of another layer.
+    #[test]
+    fn a_shutdown_does_not_cancel_the_token_of_a_later_request() {
+        loom::model(|| {
+            let group = TaskGroup::new_unlisted();
+            let listed = group.clone();
+            let _ = group.token(terms);
+            let stopping = thread::spawn(move || {
+                if let Some(found) = TaskGroup::following_shutdown(&listed, terms().layer) {
+                    found.wake_tasks();
+                }
+                listed
+            });
+            // As a scope that closes with its only handle, and is used by another layer.
+            group.finish();
+            if TaskGroup::is_kept(&group) {
+                let other = Terms {
+                    layer: 2,
+                    ..terms()
+                };
+                let token = group.token(|| other);
+                drop(stopping.join().expect("no panic"));
+                assert!(!token.is_cancelled());
+            }
+        });
+    }
+
     /// Invariant 4 of `TaskGroup`.
     #[test]
     fn a_dependent_added_while_the_parent_is_cancelled_is_woken_or_sees_it() {

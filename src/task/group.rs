@@ -328,9 +328,14 @@ impl<T: Supervised + 'static> Group<T> {
         })
     }
 
-    /// Whether it is used by a request of this layer that a shutdown cancels.
-    pub(super) fn follows_shutdown(&self, layer: usize) -> bool {
-        self.with(|shared| shared.alive.is_of(layer) && shared.alive.follows_shutdown())
+    /// A reference, if it is used by a request of this layer that a shutdown cancels.
+    pub(crate) fn following_shutdown(this: &Counted<Self>, layer: usize) -> Option<Counted<Self>> {
+        // Cloned under the lock under which the request resets the group. So a scope that keeps the group sees the
+        // reference, and the group of a later request is never woken for this one.
+        this.with(|shared| {
+            let follows = shared.alive.is_of(layer) && shared.alive.follows_shutdown();
+            follows.then(|| this.clone())
+        })
     }
 
     /// A task still ran when its grace period was over.

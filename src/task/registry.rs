@@ -112,8 +112,7 @@ impl Bound {
         for task in self.all() {
             task.follow_shutdown();
         }
-        let follows = |group: &Counted<TaskGroup>| group.follows_shutdown(self.0);
-        let found = groups().filter_map(|group| follows(group).then(|| group.clone()));
+        let found = groups().filter_map(|group| TaskGroup::following_shutdown(group, self.0));
         for group in found {
             group.wake_tasks();
             group.wake_dependents();
