@@ -1,4 +1,4 @@
-use crate::arena::steps;
+use crate::arena::{PoolHint, steps};
 
 /// How many size classes there are; a class fits into five bits.
 pub(super) const CLASSES: usize = if cfg!(tower_memory_loom) { 10 } else { 32 };
@@ -136,6 +136,16 @@ impl BlockClasses {
         })
     }
 
+    /// Whether a waiting block suits a buffer of `bytes` bytes, as [`holding`](Self::holding) says.
+    #[inline]
+    pub(super) fn suits(&self, block: PoolHint, bytes: usize) -> bool {
+        // Nearly always: from `bytes` to twice as much, which is at most two classes more.
+        block.capacity.wrapping_sub(bytes) <= bytes
+            || self
+                .holding(bytes)
+                .is_some_and(|wanted| wanted.includes(block.class.into()))
+    }
+
     /// The size of a new block of `class`.
     #[inline]
     pub(super) fn size(&self, class: usize) -> usize {
@@ -196,6 +206,33 @@ mod tests {
                         assert_eq!(classes.holding(size), Some(wanted));
                     }
                     None => assert!(bytes > max),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_waiting_block_suits_if_its_class_does() {
+        for max in [1, 1024, 1025, 10_000, 65_535, 65_536, 1 << 20] {
+            let classes = BlockClasses::new(max);
+            for class in 0..=classes.top {
+                let capacity = classes.size(class);
+                let block = PoolHint {
+                    capacity,
+                    class: class as u8,
+                    hot: true,
+                };
+                let around = |bytes: usize| bytes.saturating_sub(2)..=bytes + 2;
+                let sizes = (0..=classes.top).flat_map(|class| around(classes.size(class)));
+                let halves = (0..4).flat_map(|power| around(capacity >> power));
+                for bytes in sizes.chain(halves).chain(around(max)) {
+                    let wanted = classes.holding(bytes);
+                    let suits = wanted.is_some_and(|wanted| wanted.includes(class));
+                    assert_eq!(
+                        classes.suits(block, bytes),
+                        suits,
+                        "{bytes} in {capacity} of {max}"
+                    );
                 }
             }
         }

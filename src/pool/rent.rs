@@ -55,7 +55,8 @@ impl PoolState {
         local: Option<&Local>,
         cache: Option<&ThreadCache>,
     ) -> IdleArena {
-        if let Some(arena) = local.and_then(|local| self.take_hot(wanted, local)) {
+        let suits = |hint: PoolHint| wanted.includes(hint.class.into());
+        if let Some(arena) = local.and_then(|local| self.take_hot(local, suits)) {
             return arena;
         }
         match self.take_cached(wanted, cache) {
@@ -72,28 +73,39 @@ impl PoolState {
         local: Option<&Local>,
         cache: Option<&ThreadCache>,
     ) -> Option<IdleBlock> {
-        let Some(wanted) = self.block_classes.holding(bytes) else {
-            // The pool keeps none that large.
-            return self.new_block(bytes, 0, cache);
-        };
-        let block = local
-            .and_then(|local| self.take_hot::<IdleBlock>(wanted, local))
-            .or_else(|| self.take_cached(wanted, cache));
-        let Some(block) = block else {
-            let size = self.block_classes.size(wanted.class);
-            return self.new_block(size, wanted.class, cache);
+        let suits = |hint: PoolHint| self.block_classes.suits(hint, bytes);
+        let hot = local.and_then(|local| self.take_hot::<IdleBlock>(local, suits));
+        let block = match hot {
+            Some(block) => block,
+            None => {
+                let Some(wanted) = self.block_classes.holding(bytes) else {
+                    // The pool keeps none that large.
+                    return self.new_block(bytes, 0, cache);
+                };
+                match self.take_cached(wanted, cache) {
+                    Some(block) => block,
+                    None => {
+                        let size = self.block_classes.size(wanted.class);
+                        return self.new_block(size, wanted.class, cache);
+                    }
+                }
+            }
         };
         let counters = self.counters::<IdleBlock>(cache);
         counters.add(&counters.out_bytes, block.capacity() as u64);
         Some(block)
     }
 
-    /// Takes what was returned to the calling thread last.
+    /// Takes what was returned to the calling thread last, if that suits.
     #[inline]
-    fn take_hot<T: Kind>(self: &Arc<Self>, wanted: Wanted, local: &Local) -> Option<T> {
+    fn take_hot<T: Kind>(
+        self: &Arc<Self>,
+        local: &Local,
+        suits: impl FnOnce(PoolHint) -> bool,
+    ) -> Option<T> {
         let mut hot = T::hot(&local.hot).take()?;
         let hint = hot.hint();
-        if !wanted.includes(hint.class.into()) {
+        if !suits(hint) {
             T::hot(&local.hot).set(Some(hot));
             return None;
         }
