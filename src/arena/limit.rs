@@ -37,8 +37,9 @@ pub(super) fn within_limit_if<T>(
 }
 
 /// Whether taking `bytes` would exceed the limit, and the caller wants an error then.
-pub(super) fn exceeds(bytes: usize) -> bool {
-    is_within() && exceeded_by(bytes).is_some()
+#[inline]
+pub(super) fn exceeds(bytes: impl FnOnce() -> usize) -> bool {
+    is_within() && exceeded_by(bytes()).is_some()
 }
 
 /// The error of taking `bytes`, of which the caller has asked for `asked`, if that would exceed the limit.

@@ -9,7 +9,7 @@
 //!    slices only.
 
 use std::{
-    mem,
+    mem::{self, ManuallyDrop},
     ops::{Deref, DerefMut},
     ptr::{self, NonNull},
     slice,
@@ -20,13 +20,13 @@ use bytes::Bytes;
 use super::{
     block::{Block, IdleBlock},
     copy::copy,
-    header::{BUFFERS_REUSED, HAS_BUFFERS},
     reference::Arena,
 };
 use crate::arena::{
     error::{ArenaError, or_panic},
     limit, steps,
 };
+use crate::sync::Ordering;
 
 /// Up to this many bytes are copied when a buffer is frozen. [`Bytes`] allocate anyway, and a long-lived
 /// short message does not keep a block.
@@ -97,17 +97,24 @@ impl ArenaBuf {
         arena: Arena,
         capacity: usize,
     ) -> Result<Self, ArenaError> {
-        let mut buf = Self {
-            ptr: NonNull::dangling(),
-            capacity: 0,
-            block: None,
-            arena: Some(arena),
-            len: 0,
-        };
-        if capacity > 0 {
-            buf.replace_block(capacity, capacity)?;
+        if capacity == 0 {
+            return Ok(Self {
+                ptr: NonNull::dangling(),
+                capacity: 0,
+                block: None,
+                arena: Some(arena),
+                len: 0,
+            });
         }
-        Ok(buf)
+        match arena.header().take_block(capacity) {
+            Some(block) => {
+                let mut buf = Self::in_block(block);
+                buf.arena = Some(arena);
+                buf.count_taken(0);
+                Ok(buf)
+            }
+            None => Err(no_memory(capacity, arena.allocated_bytes())),
+        }
     }
 
     /// A buffer in a block that belongs to no arena's figures.
@@ -217,11 +224,12 @@ impl ArenaBuf {
             let _ = self.replace_block(len, len);
         }
         self.count_ended();
-        let Some(mut block) = self.block.take() else {
+        // What is left has nothing to drop.
+        let mut empty = ManuallyDrop::new(self);
+        let (block, arena) = (empty.block.take(), empty.arena.take());
+        let Some(mut block) = block else {
             return Bytes::new();
         };
-        let arena = self.arena.take();
-        (self.len, self.capacity) = (0, 0);
         if let Some(origin) = arena.as_ref().map(|arena| arena.rented_for().origin()) {
             if origin != 0 {
                 block.hand_out(origin);
@@ -302,7 +310,7 @@ impl ArenaBuf {
     fn replace_block(&mut self, needed: usize, mut preferred: usize) -> Result<(), ArenaError> {
         // Blocks are rounded up. The present one is held until its bytes are copied.
         let size = |bytes| steps::size(steps::holding(bytes));
-        if limit::exceeds(size(preferred)) {
+        if limit::exceeds(|| size(preferred)) {
             preferred = needed;
             limit::check(size(needed), needed)?;
         }
@@ -342,7 +350,11 @@ impl ArenaBuf {
         };
         let access = arena.access();
         let header = arena.header();
-        header.flag(HAS_BUFFERS | if reused { BUFFERS_REUSED } else { 0 });
+        // Relaxed: statistics.
+        header.has_buffers.store(true, Ordering::Relaxed);
+        if reused {
+            header.buffers_reused.store(true, Ordering::Relaxed);
+        }
         header
             .buffers
             .took(self.capacity.wrapping_sub(before), access);
@@ -371,11 +383,16 @@ impl ArenaBuf {
 
     #[cold]
     fn no_memory(&self, asked: usize) -> ArenaError {
-        if asked > IdleBlock::MAX_CAPACITY {
-            return ArenaError::capacity_overflow(asked, self.in_use());
-        }
-        ArenaError::out_of_memory(asked, self.in_use())
+        no_memory(asked, self.in_use())
     }
+}
+
+#[cold]
+fn no_memory(asked: usize, in_use: usize) -> ArenaError {
+    if asked > IdleBlock::MAX_CAPACITY {
+        return ArenaError::capacity_overflow(asked, in_use);
+    }
+    ArenaError::out_of_memory(asked, in_use)
 }
 
 impl Deref for ArenaBuf {

@@ -19,13 +19,14 @@ impl Buffers {
     }
 
     /// For a rented arena, which has no buffers.
-    #[cold]
+    #[inline]
     pub(super) fn reset(&self) {
         self.peak.store(0, Ordering::Relaxed);
         self.largest.store(0, Ordering::Relaxed);
     }
 
     /// Capacity of all buffers that are neither frozen nor dropped.
+    #[inline]
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }

@@ -1,10 +1,4 @@
-use super::{
-    buffers::Buffers,
-    chunk::Chunk,
-    header::{BUFFERS_REUSED, HAS_BUFFERS},
-    reference::Arena,
-    rented_for::RentedFor,
-};
+use super::{buffers::Buffers, chunk::Chunk, reference::Arena, rented_for::RentedFor};
 use crate::sync::Ordering;
 
 impl Arena {
@@ -46,7 +40,10 @@ impl Arena {
     /// What its buffers held; `None` if it had none since it was rented.
     pub(crate) fn buffers(&self) -> Option<&Buffers> {
         let header = self.header();
-        (header.flags.load(Ordering::Relaxed) & HAS_BUFFERS != 0).then_some(&header.buffers)
+        header
+            .has_buffers
+            .load(Ordering::Relaxed)
+            .then_some(&header.buffers)
     }
 
     /// Bytes taken from the global allocator or the pool for data, those of its buffers included.
@@ -59,7 +56,7 @@ impl Arena {
     /// Whether some of its memory was used before and came from a pool.
     pub(crate) fn is_reused(&self) -> bool {
         let header = self.header();
-        header.reused || header.flags.load(Ordering::Relaxed) & BUFFERS_REUSED != 0
+        header.reused || header.buffers_reused.load(Ordering::Relaxed)
     }
 
     /// For whom the arena was rented.

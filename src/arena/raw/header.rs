@@ -11,7 +11,7 @@ use super::{
 use crate::trace;
 use crate::{
     account,
-    sync::{Arc, AtomicPtr, AtomicU8, AtomicUsize, Mutex, Ordering},
+    sync::{Arc, AtomicBool, AtomicPtr, AtomicUsize, Mutex, Ordering},
 };
 
 /// Capacity of an arena's first chunk by default.
@@ -68,8 +68,13 @@ pub(super) struct Header {
     hint: PoolHint,
     /// Whether the arena was recycled and rented again.
     pub(super) reused: bool,
-    /// What happened since the arena was rented: [`HAS_BUFFERS`], [`BUFFERS_REUSED`], [`LEFT_BEHIND`].
-    pub(super) flags: AtomicU8,
+    /// What happened since the arena was rented. Each is a byte of its own, so that none takes a locked
+    /// instruction: the arena had a buffer with memory,
+    pub(super) has_buffers: AtomicBool,
+    /// the memory of one was used before,
+    pub(super) buffers_reused: AtomicBool,
+    /// and its request is over, while others still use it.
+    left_behind: AtomicBool,
     pub(super) rented_for: RentedFor,
     attached: Option<Attached>,
     pub(super) grow: Mutex<()>,
@@ -86,30 +91,14 @@ const _: () = assert!(
         || size_of::<usize>() != 8
 );
 
-/// The arena had a buffer with memory.
-pub(super) const HAS_BUFFERS: u8 = 1;
-/// The memory of a buffer was used before.
-pub(super) const BUFFERS_REUSED: u8 = 1 << 1;
-/// Its request is over, and others still use it.
-const LEFT_BEHIND: u8 = 1 << 2;
-
 impl Header {
-    /// Sets `flags`.
-    #[inline]
-    pub(super) fn flag(&self, flags: u8) {
-        // Relaxed: statistics. The load spares the usual case the locked instruction.
-        if self.flags.load(Ordering::Relaxed) & flags != flags {
-            self.flags.fetch_or(flags, Ordering::Relaxed);
-        }
-    }
-
     /// Counts the arena as left behind until it comes back, if it has an origin. The caller
     /// has a reference.
     #[cold]
     pub(super) fn leave_behind(&self) {
         let origin = self.rented_for.origin();
         if let (Some(attached), 1..) = (&self.attached, origin) {
-            self.flag(LEFT_BEHIND);
+            self.left_behind.store(true, Ordering::Relaxed);
             attached.recycler.left_behind(origin);
         }
     }
@@ -183,7 +172,9 @@ impl IdleArena {
                 hot: false,
             },
             reused: false,
-            flags: AtomicU8::new(0),
+            has_buffers: AtomicBool::new(false),
+            buffers_reused: AtomicBool::new(false),
+            left_behind: AtomicBool::new(false),
             rented_for: RentedFor::default(),
             attached: None,
             grow: Mutex::new(()),
@@ -304,11 +295,10 @@ impl IdleArena {
     #[inline]
     pub(crate) fn take_left_behind(&mut self) -> u32 {
         let header = self.header_mut();
-        let flags = header.flags.load(Ordering::Relaxed);
-        if flags & LEFT_BEHIND == 0 {
+        if !header.left_behind.load(Ordering::Relaxed) {
             return 0;
         }
-        header.flags.store(flags & !LEFT_BEHIND, Ordering::Relaxed);
+        header.left_behind.store(false, Ordering::Relaxed);
         header.rented_for.origin()
     }
 

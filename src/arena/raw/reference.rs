@@ -93,8 +93,9 @@ impl IdleArena {
             // SAFETY: a chunk of an idle arena is alive and ours alone (invariant 1).
             unsafe { chunk.as_mut() }.rewind();
         }
-        if this.flags.load(Ordering::Relaxed) != 0 {
-            this.flags.store(0, Ordering::Relaxed);
+        if this.has_buffers.load(Ordering::Relaxed) {
+            this.has_buffers.store(false, Ordering::Relaxed);
+            this.buffers_reused.store(false, Ordering::Relaxed);
             this.buffers.reset();
         }
         // A last reference leaves the count at one.
@@ -185,7 +186,7 @@ impl Arena {
             capacity.saturating_mul(2).min(MAX_STEP)
         });
         let mut preferred = needed.max(preferred.min(Chunk::MAX_CAPACITY));
-        if limit::exceeds(preferred) {
+        if limit::exceeds(|| preferred) {
             preferred = needed;
             limit::check(needed, layout.size())?;
         }
