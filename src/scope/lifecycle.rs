@@ -296,6 +296,18 @@ mod tests {
         assert_eq!(upgraded.release_hold(), Transition::End);
         assert!(!upgraded.hold());
     }
+
+    #[test]
+    fn a_hold_that_is_dropped_before_the_response_ends_nothing() {
+        let life = Lifecycle::new();
+        assert!(life.hold());
+        assert!(!life.is_untaken());
+        life.upgraded();
+        assert_eq!(life.release_hold(), Transition::Nothing);
+        assert!(!life.is_ended_now());
+        assert_eq!(life.response_done(), Transition::End);
+        assert!(life.is_ended_now());
+    }
 }
 
 #[cfg(all(test, tower_memory_loom))]

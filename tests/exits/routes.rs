@@ -90,6 +90,23 @@ fn set_route_after_the_end_changes_nothing() {
 }
 
 #[test]
+fn methods_that_clients_make_up_share_one_row() {
+    let layer = MemoryLayer::new();
+    let service = layer.layer(naming());
+    for n in 0..1000 {
+        let method = http::Method::from_bytes(format!("M{n}").as_bytes()).unwrap();
+        let request = Request::builder().method(method).uri("/");
+        drop(at_once(&service, request.body(Empty::new()).unwrap()));
+    }
+    let routes = layer.handle().snapshot().routes;
+    let rows: Vec<_> = routes
+        .iter()
+        .map(|row| (row.method, row.requests))
+        .collect();
+    assert_eq!(rows, [("other", 1000)]);
+}
+
+#[test]
 fn a_hundred_thousand_labels_are_bounded() {
     let layer = MemoryLayer::new();
     let handle = layer.handle();
