@@ -120,6 +120,7 @@ impl LearnedPeaks {
     }
 
     /// A request has closed, which held `peak` bytes at its height.
+    #[inline]
     pub(super) fn learn(&self, key: RouteKey, peak: u64, random: u64) {
         let entry = self.entry(key);
         if peak < entry.smallest.load(Relaxed) {

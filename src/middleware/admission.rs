@@ -7,7 +7,10 @@ use super::{
     config::Config, head::with_head, limit_context::LimitContext, limit_response::limit_response,
     request_info::RequestInfo,
 };
-use crate::{limit::Priority, scope::RequestScope};
+use crate::{
+    limit::{Priority, Refusal},
+    scope::RequestScope,
+};
 
 impl Config {
     /// The priority of a request, if it has one of its own.
@@ -28,13 +31,38 @@ impl Config {
         is_new: bool,
         info: RequestInfo,
     ) -> Option<Response<Bytes>> {
-        let context = match self.load.max_unreleased {
-            Some(limit) if self.unreleased() >= limit => {
-                LimitContext::unreleased(scope, limit, self.unreleased())
+        if let Some(limit) = self.load.max_unreleased {
+            if self.unreleased() >= limit {
+                return Some(self.refuse_unreleased(scope, limit, info));
             }
-            _ => LimitContext::refused(scope, scope.admit(priority, is_new).err()?),
-        };
-        Some(limit_response(context, info, self.responses.as_deref()))
+        }
+        match scope.admit(priority, is_new) {
+            Ok(()) => None,
+            Err(refusal) => Some(self.refuse(scope, &refusal, info)),
+        }
+    }
+
+    // Apart, as the next one, so that an admitted request needs no room for a refusal.
+    #[inline(never)]
+    fn refuse_unreleased(
+        &self,
+        scope: &RequestScope,
+        limit: usize,
+        info: RequestInfo,
+    ) -> Response<Bytes> {
+        let context = LimitContext::unreleased(scope, limit, self.unreleased());
+        limit_response(context, info, self.responses.as_deref())
+    }
+
+    #[inline(never)]
+    fn refuse(
+        &self,
+        scope: &RequestScope,
+        refusal: &Refusal,
+        info: RequestInfo,
+    ) -> Response<Bytes> {
+        let context = LimitContext::refused(scope, *refusal);
+        limit_response(context, info, self.responses.as_deref())
     }
 
     /// Bytes that were handed out and are not released.

@@ -83,7 +83,7 @@ impl ScopeState {
 impl RequestScope {
     /// Admits the request, or refuses it. Called once, before anything else can use the scope. `is_new` says
     /// that the request was not called before the scope was opened.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn admit(&self, priority: Option<Priority>, is_new: bool) -> Result<(), Refusal> {
         let state = self.state();
         match &state.layer().limit {

@@ -1,6 +1,8 @@
 use std::{
     cell::Cell,
     pin::Pin,
+    // Not loom's, which cannot be in a `static`.
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -8,6 +10,9 @@ use pin_project_lite::pin_project;
 
 use super::report::{Closed, ScopeReport};
 use crate::sync::{Arc, Mutex, lock};
+
+/// Whether there was a capture in this process. Most have none.
+static USED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// What the next request that is opened on this thread reports to.
@@ -29,11 +34,22 @@ enum State {
 
 impl Capture {
     pub(crate) fn new() -> Self {
+        // Relaxed: a thread that polls what is captured has got it from the one that stores this.
+        USED.store(true, Ordering::Relaxed);
         Self(Arc::new(Mutex::new(State::Free)))
     }
 
     /// The capture of the future that is polled, for a request that is opened.
+    #[inline]
     pub(super) fn take() -> Option<Self> {
+        if !USED.load(Ordering::Relaxed) {
+            return None;
+        }
+        Self::take_next()
+    }
+
+    #[cold]
+    fn take_next() -> Option<Self> {
         let capture = NEXT.try_with(Cell::take).ok().flatten()?;
         *lock(&capture.0) = State::Open(None);
         Some(capture)
