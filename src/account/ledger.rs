@@ -297,6 +297,12 @@ impl Account {
         self.record.budget_left()
     }
 
+    /// The inner service was called: the sections that follow are polls.
+    #[inline]
+    pub(crate) fn called(&self) {
+        self.record.called();
+    }
+
     /// What is handed on from here on is a body's.
     #[inline]
     pub(crate) fn body_began(&self) {

@@ -270,6 +270,7 @@ where
         let entered = open.enter();
         let inner = self.inner.call(request);
         entered.done();
+        open.called();
         let responses = config.responses_here();
         ResponseFuture::running(inner, Place::Outermost(open), info, responses)
     }

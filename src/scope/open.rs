@@ -112,6 +112,12 @@ impl OpenScope {
         ScopeState::spare(self.scope.state());
     }
 
+    /// Records that the inner service was called.
+    #[inline]
+    pub(crate) fn called(&self) {
+        self.scope.state().account.called();
+    }
+
     /// Records the response head: its status, the kind of its body, and whether it upgrades the
     /// connection.
     #[inline]

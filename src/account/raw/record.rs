@@ -83,9 +83,11 @@ pub(in crate::account) struct Record {
     limited: AtomicBool,
     /// Whether the response body has begun.
     in_body: AtomicBool,
-    /// Whether the last section before the body, and the last one in it, has counted anything. Kept for the
-    /// next request, as a guess.
-    counted: [AtomicBool; 2],
+    /// Whether the section is over that calls the inner service. Stays `false` for tasks.
+    called: AtomicBool,
+    /// Whether the last section of each kind has counted anything: the call, a poll, and one in the body. Kept
+    /// for the next request, as a guess.
+    counted: [AtomicBool; 3],
     /// Written by one owner at a time ([`Writer::Exclusive`]), with plain stores.
     exclusive: Counts<AtomicU64>,
     pub(super) refs: AtomicUsize,
@@ -125,7 +127,8 @@ impl Record {
             adrift: AtomicBool::new(false),
             limited: AtomicBool::new(false),
             in_body: AtomicBool::new(false),
-            counted: [true, false].map(AtomicBool::new),
+            called: AtomicBool::new(false),
+            counted: [true, true, false].map(AtomicBool::new),
             exclusive: Counts::default(),
             refs: AtomicUsize::new(1),
             shared: Counts::default(),
@@ -191,13 +194,21 @@ impl Record {
         self.counted_here().store(counts, Relaxed);
     }
 
+    /// The section that calls the inner service is over.
+    #[inline]
+    pub(in crate::account) fn called(&self) {
+        self.called.store(true, Relaxed);
+    }
+
     #[inline]
     fn counted_here(&self) -> &AtomicBool {
-        let [before_body, in_body] = &self.counted;
+        let [call, poll, in_body] = &self.counted;
         if self.in_body.load(Relaxed) {
             in_body
+        } else if self.called.load(Relaxed) {
+            poll
         } else {
-            before_body
+            call
         }
     }
 
@@ -543,6 +554,7 @@ impl Record {
             &mut self.adrift,
             &mut self.limited,
             &mut self.in_body,
+            &mut self.called,
         ] {
             flag.set_mut(false);
         }
