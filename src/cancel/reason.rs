@@ -89,16 +89,17 @@ impl CancelReason {
     }
 
     /// A number below `1 << CODE_BITS` that is never zero.
-    pub(super) const fn to_code(self) -> usize {
+    pub(super) const fn to_code(self) -> u32 {
         let source = match self.source {
             Some(source) => source.code(),
             None => 0,
         };
-        (self.outcome.index() + 1) | source << OUTCOME_BITS
+        ((self.outcome.index() + 1) | source << OUTCOME_BITS) as u32
     }
 
     /// The reason of a code; `None` for zero.
-    pub(super) fn from_code(code: usize) -> Option<Self> {
+    pub(super) fn from_code(code: u32) -> Option<Self> {
+        let code = code as usize;
         let outcome = (code & ((1 << OUTCOME_BITS) - 1)).checked_sub(1)?;
         Some(Self {
             outcome: *Outcome::ALL.get(outcome)?,

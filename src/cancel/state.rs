@@ -2,7 +2,7 @@ use super::{
     outcome::Outcome,
     reason::{CODE_BITS, CancelReason},
 };
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 /// A request's cancellation: its reason.
 ///
@@ -10,17 +10,17 @@ use crate::sync::{AtomicUsize, Ordering};
 /// the reason.
 #[derive(Debug)]
 pub(crate) struct CancelState {
-    state: AtomicUsize,
+    state: AtomicU32,
 }
 
-const REASON: usize = (1 << CODE_BITS) - 1;
+const REASON: u32 = (1 << CODE_BITS) - 1;
 /// The request's body has failed, and the error does not say whether the connection has ended.
-const BODY_FAILED: usize = 1 << CODE_BITS;
+const BODY_FAILED: u32 = 1 << CODE_BITS;
 
 impl CancelState {
     pub(crate) fn new() -> Self {
         Self {
-            state: AtomicUsize::new(0),
+            state: AtomicU32::new(0),
         }
     }
 

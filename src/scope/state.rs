@@ -150,7 +150,7 @@ impl ScopeState {
     ) {
         layer.value().record(|journal| journal.opened(key));
         if layer.value().keeps_spans {
-            self.span = TaskSpan::current();
+            self.span.set_current();
         }
         let route = layer.value().routes.route(key.route);
         self.account.set_labels(Some(route.id), None);

@@ -169,7 +169,7 @@ impl TaskRecord {
         };
         self.account.set_labels(route, Some(task));
         self.origin = Some(origin);
-        self.span = TaskSpan::current();
+        self.span.set_current();
     }
 
     /// Ends for the task, which is gone.

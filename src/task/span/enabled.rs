@@ -4,33 +4,45 @@ pub(crate) use tracing::span::Entered as EnteredSpan;
 
 use tracing::Span;
 
+use crate::account::aside;
+
 /// The span that was the current one where a task, or a request, was started. A task is polled and dropped
 /// inside it.
+///
+/// The box is made with the first span, and kept for later ones.
 #[derive(Debug)]
-pub(crate) struct TaskSpan(Span);
+pub(crate) struct TaskSpan(Option<Box<Span>>);
+
+static NONE: Span = Span::none();
 
 impl TaskSpan {
-    pub(crate) fn current() -> Self {
-        Self(Span::current())
+    pub(crate) const fn none() -> Self {
+        Self(None)
     }
 
-    pub(crate) const fn none() -> Self {
-        Self(Span::none())
+    /// Sets the span that is the current one here.
+    pub(crate) fn set_current(&mut self) {
+        let span = Span::current();
+        match &mut self.0 {
+            Some(kept) => **kept = span,
+            None if span.is_disabled() => {}
+            None => self.0 = Some(aside(|| Box::new(span))),
+        }
     }
 
     /// Lets go of the span, so that it can close.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        if !self.0.is_disabled() {
-            self.0 = Span::none();
+        if let Some(kept) = &mut self.0 {
+            **kept = Span::none();
         }
     }
 
-    pub(crate) const fn get(&self) -> &Span {
-        &self.0
+    pub(crate) fn get(&self) -> &Span {
+        self.0.as_deref().unwrap_or(&NONE)
     }
 
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
-        self.0.enter()
+        self.get().enter()
     }
 }
