@@ -252,7 +252,7 @@ fn heap_of_a_request(f: fn(&RequestScope)) -> i64 {
 }
 
 #[test]
-fn an_open_request_takes_at_most_320_bytes_with_a_token_780_and_with_a_waiting_task_1100() {
+fn an_open_request_takes_at_most_289_bytes_with_a_token_472_and_with_a_waiting_task_853() {
     let plain = heap_of_a_request(|_| ());
     let token = heap_of_a_request(|scope| drop(scope.child_token()));
     let task = heap_of_a_request(|scope| {
@@ -260,7 +260,7 @@ fn an_open_request_takes_at_most_320_bytes_with_a_token_780_and_with_a_waiting_t
         drop(scope.spawn(async move { waiting.cancelled().await }));
     });
     // The list of requests that the first round left to the thread serves some of the second.
-    assert!((250..=320).contains(&plain), "{plain} bytes");
-    assert!((plain..=780).contains(&token), "{token} bytes with a token");
-    assert!((token..=1100).contains(&task), "{task} bytes with a task");
+    assert!((250..=289).contains(&plain), "{plain} bytes");
+    assert!((plain..=472).contains(&token), "{token} bytes with a token");
+    assert!((token..=853).contains(&task), "{task} bytes with a task");
 }

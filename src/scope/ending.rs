@@ -146,7 +146,7 @@ impl ScopeState {
             ended.get_or_init(|| now);
         }
         if let Some(group) = group {
-            TaskGroup::request_ended(group, now);
+            TaskGroup::request_ended(group, now, || self.terms());
         }
     }
 
@@ -400,7 +400,7 @@ mod loom_models {
                 group.request_cancelled(self.start);
             }
             if ended {
-                TaskGroup::request_ended(group, self.start);
+                TaskGroup::request_ended(group, self.start, terms);
             }
             group
         }
@@ -413,7 +413,7 @@ mod loom_models {
                 group.request_cancelled(self.start);
             }
             if let Some(group) = self.used_group() {
-                TaskGroup::request_ended(group, self.start);
+                TaskGroup::request_ended(group, self.start, terms);
             }
         }
 
@@ -603,12 +603,12 @@ mod loom_models {
             let own = TaskGroup::new_unlisted();
             parent.lifecycle.use_group();
             let group = parent.group();
-            group.add_dependent(&own, terms);
+            let place = group.add_dependent(&own, terms);
             let _ = parent.cancel.is_cancelled_now();
             let seen = parent.cancel.reason().is_some();
             let woken = cancelling.join().expect("no panic");
             assert!(woken || seen);
-            group.remove_dependent(&own);
+            group.remove_dependent(place, &own);
         });
     }
 }

@@ -65,9 +65,10 @@ impl ScopeState {
         };
         rare.depends.get_or_init(|| {
             parent.lifecycle.use_group();
-            parent.group().add_dependent(group, || parent.terms());
+            let place = parent.group().add_dependent(group, || parent.terms());
             // Invariant 4 of `TaskGroup`. The reason is read when a task waits.
             let _ = parent.cancel.is_cancelled_now();
+            place
         });
     }
 
@@ -77,10 +78,10 @@ impl ScopeState {
             return;
         };
         let rare = self.rare.get();
-        if let Some(rare) = rare.filter(|rare| rare.depends.get().is_some()) {
+        if let Some((rare, place)) = rare.and_then(|rare| Some((rare, *rare.depends.get()?))) {
             let parent = rare.parent.as_ref();
             if let Some(parents) = parent.and_then(|parent| parent.tasks.get()) {
-                parents.remove_dependent(group);
+                parents.remove_dependent(place, group);
             }
         }
         group.reset();

@@ -92,8 +92,8 @@ pub(super) struct Rare {
     pub(super) body_taker: Mutex<Option<Waker>>,
     /// When the request has ended, for the tasks that were detached. Made with the first of them.
     pub(super) detached_from: OnceLock<Arc<OnceLock<Instant>>>,
-    /// Set once the group of tasks is among the dependents of the parent's.
-    pub(super) depends: OnceLock<()>,
+    /// The place of the group of tasks among the dependents of the parent's, once it has one.
+    pub(super) depends: OnceLock<usize>,
     /// The bytes of the frame of its body that the request may not read, or zero.
     pub(super) asked: AtomicU64,
 }

@@ -9,8 +9,9 @@ use super::{
     supervision::{Alive, Supervised, Terms},
 };
 use crate::{
+    account::aside,
     counted::Counted,
-    sync::{AtomicUsize, Mutex, Ordering, lock},
+    sync::{Mutex, lock},
 };
 
 /// Maximum number of tasks that a request's report lists.
@@ -40,28 +41,35 @@ const _: () = assert!(MAX_NAMED == 64);
 ///    afterwards whether a shutdown has begun. So of "listed" and "shut down" the later one sees the earlier.
 pub(crate) struct Group<T> {
     shared: Mutex<Shared<T>>,
-    /// Its place among the dependents of another group.
-    place: AtomicUsize,
-    /// Looks at tasks so far.
-    pub(super) looks: AtomicUsize,
 }
 
-/// The part under the lock.
+/// The part under the lock: what a request needs that has made one token.
 pub(super) struct Shared<T> {
+    /// The layer of the request, by its address; zero between two requests.
+    layer: usize,
+    /// Whether a shutdown of the layer cancels the request.
+    follows_shutdown: bool,
+    /// Whether the request has ended.
+    pub(super) ended: bool,
+    /// The first token.
+    token: Option<CancellationToken>,
+    /// Made with the first task, or what waits, and kept for later requests.
+    pub(super) members: Option<Box<Members<T>>>,
+}
+
+/// What a request with tasks has, or with several tokens.
+pub(super) struct Members<T> {
     pub(super) alive: Alive<T>,
-    cancelled: Option<Instant>,
-    pub(super) ended: Option<Instant>,
-    last_end: Option<Instant>,
     pub(super) spawned: usize,
-    aborted: usize,
-    given_up: usize,
-    /// The tokens that are cancelled with the request.
-    tokens: Tokens,
+    /// The root of the further tokens.
+    further: Option<CancellationToken>,
     rare: Option<Box<Rare<T>>>,
 }
 
 /// What few requests with tasks have.
 struct Rare<T> {
+    aborted: usize,
+    given_up: usize,
     overruns: Vec<TaskReport>,
     /// The groups of requests that the request has sent.
     dependents: Slab<Counted<Group<T>>>,
@@ -69,7 +77,6 @@ struct Rare<T> {
 
 /// Tokens of a request. The first one is a root, since making, dropping and cancelling a child takes twice as
 /// many locked instructions. Further ones have a root in common, which forgets those that are dropped.
-#[derive(Default)]
 struct Tokens {
     first: Option<CancellationToken>,
     further: Option<CancellationToken>,
@@ -89,23 +96,6 @@ pub(crate) struct TaskFigures {
 }
 
 impl Tokens {
-    /// A token that is cancelled with the others.
-    fn add(&mut self) -> CancellationToken {
-        if self.first.is_none() {
-            return self.first.insert(CancellationToken::new()).clone();
-        }
-        let further = self.further.get_or_insert_with(CancellationToken::new);
-        further.child_token()
-    }
-
-    fn take(&mut self) -> Self {
-        std::mem::take(self)
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
     #[inline]
     fn cancel(self) {
         if self.first.is_some() {
@@ -124,10 +114,12 @@ impl Tokens {
     }
 }
 
-impl<T> Shared<T> {
+impl<T> Members<T> {
     fn rare(&mut self) -> &mut Rare<T> {
         self.rare.get_or_insert_with(|| {
             Box::new(Rare {
+                aborted: 0,
+                given_up: 0,
                 overruns: Vec::new(),
                 dependents: Slab::new(),
             })
@@ -135,27 +127,98 @@ impl<T> Shared<T> {
     }
 
     fn figures(&self) -> TaskFigures {
-        let latency = match (self.given_up, self.cancelled, self.last_end) {
-            (0, Some(cancelled), Some(last)) => last.checked_duration_since(cancelled),
+        let rare = self.rare.as_ref();
+        let (aborted, given_up) = rare.map_or((0, 0), |rare| (rare.aborted, rare.given_up));
+        let ending = self.alive.ending.as_ref();
+        let latency = ending.and_then(|ending| match (ending.cancelled, ending.last_end) {
+            (Some(cancelled), Some(last)) => last.checked_duration_since(cancelled),
             _ => None,
-        };
-        let overruns = self.rare.as_ref().map(|rare| rare.overruns.clone());
+        });
         TaskFigures {
             spawned: self.spawned,
-            aborted: self.aborted,
-            given_up: self.given_up,
-            cancel_latency: latency,
-            overruns: overruns.unwrap_or_default(),
+            aborted,
+            given_up,
+            cancel_latency: latency.filter(|_| given_up == 0),
+            overruns: rare.map_or_else(Vec::new, |rare| rare.overruns.clone()),
         }
+    }
+
+    fn reset(&mut self) {
+        self.alive.reset();
+        self.spawned = 0;
+        self.rare = None;
+    }
+}
+
+impl<T> Shared<T> {
+    /// Begins to be used by a request, if it is not.
+    #[inline]
+    pub(super) fn begin(&mut self, terms: impl FnOnce() -> Terms) {
+        if self.layer == 0 {
+            let terms = terms();
+            (self.layer, self.follows_shutdown) = (terms.layer, terms.follows_shutdown);
+        }
+    }
+
+    /// Whether it is used by a request of this layer.
+    fn is_of(&self, layer: usize) -> bool {
+        self.layer == layer
+    }
+
+    #[inline]
+    pub(super) fn members(&mut self) -> &mut Members<T> {
+        self.members.get_or_insert_with(Self::new_members)
+    }
+
+    #[cold]
+    fn new_members() -> Box<Members<T>> {
+        aside(|| {
+            Box::new(Members {
+                alive: Alive::default(),
+                spawned: 0,
+                further: None,
+                rare: None,
+            })
+        })
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &Counted<T>> {
+        let members = self.members.iter();
+        members.flat_map(|members| members.alive.tasks())
+    }
+
+    /// A token that is cancelled with the others.
+    fn add_token(&mut self) -> CancellationToken {
+        if self.token.is_none() {
+            return self.token.insert(CancellationToken::new()).clone();
+        }
+        let further = &mut self.members().further;
+        let further = further.get_or_insert_with(CancellationToken::new);
+        further.child_token()
+    }
+
+    fn take_tokens(&mut self) -> Tokens {
+        let members = self.members.as_mut();
+        Tokens {
+            first: self.token.take(),
+            further: members.and_then(|members| members.further.take()),
+        }
+    }
+
+    fn figures(&self) -> TaskFigures {
+        let members = self.members.as_ref();
+        members.map_or_else(TaskFigures::default, |members| members.figures())
     }
 
     /// Starts again, between two requests. The tokens are passed to the caller, to be dropped without the lock.
     fn reset(&mut self) -> Tokens {
-        self.alive.reset();
-        (self.cancelled, self.ended, self.last_end) = (None, None, None);
-        (self.spawned, self.aborted, self.given_up) = (0, 0, 0);
-        self.rare = None;
-        self.tokens.take()
+        let tokens = self.take_tokens();
+        self.layer = 0;
+        self.ended = false;
+        if let Some(members) = &mut self.members {
+            members.reset();
+        }
+        tokens
     }
 }
 
@@ -165,18 +228,12 @@ impl<T> Group<T> {
     pub(super) fn unused() -> Self {
         Self {
             shared: Mutex::new(Shared {
-                alive: Alive::default(),
-                cancelled: None,
-                ended: None,
-                last_end: None,
-                spawned: 0,
-                aborted: 0,
-                given_up: 0,
-                tokens: Tokens::default(),
-                rare: None,
+                layer: 0,
+                follows_shutdown: false,
+                ended: false,
+                token: None,
+                members: None,
             }),
-            place: AtomicUsize::new(0),
-            looks: AtomicUsize::new(0),
         }
     }
 
@@ -208,21 +265,27 @@ impl<T> Group<T> {
 impl<T: Supervised + 'static> Group<T> {
     /// The request was cancelled. The tasks that wait are not woken yet.
     pub(crate) fn request_cancelled(&self, at: Instant) {
-        self.with(|shared| _ = shared.cancelled.get_or_insert(at));
+        self.with(|shared| {
+            let ending = shared.members().alive.ending();
+            ending.cancelled.get_or_insert(at);
+        });
     }
 
     /// Has `waker` woken when the request is cancelled, for what is no task of it, and returns its number. The
     /// caller looks afterwards whether it is cancelled (invariants 1, 3 and 5).
     pub(crate) fn wait(&self, waker: &Waker, terms: impl FnOnce() -> Terms) -> usize {
         let waker = waker.clone();
-        self.with(|shared| shared.alive.wait(waker, terms))
+        self.with(|shared| {
+            shared.begin(terms);
+            shared.members().alive.wait(waker)
+        })
     }
 
     /// As [`wait`](Self::wait), for the task, or what waits, of this number.
     pub(crate) fn watch(&self, index: usize, waker: &Waker) {
         // Cloned and dropped without the lock, since that may call any code.
         let mut waker = Some(waker.clone());
-        self.with(|shared| shared.alive.watch(index, &mut waker));
+        self.with(|shared| shared.members().alive.watch(index, &mut waker));
         drop(waker);
     }
 
@@ -230,22 +293,24 @@ impl<T: Supervised + 'static> Group<T> {
     /// cancelled (invariants 1, 3 and 5).
     pub(crate) fn token(&self, terms: impl FnOnce() -> Terms) -> CancellationToken {
         self.with(|shared| {
-            shared.alive.begin(terms);
-            shared.tokens.add()
+            shared.begin(terms);
+            shared.add_token()
         })
     }
 
     /// Whether it is used by a request of this layer that has made tokens.
     pub(super) fn has_tokens(&self, layer: usize) -> bool {
-        self.with(|shared| shared.alive.is_of(layer) && !shared.tokens.is_empty())
+        self.with(|shared| shared.is_of(layer) && shared.token.is_some())
     }
 
     /// Wakes the tasks of a request that is cancelled, and what waits for that, and cancels its tokens.
     pub(crate) fn wake_tasks(&self) {
         // Not under the lock, since waking may call any code.
         let (few, more, tokens) = self.with(|shared| {
-            let (few, more) = shared.alive.take_wakers();
-            (few, more, shared.tokens.take())
+            let members = shared.members.as_mut();
+            let wakers = members.map(|members| members.alive.take_wakers());
+            let (few, more) = wakers.unwrap_or_default();
+            (few, more, shared.take_tokens())
         });
         tokens.cancel();
         for waker in few.into_iter().flatten().chain(more) {
@@ -260,7 +325,8 @@ impl<T: Supervised + 'static> Group<T> {
             clones.collect::<Vec<_>>()
         };
         let dependents = self.with(|shared| {
-            let rare = shared.rare.as_ref();
+            let members = shared.members.as_ref();
+            let rare = members.and_then(|members| members.rare.as_ref());
             rare.map_or_else(Vec::new, |rare| clone_all(&rare.dependents))
         });
         for group in &dependents {
@@ -270,38 +336,46 @@ impl<T: Supervised + 'static> Group<T> {
         dependents.len()
     }
 
-    /// Adds the group of a request that this one's has sent (invariant 4).
-    pub(crate) fn add_dependent(&self, group: &Counted<Self>, terms: impl FnOnce() -> Terms) {
-        let place = self.with(|shared| {
-            shared.alive.begin(terms);
-            shared.rare().dependents.insert(group.clone())
-        });
-        // Relaxed: read by the thread that releases the dependent's scope, which happens after.
-        group.place.store(place, Ordering::Relaxed);
+    /// Adds the group of a request that this one's has sent, and returns its place (invariant 4).
+    pub(crate) fn add_dependent(
+        &self,
+        group: &Counted<Self>,
+        terms: impl FnOnce() -> Terms,
+    ) -> usize {
+        self.with(|shared| {
+            shared.begin(terms);
+            shared.members().rare().dependents.insert(group.clone())
+        })
     }
 
-    /// Removes a dependent.
-    pub(crate) fn remove_dependent(&self, group: &Self) {
-        let place = group.place.load(Ordering::Relaxed);
+    /// Removes the dependent of a place, if it is `group`.
+    pub(crate) fn remove_dependent(&self, place: usize, group: &Counted<Self>) {
         let removed = self.with(|shared| {
-            let rare = shared.rare.as_mut()?;
-            rare.dependents.try_remove(place)
+            let rare = shared.members.as_mut()?.rare.as_mut()?;
+            let dependent = rare.dependents.get(place)?;
+            let is_it = dependent.is_same(group);
+            is_it.then(|| rare.dependents.remove(place))
         });
         drop(removed);
     }
 
     /// When the request ended, if it has.
     pub(super) fn ended(&self) -> Option<Instant> {
-        self.with(|shared| shared.ended)
+        self.with(|shared| {
+            let members = shared.members.as_ref()?;
+            members.alive.ending.as_ref()?.ended
+        })
     }
 
     /// Removes a task that has ended, or what waits no more. A task of a cancelled request has ended at `at`.
     pub(crate) fn remove(&self, index: usize, at: Option<Instant>) {
         let (task, idle) = self.with(|shared| {
+            let alive = &mut shared.members().alive;
             if at.is_some() {
-                shared.last_end = shared.last_end.max(at);
+                let ending = alive.ending();
+                ending.last_end = ending.last_end.max(at);
             }
-            shared.alive.remove(index)
+            alive.remove(index)
         });
         drop(task);
         if let Some((key, housekeeping)) = idle {
@@ -312,8 +386,8 @@ impl<T: Supervised + 'static> Group<T> {
     /// The tasks that are alive.
     pub(super) fn tasks(&self, layer: usize) -> Vec<Counted<T>> {
         self.with(|shared| {
-            if shared.alive.is_of(layer) {
-                shared.alive.tasks().cloned().collect()
+            if shared.is_of(layer) {
+                shared.tasks().cloned().collect()
             } else {
                 Vec::new()
             }
@@ -322,8 +396,8 @@ impl<T: Supervised + 'static> Group<T> {
 
     /// The number of tasks that are alive, if it is used by a request of this layer.
     pub(super) fn count(&self, layer: usize) -> usize {
-        self.with(|shared| match shared.alive.is_of(layer) {
-            true => shared.alive.tasks().count(),
+        self.with(|shared| match shared.is_of(layer) {
+            true => shared.tasks().count(),
             false => 0,
         })
     }
@@ -333,7 +407,7 @@ impl<T: Supervised + 'static> Group<T> {
         // Cloned under the lock under which the request resets the group. So a scope that keeps the group sees the
         // reference, and the group of a later request is never woken for this one.
         this.with(|shared| {
-            let follows = shared.alive.is_of(layer) && shared.alive.follows_shutdown();
+            let follows = shared.is_of(layer) && shared.follows_shutdown;
             follows.then(|| this.clone())
         })
     }
@@ -341,12 +415,13 @@ impl<T: Supervised + 'static> Group<T> {
     /// A task still ran when its grace period was over.
     pub(super) fn overran(&self, report: TaskReport, given_up: bool) {
         self.with(|shared| {
+            let rare = shared.members().rare();
             if given_up {
-                shared.given_up += 1;
+                rare.given_up += 1;
             } else {
-                shared.aborted += 1;
+                rare.aborted += 1;
             }
-            let overruns = &mut shared.rare().overruns;
+            let overruns = &mut rare.overruns;
             if overruns.len() < MAX_NAMED {
                 overruns.push(report);
             }
@@ -355,7 +430,10 @@ impl<T: Supervised + 'static> Group<T> {
 
     #[cfg(all(test, tower_memory_loom))]
     pub(crate) fn is_told(&self) -> bool {
-        self.with(|shared| shared.ended.is_some() && shared.cancelled.is_some())
+        self.with(|shared| {
+            let ended = shared.ended;
+            ended && shared.members().alive.ending().cancelled.is_some()
+        })
     }
 }
 

@@ -5,7 +5,6 @@
 //! last task ends. So the cost is that of ended requests with tasks, whatever is open besides.
 
 use std::{
-    sync::atomic::Ordering,
     task::{Wake, Waker},
     time::Duration,
 };
@@ -32,25 +31,33 @@ impl<T: Supervised + 'static> Wake for Look<T> {
 
 impl<T: Supervised + 'static> Group<T> {
     /// Adds a task that is alive, and returns its number.
-    pub(crate) fn add(
-        this: &Counted<Self>,
-        task: Counted<T>,
-        terms: impl FnOnce() -> Terms,
-    ) -> usize {
+    pub(crate) fn add(this: &Counted<Self>, task: Counted<T>, terms: impl Fn() -> Terms) -> usize {
         this.with(|shared| {
-            shared.spawned += 1;
-            shared.alive.begin(terms);
-            let ended = shared.ended.is_some();
-            shared.alive.add(task, ended, || Self::look_waker(this))
+            shared.begin(&terms);
+            let ended = shared.ended;
+            let members = shared.members();
+            members.spawned += 1;
+            let index = members.alive.add(task);
+            if ended {
+                members
+                    .alive
+                    .ending()
+                    .ended
+                    .get_or_insert_with(Instant::now);
+                let waker = || Self::look_waker(this);
+                members.alive.supervise_one(index, terms, waker);
+            }
+            index
         })
     }
 
     /// The request's response is over. Tasks that are alive are supervised from now on.
-    pub(crate) fn request_ended(this: &Counted<Self>, at: Instant) {
+    pub(crate) fn request_ended(this: &Counted<Self>, at: Instant, terms: impl FnOnce() -> Terms) {
         this.with(|shared| {
-            if shared.ended.is_none() {
-                shared.ended = Some(at);
-                shared.alive.supervise(|| Self::look_waker(this));
+            let had_ended = std::mem::replace(&mut shared.ended, true);
+            if let Some(members) = shared.members.as_mut().filter(|_| !had_ended) {
+                let waker = || Self::look_waker(this);
+                members.alive.supervise(at, terms, waker);
             }
         });
     }
@@ -64,9 +71,10 @@ impl<T: Supervised + 'static> Group<T> {
     fn look(this: &Counted<Self>) {
         let waker = || Self::look_waker(this);
         let looked_at = this.with(|shared| {
-            let alive = &mut shared.alive;
-            alive.scheduled = None;
-            let terms = alive.terms.clone()?;
+            let alive = &mut shared.members.as_mut()?.alive;
+            let ending = alive.ending.as_mut()?;
+            ending.scheduled = None;
+            let terms = ending.terms.clone()?;
             let now = terms.housekeeping.now();
             let (mut looked_at, mut count) = (Vec::new(), 0);
             for (index, entry) in alive.iter_mut() {
@@ -82,18 +90,17 @@ impl<T: Supervised + 'static> Group<T> {
                 }
                 count += usize::from(entry.due.is_some());
             }
-            alive.due = count;
+            alive.ending().due = count;
+            alive.ending().looks += looked_at.len();
             alive.schedule(&terms.housekeeping, now, waker);
             Some((terms.housekeeping, now, looked_at))
         });
         let Some((housekeeping, now, looked_at)) = looked_at else {
             return;
         };
-        // Relaxed: a figure.
-        this.looks.fetch_add(looked_at.len(), Ordering::Relaxed);
         let again: Vec<_> = looked_at.iter().map(|(_, task)| task.overdue()).collect();
         let key = this.with(|shared| {
-            let alive = &mut shared.alive;
+            let alive = &mut shared.members.as_mut()?.alive;
             for ((index, task), again) in looked_at.iter().zip(again) {
                 let due = again.and_then(|after| now.checked_add(after));
                 let entry = alive.get_mut(*index);
@@ -104,10 +111,11 @@ impl<T: Supervised + 'static> Group<T> {
                     continue;
                 };
                 let was_due = std::mem::replace(&mut entry.due, due).is_some();
-                alive.due += usize::from(due.is_some());
-                alive.due -= usize::from(was_due);
+                let ending = alive.ending();
+                ending.due += usize::from(due.is_some());
+                ending.due -= usize::from(was_due);
             }
-            let key = alive.scheduled.take();
+            let key = alive.ending().scheduled.take();
             alive.schedule(&housekeeping, now, waker);
             key
         });
@@ -120,13 +128,13 @@ impl<T: Supervised + 'static> Group<T> {
 
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
     use crate::{
         housekeeping::{Housekeeping, ManualClock},
         sync::{Mutex, lock},
-        task::supervision::KEPT,
+        task::supervision::{Ending, KEPT},
     };
 
     const GRACE: Duration = Duration::from_secs(5);
@@ -174,11 +182,19 @@ mod tests {
     }
 
     fn end<T: Supervised + 'static>(request: &Request<T>) {
-        Group::request_ended(&request.0, Instant::now());
+        Group::request_ended(&request.0, Instant::now(), || request.1.clone());
+    }
+
+    fn of_ending<T>(request: &Request<T>, f: fn(&Ending) -> usize) -> usize {
+        request.0.with(|shared| {
+            let alive = shared.members.as_ref().map(|members| &members.alive);
+            let ending = alive.and_then(|alive| alive.ending.as_deref());
+            ending.map_or(0, f)
+        })
     }
 
     fn due<T: Supervised>(request: &Request<T>) -> usize {
-        request.0.with(|shared| shared.alive.due)
+        of_ending(request, |ending| ending.due)
     }
 
     #[test]
@@ -224,7 +240,7 @@ mod tests {
         }
         assert_eq!(clock.scheduled(), 1);
         clock.advance(2 * GRACE);
-        let looks = |request: &Request<Blocking>| request.0.looks.load(Ordering::Relaxed);
+        let looks = |request: &Request<Blocking>| of_ending(request, |ending| ending.looks);
         assert_eq!((looks(&late), looks(&in_time)), (2, 0));
         assert_eq!(open.iter().map(looks).sum::<usize>(), 0);
     }
@@ -234,7 +250,7 @@ mod tests {
         let clock = ManualClock::new();
         let request = request(&clock);
         let room =
-            |request: &Request<Blocking>| request.0.with(|shared| shared.alive.more.capacity());
+            |request: &Request<Blocking>| request.0.with(|shared| shared.members().alive.room());
         for ended in [false, true] {
             let tasks: Vec<_> = (0..1000)
                 .map(|_| Counted::new(Blocking::default()))
@@ -336,7 +352,7 @@ mod tests {
 
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use loom::{sync::Arc, thread};
 

@@ -1,4 +1,4 @@
-use std::{array, collections::BTreeMap, sync::OnceLock};
+use std::{array, cmp::Ordering, collections::BTreeSet, sync::OnceLock};
 
 use tokio::time::Instant;
 
@@ -19,22 +19,46 @@ use crate::{
 /// So tasks need no list of their own, and a request that finds a group in its scope lists nothing.
 static GROUPS: OnceLock<Groups> = OnceLock::new();
 
-/// Groups by their address, in parts with a lock each. A map of nodes, so that it is as large as what is in it.
-struct Groups([Mutex<BTreeMap<usize, Counted<TaskGroup>>>; PARTS]);
+/// Groups by their address, in parts with a lock each. A set of nodes, so that it is as large as what is in it.
+struct Groups([Mutex<BTreeSet<Listed>>; PARTS]);
+
+/// A group, ordered by its address.
+struct Listed(Counted<TaskGroup>);
+
+impl Ord for Listed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.addr().cmp(&other.0.addr())
+    }
+}
+
+impl PartialOrd for Listed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_same(&other.0)
+    }
+}
+
+impl Eq for Listed {}
 
 const PARTS: usize = 16;
 
 impl Groups {
-    fn part(&self, address: usize) -> &Mutex<BTreeMap<usize, Counted<TaskGroup>>> {
-        // Groups have some hundred bytes.
-        &self.0[(address >> 8) % PARTS]
+    fn part(&self, group: &Counted<TaskGroup>) -> &Mutex<BTreeSet<Listed>> {
+        // Groups have 48 bytes, so there are few in 256.
+        &self.0[(group.addr() >> 8) % PARTS]
     }
 
     /// Collects what `f` returns for each group. `f` runs under a lock.
     fn filter_map<R>(&self, mut f: impl FnMut(&Counted<TaskGroup>) -> Option<R>) -> Vec<R> {
         let mut found = Vec::new();
         for part in &self.0 {
-            found.extend(lock(part).values().filter_map(&mut f));
+            let part = lock(part);
+            found.extend(part.iter().filter_map(|Listed(group)| f(group)));
         }
         found
     }
@@ -50,8 +74,7 @@ impl TaskGroup {
     pub(crate) fn new_listed() -> Counted<Self> {
         aside(|| {
             let group = Counted::new(Self::unused());
-            let address = group.addr();
-            lock(groups().part(address)).insert(address, group.clone());
+            lock(groups().part(&group)).insert(Listed(group.clone()));
             group
         })
     }
@@ -70,8 +93,8 @@ impl TaskGroup {
     /// Removes the group of a scope from the list.
     #[cold]
     pub(crate) fn forget(this: &Counted<Self>) {
-        let address = this.addr();
-        let removed = aside(|| lock(groups().part(address)).remove(&address));
+        let listed = Listed(this.clone());
+        let removed = aside(|| lock(groups().part(this)).take(&listed));
         drop(removed);
     }
 }

@@ -43,15 +43,28 @@ pub(crate) struct Terms {
 
 /// The tasks of one request that are alive, and what waits for its cancellation.
 pub(super) struct Alive<T> {
-    /// Set by what uses the group first.
-    pub(super) terms: Option<Terms>,
     /// Most requests have few tasks.
     few: [Option<Entry<T>>; FEW],
-    pub(super) more: Slab<Entry<T>>,
+    more: Option<Box<Slab<Entry<T>>>>,
+    /// Made when the request is cancelled, or ends, with tasks.
+    pub(super) ending: Option<Box<Ending>>,
+}
+
+/// How a request with tasks ends.
+#[derive(Default)]
+pub(super) struct Ending {
+    pub(super) cancelled: Option<tokio::time::Instant>,
+    pub(super) ended: Option<tokio::time::Instant>,
+    /// The end of the last task that has ended.
+    pub(super) last_end: Option<tokio::time::Instant>,
+    /// Set when there is something to look at.
+    pub(super) terms: Option<Terms>,
     /// Entries that are due at some time, so that the end of a task walks over no others.
     pub(super) due: usize,
     /// The next look.
     pub(super) scheduled: Option<Key>,
+    /// Looks at tasks so far.
+    pub(super) looks: usize,
 }
 
 pub(super) struct Entry<T> {
@@ -66,62 +79,45 @@ pub(super) struct Entry<T> {
 impl<T> Default for Alive<T> {
     fn default() -> Self {
         Self {
-            terms: None,
             few: [const { None }; FEW],
-            more: Slab::new(),
-            due: 0,
-            scheduled: None,
+            more: None,
+            ending: None,
         }
     }
 }
 
 impl<T> Alive<T> {
-    /// Begins to be used by a request, if it is not.
-    #[inline]
-    pub(super) fn begin(&mut self, terms: impl FnOnce() -> Terms) {
-        if self.terms.is_none() {
-            self.terms = Some(terms());
-        }
-    }
-
     /// Begins anew, when all tasks have ended.
     pub(super) fn reset(&mut self) {
-        self.terms = None;
         self.few = [const { None }; FEW];
-        if self.more.capacity() > LEFT {
-            self.more = Slab::new();
+        if self.room() > LEFT {
+            self.more = None;
         }
-        self.due = 0;
-        self.scheduled = None;
+        self.ending = None;
     }
 
-    /// Whether it is used by a request of this layer.
-    pub(super) fn is_of(&self, layer: usize) -> bool {
-        self.terms
-            .as_ref()
-            .is_some_and(|terms| terms.layer == layer)
+    /// Room for tasks besides the first ones.
+    pub(super) fn room(&self) -> usize {
+        self.more.as_ref().map_or(0, |more| more.capacity())
     }
 
-    pub(super) fn follows_shutdown(&self) -> bool {
-        self.terms
-            .as_ref()
-            .is_some_and(|terms| terms.follows_shutdown)
+    pub(super) fn ending(&mut self) -> &mut Ending {
+        self.ending.get_or_insert_default()
     }
 
     /// The tasks.
     pub(super) fn tasks(&self) -> impl Iterator<Item = &Counted<T>> {
         let few = self.few.iter().flatten();
-        let more = self.more.iter().map(|(_, entry)| entry);
+        let more = self.more.iter().flat_map(|more| more.iter());
+        let more = more.map(|(_, entry)| entry);
         few.chain(more).filter_map(|entry| entry.task.as_ref())
     }
 
     /// The entries with their numbers.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Entry<T>)> {
         let few = self.few.iter_mut().enumerate();
-        let more = self
-            .more
-            .iter_mut()
-            .map(|(index, entry)| (FEW + index, entry));
+        let more = self.more.iter_mut().flat_map(|more| more.iter_mut());
+        let more = more.map(|(index, entry)| (FEW + index, entry));
         few.filter_map(|(index, entry)| Some((index, entry.as_mut()?)))
             .chain(more)
     }
@@ -129,7 +125,7 @@ impl<T> Alive<T> {
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry<T>> {
         match self.few.get_mut(index) {
             Some(slot) => slot.as_mut(),
-            None => self.more.get_mut(index - FEW),
+            None => self.more.as_mut()?.get_mut(index - FEW),
         }
     }
 
@@ -140,54 +136,50 @@ impl<T> Alive<T> {
 
     #[inline]
     fn insert(&mut self, entry: Entry<T>) -> usize {
-        self.due += usize::from(entry.due.is_some());
         match self.few.iter().position(Option::is_none) {
             Some(index) => {
                 self.few[index] = Some(entry);
                 index
             }
-            None => FEW + self.more.insert(entry),
+            None => FEW + self.more.get_or_insert_default().insert(entry),
         }
     }
 
-    /// Adds a task, and returns its number. `waker` wakes a look. If the request has ended, the task is looked at
-    /// after its grace period.
+    /// Adds a task, and returns its number.
     #[inline]
-    pub(super) fn add(
-        &mut self,
-        task: Counted<T>,
-        ended: bool,
-        waker: impl FnOnce() -> Waker,
-    ) -> usize {
-        let index = self.insert(Entry {
+    pub(super) fn add(&mut self, task: Counted<T>) -> usize {
+        self.insert(Entry {
             task: Some(task),
             due: None,
             waker: None,
-        });
-        if ended {
-            self.supervise_one(index, waker);
-        }
-        index
+        })
     }
 
+    /// Has a task that was added when the request had ended looked at after its grace period. `waker` wakes a look.
     #[cold]
-    fn supervise_one(&mut self, index: usize, waker: impl FnOnce() -> Waker) {
-        let Some(terms) = self.terms.clone() else {
-            return;
-        };
+    pub(super) fn supervise_one(
+        &mut self,
+        index: usize,
+        terms: impl FnOnce() -> Terms,
+        waker: impl FnOnce() -> Waker,
+    ) {
+        let terms = self.terms(terms);
         let now = terms.housekeeping.now();
         let due = now.checked_add(terms.grace);
         if let Some(entry) = self.get_mut(index) {
             entry.due = due;
         }
-        self.due += usize::from(due.is_some());
+        self.ending().due += usize::from(due.is_some());
         self.schedule(&terms.housekeeping, now, waker);
+    }
+
+    fn terms(&mut self, terms: impl FnOnce() -> Terms) -> Terms {
+        self.ending().terms.get_or_insert_with(terms).clone()
     }
 
     /// Has `waker` woken at the next [`take_wakers`](Self::take_wakers), for what is no task, and returns its
     /// number.
-    pub(super) fn wait(&mut self, waker: Waker, terms: impl FnOnce() -> Terms) -> usize {
-        self.begin(terms);
+    pub(super) fn wait(&mut self, waker: Waker) -> usize {
         self.insert(Entry {
             task: None,
             due: None,
@@ -208,7 +200,8 @@ impl<T> Alive<T> {
         let take = |entry: &mut Entry<T>| entry.waker.take();
         let few = self.few.each_mut();
         let few = few.map(|slot| slot.as_mut().and_then(take));
-        let more = self.more.iter_mut().filter_map(|(_, entry)| take(entry));
+        let more = self.more.iter_mut().flat_map(|more| more.iter_mut());
+        let more = more.filter_map(|(_, entry)| take(entry));
         (few, more.collect())
     }
 
@@ -223,53 +216,48 @@ impl<T> Alive<T> {
         let Some(entry) = entry else {
             return (None, None);
         };
-        self.due -= usize::from(entry.due.is_some());
-        let idle = match self.scheduled {
-            Some(_) if self.due == 0 => self.take_scheduled(),
-            _ => None,
+        let idle = match &mut self.ending {
+            Some(ending) => ending.removed(entry.due.is_some()),
+            None => None,
         };
         (Some(Removed(entry)), idle)
     }
 
     fn remove_further(&mut self, index: usize) -> Option<Entry<T>> {
-        let entry = self.more.try_remove(index)?;
-        if self.more.is_empty() && self.more.capacity() > KEPT {
+        let more = self.more.as_mut()?;
+        let entry = more.try_remove(index)?;
+        if more.is_empty() && more.capacity() > KEPT {
             // A walk takes as long as there were entries at once.
-            self.more = Slab::new();
+            self.more = None;
         }
         Some(entry)
     }
 
-    fn take_scheduled(&mut self) -> Option<Idle> {
-        let key = self.scheduled.take()?;
-        let terms = self.terms.as_ref()?;
-        Some((key, terms.housekeeping.clone()))
-    }
-
-    /// The request has ended: looks at its tasks when their grace period is over.
+    /// The request has ended at `at`: looks at its tasks when their grace period is over.
     ///
     /// `waker` makes a waker that looks at them.
-    pub(super) fn supervise(&mut self, waker: impl FnOnce() -> Waker) {
-        // Without terms there is no entry.
-        let Some(terms) = self.terms.clone() else {
+    pub(super) fn supervise(
+        &mut self,
+        at: tokio::time::Instant,
+        terms: impl FnOnce() -> Terms,
+        waker: impl FnOnce() -> Waker,
+    ) {
+        if self.tasks().next().is_none() {
             return;
-        };
-        let mut due = None;
+        }
+        self.ending().ended = Some(at);
+        let terms = self.terms(terms);
+        let now = terms.housekeeping.now();
+        let due = now.checked_add(terms.grace);
         let mut count = 0;
         for (_, entry) in self.iter_mut() {
             if entry.task.is_some() {
-                let (_, at) = due.get_or_insert_with(|| {
-                    let now = terms.housekeeping.now();
-                    (now, now.checked_add(terms.grace))
-                });
-                entry.due = *at;
-                count += usize::from(at.is_some());
+                entry.due = due;
+                count += usize::from(due.is_some());
             }
         }
-        self.due = count;
-        if let Some((now, _)) = due {
-            self.schedule(&terms.housekeeping, now, waker);
-        }
+        self.ending().due = count;
+        self.schedule(&terms.housekeeping, now, waker);
     }
 
     /// Schedules the next look, unless one is scheduled.
@@ -279,10 +267,23 @@ impl<T> Alive<T> {
         now: Instant,
         waker: impl FnOnce() -> Waker,
     ) {
-        if self.scheduled.is_none() {
+        if self.ending().scheduled.is_none() {
             let at = self.next();
-            self.scheduled = at.map(|at| housekeeping.schedule(now, at, &waker()));
+            self.ending().scheduled = at.map(|at| housekeeping.schedule(now, at, &waker()));
         }
+    }
+}
+
+impl Ending {
+    /// An entry was removed, which `was_due` or not. Returns the next look if no entry is due any more.
+    fn removed(&mut self, was_due: bool) -> Option<Idle> {
+        self.due -= usize::from(was_due);
+        if self.due > 0 {
+            return None;
+        }
+        let key = self.scheduled.take()?;
+        let terms = self.terms.as_ref()?;
+        Some((key, terms.housekeeping.clone()))
     }
 }
 
