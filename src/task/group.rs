@@ -1,12 +1,13 @@
-use std::{fmt, task::Waker, time::Duration};
+use std::{fmt, task::Waker};
 
 use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    report::TaskReport,
+    report::{TaskFigures, TaskReport},
     supervision::{Alive, Supervised, Terms},
+    tokens::Tokens,
 };
 use crate::{
     account::aside,
@@ -73,45 +74,6 @@ struct Rare<T> {
     overruns: Vec<TaskReport>,
     /// The groups of requests that the request has sent.
     dependents: Slab<Counted<Group<T>>>,
-}
-
-/// Tokens of a request. The first one is a root, since making, dropping and cancelling a child takes twice as
-/// many locked instructions. Further ones have a root in common, which forgets those that are dropped.
-struct Tokens {
-    first: Option<CancellationToken>,
-    further: Option<CancellationToken>,
-}
-
-/// What is known of a request's tasks when its scope closes.
-#[derive(Debug, Default)]
-pub(crate) struct TaskFigures {
-    /// Tasks started.
-    pub(crate) spawned: usize,
-    pub(crate) aborted: usize,
-    pub(crate) given_up: usize,
-    /// Time from the cancellation to the end of the last task. `None` if there was no task to cancel, or
-    /// one still runs.
-    pub(crate) cancel_latency: Option<Duration>,
-    pub(crate) overruns: Vec<TaskReport>,
-}
-
-impl Tokens {
-    #[inline]
-    fn cancel(self) {
-        if self.first.is_some() {
-            self.cancel_all();
-        }
-    }
-
-    #[inline(never)]
-    fn cancel_all(self) {
-        if bug!("token-not-cancelled") {
-            return;
-        }
-        for token in [self.first, self.further].into_iter().flatten() {
-            token.cancel();
-        }
-    }
 }
 
 impl<T> Members<T> {
@@ -265,10 +227,7 @@ impl<T> Group<T> {
 impl<T: Supervised + 'static> Group<T> {
     /// The request was cancelled. The tasks that wait are not woken yet.
     pub(crate) fn request_cancelled(&self, at: Instant) {
-        self.with(|shared| {
-            let ending = shared.members().alive.ending();
-            ending.cancelled.get_or_insert(at);
-        });
+        self.with(|shared| _ = shared.members().alive.ending().cancelled.get_or_insert(at));
     }
 
     /// Has `waker` woken when the request is cancelled, for what is no task of it, and returns its number. The
@@ -396,10 +355,7 @@ impl<T: Supervised + 'static> Group<T> {
 
     /// The number of tasks that are alive, if it is used by a request of this layer.
     pub(super) fn count(&self, layer: usize) -> usize {
-        self.with(|shared| match shared.is_of(layer) {
-            true => shared.tasks().count(),
-            false => 0,
-        })
+        self.with(|shared| usize::from(shared.is_of(layer)) * shared.tasks().count())
     }
 
     /// A reference, if it is used by a request of this layer that a shutdown cancels.

@@ -14,16 +14,17 @@ mod report;
 #[cfg_attr(not(feature = "tracing"), path = "span/disabled.rs")]
 mod span;
 mod supervision;
+mod tokens;
 
 pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
-pub(crate) use self::group::TaskFigures;
 pub(crate) use self::record::{
     EnteredTask, Origin, TaskGroup, TaskId, TaskOwner, WakerId, waker_id,
 };
 pub(crate) use self::recycle::TaskRef;
 pub(crate) use self::registry::{Bound, Tasks};
+pub(crate) use self::report::TaskFigures;
 pub(crate) use self::span::{EnteredSpan, TaskSpan};
 pub(crate) use self::supervision::Terms;

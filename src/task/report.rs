@@ -80,6 +80,19 @@ pub struct TaskReport {
     pub running: bool,
 }
 
+/// What is known of a request's tasks when its scope closes.
+#[derive(Debug, Default)]
+pub(crate) struct TaskFigures {
+    /// Tasks started.
+    pub(crate) spawned: usize,
+    pub(crate) aborted: usize,
+    pub(crate) given_up: usize,
+    /// Time from the cancellation to the end of the last task. `None` if there was no task to cancel, or
+    /// one still runs.
+    pub(crate) cancel_latency: Option<Duration>,
+    pub(crate) overruns: Vec<TaskReport>,
+}
+
 impl fmt::Display for TaskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} task ", self.kind)?;
