@@ -4,7 +4,7 @@
 //! before and after some load, name it.
 //!
 //! ```sh
-//! RUSTFLAGS="-C force-frame-pointers=yes" cargo run --example leak --features full -- --check heap.pb.gz
+//! RUSTFLAGS="-C force-frame-pointers=yes" cargo run -p tower-memory-leak -- --check heap.pb.gz
 //! go tool pprof -top heap.pb.gz
 //! go tool pprof -top -tagfocus='route=/sessions/{id}' heap.pb.gz
 //! ```

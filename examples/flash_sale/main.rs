@@ -10,11 +10,8 @@
 //! Figures of goodput are judged while timers are at most 1.5 ms late, and those of `--check` if nothing else ran at
 //! its start (load average below 1): on a busier machine the processors are the bottleneck, and memory is not.
 
-#[path = "flash_sale/client.rs"]
 mod client;
-#[path = "flash_sale/long.rs"]
 mod long;
-#[path = "flash_sale/server.rs"]
 mod server;
 
 use std::{
