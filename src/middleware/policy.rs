@@ -128,6 +128,9 @@ where
                 let entered = place.enter();
                 let inner = self.inner.call(request);
                 Place::returned(entered);
+                if let Place::Outermost(open) = &place {
+                    open.called();
+                }
                 ResponseFuture::running(inner, place, info, None)
             }
             Some(source) => ResponseFuture::expired(place, source, info, None),
