@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
 
 use crate::{
     account::aside,
@@ -183,8 +182,8 @@ pub(crate) struct RouteRegistry {
 /// One route.
 pub(crate) struct Route {
     pub(crate) label: RouteLabel,
-    /// The label's text as a header value, if it can be one.
-    pub(crate) header: Option<HeaderValue>,
+    /// The label's text as a header value.
+    pub(crate) header: Bytes,
     /// Whether the label is printable ASCII without quotes and backslashes.
     pub(crate) is_plain: bool,
     /// How much of their arena the requests of each method use.
@@ -197,7 +196,7 @@ impl Route {
     fn new(text: &str) -> Self {
         Self {
             label: RouteLabel(text.into()),
-            header: HeaderValue::from_maybe_shared(header(text)).ok(),
+            header: header(text),
             is_plain: text.bytes().all(is_plain),
             sizes: LearnedSizes::new(KnownMethod::COUNT),
             id: RouteName::new(text),
@@ -209,7 +208,7 @@ const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
-/// The bytes of a label's header value.
+/// The text of a label as a header value.
 ///
 /// A header with a reference count would have all threads write to one cache line. So the texts of the first
 /// [`MAX_ROUTES`] labels of the process are kept for ever, and count nothing.

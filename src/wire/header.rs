@@ -198,8 +198,8 @@ fn write_fields(
     headers: &mut HeaderMap,
 ) {
     headers.reserve(COUNT);
-    if let Some(route) = &scope.route_entry().header {
-        headers.insert(X_ALLOC_ROUTE, route.clone());
+    if let Ok(route) = HeaderValue::from_maybe_shared(scope.route_entry().header.clone()) {
+        headers.insert(X_ALLOC_ROUTE, route);
     }
     let mut insert = |name: HeaderName, figure: u64| {
         if let Some(value) = number(figure) {
