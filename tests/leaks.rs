@@ -7,6 +7,10 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::Poll,
     time::Duration,
 };
@@ -227,6 +231,17 @@ fn a_hundred_thousand_requests_with_two_tasks_each_leave_nothing() {
         let memory = layer.handle();
         let service = layer.layer(service_fn(handle));
 
+        // A machine that stands still for seconds makes tasks overrun that do not ignore their token.
+        let latest = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&latest);
+        let watch = tokio::spawn(async move {
+            loop {
+                let start = Instant::now();
+                sleep(Duration::from_millis(1)).await;
+                seen.fetch_max(start.elapsed().as_millis() as u64, Relaxed);
+            }
+        });
+
         burst(&service, &memory, 0, PART).await; // warms up
         // The lowest of several, so that what is in hand just now is not taken for the level.
         let mut before = i64::MAX;
@@ -263,9 +278,16 @@ fn a_hundred_thousand_requests_with_two_tasks_each_leave_nothing() {
         // polling a task for so long that it is given up first.
         let overran = memory.task_overruns();
         let overran: u64 = overran.iter().map(|o| o.aborted + o.given_up).sum();
+        watch.abort();
+        let latest = Duration::from_millis(latest.load(Relaxed));
+        let most = if latest < GRACE / 2 {
+            ignoring * 2
+        } else {
+            ALL as u64
+        };
         assert!(
-            (ignoring..ignoring * 2).contains(&overran),
-            "{overran} overran, and {ignoring} ignore their token"
+            (ignoring..most).contains(&overran),
+            "{overran} overran, {ignoring} ignore their token, and timers were {latest:?} late"
         );
         let latency = &memory.cancel_latency()[0];
         // On a very busy machine a task may be given up, which has no latency.
