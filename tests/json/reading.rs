@@ -66,8 +66,9 @@ fn escaped(text: &str, how: &[u8]) -> String {
     json + "\""
 }
 
+// Or errors about what is no object would name the type.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Borrowed<'a> {
     id: u64,
     name: &'a str,
@@ -89,7 +90,7 @@ struct Borrowed<'a> {
 }
 
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Owned {
     id: u64,
     name: String,
