@@ -83,8 +83,7 @@ pub(in crate::account) struct Record {
     limited: AtomicBool,
     /// Whether the response body has begun.
     in_body: AtomicBool,
-    /// Whether the section is over that calls the inner service. Stays `false` for
-    /// tasks, and for what a policy opens.
+    /// Whether the section is over that calls the inner service. Stays `false` for tasks.
     called: AtomicBool,
     /// Whether the last section of each kind has counted anything: the call, a poll, and one in the body. Kept
     /// for the next request, as a guess.
