@@ -108,20 +108,12 @@ async fn every_page_refuses_everybody_without_a_rule() {
         handle,
         clock,
     };
-    for path in [
-        "/",
-        "/tasks",
-        "/snapshot.json",
-        "/metrics",
-        "/trace",
-        "/pprof/heap",
-        "/nothing",
-        "/?sort=x",
-    ] {
+    let others = ["/", "/nothing", "/?sort=x"];
+    for path in PAGES[1..].iter().chain(&others) {
         for method in [Method::GET, Method::POST, Method::HEAD] {
             let request = Request::builder()
                 .method(method)
-                .uri(path)
+                .uri(*path)
                 .header("host", "localhost");
             let peer = ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 1)));
             let answer = app.send(request.extension(peer)).await;
@@ -181,13 +173,10 @@ async fn get_is_the_only_method() {
         Method::OPTIONS,
     ];
     for method in others {
-        for path in [
-            "/debug",
-            "/debug/tasks",
-            "/debug/snapshot.json",
-            "/debug/nothing",
-        ] {
-            let request = Request::builder().method(&method).uri(path);
+        for path in PAGES.iter().chain(&["/nothing"]) {
+            let request = Request::builder()
+                .method(&method)
+                .uri(format!("/debug{path}"));
             let answer = app.send(request.header("host", "localhost")).await;
             assert_eq!(answer.status, 405, "{method} {path}");
             assert_eq!(answer.headers["allow"], "GET");
@@ -195,27 +184,32 @@ async fn get_is_the_only_method() {
     }
 }
 
-#[tokio::test]
-async fn every_answer_forbids_scripts_frames_caches_and_other_origins() {
-    let app = app(|builder| builder);
-    for (path, status) in [
-        ("/debug", 200),
-        ("/debug/tasks", 200),
-        ("/debug/nothing", 404),
-        ("/debug?x", 400),
-    ] {
-        let answer = app.get(path).await;
-        assert_eq!(answer.status, status, "{path}");
-        let policy = answer.headers["content-security-policy"]
-            .to_str()
-            .expect("text");
+impl Answer {
+    /// The answer forbids scripts, frames, caches and other origins.
+    #[track_caller]
+    fn assert_protected(&self, what: &str) {
+        let policies: Vec<_> = self
+            .headers
+            .get_all("content-security-policy")
+            .iter()
+            .map(|policy| policy.to_str().expect("text"))
+            .collect();
+        let [policy] = policies[..] else {
+            panic!("{what}: {policies:?}");
+        };
         assert!(
             policy.starts_with("default-src 'none'; style-src 'sha256-"),
-            "{policy}"
+            "{what}: {policy}"
+        );
+        assert!(
+            policy.contains("; frame-ancestors 'none'")
+                && policy.contains("; form-action 'none'")
+                && policy.contains("; base-uri 'none'"),
+            "{what}: {policy}"
         );
         assert!(
             !policy.contains("unsafe") && !policy.contains("script-src"),
-            "{policy}"
+            "{what}: {policy}"
         );
         for (name, value) in [
             ("cache-control", "no-store"),
@@ -223,8 +217,101 @@ async fn every_answer_forbids_scripts_frames_caches_and_other_origins() {
             ("x-frame-options", "DENY"),
             ("referrer-policy", "no-referrer"),
             ("cross-origin-resource-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
         ] {
-            assert_eq!(answer.headers[name], value, "{path}");
+            let values: Vec<_> = self.headers.get_all(name).iter().collect();
+            assert_eq!(values, [value], "{what}: {name}");
+        }
+        let content = self.headers["content-type"].to_str().expect("text");
+        assert!(
+            !content.starts_with("text/html") || self.status == 200,
+            "{what}: a refusal is text"
+        );
+    }
+}
+
+/// The paths of all pages. That there are no others is what the links of the pages say.
+const PAGES: [&str; 9] = [
+    "",
+    "/overview",
+    "/requests",
+    "/tasks",
+    "/snapshot.json",
+    "/metrics",
+    "/trace",
+    "/pprof/heap",
+    "/pprof/allocs",
+];
+
+/// Beside these: `409`, and the recorder's and the profile's pages while they are on, in the test of those.
+#[tokio::test]
+async fn every_answer_forbids_scripts_frames_caches_and_other_origins() {
+    let app = app(|builder| builder);
+    for path in PAGES {
+        let path = format!("/debug{path}");
+        let is_capture = path.contains("trace") || path.contains("pprof");
+        let local = |method: Method| {
+            Request::builder()
+                .method(method)
+                .uri(&path)
+                .header("host", "localhost")
+        };
+        let mut answers = vec![
+            (None, app.send(local(Method::GET)).await),
+            (Some(405), app.send(local(Method::POST)).await),
+            (Some(405), app.send(local(Method::HEAD)).await),
+            (
+                Some(403),
+                app.send(Request::get(&path).header("host", "evil.example"))
+                    .await,
+            ),
+            (Some(403), app.send(Request::get(&path)).await),
+            (
+                Some(403),
+                app.send(local(Method::GET).header("sec-fetch-site", "cross-site"))
+                    .await,
+            ),
+        ];
+        for query in ["x", "sort=%3Cscript%3E", "seconds=-1", "%00"] {
+            let answer = app.get(&format!("{path}?{query}")).await;
+            answers.push((Some(400), answer));
+        }
+        for (expected, answer) in answers {
+            let status = answer.status.as_u16();
+            match expected {
+                Some(expected) => assert_eq!(status, expected, "{path}"),
+                // Another test may have them on.
+                None if is_capture => assert!([200, 404].contains(&status), "{path}: {status}"),
+                None => assert_eq!(status, 200, "{path}"),
+            }
+            answer.assert_protected(&format!("{path}: {status}"));
+        }
+    }
+    let nothing = app.get("/debug/nothing/at/all").await;
+    assert_eq!(nothing.status, 404);
+    nothing.assert_protected("404");
+    let links = app.get("/debug/overview").await.text;
+    let links = links.split_once("</nav>").expect("links").0;
+    for link in links.split("href=\"./").skip(1) {
+        let path = link.split(['"', '?']).next().expect("closed");
+        assert!(PAGES.contains(&&*format!("/{path}")), "{path}");
+    }
+
+    // Without a rule, and with those that admit others only.
+    for pages in [
+        DebugPages::new(&app.handle),
+        DebugPages::new(&app.handle).allow(|_| false),
+        DebugPages::new(&app.handle).allow_loopback(),
+    ] {
+        let app = App {
+            router: Router::new().nest("/debug", pages.into_router()),
+            handle: app.handle.clone(),
+            clock: app.clock.clone(),
+        };
+        for path in PAGES.iter().chain(&["/nothing"]) {
+            let answer = app.get(&format!("/debug{path}")).await;
+            assert_eq!(answer.status, 403, "{path}");
+            answer.assert_protected(path);
         }
     }
 }
@@ -588,6 +675,7 @@ async fn recorder_and_profile_are_shown_while_they_are_on_and_one_at_a_time_wait
     ] {
         let answer = app.get(path).await;
         assert_eq!((answer.status.as_u16(), answer.text.as_str()), (404, why));
+        answer.assert_protected(path);
     }
     let bad = [
         "trace?seconds=-1",
@@ -634,12 +722,14 @@ async fn recorder_and_profile_are_shown_while_they_are_on_and_one_at_a_time_wait
                 .to_str()
                 .is_ok_and(|value| value.contains(name))
         );
-        let gzipped = response
-            .into_body()
-            .collect()
-            .await
-            .expect("no error")
-            .to_bytes();
+        let (parts, body) = response.into_parts();
+        let gzipped = body.collect().await.expect("no error").to_bytes();
+        let answer = Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::new(),
+        };
+        answer.assert_protected(path);
         assert_eq!(gzipped[..2], [0x1f, 0x8b], "gzip");
     }
 
@@ -659,6 +749,9 @@ async fn recorder_and_profile_are_shown_while_they_are_on_and_one_at_a_time_wait
         (409, &b"5"[..])
     );
     assert_eq!(now.status, 200, "without seconds it does not wait");
+    for answer in [first, second, now] {
+        answer.assert_protected("a capture");
+    }
     assert!(start.elapsed() >= Duration::from_secs(5));
 
     // A client that goes away makes room.
@@ -669,6 +762,7 @@ async fn recorder_and_profile_are_shown_while_they_are_on_and_one_at_a_time_wait
         app.get("/take/7000").await;
     });
     assert_eq!(delta.status, 200);
+    delta.assert_protected("a text");
     assert!(
         delta.text.contains(", route /take/{bytes}\n"),
         "{}",

@@ -18,7 +18,7 @@ use tower_memory::{
     cancel::DeadlineSource,
     deadline_header::DeadlineHeader,
     middleware::MemoryLayerBuilder,
-    middleware::{BodyTimeoutError, ResponseBody},
+    middleware::{BodyTimeoutError, RequestBody, RequestBodyLayer, ResponseBody},
 };
 
 use super::support::{Refused, Watch, get, scope_of, use_everything, watched};
@@ -322,33 +322,53 @@ async fn an_upgraded_connection_has_no_limits() {
             .timeout(SECOND)
             .body_timeout(SECOND)
             .body_idle_timeout(SECOND)
+            .request_body_idle_timeout(SECOND)
             .trust_deadline(DeadlineHeader::GrpcTimeout)
     };
-    for (method, status) in [
+    let upgrades = [
         (Method::GET, StatusCode::SWITCHING_PROTOCOLS),
         (Method::CONNECT, StatusCode::OK),
-    ] {
+    ];
+    for (n, (method, status)) in (0..4).flat_map(|n| upgrades.clone().map(|upgrade| (n, upgrade))) {
+        // The connection's task owns its hold, or runs within it; the server keeps the response, or drops it.
+        let (within, keeps) = (n % 2 == 0, n / 2 == 0);
         let (layer, watch) = watched(limits());
         let (tell, told) = tokio::sync::oneshot::channel();
         let tell = std::sync::Mutex::new(Some(tell));
-        let service = layer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
+        let inner = service_fn(move |request: Request<RequestBody<Ticks>>| {
             let hold = scope_of(&request).hold();
+            let scope = hold.scope().clone();
             let tell = tell.lock().unwrap().take().unwrap();
-            tokio::spawn(async move {
-                sleep(60 * SECOND).await;
-                let scope = hold.scope();
+            let mut body = request.into_body();
+            // It waits for the client all the time, as a tunnel does.
+            let connection = async move {
+                for _ in 0..60 {
+                    let silent = tokio::time::timeout(SECOND, body.frame()).await;
+                    assert!(silent.is_err());
+                }
                 tell.send((scope.reason(), scope.deadline())).unwrap();
-            });
+            };
+            if within {
+                tokio::spawn(hold.run(connection));
+            } else {
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(hold);
+                });
+            }
             let mut response = Response::new(Ticks::new(&[]));
             *response.status_mut() = status;
             std::future::ready(Ok::<_, Refused>(response))
-        }));
-        let request = asking(method, "application/grpc");
+        });
+        let service = layer.layer(RequestBodyLayer::new().layer(inner));
+        let request = asking(method, "application/grpc").map(|_| Ticks::new(&[1000]));
         let start = Instant::now();
-        drop(service.oneshot(request).await.unwrap());
+        let response = service.oneshot(request).await.unwrap();
+        let kept = keeps.then_some(response);
         sleep(30 * SECOND).await;
         watch.assert_open();
         assert_eq!(told.await.unwrap(), (None, None));
+        drop(kept);
         assert_eq!(watch.outcome().await, Outcome::Completed);
         assert_eq!(start.elapsed().as_secs(), 60);
     }

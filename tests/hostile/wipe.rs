@@ -81,28 +81,33 @@ fn wiped_memory_holds_nothing_of_its_former_user_when_kept() {
     assert_eq!(leaks(|| assert!(pool.trim() > 4096)), 0, "blocks too");
 }
 
-#[test]
-fn wiped_memory_holds_nothing_of_its_former_user_when_freed() {
-    // Chunks beyond what is kept, a pool that is closed, and one that keeps nothing.
-    let pool_open = pool(true);
-    let mut arena = pool_open.rent();
+/// How many chunks with the secret in them are freed: those beyond what is kept, those of a pool that is closed, and
+/// those of one that keeps nothing.
+fn freed_with_the_secret(wipe: bool) -> [usize; 3] {
+    let open = pool(wipe);
+    let mut arena = open.rent();
     write_much(&mut arena);
-    assert_eq!(leaks(|| drop(arena)), 0);
+    let beyond = leaks(|| drop(arena));
 
-    let closed = pool(true);
+    let closed = pool(wipe);
     let mut arena = closed.rent();
     write_much(&mut arena);
     drop(closed);
-    assert_eq!(leaks(|| drop(arena)), 0);
+    let closed = leaks(|| drop(arena));
 
     let disabled = ArenaPool::builder()
         .enabled(false)
-        .zero_on_recycle(true)
+        .zero_on_recycle(wipe)
         .build()
         .unwrap();
     let mut arena = disabled.rent();
     write_much(&mut arena);
-    assert_eq!(leaks(|| drop(arena)), 0);
+    [beyond, closed, leaks(|| drop(arena))]
+}
+
+#[test]
+fn wiped_memory_holds_nothing_of_its_former_user_when_freed() {
+    assert_eq!(freed_with_the_secret(true), [0; 3]);
 }
 
 #[test]
@@ -121,31 +126,33 @@ fn a_short_message_of_a_wiped_pool_is_not_copied_to_where_it_stays() {
     }
 }
 
-#[test]
+/// Ways to build something that is not in use afterwards.
 #[expect(clippy::mem_forget, reason = "that is one of the cases")]
+const BUILD: [fn(&mut Arena); 3] = [
+    |arena| {
+        let mut cursor = arena.cursor();
+        let mut list = cursor.vec();
+        list.extend_from_slice(&SECRET);
+        std::mem::forget(list);
+    },
+    |arena| {
+        let mut cursor = arena.exclusive_cursor();
+        let mut text = cursor.string();
+        SECRET
+            .iter()
+            .for_each(|&byte| text.push(char::from(byte & 0x7F)));
+        drop(text);
+        let mut list = cursor.vec();
+        SECRET.iter().for_each(|&byte| list.push(byte));
+        while list.pop().is_some() {}
+        assert!(list.into_slice().is_empty());
+    },
+    |arena| arena.vec().extend_from_slice(&SECRET),
+];
+
+#[test]
 fn what_was_built_and_given_up_or_forgotten_is_wiped_too() {
-    let build: [fn(&mut Arena); 3] = [
-        |arena| {
-            let mut cursor = arena.cursor();
-            let mut list = cursor.vec();
-            list.extend_from_slice(&SECRET);
-            std::mem::forget(list);
-        },
-        |arena| {
-            let mut cursor = arena.exclusive_cursor();
-            let mut text = cursor.string();
-            SECRET
-                .iter()
-                .for_each(|&byte| text.push(char::from(byte & 0x7F)));
-            drop(text);
-            let mut list = cursor.vec();
-            SECRET.iter().for_each(|&byte| list.push(byte));
-            while list.pop().is_some() {}
-            assert!(list.into_slice().is_empty());
-        },
-        |arena| arena.vec().extend_from_slice(&SECRET),
-    ];
-    for build in build {
+    for build in BUILD {
         let pool = pool(true);
         let mut arena = pool.rent();
         build(&mut arena);
@@ -174,10 +181,31 @@ fn the_block_of_a_buffer_is_wiped_when_it_goes_back() {
 
 #[test]
 fn without_wiping_the_same_look_finds_it() {
+    let freed = freed_with_the_secret(false);
+    let [beyond, closed, disabled] = freed;
+    assert!(beyond > 1 && disabled > 0, "{freed:?}");
+    // A closed pool frees the chunk, too, that an open one keeps. Debug builds overwrite that one.
+    assert_eq!(
+        closed,
+        beyond + usize::from(!cfg!(debug_assertions)),
+        "{freed:?}"
+    );
+
+    // What is kept: debug builds overwrite it with what is no zero.
+    for build in BUILD {
+        let pool = pool(false);
+        let mut arena = pool.rent();
+        build(&mut arena);
+        drop(arena);
+        assert_eq!(pool.stats().pooled, 1);
+        assert_eq!(kept_secret(), !cfg!(debug_assertions));
+    }
     let pool = pool(false);
-    let mut arena = pool.rent();
-    write_much(&mut arena);
-    assert!(leaks(|| drop(arena)) > 0, "or the tests above show nothing");
+    let mut buf = pool.buf(1000);
+    (0..60).for_each(|_| buf.extend_from_slice(&SECRET));
+    drop(buf);
+    let trimmed = leaks(|| assert!(pool.trim() >= 1000));
+    assert_eq!(trimmed, usize::from(!cfg!(debug_assertions)));
 }
 
 #[test]
