@@ -258,6 +258,36 @@ fn a_poll_that_never_ends_is_named_while_it_runs_although_all_workers_are_blocke
 }
 
 #[tokio::test]
+async fn a_slow_poll_is_told_once_also_if_one_inside_of_it_is_slow_too() {
+    let _turn = turn();
+    let slow = Duration::from_millis(20);
+    TraceSettings::new().slow_poll(slow).start();
+    let layer = layer(|layer| layer.route("/outer"));
+    let is_outer = |incident: &trace::Incident| incident.task.is_none();
+    send(&layer, |scope| async move {
+        // The outer poll is named while it runs, and then the inner one.
+        let named = |outer: bool| {
+            wait_for(|| {
+                let incidents = trace::incidents();
+                let mut found = incidents.iter().filter(|found| is_outer(found) == outer);
+                found.next().map(|found| assert!(found.running))
+            });
+        };
+        named(true);
+        scope.track(async { named(false) }).await;
+    })
+    .await;
+    trace::stop();
+    let incidents = trace::incidents();
+    let [outer, inner] = &incidents[..] else {
+        panic!("two polls were slow: {incidents:?}");
+    };
+    assert!(is_outer(outer) && !is_outer(inner));
+    assert!(!outer.running && !inner.running, "{outer}; {inner}");
+    assert!(outer.duration >= inner.duration && inner.duration >= Some(slow));
+}
+
+#[tokio::test]
 async fn a_closure_of_spawn_blocking_may_take_long() {
     let _turn = turn();
     TraceSettings::new()

@@ -161,31 +161,31 @@ pub fn incidents() -> Vec<Incident> {
     })
 }
 
-/// A poll was slow, or is. It is told once.
+/// A poll was slow, or is. It is told once, though its thread and the housekeeping both may tell it.
 pub(super) fn slow_poll(thread: &Thread, event: Event, running: bool) {
-    let is_known = thread.told.swap(event.start, Ordering::Relaxed) == event.start;
     with(|incidents| {
         let Some(from) = incidents.from else {
             return;
         };
+        // Under the lock, so that of two threads the second finds what the first has kept.
+        let was_last = thread.told.swap(event.start, Ordering::Relaxed) == event.start;
         let rate = Rate::between(from, Anchor::now());
         let nanos = rate.nanos(event.end) - rate.nanos(event.start);
         let duration = Some(Duration::from_nanos(nanos.max(0).unsigned_abs()));
-        if is_known {
-            let is_same = |kept: &&mut Kept| {
-                kept.start == event.start && kept.incident.thread_id == thread.id
-            };
-            if let Some(kept) = incidents.kept.iter_mut().rev().find(is_same) {
-                kept.incident.duration = duration;
+        // Not only the last one: a poll inside of this one may have been told since.
+        if let Some(kept) = incidents.of_poll(thread, event.start) {
+            // The housekeeping may have looked before the poll ended, and come later.
+            kept.incident.duration = kept.incident.duration.max(duration);
+            if !running {
+                kept.incident.running = false;
                 // It may have become known in the poll.
                 kept.incident.route = event.origin.route().map(Into::into);
-                kept.incident.running &= running;
             }
-            return;
+        } else if !was_last {
+            let mut incident = Incident::new(IncidentKind::SlowPoll, thread, &event);
+            (incident.duration, incident.running) = (duration, running);
+            incidents.add(incident, event.start);
         }
-        let mut incident = Incident::new(IncidentKind::SlowPoll, thread, &event);
-        (incident.duration, incident.running) = (duration, running);
-        incidents.add(incident, event.start);
     });
 }
 
@@ -230,6 +230,13 @@ impl Incident {
 }
 
 impl Incidents {
+    /// What is kept of the poll of a thread that began then.
+    fn of_poll(&mut self, thread: &Thread, start: u64) -> Option<&mut Kept> {
+        let of_poll =
+            |kept: &&mut Kept| kept.start == start && kept.incident.thread_id == thread.id;
+        self.kept.iter_mut().rev().find(of_poll)
+    }
+
     fn add(&mut self, incident: Incident, start: u64) {
         if self.kept.len() == KEPT {
             self.kept.pop_front();

@@ -18,7 +18,7 @@ pub(super) struct Thread {
     /// Its name, and its number as the system gives it, or as they came.
     pub(super) name: String,
     pub(super) id: u64,
-    /// The start of the slow poll that was told last.
+    /// The start of the slow poll that was told last, in case that it is no longer kept.
     pub(super) told: AtomicU64,
 }
 
