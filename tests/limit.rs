@@ -629,6 +629,86 @@ async fn the_body_of_a_request_that_is_cancelled_after_its_head_fails() {
     }
 }
 
+#[tokio::test]
+async fn the_next_one_is_cancelled_while_the_first_takes_its_time_to_end() {
+    for mode in [LimitMode::Enforce, LimitMode::Observe] {
+        let process = Process::with(|builder| builder.mode(mode));
+        let layer = process.layer().route("/r").build().unwrap();
+        let handle = layer.handle();
+        let service = layer.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
+            let mib: usize = request.uri().path()[1..].parse().unwrap();
+            // A task that ignores the end keeps the memory, and the request open, for its grace period.
+            let held = vec![1_u8; mib << 20];
+            let _ignores = scope_of(&request).spawn(async move {
+                pending::<()>().await;
+                drop(held);
+            });
+            pending::<()>().await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }));
+        let sent =
+            ["/2", "/7", "/5"].map(|path| tokio::spawn(service.clone().oneshot(request(path))));
+        tokio::task::yield_now().await;
+        let counts = || {
+            let snapshot = process.limit.snapshot();
+            let routes = handle.snapshot().routes;
+            let of_route = routes[0].would_cancel;
+            (snapshot.cancelled, snapshot.would_cancel, of_route)
+        };
+        for expected in [1, 2, 3, 3, 3] {
+            process.uses(LIMIT + 1);
+            let _ = process.limit.pressure();
+            tokio::task::yield_now().await;
+            let expected = match mode {
+                LimitMode::Enforce => (expected, 0, 0),
+                _ => (0, expected, expected),
+            };
+            assert_eq!(counts(), expected);
+        }
+        for sent in sent {
+            sent.abort();
+            let _ = sent.await;
+        }
+        assert_eq!(handle.snapshot().in_flight, 3, "their tasks");
+    }
+}
+
+#[tokio::test]
+async fn the_body_of_a_request_that_is_cancelled_while_its_handler_answers_is_taken_away() {
+    let process = Process::new();
+    let layer = process.layer().build().unwrap();
+    let (told, dropped) = mpsc::channel();
+    let told = Mutex::new(Some(Told(told)));
+    let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| {
+        let told = told.lock().unwrap().take();
+        let process = &process;
+        async move {
+            let held = vec![1_u8; 5 << 20];
+            tokio::task::yield_now().await;
+            process.uses(LIMIT + 1);
+            let _ = process.limit.pressure();
+            assert_eq!(process.limit.snapshot().cancelled, 1, "this one");
+            let frames = futures_util::stream::once(async move {
+                pending::<()>().await;
+                drop((held, told));
+                Ok::<_, Infallible>(Frame::data(Bytes::new()))
+            });
+            Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
+        }
+    }));
+    // The server keeps the body, and does not poll it. Other requests have the process look again.
+    let kept = service.oneshot(request("/")).await.unwrap();
+    process.uses(LIMIT + 2);
+    let _ = process.limit.pressure();
+    dropped.recv_timeout(Duration::from_secs(10)).unwrap();
+    // The request closes after the drop, on the thread that drops.
+    while layer.handle().snapshot().in_flight > 0 {
+        std::thread::yield_now();
+    }
+    process.is_empty();
+    drop(kept);
+}
+
 /// Tells when it is dropped.
 struct Told(mpsc::Sender<()>);
 

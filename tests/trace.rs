@@ -274,7 +274,10 @@ async fn a_slow_poll_is_told_once_also_if_one_inside_of_it_is_slow_too() {
             });
         };
         named(true);
-        scope.track(async { named(false) }).await;
+        scope
+            .track(async { named(false) })
+            .await
+            .expect("not aborted");
     })
     .await;
     trace::stop();

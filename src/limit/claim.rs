@@ -9,7 +9,7 @@
 use super::sums::{Last, Part};
 use crate::{
     slab::Key,
-    sync::{AtomicU64, Mutex, Ordering::Relaxed, SetMut, lock},
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering::Relaxed, SetMut, lock},
 };
 
 /// What a scope keeps for the limit of the process.
@@ -22,6 +22,8 @@ pub(crate) struct Claim {
     place: Mutex<Option<Key>>,
     /// What the request may hold, if that is only counted; `u64::MAX` otherwise.
     watched_limit: AtomicU64,
+    /// It would have been cancelled.
+    counted: AtomicBool,
 }
 
 impl Claim {
@@ -32,6 +34,7 @@ impl Claim {
             held: Part::closed(),
             place: Mutex::new(None),
             watched_limit: AtomicU64::new(u64::MAX),
+            counted: AtomicBool::new(false),
         }
     }
 
@@ -57,10 +60,22 @@ impl Claim {
         (bytes != u64::MAX).then(|| self.watched_limit.swap(u64::MAX, Relaxed))
     }
 
-    /// Starts again, between two requests: a handle that was kept may have set a limit after the close.
+    /// Whether it would have been cancelled, see [`count`](Self::count).
+    pub(crate) fn is_counted(&self) -> bool {
+        self.counted.load(Relaxed)
+    }
+
+    /// The request would have been cancelled, which is counted once.
+    pub(crate) fn count(&self) {
+        self.counted.store(true, Relaxed);
+    }
+
+    /// Starts again, between two requests: a handle that was kept may have set a limit after the close, and a
+    /// thread that looks for a victim has kept one that was counted.
     #[inline]
     pub(crate) fn reset(&mut self) {
         self.watched_limit.set_mut(u64::MAX);
+        self.counted.set_mut(false);
     }
 
     /// Of a request that has reserved so much.

@@ -428,8 +428,17 @@ mod tests {
             Some(self.bytes)
         }
 
-        fn cancel_for_memory(&self) {
-            self.cancelled.fetch_add(1, Relaxed);
+        fn is_chosen(&self, enforces: bool) -> bool {
+            let chosen = if enforces {
+                &self.cancelled
+            } else {
+                &self.would
+            };
+            chosen.load(Relaxed) > 0
+        }
+
+        fn cancel_for_memory(&self) -> bool {
+            self.cancelled.fetch_add(1, Relaxed) == 0
         }
 
         fn count_would_cancel(&self) {
@@ -690,6 +699,39 @@ mod tests {
             ),
             (0, 2)
         );
+    }
+
+    #[test]
+    fn a_request_that_takes_long_to_end_is_chosen_once_and_the_next_after_it() {
+        for mode in [LimitMode::Enforce, LimitMode::Observe, LimitMode::Warn] {
+            let it = Fixture::new(mode);
+            let claims: Vec<_> = (0..3).map(|_| Claim::closed()).collect();
+            let victims: Vec<_> = [3, 9, 5].map(|held| holds(held * MIB)).into();
+            for (claim, victim) in claims.iter().zip(&victims) {
+                it.layer.admit(claim, key(2), None, None).unwrap();
+                it.layer.changed(claim, key(2), victim.held(), || {
+                    (victim.clone().into_victim(), Duration::ZERO)
+                });
+            }
+            let chosen = || {
+                let chosen = |victim: &Counted<Held>| {
+                    let (cancelled, would) = (&victim.cancelled, &victim.would);
+                    cancelled.load(Relaxed) + would.load(Relaxed)
+                };
+                let snapshot = it.limit.snapshot();
+                let counts: Vec<_> = victims.iter().map(chosen).collect();
+                (counts, snapshot.cancelled + snapshot.would_cancel)
+            };
+            for (counts, sum) in [
+                ([0, 1, 0], 1),
+                ([0, 1, 1], 2),
+                ([1, 1, 1], 3),
+                ([1, 1, 1], 3),
+            ] {
+                it.uses(LIMIT + 1);
+                assert_eq!(chosen(), (counts.into(), sum), "{mode:?}");
+            }
+        }
     }
 
     #[test]

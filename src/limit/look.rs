@@ -122,9 +122,12 @@ impl Process {
     /// Cancels the candidate that holds the most.
     #[cold]
     fn cancel_worst(&self, reading: &Reading) {
-        let listed = self
-            .victims
-            .filter_map(|listed| Some((listed.victim.clone(), listed.mean, listed.since)));
+        let enforces = self.mode() == LimitMode::Enforce;
+        let listed = self.victims.filter_map(|listed| {
+            let candidate = || (listed.victim.clone(), listed.mean, listed.since);
+            // One that takes long to end must not stand in for all others.
+            (!listed.victim.is_chosen(enforces)).then(candidate)
+        });
         let candidates = listed.iter().enumerate().filter_map(|(key, listed)| {
             Some(Candidate {
                 key,
@@ -136,14 +139,15 @@ impl Process {
         let Some((victim, mean, _)) = worst(candidates).and_then(|key| listed.get(key)) else {
             return;
         };
-        if self.mode() != LimitMode::Enforce {
+        if !enforces {
             self.would_cancel.fetch_add(1, Relaxed);
             victim.count_would_cancel();
         } else {
-            self.cancelled.fetch_add(1, Relaxed);
             let held = victim.held().unwrap_or(0);
-            events::cancelled(held, *mean, reading.used, reading.limit);
-            victim.cancel_for_memory();
+            if victim.cancel_for_memory() {
+                self.cancelled.fetch_add(1, Relaxed);
+                events::cancelled(held, *mean, reading.used, reading.limit);
+            }
         }
     }
 }

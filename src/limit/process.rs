@@ -56,8 +56,11 @@ pub(crate) trait Victim: Send + Sync {
     /// What it holds, if that is known.
     fn held(&self) -> Option<u64>;
 
-    /// Cancels it.
-    fn cancel_for_memory(&self);
+    /// Whether it is cancelled, or was counted if the limit is not enforced. It is not chosen again.
+    fn is_chosen(&self, enforces: bool) -> bool;
+
+    /// Cancels it. Returns whether this is why it is cancelled.
+    fn cancel_for_memory(&self) -> bool;
 
     /// It would be cancelled if the limit was enforced.
     fn count_would_cancel(&self);

@@ -144,9 +144,19 @@ impl RequestScope {
 
     #[inline(never)]
     fn replace_body_taker(&self, taker: Option<Waker>) {
-        let former = std::mem::replace(&mut *lock(&self.state().rare().body_taker), taker);
+        let state = self.state();
+        let taker_of = || lock(&state.rare().body_taker);
+        let is_set = taker.is_some();
+        let former = std::mem::replace(&mut *taker_of(), taker);
         // It may own the last reference to the body.
         drop(former);
+        // The request is cancelled once. Of "set" and "cancelled" the later one sees the earlier.
+        if is_set && state.cancel.is_cancelled_now() && self.cancelled_for_memory().is_some() {
+            let taker = taker_of().clone();
+            if let Some(taker) = taker {
+                taker.wake();
+            }
+        }
     }
 
     /// By how much the time between two frames of the body is less than was set, since memory is tight: three
@@ -185,7 +195,15 @@ impl Victim for ScopeState {
         self.account.held()
     }
 
-    fn cancel_for_memory(&self) {
+    fn is_chosen(&self, enforces: bool) -> bool {
+        if enforces {
+            self.cancel.reason().is_some()
+        } else {
+            self.claim.is_counted()
+        }
+    }
+
+    fn cancel_for_memory(&self) -> bool {
         self.cancel(CancelReason::new(Outcome::MemoryPressure));
         self.limits.wake();
         let taker = self
@@ -196,9 +214,13 @@ impl Victim for ScopeState {
             // It looks again a moment later if the server may still notice by itself.
             taker.wake();
         }
+        self.cancel
+            .reason()
+            .is_some_and(|reason| reason == Outcome::MemoryPressure)
     }
 
     fn count_would_cancel(&self) {
+        self.claim.count();
         if let Some(limit) = &self.layer().limit {
             limit.count_would_cancel(self.key());
         }
