@@ -36,15 +36,24 @@ const BUCKETS: [u8; 32] = {
 /// The bucket of `value`; zero is in that of 1.
 #[inline]
 pub(crate) const fn bucket(value: u64) -> usize {
+    let (power, part) = split(value);
+    power * PARTS + part
+}
+
+/// The bucket of `value`: the power of two, and which one of it.
+#[inline]
+pub(super) const fn split(value: u64) -> (usize, usize) {
     // From here on a bucket begins at a power of two.
     let value = value.saturating_sub(1);
     if value < 2 * PARTS as u64 {
-        return value as usize;
+        let value = value as usize;
+        return (value / PARTS, value % PARTS);
     }
-    let power = value.ilog2();
+    // `ilog2` in the form that is one instruction.
+    let power = value.leading_zeros() ^ 63;
     // The five bits after the highest one.
     let part = (value >> (power - 5)) as usize % BUCKETS.len();
-    (power as usize - 3) * PARTS + BUCKETS[part] as usize
+    (power as usize - 3, BUCKETS[part] as usize)
 }
 
 /// The highest value of `bucket`.

@@ -1,5 +1,5 @@
 use super::{
-    buckets::{PARTS, POWERS, bucket},
+    buckets::{PARTS, POWERS, split},
     counts::Counts,
 };
 use crate::account::aside;
@@ -23,32 +23,46 @@ const FIRST: usize = 24;
 /// the nearest bucket that there is. Sums and maxima are exact in any case.
 #[derive(Debug, Clone)]
 pub(crate) struct Histograms<const N: usize, const CHUNKS: usize> {
-    figures: [Figure; N],
-    /// The counts of the buckets of a power of two.
-    chunks: Vec<[u32; PARTS]>,
+    /// Rarely written: a thread that adds values finds these lines in its cache, whichever thread did it before.
+    places: [Places; N],
+    sums: [Sums; N],
+    chunks: Vec<Chunk>,
     /// Counts that have passed the highest `u32`: histogram, bucket, and how often.
     wrapped: Vec<(u16, u16, u32)>,
 }
 
-#[derive(Debug, Clone)]
-struct Figure {
+/// The chunk of each power of two, or [`NONE`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(align(64))]
+struct Places([u8; PLACES]);
+
+impl Places {
+    const NONE: Self = Self([NONE; PLACES]);
+}
+
+/// The counts of the buckets of a power of two, in one line of the processor's cache.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Chunk([u32; PARTS]);
+
+#[derive(Debug, Clone, Copy)]
+struct Sums {
     count: u64,
     total: u64,
     max: u64,
-    /// The chunk of each power of two, or [`NONE`].
-    chunks: [u8; PLACES],
 }
 
 impl<const N: usize, const CHUNKS: usize> Default for Histograms<N, CHUNKS> {
     fn default() -> Self {
         const { assert!(N <= CHUNKS && CHUNKS <= NONE as usize) };
+        let none = Sums {
+            count: 0,
+            total: 0,
+            max: 0,
+        };
         Self {
-            figures: std::array::from_fn(|_| Figure {
-                count: 0,
-                total: 0,
-                max: 0,
-                chunks: [NONE; PLACES],
-            }),
+            places: [Places::NONE; N],
+            sums: [none; N],
             chunks: Vec::new(),
             wrapped: Vec::new(),
         }
@@ -56,57 +70,58 @@ impl<const N: usize, const CHUNKS: usize> Default for Histograms<N, CHUNKS> {
 }
 
 impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
-    /// Adds a value to one of the histograms, so many times.
+    /// Adds values to one of the histograms, each so many times.
     #[inline]
-    pub(crate) fn add(&mut self, which: usize, value: u64, times: u32) {
-        let figure = &mut self.figures[which];
-        figure.count += u64::from(times);
-        if value == 0 {
-            return;
+    pub(crate) fn extend(&mut self, which: usize, values: impl IntoIterator<Item = (u64, u32)>) {
+        // Written once, since each store to a chunk might have changed them.
+        let mut sums = self.sums[which];
+        for (value, times) in values {
+            sums.count += u64::from(times);
+            if value == 0 {
+                continue;
+            }
+            // Not checked for an overflow: 584 years of nanoseconds, or as many bytes.
+            let sum = value.wrapping_mul(u64::from(times));
+            sums.total = sums.total.wrapping_add(sum);
+            sums.max = sums.max.max(value);
+            let (power, part) = split(value);
+            let chunk = self.places[which].0[power % PLACES];
+            let Some(Chunk(counts)) = self.chunks.get_mut(usize::from(chunk)) else {
+                self.add_elsewhere(which, power, part, times);
+                continue;
+            };
+            let count = &mut counts[part % PARTS];
+            let (sum, wraps) = count.overflowing_add(times);
+            *count = sum;
+            if wraps {
+                self.wrap(which, power * PARTS + part);
+            }
         }
-        // Not checked for an overflow: 584 years of nanoseconds, or as many bytes.
-        let sum = value.wrapping_mul(u64::from(times));
-        figure.total = figure.total.wrapping_add(sum);
-        if value > figure.max {
-            figure.max = value;
-        }
-        let bucket = bucket(value);
-        let chunk = figure.chunks[bucket / PARTS % PLACES];
-        let Some(chunk) = self.chunks.get_mut(usize::from(chunk)) else {
-            self.add_elsewhere(which, bucket, times);
-            return;
-        };
-        let count = &mut chunk[bucket % PARTS];
-        let (sum, wraps) = count.overflowing_add(times);
-        *count = sum;
-        if wraps {
-            self.wrap(which, bucket);
-        }
+        self.sums[which] = sums;
     }
 
     /// Adds a value for which there is no chunk.
     #[cold]
     #[inline(never)]
-    fn add_elsewhere(&mut self, which: usize, bucket: usize, times: u32) {
-        let power = bucket / PARTS;
+    fn add_elsewhere(&mut self, which: usize, power: usize, part: usize, times: u32) {
         // Each histogram can have one.
-        let others = self.figures.iter().enumerate();
+        let others = self.places.iter().enumerate();
         let kept = others
-            .filter(|(other, figure)| *other != which && figure.chunks == [NONE; PLACES])
+            .filter(|(other, places)| *other != which && **places == Places::NONE)
             .count();
         if self.chunks.len() + kept < CHUNKS {
-            self.figures[which].chunks[power] = self.chunks.len() as u8;
+            self.places[which].0[power] = self.chunks.len() as u8;
             let len = self.chunks.len();
             if len == self.chunks.capacity() {
                 let more = len.max(FIRST).min(CHUNKS - len);
                 aside(|| self.chunks.reserve_exact(more));
             }
             let mut chunk = [0; PARTS];
-            chunk[bucket % PARTS] = times;
-            self.chunks.push(chunk);
+            chunk[part] = times;
+            self.chunks.push(Chunk(chunk));
             return;
         }
-        let chunks = &self.figures[which].chunks;
+        let chunks = &self.places[which].0;
         let has = |at: &usize| chunks[*at] != NONE;
         let (chunk, part) = match (power..POWERS).find(has) {
             Some(above) => (chunks[above], 0),
@@ -115,7 +130,7 @@ impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
                 PARTS - 1,
             ),
         };
-        let count = &mut self.chunks[usize::from(chunk)][part];
+        let count = &mut self.chunks[usize::from(chunk)].0[part];
         *count = count.saturating_add(times);
     }
 
@@ -132,20 +147,20 @@ impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
 
     /// Returns count, sum and maximum of a histogram.
     pub(crate) fn totals(&self, which: usize) -> [u64; 3] {
-        let figure = &self.figures[which];
-        [figure.count, figure.total, figure.max]
+        let Sums { count, total, max } = self.sums[which];
+        [count, total, max]
     }
 
     /// Returns the counts of a histogram.
     pub(crate) fn counts(&self, which: usize) -> Counts {
-        let chunks = self.figures[which].chunks.iter().enumerate();
+        let chunks = self.places[which].0.iter().enumerate();
         let chunks = chunks.filter_map(|(power, chunk)| {
             let counts = self.chunks.get(usize::from(*chunk))?;
-            Some((power * PARTS, counts))
+            Some((power * PARTS, counts.0))
         });
         let counts = chunks.flat_map(|(first, counts)| {
-            let counts = counts.iter().enumerate();
-            counts.map(move |(part, count)| ((first + part) as u16, u64::from(*count)))
+            let counts = counts.into_iter().enumerate();
+            counts.map(move |(part, count)| ((first + part) as u16, u64::from(count)))
         });
         let counts = counts.map(|(bucket, count)| {
             let mut wrapped = self.wrapped.iter();
@@ -163,11 +178,17 @@ mod tests {
 
     use super::{
         super::{
-            buckets::{ERROR, tests::value},
+            buckets::{ERROR, bucket, tests::value},
             upper,
         },
         *,
     };
+
+    impl<const N: usize, const CHUNKS: usize> Histograms<N, CHUNKS> {
+        fn add(&mut self, which: usize, value: u64, times: u32) {
+            self.extend(which, [(value, times)]);
+        }
+    }
 
     fn at<const N: usize, const C: usize>(all: &Histograms<N, C>, which: usize, rank: u64) -> u64 {
         let [count, _, max] = all.totals(which);
@@ -269,13 +290,13 @@ mod tests {
         let mut all = Histograms::<1, LARGEST>::default();
         all.add(0, 77, 1);
         for _ in 0..2 {
-            all.chunks[0][bucket(77) % PARTS] = u32::MAX;
+            all.chunks[0].0[bucket(77) % PARTS] = u32::MAX;
             all.add(0, 77, 1);
         }
         all.add(0, 77, 1);
         let counts: Vec<_> = all.counts(0).iter().collect();
         assert_eq!(counts, [(upper(bucket(77)), (2 << 32) + 1)]);
-        all.chunks[0][bucket(77) % PARTS] = u32::MAX - 1;
+        all.chunks[0].0[bucket(77) % PARTS] = u32::MAX - 1;
         all.add(0, 77, 3);
         let counts: Vec<_> = all.counts(0).iter().collect();
         assert_eq!(counts, [(upper(bucket(77)), (3 << 32) + 1)]);

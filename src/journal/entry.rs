@@ -92,25 +92,32 @@ pub(crate) struct ClosedEntry {
 }
 
 impl ClosedEntry {
+    /// The words of the entry, which a thread has in registers until it writes them.
     #[inline]
-    pub(super) fn write(&self, entry: &Entry<WORDS>) {
+    pub(crate) fn words(&self) -> [u64; WORDS] {
         let word = opened(self.key)
             | STATUS.pack(self.status.unwrap_or(0).into())
             | OUTCOME.pack(self.outcome.index() as u64)
             | SOURCE.pack(self.arena_source as u64);
-        match &self.heap {
-            None => entry.set(0, word),
-            Some(heap) => {
-                entry.set(0, word | HAS_USAGE.pack(1));
-                entry.set(1, heap.bytes_allocated);
-                entry.set(2, heap.allocations);
-                entry.set(3, heap.peak_bytes.unwrap_or(UNKNOWN));
-            }
-        }
-        entry.set(4, self.arena_bytes as u64);
-        entry.set(5, self.time_to_head.unwrap_or(UNKNOWN));
-        entry.set(6, self.time_to_end);
-        entry.set(7, self.total_time);
+        let (word, bytes, allocations, peak) = match &self.heap {
+            None => (word, 0, 0, 0),
+            Some(heap) => (
+                word | HAS_USAGE.pack(1),
+                heap.bytes_allocated,
+                heap.allocations,
+                heap.peak_bytes.unwrap_or(UNKNOWN),
+            ),
+        };
+        [
+            word,
+            bytes,
+            allocations,
+            peak,
+            self.arena_bytes as u64,
+            self.time_to_head.unwrap_or(UNKNOWN),
+            self.time_to_end,
+            self.total_time,
+        ]
     }
 }
 

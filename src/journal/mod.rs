@@ -100,10 +100,10 @@ impl Journal {
             .push_in_order(|words| words.set(0, entry::moved(from, to)))
     }
 
-    /// Adds a closed request.
+    /// Adds a closed request, by the [words](ClosedEntry::words) of its entry.
     #[inline]
-    pub(crate) fn closed(&self, closed: &ClosedEntry) -> Option<usize> {
-        self.closes.push(|words| closed.write(words))
+    pub(crate) fn closed(&self, closed: [u64; WORDS]) -> Option<usize> {
+        self.closes.push(|words| words.set_all(closed))
     }
 
     /// Adds the time from a cancellation to the end of the last task.
@@ -142,21 +142,29 @@ impl Journals {
         push: impl Fn(&Journal) -> Option<usize>,
         empty: impl Fn(&Journal, bool),
     ) {
-        self.with_own(|journal| match push(journal) {
+        // What is rare takes `push` by value, so that what it writes need not be in memory before.
+        let own = self.own.get(thread_number()).and_then(OnceLock::get);
+        let Some(journal) = own else {
+            return self.record_elsewhere(push, empty);
+        };
+        match push(journal) {
             Some(waiting) if journal.may_wait(waiting) => {}
-            waiting => emptied(journal, waiting, &push, &empty),
-        });
+            waiting => emptied(journal, waiting, push, empty),
+        }
     }
 
-    /// Calls `f` with the journal of the calling thread, which may push to it.
-    #[inline]
-    pub(crate) fn with_own<R>(&self, f: impl FnOnce(&Journal) -> R) -> R {
-        let Some(own) = self.own.get(thread_number()) else {
-            return self.with_shared(f);
-        };
-        match own.get() {
-            Some(journal) => f(journal),
-            None => f(made(own)),
+    /// As [`record`](Self::record), for a thread that has no journal yet, or none of its own.
+    #[cold]
+    #[inline(never)]
+    fn record_elsewhere(
+        &self,
+        push: impl Fn(&Journal) -> Option<usize>,
+        empty: impl Fn(&Journal, bool),
+    ) {
+        let record = |journal: &Journal| emptied(journal, push(journal), &push, &empty);
+        match self.own.get(thread_number()) {
+            Some(own) => record(made(own)),
+            None => self.with_shared(record),
         }
     }
 
@@ -190,9 +198,12 @@ impl Journals {
 fn emptied(
     journal: &Journal,
     waiting: Option<usize>,
-    push: &impl Fn(&Journal) -> Option<usize>,
-    empty: &impl Fn(&Journal, bool),
+    push: impl Fn(&Journal) -> Option<usize>,
+    empty: impl Fn(&Journal, bool),
 ) {
+    if waiting.is_some_and(|waiting| journal.may_wait(waiting)) {
+        return;
+    }
     empty(journal, waiting.is_none());
     if waiting.is_none() {
         let pushed = push(journal);

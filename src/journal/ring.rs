@@ -87,6 +87,13 @@ impl<const WORDS: usize> Entry<WORDS> {
     }
 
     #[inline]
+    pub(super) fn set_all(&self, values: [u64; WORDS]) {
+        for (word, value) in self.0.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
     pub(crate) fn get(&self, word: usize) -> u64 {
         self.0[word].load(Ordering::Relaxed)
     }

@@ -68,9 +68,8 @@ impl MemoryHandle {
             .map(|(key, row)| {
                 let route = self.layer.routes.route(key.route);
                 let mut open_bytes = Histograms::<1, LARGEST>::default();
-                for (_, usage) in open.iter().filter(|open| open.0 == key) {
-                    open_bytes.add(0, usage.bytes_allocated, 1);
-                }
+                let open = open.iter().filter(|open| open.0 == key);
+                open_bytes.extend(0, open.map(|open| (open.1.bytes_allocated, 1)));
                 let limited = self.layer.limit.as_ref();
                 let limited = limited.and_then(|limit| limit.peaks.get(key));
                 let sizes = &route.sizes;

@@ -70,26 +70,22 @@ impl Row {
         }
         self.add_figure(Figure::ArenaBytes, entries, 4);
         // Times differ.
-        for entry in entries {
-            let head = entry.get(5);
-            if head != UNKNOWN {
-                self.figures.add(Figure::TimeToHead as usize, head, 1);
-            }
-            self.time_to_end = self.time_to_end.wrapping_add(entry.get(6));
-            self.figures
-                .add(Figure::TotalTime as usize, entry.get(7), 1);
+        let times = |word| entries.iter().map(move |entry| (entry.get(word), 1));
+        let heads = times(5).filter(|head| head.0 != UNKNOWN);
+        self.figures.extend(Figure::TimeToHead as usize, heads);
+        for (end, _) in times(6) {
+            self.time_to_end = self.time_to_end.wrapping_add(end);
         }
+        self.figures.extend(Figure::TotalTime as usize, times(7));
     }
 
     /// Adds a word of each entry to a histogram, unless it is not known.
     fn add_figure(&mut self, figure: Figure, entries: &[Entry<WORDS>], word: usize) {
-        for run in Entry::runs(entries, word) {
-            if let Some(value) = run.first().map(|entry| entry.get(word)) {
-                if value != UNKNOWN {
-                    self.figures.add(figure as usize, value, run.len() as u32);
-                }
-            }
-        }
+        let runs = Entry::runs(entries, word).filter_map(|run| {
+            let value = run.first()?.get(word);
+            (value != UNKNOWN).then_some((value, run.len() as u32))
+        });
+        self.figures.extend(figure as usize, runs);
     }
 
     /// Requests that are open. Negative for a moment while others are moved, or closed.

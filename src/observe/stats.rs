@@ -238,7 +238,7 @@ mod tests {
     /// A closed request that took `nanos`.
     fn close(stats: &Stats, key: RouteKey, nanos: u64) {
         stats.record(|journal| {
-            journal.closed(&ClosedEntry {
+            let entry = ClosedEntry {
                 key,
                 status: Some(200),
                 outcome: Outcome::Completed,
@@ -248,7 +248,8 @@ mod tests {
                 time_to_head: Some(nanos / 2),
                 time_to_end: nanos,
                 total_time: nanos,
-            })
+            };
+            journal.closed(entry.words())
         });
     }
 
@@ -349,7 +350,7 @@ mod tests {
             for n in 0..1000 {
                 let entry = figures(n);
                 stats.open(entry.key);
-                stats.record(|journal| journal.closed(&entry));
+                stats.record(|journal| journal.closed(entry.words()));
                 if n % 10 == 0 {
                     stats.record(|journal| journal.latency(entry.key, n / 100));
                 }

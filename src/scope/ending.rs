@@ -210,7 +210,8 @@ impl ScopeState {
             time_to_end: end.unwrap_or(total_time),
             total_time,
         };
-        layer.record(|journal| journal.closed(&closed));
+        let words = closed.words();
+        layer.record(move |journal| journal.closed(words));
         if let Some(tasks) = &tasks {
             self.tasks_closed(key, tasks);
         }

@@ -148,7 +148,7 @@ impl ScopeState {
         start: Instant,
         parent: Option<&Counted<Self>>,
     ) {
-        layer.value().record(|journal| journal.opened(key));
+        layer.value().record(move |journal| journal.opened(key));
         if layer.value().keeps_spans {
             self.span.set_current();
         }
