@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::sync::{mpsc, oneshot};
-use tower_memory::{MemoryLayer, RequestScope, profile::Profile};
+use tower_memory::{MemoryHandle, MemoryLayer, RequestScope, observe::Snapshot, profile::Profile};
 
 use super::{Stacks, Value, turn};
 
@@ -48,10 +48,12 @@ async fn serve(app: Router) -> String {
     format!("http://{address}")
 }
 
-fn app() -> Router {
+fn app() -> (Router, MemoryHandle) {
+    let memory = MemoryLayer::new();
+    let handle = memory.handle();
     let (orders, others) = mpsc::channel(8);
     tokio::spawn(rows(others));
-    Router::new()
+    let app = Router::new()
         .route("/body", get(|| async { vec![1_u8; 1 << 20] }))
         .route(
             "/json",
@@ -95,7 +97,42 @@ fn app() -> Router {
                     .to_string()
             }),
         )
-        .layer(MemoryLayer::new())
+        .layer(memory);
+    (app, handle)
+}
+
+/// What each request allocates in its handler, its body and its tasks. The server, the client and tasks of others
+/// allocate more, which is of no route.
+const ALLOCATED: [(&str, u64); 8] = [
+    ("/body", 1 << 20),
+    // 200 strings of 5 to 8 bytes, their list, and as much text with quotes and commas.
+    ("/json", 200 * 24 + 1490 + 2091),
+    ("/stream", 64 * (16 << 10)),
+    // The rows are their maker's.
+    ("/rows", 100 * 31),
+    ("/upload", 256 << 10),
+    ("/child", 256 << 10),
+    ("/leak/{id}", 4096),
+    // It was full before.
+    ("/cache/{id}", 0),
+];
+
+/// What a request may allocate beyond it: parts of the request and the response, and room that a text does not use.
+const OVERHEAD: u64 = 6 << 10;
+
+/// Checks what the requests of each route have allocated.
+fn check_allocated(requests: &Snapshot) {
+    for (route, bytes) in ALLOCATED {
+        let found = requests.routes.iter().find(|row| row.route.as_str() == route);
+        let found = found.expect("it had requests").bytes.clone();
+        let found = found.expect("the allocator is installed");
+        assert_eq!(found.count, REQUESTS as u64, "{route}");
+        let mean = found.total / REQUESTS as u64;
+        assert!(
+            (bytes..=bytes + OVERHEAD).contains(&mean),
+            "{route}: {mean} bytes where {bytes} were allocated"
+        );
+    }
 }
 
 #[test]
@@ -106,8 +143,9 @@ fn growth_in_use_names_the_route_and_the_stack_that_leak_and_no_other() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let (before, after) = runtime.block_on(async {
-        let server = serve(app()).await;
+    let (before, after, requests) = runtime.block_on(async {
+        let (app, handle) = app();
+        let server = serve(app).await;
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
         let round = async |requests: usize| {
             for n in 0..requests {
@@ -133,11 +171,13 @@ fn growth_in_use_names_the_route_and_the_stack_that_leak_and_no_other() {
         };
         // Connections, caches and the scopes that threads keep.
         round(20).await;
-        let before = Profile::snapshot();
+        let (before, requests) = (Profile::snapshot(), handle.snapshot());
         round(REQUESTS).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        (before, Profile::snapshot())
+        let requests = handle.snapshot().since(&requests);
+        (before, Profile::snapshot(), requests)
     });
+    check_allocated(&requests);
     let growth = after.since(&before).resolve();
 
     let truth = (REQUESTS * 4096) as i64;
