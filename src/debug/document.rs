@@ -3,7 +3,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 const STYLE: &str = include_str!("style.css");
 
 /// What the pages may load: their own style, and nothing else. No script runs.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-/5OWrIRG6PI/j3uYH9iB7e/EHdTNmUWLxn4i2/s9Gnw='; \
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-N7quynOVCP2ayrNc+etkfYLtFKM5BBokAJQmdtVbq34='; \
      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A whole page. `base` is where links to the other pages start.

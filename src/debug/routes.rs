@@ -145,6 +145,8 @@ impl View {
 
     fn heading(&self, column: usize) -> Markup {
         let (heading, help) = HEADINGS[column];
+        // The outcomes.
+        let text = (column == HEADINGS.len() - 1).then_some("text");
         let is_sorted = column == self.column;
         // Again is the other way round; a new column begins with its natural order.
         let ascending = if is_sorted {
@@ -158,7 +160,7 @@ impl View {
             (true, false) => Some("descending"),
         };
         html! {
-            th scope="col" aria-sort=[sort] title=(help) {
+            th scope="col" class=[text] aria-sort=[sort] title=(help) {
                 a href=(Self::link(column, ascending, 0)) {
                     (heading)
                     @if is_sorted { span aria-hidden="true" { @if self.ascending { " ▲" } @else { " ▼" } } }
