@@ -162,39 +162,6 @@ fn a_pool_under_threads_that_come_and_go_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn pools_that_end_while_arenas_come_back_leave_nothing_behind() {
-    let (sender, receiver) = mpsc::sync_channel::<Arena>(16);
-    let returner = thread::spawn(move || {
-        for arena in receiver {
-            // On threads that have slots, and on some that have none yet.
-            if arena.allocated_bytes() % 2 == 0 {
-                drop(arena);
-            } else {
-                thread::spawn(move || drop(arena)).join().unwrap();
-            }
-        }
-    });
-    for round in 0..150 {
-        let pool = ArenaPool::builder().initial_bytes(256).build().unwrap();
-        let out: Vec<Arena> = (0..6).map(|_| pool.rent()).collect();
-        for (n, arena) in out.into_iter().enumerate() {
-            arena.alloc_slice_fill_iter((0..1 + (round + n) % 100).map(|_| 1_u8));
-            if n % 3 == 0 {
-                drop(arena);
-            } else {
-                sender.send(arena).unwrap();
-            }
-        }
-        let (first, second) = (pool.clone(), pool);
-        let other = thread::spawn(move || drop(first));
-        drop(second);
-        other.join().unwrap();
-    }
-    drop(sender);
-    returner.join().unwrap();
-}
-
-#[test]
 fn arenas_that_a_thread_keeps_to_its_end_come_back() {
     thread_local! {
         static BEFORE: RefCell<Vec<Arena>> = const { RefCell::new(Vec::new()) };

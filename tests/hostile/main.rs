@@ -1,6 +1,7 @@
 //! An allocator that refuses, counts, and looks at what is given back.
 #![expect(unsafe_code, reason = "is the global allocator")]
 
+mod ended;
 mod null;
 mod return_path;
 mod wipe;
@@ -9,6 +10,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     ptr,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 /// Chunks of arenas, and nothing else here, are aligned to this.
@@ -38,6 +40,17 @@ thread_local! {
     static CHUNKS: Cell<[(usize, usize); 64]> = const { Cell::new([(0, 0); 64]) };
 }
 
+/// The size of the blocks that are counted on all threads, and how many of them were made, and freed.
+static COUNTED: AtomicUsize = AtomicUsize::new(usize::MAX);
+static MADE: AtomicUsize = AtomicUsize::new(0);
+static FREED: AtomicUsize = AtomicUsize::new(0);
+
+fn count(layout: Layout, sum: &AtomicUsize) {
+    if layout.size() == COUNTED.load(Relaxed) {
+        sum.fetch_add(1, Relaxed);
+    }
+}
+
 struct Hostile;
 
 #[global_allocator]
@@ -64,6 +77,7 @@ unsafe impl GlobalAlloc for Hostile {
         // Zeroed, so that a block that is not written all over holds no secret of an earlier test.
         // SAFETY: the caller's promise.
         let block = unsafe { System.alloc_zeroed(layout) };
+        count(layout, &MADE);
         if layout.align() == CHUNK_ALIGN {
             let mut chunks = CHUNKS.get();
             if let Some(free) = chunks.iter_mut().find(|chunk| chunk.0 == 0) {
@@ -76,6 +90,7 @@ unsafe impl GlobalAlloc for Hostile {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         CALLS.set(CALLS.get() + 1);
+        count(layout, &FREED);
         let mut chunks = CHUNKS.get();
         if let Some(chunk) = chunks.iter_mut().find(|chunk| chunk.0 == block.addr()) {
             *chunk = (0, 0);
