@@ -202,7 +202,7 @@ async fn arena_json_that_cannot_be_written_is_an_internal_error() {
 }
 
 async fn fill(arena: Arena, Path(bytes): Path<usize>) {
-    arena.alloc_slice_fill_iter((0..bytes).map(|_| 1_u8));
+    arena.alloc_slice_copy(&vec![1_u8; bytes]);
 }
 
 async fn request_of(app: &Router, path: &str) {
@@ -460,9 +460,7 @@ async fn a_few_large_responses_and_the_many_small_ones_all_come_from_the_pool() 
 #[tokio::test]
 async fn a_few_large_arenas_do_not_fill_the_pool_for_the_many_small_ones() {
     async fn scratch(scope: RequestScope, Path(bytes): Path<usize>) -> StatusCode {
-        scope
-            .arena()
-            .alloc_slice_fill_iter((0..bytes).map(|_| 1_u8));
+        scope.arena().alloc_slice_copy(&vec![1_u8; bytes]);
         StatusCode::OK
     }
     for one_in in [100, 10] {
