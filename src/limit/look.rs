@@ -123,12 +123,14 @@ impl Process {
     #[cold]
     fn cancel_worst(&self, reading: &Reading) {
         let enforces = self.mode() == LimitMode::Enforce;
-        let listed = self.victims.filter_map(|listed| {
-            let candidate = || (listed.victim.clone(), listed.mean, listed.since);
-            // One that takes long to end must not stand in for all others.
-            (!listed.victim.is_chosen(enforces)).then(candidate)
-        });
+        let listed = self
+            .victims
+            .filter_map(|listed| Some((listed.victim.clone(), listed.mean, listed.since)));
         let candidates = listed.iter().enumerate().filter_map(|(key, listed)| {
+            // One that takes long to end must not stand in for all others.
+            if listed.0.is_chosen(enforces) {
+                return None;
+            }
             Some(Candidate {
                 key,
                 held: listed.0.held()?,

@@ -11,7 +11,8 @@ use std::{
 ///
 /// A source is read by a request that finds the last figure older than 5 ms, so it should be quick. If it
 /// blocks, that request waits, and others use the last figures. A reading of `None` or 0, or a panic, is a
-/// failure: it is counted, the next source is used, and the source is tried again after 10 s.
+/// failure: it is counted, the next source is used, and the source is tried again after 10 s. It must not call
+/// [`ProcessLimit::snapshot`](super::ProcessLimit::snapshot) or `set_bytes`, which would wait for it.
 ///
 /// # Examples
 ///

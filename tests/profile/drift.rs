@@ -123,7 +123,10 @@ const OVERHEAD: u64 = 6 << 10;
 /// Checks what the requests of each route have allocated.
 fn check_allocated(requests: &Snapshot) {
     for (route, bytes) in ALLOCATED {
-        let found = requests.routes.iter().find(|row| row.route.as_str() == route);
+        let found = requests
+            .routes
+            .iter()
+            .find(|row| row.route.as_str() == route);
         let found = found.expect("it had requests").bytes.clone();
         let found = found.expect("the allocator is installed");
         assert_eq!(found.count, REQUESTS as u64, "{route}");
