@@ -277,3 +277,29 @@ async fn a_listed_request_ends_with_the_outcome_of_one_that_is_not() {
         assert_eq!(snapshot.in_flight, 0);
     }
 }
+
+#[tokio::test]
+async fn a_request_whose_handle_is_kept_leaves_the_list_at_its_end_and_its_arena_with_the_handle() {
+    for cancels in [false, true] {
+        let layer = listing();
+        let handle = layer.handle();
+        let kept = std::sync::Mutex::new(None);
+        let service = layer.layer(service_fn(|request: Request<()>| {
+            let scope = scope_of(&request);
+            scope.arena().alloc(7_u64);
+            if cancels {
+                scope.cancel();
+            }
+            *kept.lock().unwrap() = Some(scope);
+            std::future::ready(Answer::Ok(empty()))
+        }));
+        let response = service.oneshot(Request::new(())).await.unwrap();
+        assert_eq!(open(&handle).len(), 1);
+        drop(response);
+        assert!(open(&handle).is_empty());
+        let scope = kept.lock().unwrap().take().unwrap();
+        assert_eq!((scope.is_ended(), handle.pool().stats().rented), (true, 1));
+        drop(scope);
+        assert_eq!(handle.pool().stats().rented, 0, "the list refers to it");
+    }
+}

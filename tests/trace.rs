@@ -138,6 +138,12 @@ async fn polls_are_recorded_with_request_route_task_and_exact_bytes() {
         (Some("audit"), 0)
     );
 
+    let marks = json(&snapshot);
+    assert!(
+        !events(&marks).any(|event| event["cat"] == "cancelled"),
+        "it has completed: {marks}"
+    );
+
     // What the account was credited with, poll by poll.
     let own = polls.iter().filter(|poll| poll.kind != "detached");
     let sum: u64 = own.map(|poll| poll.bytes.expect("installed")).sum();

@@ -85,6 +85,24 @@ async fn a_silent_stream_is_cut_off_at_the_end_of_the_grace_period() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_another_task_reads_meanwhile_wakes_that_one() {
+    let (response, watch) = streaming(None, silent).await;
+    let mut body = response.into_body();
+    let first = tokio::spawn(async move {
+        body.frame().await.unwrap().unwrap();
+        assert!(futures_util::poll!(body.frame()).is_pending());
+        body
+    });
+    let reader = tokio::spawn(first.await.unwrap().collect());
+    sleep(Duration::from_secs(1)).await;
+    watch.handle.shutdown_and_cut_off(GRACE).await;
+    let read = tokio::time::timeout(GRACE, reader).await;
+    let error = read.expect("it is woken").unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the server is shutting down");
+    assert_eq!(watch.report().await.outcome, Outcome::Shutdown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_always_has_data_is_cut_off() {
     let (response, watch) = streaming(None, busy).await;
     let mut body = response.into_body();

@@ -202,6 +202,25 @@ async fn the_time_to_the_end_does_not_include_tasks_and_the_total_does() {
     assert_eq!(times.map(|time| time.as_secs()), [1, 2, 5, 5]);
 }
 
+/// The word that holds both has room for 208 days.
+#[tokio::test(start_paused = true)]
+async fn a_head_after_three_hundred_days_has_its_status_and_the_longest_time() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    let (layer, watch) = watched(MemoryLayer::builder());
+    let service = layer.layer(service_fn(|_: Request<Body>| async {
+        sleep(300 * DAY).await;
+        let response = Response::builder().status(202).body(Body::empty());
+        Ok::<_, Infallible>(response.unwrap())
+    }));
+    drop(service.oneshot(request("GET", "/")).await.unwrap());
+    let report = watch.report().await;
+    assert_eq!(report.status, Some(202));
+    let head = report.time_to_head.unwrap();
+    assert!((208 * DAY..209 * DAY).contains(&head), "{head:?}");
+    assert!(report.total_time >= 300 * DAY, "{:?}", report.total_time);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_upgraded_connection_ends_with_its_last_hold() {
     let (layer, watch) = watched(MemoryLayer::builder());
