@@ -1,6 +1,6 @@
 //! A pool's statistics and limits, and when an arena is returned.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, thread};
 
 use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
@@ -199,6 +199,22 @@ fn an_unused_arena_does_not_wait() {
     drop(pool.rent());
     let stats = pool.stats();
     assert_eq!((stats.rented, stats.pooled, stats.misses), (0, 0, 1));
+}
+
+/// So new arenas in a program that is warm are of threads that begin, for which its requests have moved.
+#[test]
+fn a_thread_that_begins_makes_65_arenas_until_it_keeps_one_that_is_not_used() {
+    let pool = small_pool();
+    let begin = || {
+        let before = pool.stats().misses;
+        for rented in 1..=1000 {
+            drop(pool.rent());
+            assert_eq!(pool.stats().misses - before, rented.min(65));
+        }
+    };
+    begin();
+    thread::scope(|threads| threads.spawn(begin).join().unwrap());
+    assert_eq!(pool.stats().hits, 2 * (1000 - 65));
 }
 
 #[test]
