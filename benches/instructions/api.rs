@@ -6,14 +6,16 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     hint::black_box,
+    sync::mpsc,
     task::{Context, Waker},
+    thread,
     time::Duration,
 };
 
 use axum::{Router, body::Body, http::Response, routing::get};
 use bytes::BytesMut;
 use tower_memory::{
-    ArenaPool, Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
+    Arena, ArenaPool, Expose, MemoryLayer, RequestScope, ScopeReport, TrackingAllocator,
     account::{self, Account},
     header::HeaderFormat,
     limit::ProcessLimit,
@@ -157,6 +159,7 @@ pub(crate) fn operation(name: &str, n: u64) {
                 }
             }
         }
+        "rent_10x40B_elsewhere" => rent_elsewhere(n),
         "buffer_16KiB" => {
             let pool = ArenaPool::new();
             for _ in 0..n {
@@ -176,6 +179,37 @@ pub(crate) fn operation(name: &str, n: u64) {
         }
         _ => panic!("no operation `{name}`"),
     }
+}
+
+/// One thread rents, the other one returns. They meet once in 64 arenas.
+#[inline(never)]
+fn rent_elsewhere(n: u64) {
+    let pool = ArenaPool::new();
+    let (full, to_return) = mpsc::sync_channel::<Vec<Arena>>(0);
+    let (empty, to_fill) = mpsc::sync_channel(0);
+    thread::scope(|threads| {
+        threads.spawn(move || {
+            for mut arenas in to_return {
+                arenas.clear();
+                if empty.send(arenas).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut arenas = Vec::with_capacity(64);
+        for _ in 0..n / 64 {
+            for _ in 0..64 {
+                let arena = pool.rent();
+                for i in 0..10_u64 {
+                    black_box(arena.alloc([i; 5]));
+                }
+                arenas.push(arena);
+            }
+            full.send(arenas).expect("the other thread returns them");
+            arenas = to_fill.recv().expect("as above");
+        }
+        drop(full);
+    });
 }
 
 /// `n` times a block of 64 bytes that is doubled up to `bytes`, and freed.

@@ -27,7 +27,7 @@ const ROUTES: usize = 512;
 
 /// Requests are `SETTINGS/ROUTE`: how the layer is set, and what the handler does. `identity` has
 /// no layer, and its `spawn_1` is tokio's.
-const CASES: [&str; 47] = [
+const CASES: [&str; 48] = [
     "identity/ready",
     "identity/routes_512",
     "identity/pending",
@@ -73,6 +73,7 @@ const CASES: [&str; 47] = [
     "operation/realloc_64_to_4096B",
     "operation/realloc_64_to_4096B_uncounted",
     "operation/rent_10x40B",
+    "operation/rent_10x40B_elsewhere",
     "operation/buffer_16KiB",
     "operation/bytes_mut_16KiB",
 ];

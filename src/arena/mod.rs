@@ -40,7 +40,8 @@ pub use self::raw::{
 pub use self::raw::{Drain, IntoIter, OwnedRegion, Segment, Storage};
 
 pub(crate) use self::raw::{
-    BlockPool, Buffers, IdleArena, IdleBlock, PoolHint, Pooled, Recycler, RentedFor, Retain, Slot,
+    Bank, BlockPool, Buffers, IdleArena, IdleBlock, PoolHint, Pooled, Recycler, RentedFor, Retain,
+    Slot,
 };
 #[cfg(feature = "json")]
 pub(crate) use self::{parts::WriteParts, raw::StackText};

@@ -21,11 +21,12 @@
 //!    [`Access::Shared`](chunk::Access) is always correct.
 //!
 //! [`ArenaVec`], [`ArenaString`], [`IntoIter`], [`Segment`], [`ArenaBuf`], [`IdleBlock`], [`Cursor`],
-//! [`ArenaBox`] and [`Slot`] state their own invariants.
+//! [`ArenaBox`], [`Slot`] and [`Bank`] state their own invariants.
 #![expect(unsafe_code, reason = "allocates memory by pointer, behind safe types")]
 
 #[cfg(any(feature = "allocator-api2", feature = "allocator-api2-04"))]
 mod allocator_api;
+mod bank;
 mod block;
 mod boxed;
 mod buf_mut;
@@ -53,6 +54,7 @@ mod vec;
 #[cfg(feature = "json")]
 pub(crate) use self::stack_text::StackText;
 pub(crate) use self::{
+    bank::Bank,
     block::{BlockPool, IdleBlock},
     buffers::Buffers,
     header::{IdleArena, Recycler, Retain},

@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! 1. The word is null or owns the item it points to. `put` moves an item in; `take` moves it out by
-//!    a read-modify-write that leaves null, so only one thread gets it.
+//!    a read-modify-write that leaves null, so only one thread gets it. `take_unshared` does it by a load and a
+//!    store, where no other thread takes.
 //! 2. What words point to is aligned to 128, so their lowest seven bits hold a tag, which any thread
 //!    may read without owning the item.
 
@@ -75,6 +76,23 @@ impl<T: Pooled> Slot<T> {
         let word = self.word.swap(std::ptr::null_mut(), Ordering::Acquire);
         // SAFETY: taken out of the word, which owned it (invariant 1).
         unsafe { Self::own(word) }
+    }
+
+    /// Takes the item, if there is one, with its tag, and without a read-modify-write.
+    ///
+    /// # Safety
+    ///
+    /// No other thread takes from this slot, or puts into it, at the same time. What was done to it before happens
+    /// before this call.
+    #[inline]
+    pub(super) unsafe fn take_unshared(&self) -> Option<(T, u8)> {
+        // Relaxed: what was put in before is seen, and what is put in later sees this (the caller's promises).
+        let word = self.word.load(Ordering::Relaxed);
+        self.word.store(std::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: taken out of the word, which owned it and which no other thread takes from (invariant 1, and
+        // the caller's promise).
+        let item = unsafe { Self::own(word) }?;
+        Some((item, (word.addr() & TAG) as u8))
     }
 
     /// Takes the item if it has this tag.
