@@ -110,6 +110,15 @@ impl Frame {
         block.watch(live, live.wrapping_sub(record.small()), mark, true);
     }
 
+    /// The section counts from now on. Most sections count nothing, so how it is written is left open before.
+    #[inline]
+    fn choose_writer(&self, record: &Record, block: &Block) {
+        if self.writer.get() == Writer::Shared {
+            let thread = std::ptr::from_ref(block).addr();
+            self.writer.set(record.writer_on(thread));
+        }
+    }
+
     #[inline]
     fn is_of(&self, record: Pinned) -> bool {
         self.record.get() == Some(record)
@@ -226,6 +235,10 @@ impl Stack {
         if block.level.get() != 0 {
             return self.enter_inside(record, writer, block);
         }
+        debug_assert!(
+            writer == Writer::Shared || record.with(|record| record.owned),
+            "an account without an owner was entered as by one"
+        );
         let [frame, ..] = &self.frames;
         if writer == Writer::Exclusive && record.with(Record::expects_counts) {
             frame.begin_counting(record, block);
@@ -248,13 +261,19 @@ impl Stack {
         }
         let [frame, ..] = &self.frames;
         if let Some(record) = frame.record.get() {
-            record.with(|record| frame.begin_only(block, &start(), record));
+            record.with(|record| {
+                frame.choose_writer(record, block);
+                frame.begin_only(block, &start(), record);
+            });
         }
     }
 
     #[inline(never)]
     fn settle_all(&self, block: &Block, start: &HeapUsage) {
         for frame in self.entered(block) {
+            if let Some(record) = frame.record.get() {
+                record.with(|record| frame.choose_writer(record, block));
+            }
             frame.start.write(start, Cell::set);
         }
         block.level.set(Self::depth(block));
@@ -295,6 +314,7 @@ impl Stack {
         };
         self.tell(block, block.live_bytes());
         frame.begin(record, writer);
+        record.with(|record| frame.choose_writer(record, block));
         frame.start.write(&block.read(), Cell::set);
         block.level.set(block.level.get().saturating_add(1));
         self.watch(block, block.live_bytes());

@@ -60,6 +60,13 @@ impl Account {
         Self::default()
     }
 
+    /// Creates an account that its owner enters with [`Writer::Exclusive`].
+    pub(crate) fn owned() -> Self {
+        Self {
+            record: RecordRef::owned(),
+        }
+    }
+
     /// Creates an account whose allocations have the label `route` in a profile (feature `profile`), as those
     /// of requests have their route's.
     ///

@@ -302,12 +302,19 @@ mod tests {
         fn new() -> Self {
             Self {
                 block: new_block(),
-                records: std::array::from_fn(|_| RecordRef::new()),
+                records: std::array::from_fn(|at| match Self::writer(at) {
+                    Writer::Exclusive => RecordRef::owned(),
+                    Writer::Shared => RecordRef::new(),
+                }),
                 models: Default::default(),
                 guards: Vec::new(),
                 blocks: Vec::new(),
                 pooled: Vec::new(),
             }
+        }
+
+        fn writer(account: usize) -> Writer {
+            [Writer::Exclusive, Writer::Shared][account % 2]
         }
 
         fn entered(&self) -> Vec<usize> {
@@ -414,7 +421,7 @@ mod tests {
                     self.resize(at % self.blocks.len(), size);
                 }
                 Step::Enter(at) => {
-                    let writer = [Writer::Exclusive, Writer::Shared][at % 2];
+                    let writer = Self::writer(at);
                     let record = self.records[at].pin();
                     assert_eq!(
                         frames::with(|stack| stack.enter(record, writer, block)),
@@ -546,6 +553,36 @@ mod tests {
             Step::Allocate(35_710),
         ])
         .unwrap();
+    }
+
+    /// One allocation in a section of a new thread, which has a block of its own. Account 0 has an owner.
+    fn section(record: &RecordRef, account: usize) {
+        let mut machine = Machine::new();
+        machine.records[account] = record.clone();
+        machine.step(Step::Enter(account)).expect("no threshold");
+        machine.allocate(100);
+        machine.leave(0);
+        machine.free(0);
+    }
+
+    #[test]
+    fn the_thread_at_which_an_account_is_at_home_counts_without_locked_instructions() {
+        let record = RecordRef::new();
+        for (sections, exclusive) in [(1, 1), (2, 1)] {
+            section(&record, 1);
+            assert_eq!(record.credited().allocations, sections);
+            assert_eq!(record.credited_exclusively().allocations, exclusive);
+        }
+    }
+
+    #[test]
+    fn the_exclusive_counts_of_an_account_with_an_owner_are_the_owners() {
+        let record = RecordRef::owned();
+        section(&record, 1);
+        assert_eq!(record.credited_exclusively().allocations, 0);
+        section(&record, 0);
+        assert_eq!(record.credited_exclusively().allocations, 1);
+        assert_eq!(record.credited().allocations, 2);
     }
 
     /// What threads of one account allocate in small pieces is seen when they leave it at the latest,

@@ -120,7 +120,7 @@ impl ScopeState {
     pub(super) fn new() -> Self {
         Self {
             layer: None,
-            account: Account::new(),
+            account: Account::owned(),
             arena: OnceLock::new(),
             lifecycle: Lifecycle::new(),
             limits: Limits::none(),

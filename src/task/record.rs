@@ -139,7 +139,7 @@ impl TaskRecord {
             kind: TaskKind::Async,
             location: Location::caller(),
             started: Instant::now(),
-            account: Account::new(),
+            account: Account::owned(),
             origin: None,
             span: TaskSpan::none(),
             watched: [AtomicUsize::new(0), AtomicUsize::new(0)],

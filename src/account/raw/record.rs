@@ -81,6 +81,8 @@ pub(in crate::account) struct Record {
     adrift: AtomicBool,
     /// A threshold was set. None is looked at before.
     limited: AtomicBool,
+    /// Whether the account has an owner, which alone enters it with [`Writer::Exclusive`].
+    pub(in crate::account) owned: bool,
     /// Whether the response body has begun.
     in_body: AtomicBool,
     /// Whether the section is over that calls the inner service. Stays `false` for tasks.
@@ -101,9 +103,9 @@ pub(in crate::account) struct Record {
     budget: AtomicU64,
     /// What the profile's samples and the flight recorder's events are named by.
     pub(in crate::account) labels: Labels,
-    /// The thread whose guards are counted below, by an address that no other thread has; zero before the
-    /// first one.
-    guards_of: AtomicUsize,
+    /// The thread that the account is at home on, by an address that no other thread has; zero before the first
+    /// one comes.
+    home: AtomicUsize,
     /// Guards of that thread that were not dropped. It is the only one that writes this.
     guards: AtomicUsize,
 }
@@ -111,8 +113,8 @@ pub(in crate::account) struct Record {
 // Relaxed throughout: counts, which publish no other memory. An exclusive owner sees the writes of the
 // former one, since its use happens after (see `Writer`).
 impl Record {
-    /// A record with one reference.
-    pub(super) fn new() -> Self {
+    /// A record with one reference, of an account with an owner or without one.
+    pub(super) fn new(owned: bool) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             small_exclusive: zero(),
@@ -126,6 +128,7 @@ impl Record {
             inexact: AtomicBool::new(false),
             adrift: AtomicBool::new(false),
             limited: AtomicBool::new(false),
+            owned,
             in_body: AtomicBool::new(false),
             called: AtomicBool::new(false),
             counted: [true, true, false].map(AtomicBool::new),
@@ -136,7 +139,7 @@ impl Record {
             short_frozen: zero(),
             budget: AtomicU64::new(NONE),
             labels: Labels::none(),
-            guards_of: AtomicUsize::new(0),
+            home: AtomicUsize::new(0),
             guards: AtomicUsize::new(0),
         }
     }
@@ -144,7 +147,7 @@ impl Record {
     /// Counts a guard of `thread`, the calling one, unless those of another thread are counted here.
     #[inline]
     pub(super) fn add_guard(&self, thread: usize) -> bool {
-        let counts = self.guards_of.load(Relaxed) == thread || self.counts_guards_of(thread);
+        let counts = self.is_home(thread);
         if counts {
             self.guards
                 .store(self.guards.load(Relaxed).wrapping_add(1), Relaxed);
@@ -152,11 +155,28 @@ impl Record {
         counts
     }
 
+    /// Whether the account is at home on `thread`, the calling one. It is on the first one that asks.
+    #[inline]
+    fn is_home(&self, thread: usize) -> bool {
+        self.home.load(Relaxed) == thread || self.comes_home(thread)
+    }
+
     #[cold]
     #[inline(never)]
-    fn counts_guards_of(&self, thread: usize) -> bool {
-        let taken = self.guards_of.compare_exchange(0, thread, Relaxed, Relaxed);
+    fn comes_home(&self, thread: usize) -> bool {
+        let taken = self.home.compare_exchange(0, thread, Relaxed, Relaxed);
         taken.is_ok()
+    }
+
+    /// How a section on `thread`, the calling one, writes its counts, if it is not the owner's. Without an owner,
+    /// the sections of one thread are the only exclusive ones.
+    #[inline]
+    pub(in crate::account) fn writer_on(&self, thread: usize) -> Writer {
+        if !self.owned && self.is_home(thread) {
+            Writer::Exclusive
+        } else {
+            Writer::Shared
+        }
     }
 
     /// A guard that was counted here is dropped, by the same thread.
@@ -232,6 +252,12 @@ impl Record {
     pub(in crate::account) fn credited(&self) -> HeapUsage {
         let read = |counts: &Counts<AtomicU64>| counts.read(|count| count.load(Relaxed));
         read(&self.exclusive).plus(&read(&self.shared))
+    }
+
+    /// What was credited by plain stores.
+    #[cfg(all(test, not(tower_memory_loom)))]
+    pub(in crate::account) fn credited_exclusively(&self) -> HeapUsage {
+        self.exclusive.read(|count| count.load(Relaxed))
     }
 
     #[inline]
@@ -627,7 +653,7 @@ mod loom_models {
         ];
         for other in others {
             loom::model(move || {
-                let record = Arc::new(Record::new());
+                let record = Arc::new(Record::new(false));
                 record.set_budget(budget(10));
                 let thread = thread::spawn({
                     let record = Arc::clone(&record);
@@ -646,7 +672,7 @@ mod loom_models {
     #[test]
     fn an_account_that_is_exhausted_while_it_grows_is_over_its_budget() {
         loom::model(|| {
-            let record = Arc::new(Record::new());
+            let record = Arc::new(Record::new(false));
             record.set_budget(Some(Budget {
                 limit: 10,
                 of_call: false,
@@ -664,7 +690,7 @@ mod loom_models {
     #[test]
     fn two_threads_that_cross_a_threshold_together_are_seen() {
         loom::model(|| {
-            let record = Arc::new(Record::new());
+            let record = Arc::new(Record::new(false));
             record.set_threshold(Some(10));
             let other = thread::spawn({
                 let record = Arc::clone(&record);
@@ -681,7 +707,7 @@ mod loom_models {
     #[test]
     fn writers_of_both_kinds_lose_no_peak() {
         loom::model(|| {
-            let record = Arc::new(Record::new());
+            let record = Arc::new(Record::new(false));
             let other = thread::spawn({
                 let record = Arc::clone(&record);
                 move || {
@@ -699,10 +725,53 @@ mod loom_models {
         });
     }
 
+    /// One of the threads is at home in the account, and stores what the other one adds atomically.
+    #[test]
+    fn threads_that_count_in_an_account_without_an_owner_lose_nothing() {
+        let counted = HeapUsage {
+            allocations: 1,
+            bytes_allocated: 6,
+            ..HeapUsage::default()
+        };
+        let section = move |record: &Record, thread| {
+            let writer = record.writer_on(thread);
+            record.moved(6, 5, writer);
+            record.credit(&counted, writer);
+        };
+        loom::model(move || {
+            let record = Arc::new(Record::new(false));
+            let other = thread::spawn({
+                let record = Arc::clone(&record);
+                move || section(&record, 1)
+            });
+            section(&record, 2);
+            other.join().expect("no panic");
+            // A thread that begins has the address of one that has ended.
+            section(&record, 1);
+            let credited = record.credited();
+            assert_eq!((credited.allocations, credited.bytes_allocated), (3, 18));
+            assert_eq!((record.held(), record.peak()), (Some(15), Some(16)));
+        });
+    }
+
+    #[test]
+    fn an_owner_has_the_exclusive_counts_for_itself() {
+        loom::model(|| {
+            let record = Arc::new(Record::new(true));
+            let other = thread::spawn({
+                let record = Arc::clone(&record);
+                move || record.moved(6, 6, record.writer_on(1))
+            });
+            record.moved(7, 7, Writer::Exclusive);
+            other.join().expect("no panic");
+            assert_eq!(record.held(), Some(13));
+        });
+    }
+
     #[test]
     fn a_threshold_that_is_set_anew_is_not_crossed_by_what_crossed_the_former_one() {
         loom::model(|| {
-            let record = Arc::new(Record::new());
+            let record = Arc::new(Record::new(false));
             record.set_threshold(Some(5));
             let other = thread::spawn({
                 let record = Arc::clone(&record);

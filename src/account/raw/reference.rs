@@ -19,11 +19,19 @@ unsafe impl Send for RecordRef {}
 unsafe impl Sync for RecordRef {}
 
 impl RecordRef {
-    /// Makes a record.
-    ///
+    /// Makes a record of an account without an owner.
+    pub(in crate::account) fn new() -> Self {
+        Self::with_owner(false)
+    }
+
+    /// Makes a record of an account with an owner.
+    pub(in crate::account) fn owned() -> Self {
+        Self::with_owner(true)
+    }
+
     /// Its memory comes from the system allocator, since the last reference may be dropped by the global
     /// one.
-    pub(in crate::account) fn new() -> Self {
+    fn with_owner(owned: bool) -> Self {
         let layout = Layout::new::<Record>();
         // SAFETY: a record is not zero-sized; the memory is ours until the last reference is dropped
         // (invariant 1).
@@ -32,7 +40,7 @@ impl RecordRef {
             handle_alloc_error(layout);
         };
         // SAFETY: `record` was allocated with this layout, and is not shared yet (invariant 1).
-        unsafe { record.write(Record::new()) };
+        unsafe { record.write(Record::new(owned)) };
         Self(record)
     }
 
@@ -41,7 +49,7 @@ impl RecordRef {
         // Acquire: pairs with the release in `drop`, so the writes of others come before those below.
         let is_only = self.refs.load(Ordering::Acquire) == 1 && !self.has_guards();
         if !is_only && !bug!("owner-handed-on-too-early") {
-            *self = Self::new();
+            *self = Self::with_owner(self.owned);
             return;
         }
         // SAFETY: this reference is held exclusively and is the only one, and the account is not borrowed, so
