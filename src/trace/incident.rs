@@ -73,8 +73,10 @@ pub struct Incident {
     pub running: bool,
     /// When it was noticed.
     pub at: SystemTime,
-    /// The last two seconds before it and 0.1 s after it, at most 20 000 events of each thread. `None` until then,
-    /// and of older incidents.
+    /// Two seconds around it, at most 20 000 events of each thread. `None` until it is taken, and of older incidents.
+    ///
+    /// It is taken 0.1 s after the incident. Recordings are at least one second apart: incidents that are noticed
+    /// before the next one is taken share it.
     pub trace: Option<Arc<TraceSnapshot>>,
 }
 

@@ -291,10 +291,6 @@ impl Soaked {
             let started: u64 = routes.iter().map(|route| route.requests).sum();
             assert_eq!(started, sent, "{replay}: {kind:?}: started, and sent");
             let mut ended = 0;
-            eprintln!(
-                "{kind:?} {:?}",
-                routes.iter().map(|r| r.outcomes).collect::<Vec<_>>()
-            );
             for (place, &outcome) in Outcome::ALL.iter().enumerate() {
                 let count: u64 = routes.iter().map(|route| route.outcomes.get(outcome)).sum();
                 let known = self.tally.known[kind as usize][place];

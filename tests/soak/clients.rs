@@ -132,9 +132,26 @@ fn of(kind: Kind, id: u64, method: Method, body: Body) -> Request<Body> {
     request(method, &format!("/{}/{id}", kind.name()), body)
 }
 
-async fn collect(body: Body) -> Option<Vec<u8>> {
-    let collected = AssertUnwindSafe(body.collect()).catch_unwind().await;
-    Some(collected.ok()?.ok()?.to_bytes().to_vec())
+/// Reads a body to its end, or returns `None` if it breaks off. What came before that consists of the request's own
+/// word, if there is an `id`.
+async fn collect(mut body: Body, id: Option<u64>) -> Option<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        match AssertUnwindSafe(body.frame()).catch_unwind().await {
+            Ok(None) => return Some(whole),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    whole.extend_from_slice(&data);
+                }
+            }
+            Ok(Some(Err(_))) | Err(_) => {
+                if let Some(id) = id {
+                    check(&whole, id);
+                }
+                return None;
+            }
+        }
+    }
 }
 
 /// Connects with HTTP/2. The connection is driven by a task that can be aborted.
@@ -281,7 +298,7 @@ impl Client {
                 .insert("x-request-timeout-ms", junk.parse().unwrap());
             self.tally.unparsable += 1;
         }
-        let answer = self.answer(request, via).await;
+        let answer = self.answer(request, id, via).await;
         match (kind, &answer) {
             (Kind::Panic | Kind::BodyPanic, Answer::Broken) => {}
             (Kind::Timeout | Kind::Deadline, Answer::Whole(StatusCode::GATEWAY_TIMEOUT, _)) => {}
@@ -319,7 +336,7 @@ impl Client {
         }
     }
 
-    async fn answer(&mut self, request: Request<Body>, via: Via) -> Answer {
+    async fn answer(&mut self, request: Request<Body>, id: u64, via: Via) -> Answer {
         let keeps = self.random.below(16) == 0;
         let response = match via {
             Via::InProcess => {
@@ -341,7 +358,8 @@ impl Client {
         };
         let (head, mut body) = response.into_parts();
         if !keeps || via != Via::InProcess {
-            return collect(body)
+            let own = (head.status == StatusCode::OK).then_some(id);
+            return collect(body, own)
                 .await
                 .map_or(Answer::Broken, |body| Answer::Whole(head.status, body));
         }
@@ -359,7 +377,10 @@ impl Client {
                         self.keep(data);
                     }
                 }
-                Ok(Some(Err(_))) | Err(_) => return Answer::Broken,
+                Ok(Some(Err(_))) | Err(_) => {
+                    check(&whole, id);
+                    return Answer::Broken;
+                }
             }
         }
     }
@@ -543,7 +564,11 @@ impl Client {
             in_time("a handler", told).await.unwrap();
             if id % 2 == 1 && wait > 300 {
                 let mut some = [0; 700];
-                let _ = stream.read(&mut some).await;
+                let read = stream.read(&mut some).await.unwrap_or(0);
+                let head = some[..read].windows(4).position(|four| four == b"\r\n\r\n");
+                if let Some(head) = head {
+                    check(&some[head + 4..read], id);
+                }
             }
             sleep(Duration::from_micros(wait)).await;
         } else {
@@ -637,7 +662,8 @@ impl Client {
                     std::future::pending::<()>().await;
                     drop(body);
                 });
-                let whole = collect(send(2).await.unwrap().into_body()).await.unwrap();
+                let body = send(2).await.unwrap().into_body();
+                let whole = collect(body, Some(id)).await.unwrap();
                 check(&whole, id);
             });
             match how {
