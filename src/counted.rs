@@ -95,6 +95,21 @@ impl<T: ?Sized> Counted<T> {
         Self { inner: self.inner }
     }
 
+    /// As two clones, counted at once.
+    #[inline]
+    pub(crate) fn clone_twice(&self) -> [Self; 2] {
+        self.count_more(2);
+        [self.inner, self.inner].map(|inner| Self { inner })
+    }
+
+    #[inline]
+    fn count_more(&self, count: usize) {
+        // Relaxed: invariant 2.
+        if self.inner().refs.fetch_add(count, Ordering::Relaxed) > MAX_REFS {
+            abort();
+        }
+    }
+
     /// Drops the reference, or returns it if it is the last one.
     #[inline]
     pub(crate) fn into_last(self) -> Option<Self> {
@@ -102,7 +117,7 @@ impl<T: ?Sized> Counted<T> {
             return Some(self);
         }
         let this = ManuallyDrop::new(self);
-        if !this.release() {
+        if !this.release(1) {
             return None;
         }
         // Relaxed: as in `clone_mut`.
@@ -123,14 +138,27 @@ impl<T: ?Sized> Counted<T> {
         None
     }
 
-    /// Counts one reference less, which must not be used any more. Returns whether it was the last one.
+    /// As [`into_last`](Self::into_last), of two references to one value, in one step. They are of the same value.
     #[inline]
-    fn release(&self) -> bool {
+    pub(crate) fn into_last_of_two<U: ?Sized>(self, other: Counted<U>) -> Option<Self> {
+        debug_assert_eq!(self.addr(), other.addr(), "of one value");
+        let (this, _other) = (ManuallyDrop::new(self), ManuallyDrop::new(other));
+        if !this.release(2) {
+            return None;
+        }
+        // Relaxed: as in `clone_mut`.
+        this.inner().refs.store(1, Ordering::Relaxed);
+        Some(ManuallyDrop::into_inner(this))
+    }
+
+    /// Counts references less, which must not be used any more. Returns whether they were the last ones.
+    #[inline]
+    fn release(&self, count: usize) -> bool {
         if bug!("last-drop-unordered") {
-            return self.inner().refs.fetch_sub(1, Ordering::Relaxed) == 1;
+            return self.inner().refs.fetch_sub(count, Ordering::Relaxed) == count;
         }
         // Release: invariant 3.
-        if self.inner().refs.fetch_sub(1, Ordering::Release) != 1 {
+        if self.inner().refs.fetch_sub(count, Ordering::Release) != count {
             return false;
         }
         // Acquire: invariant 3.
@@ -172,10 +200,7 @@ impl<T: ?Sized> Deref for Counted<T> {
 impl<T: ?Sized> Clone for Counted<T> {
     #[inline]
     fn clone(&self) -> Self {
-        // Relaxed: invariant 2.
-        if self.inner().refs.fetch_add(1, Ordering::Relaxed) > MAX_REFS {
-            abort();
-        }
+        self.count_more(1);
         Self { inner: self.inner }
     }
 }
@@ -183,7 +208,7 @@ impl<T: ?Sized> Clone for Counted<T> {
 impl<T: ?Sized> Drop for Counted<T> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_only() || self.release() {
+        if self.is_only() || self.release(1) {
             // SAFETY: made by `Box::leak`, and this was the last reference (invariants 1 and 3).
             drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
         }
@@ -212,6 +237,8 @@ mod tests {
         Drop(prop::sample::Index),
         IntoLast(prop::sample::Index),
         DropBeside(prop::sample::Index),
+        CloneTwice(prop::sample::Index),
+        IntoLastOfTwo(prop::sample::Index),
         GetMut(prop::sample::Index),
     }
 
@@ -223,6 +250,8 @@ mod tests {
             index().prop_map(Step::Drop),
             index().prop_map(Step::IntoLast),
             index().prop_map(Step::DropBeside),
+            index().prop_map(Step::CloneTwice),
+            index().prop_map(Step::IntoLastOfTwo),
             index().prop_map(Step::GetMut),
         ];
         prop::collection::vec(step, 1..40)
@@ -266,6 +295,19 @@ mod tests {
                         };
                         prop_assert_eq!(left.is_none(), count == 2);
                         references.extend(left);
+                    }
+                    Step::CloneTwice(at) => {
+                        let clones = at.get(&references).clone_twice();
+                        references.extend(clones);
+                    }
+                    Step::IntoLastOfTwo(at) => {
+                        let one = references.swap_remove(at.index(count));
+                        let last = match references.pop() {
+                            Some(other) => one.into_last_of_two(other),
+                            None => one.into_last(),
+                        };
+                        prop_assert_eq!(last.is_some(), count <= 2);
+                        references.extend(last);
                     }
                     Step::GetMut(at) => {
                         let value = at.get_mut(&mut references).get_mut();
@@ -367,6 +409,29 @@ mod loom_models {
             };
             let thread = thread::spawn(move || last(other));
             let here = last(mine);
+            let there = thread.join().expect("no panic");
+            assert_eq!([here, there].into_iter().flatten().sum::<usize>(), 1);
+        });
+    }
+
+    /// Invariants 1 and 3, for two references that are dropped at once.
+    #[test]
+    fn two_references_dropped_at_once_are_the_last_and_happen_after_the_others() {
+        loom::model(|| {
+            let other = Value::shared();
+            let [mine, beside] = other.clone_twice();
+            let last = |last: Option<Counted<Value>>| {
+                last.map(|mut last| {
+                    last.get_mut().expect("it is the only one").add();
+                    last.read()
+                })
+            };
+            let thread = thread::spawn(move || {
+                other.read();
+                last(other.into_last())
+            });
+            mine.read();
+            let here = last(mine.into_last_of_two(beside));
             let there = thread.join().expect("no panic");
             assert_eq!([here, there].into_iter().flatten().sum::<usize>(), 1);
         });

@@ -38,7 +38,7 @@ macro_rules! set_mut {
     )*};
 }
 
-set_mut!(AtomicBool: bool AtomicU32: u32 AtomicU64: u64);
+set_mut!(AtomicBool: bool AtomicU8: u8 AtomicU32: u32 AtomicU64: u64 AtomicUsize: usize);
 
 /// std's in both builds, since loom's `Arc` cannot hold trait objects.
 pub(crate) use std::sync::Arc;

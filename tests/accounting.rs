@@ -686,6 +686,48 @@ fn a_label_costs_no_request_anything() {
     assert_eq!(allocated, [0, 0]);
 }
 
+/// What the layer keeps of a cancellation, of more than two that wait and of how a request ends is in no account.
+#[tokio::test]
+async fn a_handler_that_cancels_itself_has_the_figures_of_one_that_does_not() {
+    const WAITING: usize = 5;
+
+    let (layer, reports) = layer_with_reports();
+    let service = layer.layer(service_fn(async |request: Request<&'static str>| {
+        let scope = request.extensions().get::<RequestScope>().unwrap().clone();
+        scope.set_route(request.body());
+        for _ in 0..WAITING {
+            let task = scope.clone();
+            scope.spawn(async move { _ = task.cancelled().await });
+        }
+        // Each task is polled, and waits.
+        yield_now().await;
+        if *request.body() != "served" {
+            scope.cancel();
+        }
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let mut figures = Vec::new();
+    // The first request makes what the runtime keeps.
+    for route in ["warm-up", "served", "cancelled"] {
+        let response = service.clone().oneshot(Request::new(route)).await.unwrap();
+        drop(response);
+        while reports.handle.snapshot().in_flight > 0 {
+            tokio::task::yield_now().await;
+        }
+        let report = reports.lock().unwrap().remove(route).unwrap();
+        assert_eq!(report.tasks_spawned, WAITING);
+        figures.push((report.outcome, report.usage.unwrap().heap));
+    }
+    let [_, served, cancelled] = figures[..] else {
+        unreachable!();
+    };
+    assert_eq!(
+        (served.0, cancelled.0),
+        (Outcome::Completed, Outcome::Cancelled)
+    );
+    assert_eq!(served.1, cancelled.1);
+}
+
 /// Allocates `bytes` and frees them again.
 fn churn(bytes: usize) {
     drop(black_box(Vec::<u8>::with_capacity(bytes)));

@@ -2,12 +2,13 @@ use super::{
     outcome::Outcome,
     reason::{CODE_BITS, CancelReason},
 };
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, SetMut};
 
 /// A request's cancellation: its reason.
 ///
 /// The low byte of `state` goes from zero to a reason's code once and never changes again: the first reason is
-/// the reason.
+/// the reason. Whether the scope has a group of tasks is in the same word. So of "has a group" and "cancelled" the
+/// later one sees the earlier, and a thread that sees the group later also sees the reason.
 #[derive(Debug)]
 pub(crate) struct CancelState {
     state: AtomicU32,
@@ -16,6 +17,8 @@ pub(crate) struct CancelState {
 const REASON: u32 = (1 << CODE_BITS) - 1;
 /// The request's body has failed, and the error does not say whether the connection has ended.
 const BODY_FAILED: u32 = 1 << CODE_BITS;
+/// The scope has a group of tasks, which a thread that cancels has to look at. It stays set for later requests.
+const GROUP: u32 = BODY_FAILED << 1;
 
 impl CancelState {
     pub(crate) fn new() -> Self {
@@ -38,7 +41,25 @@ impl CancelState {
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
         // Acquire: as `reason`.
-        self.state.load(Ordering::Acquire) == 0
+        self.state.load(Ordering::Acquire) & !GROUP == 0
+    }
+
+    /// Whether the scope has a group of tasks.
+    #[inline]
+    pub(crate) fn has_group(&self) -> bool {
+        // Acquire: a thread that sees it sees the group.
+        self.state.load(Ordering::Acquire) & GROUP != 0
+    }
+
+    /// Notes that the scope has a group of tasks.
+    pub(crate) fn note_group(&self) {
+        if bug!("group-noted-unordered") {
+            let state = self.state.load(Ordering::Relaxed);
+            return self.state.store(state | GROUP, Ordering::Relaxed);
+        }
+        // AcqRel, as in `cancel`: of two read-modify-writes of one word the later one sees the earlier, and what
+        // was done before it.
+        self.state.fetch_or(GROUP, Ordering::AcqRel);
     }
 
     /// Records that the request's body has failed, perhaps since the connection has ended.
@@ -70,18 +91,13 @@ impl CancelState {
     /// As [`reason`](Self::reason), but ordered with [`cancel`](Self::cancel): if it returns `false`, the
     /// thread that cancels sees what this thread did before.
     pub(crate) fn is_cancelled_now(&self) -> bool {
-        if bug!("cancellation-read-unordered") {
-            return self.reason().is_some();
-        }
-        // AcqRel, as in `cancel`: of two read-modify-writes of one word the later one sees the earlier,
-        // and what was done before it.
+        // AcqRel: as in `note_group`.
         self.state.fetch_or(0, Ordering::AcqRel) & REASON != 0
     }
 
-    /// Starts again, between two requests.
-    pub(crate) fn reset(&mut self) {
-        // Relaxed: `&mut` excludes other threads.
-        self.state.store(0, Ordering::Relaxed);
+    /// Starts again, between two requests. `has_group` says whether the scope keeps its group of tasks.
+    pub(crate) fn reset(&mut self, has_group: bool) {
+        self.state.set_mut(if has_group { GROUP } else { 0 });
     }
 }
 

@@ -69,7 +69,7 @@ impl<S: Borrow<RequestScope> + Unpin> Future for UntilCancelled<S> {
 impl<S: Borrow<RequestScope>> Drop for UntilCancelled<S> {
     fn drop(&mut self) {
         if let Some((place, _)) = self.listed {
-            self.scope.borrow().state().group().remove(place, None);
+            drop(self.scope.borrow().state().group().remove(place, None));
         }
     }
 }
@@ -84,17 +84,13 @@ impl ScopeState {
     /// Has `waker` woken when the request is cancelled, at a place of the group or at a new one. The caller
     /// looks afterwards whether it is.
     fn wait(&self, place: Option<usize>, waker: &Waker) -> usize {
-        self.lifecycle.use_group();
-        let group = self.group();
-        let place = match place {
+        let group = self.group_to_wait();
+        match place {
             Some(place) => {
                 group.watch(place, waker);
                 place
             }
-            None => group.wait(waker, || self.terms()),
-        };
-        // Invariant 1 of `TaskGroup`. The caller reads the reason.
-        let _ = self.cancel.is_cancelled_now();
-        place
+            None => group.wait(waker, self.user()),
+        }
     }
 }

@@ -34,7 +34,10 @@ impl ScopeState {
         if let Some(state) = this.get_mut() {
             if state.is_plain(reason) {
                 let route = state.route.number();
-                let tasks = state.used_group().map(|group| group.finish());
+                let tasks = state.task_figures(true);
+                if state.listed_waits.load(Ordering::Relaxed) {
+                    state.finish_waits();
+                }
                 let heap = state.account.totals();
                 state.close(reason, route, heap, tasks, true);
                 state.release_plain();
@@ -59,7 +62,7 @@ impl ScopeState {
     /// Whether a shutdown that has begun is the reason anyway.
     #[cold]
     fn is_refused(&self, reason: CancelReason) -> bool {
-        let refused = reason == Outcome::Shutdown && !self.lifecycle.has_group();
+        let refused = reason == Outcome::Shutdown && !self.uses_group();
         #[cfg(feature = "trace")]
         if refused {
             self.trace_cancelled(reason);
@@ -137,7 +140,7 @@ impl ScopeState {
     pub(super) fn record_end(&self) {
         let rare = self.rare.get();
         let detached = rare.and_then(|rare| rare.detached_from.get());
-        let group = self.used_group();
+        let group = self.noted_group();
         if detached.is_none() && group.is_none() {
             return;
         }
@@ -155,7 +158,7 @@ impl ScopeState {
             unreachable!("a scope closes after it was cancelled");
         };
         self.unlist();
-        let tasks = self.used_group().map(|group| group.figures());
+        let tasks = self.task_figures(false);
         let heap = self.account.usage().map(Totals::from);
         self.close(reason, self.route.fix(), heap, tasks, false);
     }
@@ -212,8 +215,8 @@ impl ScopeState {
         };
         let words = closed.words();
         layer.record(move |journal| journal.closed(words));
-        if let Some(tasks) = &tasks {
-            self.tasks_closed(key, tasks);
+        if let Some(latency) = tasks.as_ref().and_then(|tasks| tasks.cancel_latency) {
+            self.tasks_closed(key, latency);
         }
         let rare = self.rare.get();
         // Relaxed: what it is set for has happened before, or is a figure.
@@ -232,11 +235,9 @@ impl ScopeState {
 
     /// Records how long the tasks have taken to end.
     #[inline(never)]
-    fn tasks_closed(&self, key: RouteKey, tasks: &TaskFigures) {
-        if let Some(latency) = tasks.cancel_latency {
-            let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-            self.layer().record(|journal| journal.latency(key, nanos));
-        }
+    fn tasks_closed(&self, key: RouteKey, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.layer().record(|journal| journal.latency(key, nanos));
     }
 
     /// Makes the report, if anything wants it.
@@ -361,60 +362,94 @@ mod loom_models {
         cancel::CancelState,
         housekeeping::Housekeeping,
         scope::lifecycle::Lifecycle,
-        sync::{AtomicBool, Mutex, OnceLock, lock},
-        task::Terms,
+        sync::{AtomicBool, AtomicUsize, Mutex, OnceLock, lock},
+        task::{Group, Supervised, Terms, User},
     };
 
     fn terms() -> Terms {
         Terms {
-            grace: Duration::ZERO,
+            // Never due, so that nothing is scheduled.
+            grace: Duration::MAX,
             housekeeping: Housekeeping::Process,
-            layer: 1,
-            follows_shutdown: true,
         }
     }
+
+    const USER: User = User {
+        layer: 1,
+        follows_shutdown: true,
+    };
+
+    struct Task;
+
+    impl Supervised for Task {
+        fn is_released(&self) -> bool {
+            false
+        }
+
+        fn overdue(&self) -> Option<Duration> {
+            None
+        }
+    }
+
+    type Tasks = Group<Task>;
 
     /// The parts of a scope that take part.
     struct Parts {
         lifecycle: Lifecycle,
         cancel: CancelState,
-        group: OnceLock<Counted<TaskGroup>>,
+        group: OnceLock<Counted<Tasks>>,
+        spawned: AtomicUsize,
         start: Instant,
     }
 
     impl Parts {
         /// As `ScopeState::group` does.
-        fn group(&self) -> &Counted<TaskGroup> {
-            self.group.get_or_init(TaskGroup::new_unlisted)
+        fn group(&self) -> &Counted<Tasks> {
+            self.noted_group().unwrap_or_else(|| {
+                let group = self.group.get_or_init(Tasks::new_unlisted);
+                self.cancel.note_group();
+                group
+            })
         }
 
-        /// As `ScopeState::used_group` does.
-        fn used_group(&self) -> Option<&Counted<TaskGroup>> {
-            self.group.get().filter(|_| self.lifecycle.has_group())
+        /// As `ScopeState::noted_group` does.
+        fn noted_group(&self) -> Option<&Counted<Tasks>> {
+            if self.cancel.has_group() {
+                self.group.get()
+            } else {
+                None
+            }
         }
 
         /// As `TaskGuard::new` does.
-        fn start_task(&self) -> &Counted<TaskGroup> {
+        fn start_task(&self) -> (&Counted<Tasks>, usize) {
             let group = self.group();
             let ended = self.lifecycle.task_started();
-            if self.cancel.is_cancelled_now() {
+            let index = Tasks::add(group, Counted::new(Task), &self.spawned, USER, terms);
+            if self.cancel.reason().is_some() {
                 group.request_cancelled(self.start);
             }
             if ended {
-                TaskGroup::request_ended(group, self.start, terms);
+                Tasks::request_ended(group, self.start, terms);
             }
-            group
+            (group, index)
+        }
+
+        /// As `ScopeState::set_reason` does.
+        fn cancel(&self, outcome: Outcome) {
+            if self.cancel.cancel(CancelReason::new(outcome)) {
+                if let Some(group) = self.noted_group() {
+                    group.cancel(Some(self.start));
+                }
+            }
         }
 
         /// As `ScopeState::advance` does.
         fn end(&self) {
             let _ = self.lifecycle.end();
-            self.cancel.cancel(CancelReason::new(Outcome::Abandoned));
-            if let Some(group) = self.used_group().filter(|_| self.lifecycle.has_tasks()) {
-                group.request_cancelled(self.start);
-            }
-            if let Some(group) = self.used_group() {
-                TaskGroup::request_ended(group, self.start, terms);
+            self.cancel(Outcome::Abandoned);
+            if let Some(group) = self.noted_group() {
+                Tasks::request_ended(group, self.start, terms);
             }
         }
 
@@ -423,44 +458,63 @@ mod loom_models {
                 lifecycle: Lifecycle::new(),
                 cancel: CancelState::new(),
                 group: OnceLock::new(),
+                spawned: AtomicUsize::new(0),
                 start: Instant::now(),
             })
         }
     }
 
-    /// Invariant 1 of `TaskGroup`.
+    /// Invariants 1 and 3 of `TaskGroup`, for a group that the task makes, and one that the scope has kept.
     #[test]
     fn a_group_made_while_the_request_ends_is_told() {
+        for is_kept in [false, true] {
+            loom::model(move || {
+                let parts = Parts::new();
+                if is_kept {
+                    parts.group();
+                }
+                let ending = thread::spawn({
+                    let parts = Arc::clone(&parts);
+                    move || parts.end()
+                });
+                let (group, _) = parts.start_task();
+                ending.join().expect("no panic");
+                assert!(group.is_told());
+            });
+        }
+    }
+
+    /// The same for a request that was cancelled before it ends, and had no group then.
+    #[test]
+    fn a_task_started_while_a_cancelled_request_ends_is_told() {
         loom::model(|| {
             let parts = Parts::new();
+            parts.cancel(Outcome::Cancelled);
             let ending = thread::spawn({
                 let parts = Arc::clone(&parts);
                 move || parts.end()
             });
-            let group = parts.start_task();
+            let (group, _) = parts.start_task();
             ending.join().expect("no panic");
             assert!(group.is_told());
         });
     }
 
-    /// Invariants 1 and 3 of `TaskGroup`: a thread that cancels looks for wakers only if there are tasks.
+    /// Invariants 1 and 3 of `TaskGroup`.
     #[test]
     fn a_task_that_waits_while_the_request_is_cancelled_is_woken_or_sees_it() {
         loom::model(|| {
-            let (parts, waker) = (Parts::new(), Arc::new(Mutex::new(false)));
+            let parts = Parts::new();
             let cancelling = thread::spawn({
-                let (parts, waker) = (Arc::clone(&parts), Arc::clone(&waker));
-                move || {
-                    let reason = CancelReason::new(Outcome::Cancelled);
-                    assert!(parts.cancel.cancel(reason));
-                    parts.lifecycle.has_tasks() && std::mem::take(&mut *lock(&waker))
-                }
+                let parts = Arc::clone(&parts);
+                move || parts.cancel(Outcome::Cancelled)
             });
-            let _ = parts.start_task();
-            *lock(&waker) = true;
+            let (group, index) = parts.start_task();
+            let (woken, waker) = Woken::new();
+            group.watch(index, &waker);
             let seen = parts.cancel.reason().is_some();
-            let woken = cancelling.join().expect("no panic");
-            assert!(woken || seen);
+            cancelling.join().expect("no panic");
+            assert!(woken.get() || seen);
         });
     }
 
@@ -484,6 +538,14 @@ mod loom_models {
         }
     }
 
+    /// Waits as `UntilCancelled` does. Returns whether it sees the reason, or is woken.
+    fn wait(parts: &Parts) -> impl FnOnce() -> bool {
+        let (woken, waker) = Woken::new();
+        parts.group().wait(&waker, USER);
+        let seen = parts.cancel.reason().is_some();
+        move || seen || woken.get()
+    }
+
     /// Invariants 1 and 3 of `TaskGroup`, for what is no task and makes the group.
     #[test]
     fn what_begins_to_wait_while_the_request_is_cancelled_is_woken_or_sees_it() {
@@ -491,23 +553,30 @@ mod loom_models {
             let parts = Parts::new();
             let cancelling = thread::spawn({
                 let parts = Arc::clone(&parts);
-                move || {
-                    let reason = CancelReason::new(Outcome::Cancelled);
-                    assert!(parts.cancel.cancel(reason));
-                    if let Some(group) = parts.used_group() {
-                        group.wake_tasks();
-                    }
-                }
+                move || parts.cancel(Outcome::Cancelled)
             });
-            parts.lifecycle.use_group();
-            let group = parts.group();
-            let (woken, waker) = Woken::new();
-            let place = group.wait(&waker, terms);
-            let _ = parts.cancel.is_cancelled_now();
-            let seen = parts.cancel.reason().is_some();
+            let is_told = wait(&parts);
             cancelling.join().expect("no panic");
-            assert!(seen || woken.get());
-            group.remove(place, None);
+            assert!(is_told());
+        });
+    }
+
+    /// The same, for a group that another thread makes meanwhile.
+    #[test]
+    fn of_two_that_begin_to_wait_while_the_request_is_cancelled_each_is_woken_or_sees_it() {
+        loom::model(|| {
+            let parts = Parts::new();
+            let run = |f: fn(&Parts)| {
+                let parts = Arc::clone(&parts);
+                thread::spawn(move || f(&parts))
+            };
+            let cancelling = run(|parts| parts.cancel(Outcome::Cancelled));
+            let making = run(|parts| drop(wait(parts)));
+            let is_told = wait(&parts);
+            for thread in [cancelling, making] {
+                thread.join().expect("no panic");
+            }
+            assert!(is_told());
         });
     }
 
@@ -516,13 +585,13 @@ mod loom_models {
     fn what_begins_to_wait_while_a_shutdown_begins_is_woken_or_sees_it() {
         struct Layer {
             began: AtomicBool,
-            groups: Mutex<Vec<Counted<TaskGroup>>>,
+            groups: Mutex<Vec<Counted<Tasks>>>,
         }
 
         impl Layer {
             /// Returns whether the shutdown was seen. If so, the request is cancelled.
-            fn wait(&self, group: &Counted<TaskGroup>, waker: &Waker) -> bool {
-                group.wait(waker, terms);
+            fn wait(&self, group: &Counted<Tasks>, waker: &Waker) -> bool {
+                group.wait(waker, USER);
                 self.began.load(Ordering::SeqCst)
             }
 
@@ -530,14 +599,14 @@ mod loom_models {
                 self.began.store(true, Ordering::SeqCst);
                 let groups: Vec<_> = lock(&self.groups).iter().map(Counted::clone).collect();
                 for group in groups {
-                    group.wake_tasks();
+                    group.follow_shutdown(USER.layer);
                 }
             }
         }
 
         for is_listed in [true, false] {
             loom::model(move || {
-                let group = TaskGroup::new_unlisted();
+                let group = Tasks::new_unlisted();
                 let layer = Arc::new(Layer {
                     began: AtomicBool::new(false),
                     groups: Mutex::new(Vec::new()),
@@ -560,30 +629,25 @@ mod loom_models {
         }
     }
 
-    /// A group that a shutdown is about to wake serves no request of another layer.
+    /// Invariant 6 of `TaskGroup`: a group that a shutdown is about to wake is used by a request of another layer.
     #[test]
     fn a_shutdown_does_not_cancel_the_token_of_a_later_request() {
         loom::model(|| {
-            let group = TaskGroup::new_unlisted();
+            let group = Tasks::new_unlisted();
             let listed = group.clone();
-            let _ = group.token(terms);
+            // Of a task, which has ended, nothing but the layer is left.
+            let spawned = AtomicUsize::new(0);
+            let index = Tasks::add(&group, Counted::new(Task), &spawned, USER, terms);
+            group.remove(index, None);
             let stopping = thread::spawn(move || {
-                if let Some(found) = TaskGroup::following_shutdown(&listed, terms().layer) {
-                    found.wake_tasks();
+                if let Some(found) = Tasks::following_shutdown(&listed, USER.layer) {
+                    found.follow_shutdown(USER.layer);
                 }
                 listed
             });
-            // As a scope that closes with its only handle, and is used by another layer.
-            group.finish();
-            if TaskGroup::is_kept(&group) {
-                let other = Terms {
-                    layer: 2,
-                    ..terms()
-                };
-                let token = group.token(|| other);
-                drop(stopping.join().expect("no panic"));
-                assert!(!token.is_cancelled());
-            }
+            let token = group.token(User { layer: 2, ..USER });
+            drop(stopping.join().expect("no panic"));
+            assert!(!token.is_cancelled());
         });
     }
 
@@ -594,21 +658,17 @@ mod loom_models {
             let parent = Parts::new();
             let cancelling = thread::spawn({
                 let parent = Arc::clone(&parent);
-                move || {
-                    let reason = CancelReason::new(Outcome::Cancelled);
-                    assert!(parent.cancel.cancel(reason));
-                    let group = parent.used_group();
-                    group.is_some_and(|group| group.wake_dependents() == 1)
-                }
+                move || parent.cancel(Outcome::Cancelled)
             });
-            let own = TaskGroup::new_unlisted();
-            parent.lifecycle.use_group();
+            // As `ScopeState::depend` does for the group, and `UntilCancelled` for what waits in it.
+            let own = Tasks::new_unlisted();
             let group = parent.group();
-            let place = group.add_dependent(&own, terms);
-            let _ = parent.cancel.is_cancelled_now();
+            let place = group.add_dependent(&own, USER);
+            let (woken, waker) = Woken::new();
+            own.wait(&waker, USER);
             let seen = parent.cancel.reason().is_some();
-            let woken = cancelling.join().expect("no panic");
-            assert!(woken || seen);
+            cancelling.join().expect("no panic");
+            assert!(woken.get() || seen);
             group.remove_dependent(place, &own);
         });
     }

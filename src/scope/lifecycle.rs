@@ -12,7 +12,6 @@
 //! 4. `CLOSED` is set once, when the count of tasks reaches zero after `ENDED`. The call that sets it
 //!    returns [`Transition::Close`]. Without tasks it may be set together with `ENDED`
 //!    ([`Transition::EndAndClose`]).
-//! 5. `GROUP` is set once, before or as the first task is counted, and before something waits for the end.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -24,8 +23,6 @@ const ENDED: u64 = 1 << 2;
 const CLOSED: u64 = 1 << 3;
 /// A hold was taken up: the connection is served.
 const TAKEN_UP: u64 = 1 << 4;
-/// The request uses its group of tasks.
-const GROUP: u64 = 1 << 5;
 
 const HOLD: u64 = 1 << 8;
 const HOLDS: u64 = 0xff_ffff << 8;
@@ -67,21 +64,7 @@ impl Lifecycle {
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         // Acquire: as `is_ended`.
-        self.word.load(Ordering::Acquire) & !GROUP == 0
-    }
-
-    /// Whether the request uses its group of tasks.
-    #[inline]
-    pub(super) fn has_group(&self) -> bool {
-        // Acquire: as `is_ended`.
-        self.word.load(Ordering::Acquire) & GROUP != 0
-    }
-
-    /// Notes that the request uses its group of tasks.
-    pub(super) fn use_group(&self) {
-        if !self.has_group() {
-            self.word.fetch_or(GROUP, Ordering::AcqRel);
-        }
+        self.word.load(Ordering::Acquire) == 0
     }
 
     pub(super) fn is_ended(&self) -> bool {
@@ -119,10 +102,9 @@ impl Lifecycle {
     /// The response is complete.
     pub(super) fn response_done(&self) -> Transition {
         // Most requests have neither tasks nor holds: one transition.
-        let group = self.word.load(Ordering::Relaxed) & GROUP;
         let quiet = self.word.compare_exchange(
-            group,
-            group | DONE | ENDED | CLOSED,
+            0,
+            DONE | ENDED | CLOSED,
             Ordering::AcqRel,
             Ordering::Acquire,
         );
@@ -190,18 +172,10 @@ impl Lifecycle {
         }
     }
 
-    /// Counts one more task, which uses the group. Returns whether the scope has ended already.
+    /// Counts one more task. Returns whether the scope has ended already.
+    #[inline]
     pub(super) fn task_started(&self) -> bool {
-        let start = |word: u64| Some((word | GROUP).wrapping_add(TASK));
-        let (Ok(before) | Err(before)) =
-            self.word
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, start);
-        before & ENDED != 0
-    }
-
-    /// Whether there is a task.
-    pub(super) fn has_tasks(&self) -> bool {
-        self.word.load(Ordering::Acquire) & TASKS != 0
+        self.word.fetch_add(TASK, Ordering::AcqRel) & ENDED != 0
     }
 
     /// The number of tasks.

@@ -8,8 +8,8 @@ use crate::{
     counted::Counted,
     deadline::CallLimits,
     route::{RouteKey, RouteRegistry},
-    sync::Arc,
-    task::{TaskGroup, Terms},
+    sync::{Arc, Ordering},
+    task::{TaskFigures, TaskGroup, Terms, User},
 };
 
 /// The part of a matched path that does not come from the parent's.
@@ -21,29 +21,60 @@ pub(crate) fn own_path<'a>(parent: Option<&str>, matched: &'a str) -> Option<&'a
 impl ScopeState {
     /// Returns a token of its own that is cancelled when the request is.
     pub(super) fn child_token(&self) -> CancellationToken {
-        self.lifecycle.use_group();
-        let token = self.group().token(|| self.terms());
-        // Invariants 1, 3 and 5 of `TaskGroup`.
-        if self.cancel.is_cancelled_now() || self.reason().is_some() {
+        let token = self.group_to_wait().token(self.user());
+        // Invariants 3 and 5 of `TaskGroup`.
+        if self.reason().is_some() {
             token.cancel();
         }
         token
     }
 
-    /// What the tasks share. The first task of any request of this scope makes it. For a request that uses it.
+    /// What the tasks share. The first task of any request of this scope makes it.
     #[inline]
     pub(super) fn group(&self) -> &Counted<TaskGroup> {
-        let group = self.tasks.get_or_init(TaskGroup::new_listed);
+        let group = match self.noted_group() {
+            Some(group) => group,
+            None => self.make_group(),
+        };
         if self.rare.get().is_some() {
             self.depend(group);
         }
         group
     }
 
-    /// The group, if the request uses it.
+    /// As [`group`](Self::group), to list something that does not take itself out before the scope is closed.
     #[inline]
-    pub(super) fn used_group(&self) -> Option<&Counted<TaskGroup>> {
-        self.tasks.get().filter(|_| self.lifecycle.has_group())
+    pub(super) fn group_to_wait(&self) -> &Counted<TaskGroup> {
+        // Relaxed: read by the thread that has the scope to itself.
+        self.listed_waits.store(true, Ordering::Relaxed);
+        self.group()
+    }
+
+    /// The group, if the scope has one. The request may not have used it.
+    #[inline]
+    pub(super) fn noted_group(&self) -> Option<&Counted<TaskGroup>> {
+        if self.cancel.has_group() {
+            self.tasks.get()
+        } else {
+            None
+        }
+    }
+
+    #[cold]
+    fn make_group(&self) -> &Counted<TaskGroup> {
+        let group = self.tasks.get_or_init(TaskGroup::new_listed);
+        // Invariant 1 of `TaskGroup`. Also if another thread has made it and not noted it yet.
+        self.cancel.note_group();
+        group
+    }
+
+    /// The request, for its group.
+    #[inline]
+    pub(super) fn user(&self) -> User {
+        User {
+            layer: self.layer().address(),
+            follows_shutdown: !self.is_spared(),
+        }
     }
 
     /// What is the same for all tasks of the request.
@@ -52,8 +83,6 @@ impl ScopeState {
         Terms {
             grace: layer.grace,
             housekeeping: layer.housekeeping.clone(),
-            layer: layer.address(),
-            follows_shutdown: !self.is_spared(),
         }
     }
 
@@ -64,17 +93,41 @@ impl ScopeState {
             return;
         };
         rare.depends.get_or_init(|| {
-            parent.lifecycle.use_group();
-            let place = parent.group().add_dependent(group, || parent.terms());
             // Invariant 4 of `TaskGroup`. The reason is read when a task waits.
-            let _ = parent.cancel.is_cancelled_now();
-            place
+            let parents = parent.group_to_wait();
+            parents.add_dependent(group, parent.user())
         });
+    }
+
+    /// The figures of the request's tasks, if there were any, for a scope that has a single handle, or is closed. It
+    /// was not cancelled if it `is_plain`.
+    #[inline]
+    pub(super) fn task_figures(&self, is_plain: bool) -> Option<TaskFigures> {
+        // Relaxed: written by threads that have had a handle, or whose task has ended.
+        let spawned = self.spawned.load(Ordering::Relaxed);
+        if spawned == 0 {
+            return None;
+        }
+        match self.noted_group().filter(|_| !is_plain) {
+            Some(group) => Some(group.figures(spawned)),
+            None => Some(TaskFigures {
+                spawned,
+                ..TaskFigures::default()
+            }),
+        }
+    }
+
+    /// Takes what is no task out of the group, for a scope that closes with its only handle and was not cancelled.
+    #[inline(never)]
+    pub(super) fn finish_waits(&self) {
+        if let Some(group) = self.noted_group() {
+            group.finish();
+        }
     }
 
     /// Releases what the tasks have shared.
     pub(super) fn release_group(&mut self) {
-        let Some(group) = self.used_group() else {
+        let Some(group) = self.noted_group() else {
             return;
         };
         let rare = self.rare.get();
@@ -97,12 +150,12 @@ impl ScopeState {
     }
 
     /// Removes the group.
+    #[cold]
     pub(super) fn forget_group(&mut self) {
-        if self.tasks.get().is_some() {
-            if let Some(group) = self.tasks.take() {
-                TaskGroup::forget(&group);
-            }
+        if let Some(group) = self.tasks.take() {
+            TaskGroup::forget(&group);
         }
+        self.cancel.reset(false);
     }
 
     /// Records the path of the parent, which a router has put in front of this request's.

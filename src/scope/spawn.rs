@@ -20,7 +20,7 @@ use crate::{
     counted::Counted,
     slab::Key,
     sync::Arc,
-    task::{EnteredSpan, EnteredTask, Origin, TaskGroup, TaskHandle, TaskKind, TaskRef},
+    task::{EnteredSpan, EnteredTask, Origin, TaskGroup, TaskHandle, TaskKind, TaskOwner, TaskRef},
 };
 
 impl RequestScope {
@@ -199,19 +199,21 @@ impl TaskGuard {
         let state = scope.state();
         let group = state.group();
         let ended = state.lifecycle.task_started();
-        // The task is counted, so a thread that cancels the request from now on looks for the group.
-        if state.cancel.is_cancelled_now() {
+        let [owner, own] = state.clone_twice();
+        let mut record = TaskRef::new(kind, location, Origin::Request(owner.into_owner()));
+        let listed = record.share();
+        let terms = || state.terms();
+        let index = TaskGroup::add(group, listed, &state.spawned, state.user(), terms);
+        // Invariant 3 of `TaskGroup`.
+        if state.cancel.reason().is_some() {
             group.request_cancelled(Instant::now());
         }
-        let origin = Origin::Request(state.clone().into_owner());
-        let mut record = TaskRef::new(kind, location, origin);
-        let index = TaskGroup::add(group, record.share(), || state.terms());
         if ended {
             state.record_end();
         }
         Self {
             record,
-            scope: Some(state.clone()),
+            scope: Some(own),
             index,
         }
     }
@@ -224,16 +226,18 @@ impl Drop for TaskGuard {
         };
         let end = state.reason().is_some().then(Instant::now);
         // Records the end before the scope may close.
-        state.group().remove(self.index, end);
-        if !bug!("task-never-uncounted") {
-            self.record.release();
+        let listed = state.group().remove(self.index, end);
+        if self.record.unlisted(listed) && !bug!("task-never-uncounted") {
+            state.release_task();
         }
         // A shutdown that begins later does not find the task.
         let layer = state.layer();
         let layer = layer.shutdown.has_begun().then(|| Arc::clone(layer));
-        // Before the last handle, which recycles the scope. The shutdown is notified after that.
-        self.record.end();
-        recycle::drop_handle(state);
+        // The last handle recycles the scope. The shutdown is notified after that.
+        match self.record.end() {
+            Some(Origin::Request(owner)) => recycle::drop_handles(state, owner),
+            _ => recycle::drop_handle(state),
+        }
         if let Some(layer) = layer {
             layer.shutdown.changed();
         }

@@ -22,7 +22,7 @@ use crate::{
     route::{KnownMethod, Route, RouteKey},
     sharded::Shard,
     slab::KeySlot,
-    sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, SetMut},
+    sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, SetMut},
     task::{TaskGroup, TaskSpan},
 };
 
@@ -68,6 +68,10 @@ pub(crate) struct ScopeState {
     pub(super) listed: KeySlot,
     /// Made when the first task is started, and kept for later requests.
     pub(super) tasks: OnceLock<Counted<TaskGroup>>,
+    /// The number of tasks that were started. Written under the lock of their group.
+    pub(super) spawned: AtomicUsize,
+    /// Whether the request may have listed in its group what is no task.
+    pub(super) listed_waits: AtomicBool,
     /// Made when one of its parts is set.
     pub(super) rare: OnceLock<Box<Rare>>,
 }
@@ -134,6 +138,8 @@ impl ScopeState {
             span: TaskSpan::none(),
             listed: KeySlot::empty(),
             tasks: OnceLock::new(),
+            spawned: AtomicUsize::new(0),
+            listed_waits: AtomicBool::new(false),
             rare: OnceLock::new(),
         }
     }
@@ -204,7 +210,7 @@ impl ScopeState {
         };
         self.release_group();
         self.lifecycle.reset();
-        self.cancel.reset();
+        self.cancel.reset(self.tasks.get().is_some());
         self.claim.reset();
         self.end.store(NEVER, Ordering::Relaxed);
         self.rare.take();
@@ -214,10 +220,9 @@ impl ScopeState {
     /// The same after a [plain](Self::is_plain) end.
     #[inline]
     pub(super) fn release_plain(&mut self) {
-        if self.lifecycle.has_group() {
-            // The group was reset as the scope closed.
+        // What else was listed in the group was taken out as the scope closed.
+        if self.uses_group() {
             self.keep_group();
-            self.lifecycle.reset();
         }
         self.reset();
         self.layer = None;
@@ -234,6 +239,8 @@ impl ScopeState {
         self.limits.clear();
         self.head.set_mut(NEVER);
         self.id.set_mut(0);
+        self.spawned.set_mut(0);
+        self.listed_waits.set_mut(false);
         self.span.clear();
     }
 
@@ -335,31 +342,22 @@ impl ScopeState {
     #[inline]
     pub(super) fn set_reason(&self, reason: CancelReason, at: Option<Instant>) {
         // Before the tasks are woken, so that none ends before its request was cancelled.
-        let at = at.or_else(|| self.has_tasks().then(Instant::now));
+        let at = at.or_else(|| self.cancel.has_group().then(Instant::now));
         if self.cancel.cancel(reason) {
             #[cfg(feature = "trace")]
             self.trace_cancelled(reason);
-            if let Some(group) = self.used_group() {
-                self.cancelled(group, at);
+            if let Some(group) = self.noted_group() {
+                // What is listed from now on looks for the reason afterwards (invariant 3 of `TaskGroup`).
+                group.cancel(Some(at.unwrap_or_else(Instant::now)));
             }
         }
     }
 
-    /// Tells the tasks, and what waits for it, that the request is cancelled, as of `at` or now.
-    #[cold]
-    fn cancelled(&self, group: &TaskGroup, at: Option<Instant>) {
-        // A task that is started from now on looks for the reason first, see `TaskGuard::new`, and so does what
-        // begins to wait, see `Waiting`.
-        if self.has_tasks() {
-            group.request_cancelled(at.unwrap_or_else(Instant::now));
-        }
-        group.wake_tasks();
-        group.wake_dependents();
-    }
-
+    /// Whether the request has used the group of tasks. For a scope with a single handle.
     #[inline]
-    fn has_tasks(&self) -> bool {
-        self.lifecycle.has_group() && self.lifecycle.has_tasks()
+    pub(super) fn uses_group(&self) -> bool {
+        // Relaxed: written by threads that have had a handle.
+        self.spawned.load(Ordering::Relaxed) != 0 || self.listed_waits.load(Ordering::Relaxed)
     }
 
     /// Serves a request that came during a shutdown, which neither cancels it nor waits for it.
@@ -423,6 +421,8 @@ fn lent_bytes(arena: &Arena) -> usize {
 impl Drop for ScopeState {
     fn drop(&mut self) {
         self.release();
-        self.forget_group();
+        if self.tasks.get().is_some() {
+            self.forget_group();
+        }
     }
 }

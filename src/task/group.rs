@@ -6,12 +6,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     report::{TaskFigures, TaskReport},
-    supervision::{Alive, Supervised, Terms},
+    supervision::{Alive, Supervised, Wakers, collect_aside, free_list},
     tokens::Tokens,
 };
 use crate::{
     account::aside,
     counted::Counted,
+    slab::insert_shared,
     sync::{Mutex, lock},
 };
 
@@ -26,30 +27,47 @@ const _: () = assert!(MAX_NAMED == 64);
 ///
 /// # Invariants
 ///
-/// 1. A thread that starts a task, or begins to wait, notes in the lifecycle's word that the group is used, and
-///    then reads the request's state by a read-modify-write. A thread that changes that state looks for the
-///    note afterwards. So of "task started" and "request ended" (or "cancelled") the later one sees the
-///    earlier, and records the moment here.
+/// 1. That a scope has a group is noted in the word of its cancellation, before anything is listed in the group. A
+///    thread that cancels looks for the note afterwards. So of "noted" and "cancelled" the later one sees the
+///    earlier. A thread that has the scope to itself may look without the lock whether something was listed.
 /// 2. A task of a cancelled request records its end before it lets the scope close, so the scope reads
 ///    the last end of all.
-/// 3. A task that waits has its waker listed, and looks afterwards whether its request is cancelled. A
+/// 3. A task is listed, or its waker, and its thread looks afterwards whether its request is cancelled. A
 ///    thread that cancels takes the wakers afterwards, under the same lock. So of "listed" and
-///    "cancelled" the later one sees the earlier: the task is woken, or goes on by itself. A token that is made
-///    is listed in the same way, and cancelled instead of woken.
+///    "cancelled" the later one sees the earlier: the moment is recorded, and the task is woken, or goes on by
+///    itself. A token that is made is listed in the same way, and cancelled instead of woken. A task is counted by
+///    the lifecycle before it is listed, so the same is true of "task started" and "request ended".
 /// 4. A group is listed as a dependent of the group of the request that has sent its own, and its thread
-///    then reads that request's state by a read-modify-write. So 1 and 3 hold for that request, too.
+///    then looks whether that request is cancelled. So 3 holds for that request, too.
 /// 5. A shutdown begins, and then locks each group that exists. A thread that lists something in a group looks
 ///    afterwards whether a shutdown has begun. So of "listed" and "shut down" the later one sees the earlier.
+/// 6. Between two requests the group may still name the former one, with nothing listed. A thread that acts for the
+///    request that it names looks again under the lock under which it acts.
 pub(crate) struct Group<T> {
     shared: Mutex<Shared<T>>,
 }
 
+/// The request that uses a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    /// Its layer, by its address. The request keeps it.
+    pub(crate) layer: usize,
+    /// Whether a shutdown of the layer cancels it.
+    pub(crate) follows_shutdown: bool,
+}
+
+impl User {
+    /// No request.
+    const NONE: Self = Self {
+        layer: 0,
+        follows_shutdown: false,
+    };
+}
+
 /// The part under the lock: what a request needs that has made one token.
 pub(super) struct Shared<T> {
-    /// The layer of the request, by its address; zero between two requests.
-    layer: usize,
-    /// Whether a shutdown of the layer cancels the request.
-    follows_shutdown: bool,
+    /// The request that uses it, or the last one that did (invariant 6).
+    pub(super) user: User,
     /// Whether the request has ended.
     pub(super) ended: bool,
     /// The first token.
@@ -61,7 +79,6 @@ pub(super) struct Shared<T> {
 /// What a request with tasks has, or with several tokens.
 pub(super) struct Members<T> {
     pub(super) alive: Alive<T>,
-    pub(super) spawned: usize,
     /// The root of the further tokens.
     further: Option<CancellationToken>,
     rare: Option<Box<Rare<T>>>,
@@ -76,16 +93,21 @@ struct Rare<T> {
     dependents: Slab<Counted<Group<T>>>,
 }
 
+impl<T> Rare<T> {
+    fn dependents(&self) -> Vec<Counted<Group<T>>> {
+        collect_aside(self.dependents.iter().map(|(_, group)| group.clone()))
+    }
+}
+
 impl<T> Members<T> {
     fn rare(&mut self) -> &mut Rare<T> {
-        self.rare.get_or_insert_with(|| {
-            Box::new(Rare {
-                aborted: 0,
-                given_up: 0,
-                overruns: Vec::new(),
-                dependents: Slab::new(),
-            })
-        })
+        let make = || Rare {
+            aborted: 0,
+            given_up: 0,
+            overruns: Vec::new(),
+            dependents: Slab::new(),
+        };
+        self.rare.get_or_insert_with(|| aside(|| Box::new(make())))
     }
 
     fn figures(&self) -> TaskFigures {
@@ -97,7 +119,7 @@ impl<T> Members<T> {
             _ => None,
         });
         TaskFigures {
-            spawned: self.spawned,
+            spawned: 0,
             aborted,
             given_up,
             cancel_latency: latency.filter(|_| given_up == 0),
@@ -107,24 +129,21 @@ impl<T> Members<T> {
 
     fn reset(&mut self) {
         self.alive.reset();
-        self.spawned = 0;
-        self.rare = None;
+        if self.rare.is_some() {
+            aside(|| self.rare = None);
+        }
     }
 }
 
 impl<T> Shared<T> {
-    /// Begins to be used by a request, if it is not.
-    #[inline]
-    pub(super) fn begin(&mut self, terms: impl FnOnce() -> Terms) {
-        if self.layer == 0 {
-            let terms = terms();
-            (self.layer, self.follows_shutdown) = (terms.layer, terms.follows_shutdown);
-        }
+    /// Whether it is used by a request of this layer.
+    const fn is_of(&self, layer: usize) -> bool {
+        self.user.layer == layer
     }
 
-    /// Whether it is used by a request of this layer.
-    fn is_of(&self, layer: usize) -> bool {
-        self.layer == layer
+    /// Whether it is used by a request of this layer that a shutdown cancels.
+    const fn follows_shutdown(&self, layer: usize) -> bool {
+        self.is_of(layer) && self.user.follows_shutdown
     }
 
     #[inline]
@@ -137,7 +156,6 @@ impl<T> Shared<T> {
         aside(|| {
             Box::new(Members {
                 alive: Alive::default(),
-                spawned: 0,
                 further: None,
                 rare: None,
             })
@@ -175,7 +193,7 @@ impl<T> Shared<T> {
     /// Starts again, between two requests. The tokens are passed to the caller, to be dropped without the lock.
     fn reset(&mut self) -> Tokens {
         let tokens = self.take_tokens();
-        self.layer = 0;
+        self.user = User::NONE;
         self.ended = false;
         if let Some(members) = &mut self.members {
             members.reset();
@@ -190,8 +208,7 @@ impl<T> Group<T> {
     pub(super) fn unused() -> Self {
         Self {
             shared: Mutex::new(Shared {
-                layer: 0,
-                follows_shutdown: false,
+                user: User::NONE,
                 ended: false,
                 token: None,
                 members: None,
@@ -205,17 +222,17 @@ impl<T> Group<T> {
         f(&mut lock(&self.shared))
     }
 
-    /// The figures, when the scope closes.
-    pub(crate) fn figures(&self) -> TaskFigures {
-        self.with(|shared| shared.figures())
+    /// The figures, when the scope closes. `spawned` is the number of tasks.
+    pub(crate) fn figures(&self, spawned: usize) -> TaskFigures {
+        TaskFigures {
+            spawned,
+            ..self.with(|shared| shared.figures())
+        }
     }
 
-    /// As [`figures`](Self::figures), for a scope that closes with its only handle: the group starts again, and
-    /// the tokens are cancelled.
-    pub(crate) fn finish(&self) -> TaskFigures {
-        let (figures, tokens) = self.with(|shared| (shared.figures(), shared.reset()));
-        tokens.cancel();
-        figures
+    /// Starts again, for a scope that closes with its only handle and was not cancelled. The tokens are cancelled.
+    pub(crate) fn finish(&self) {
+        self.with(Shared::reset).cancel();
     }
 
     /// Starts again, between two requests.
@@ -225,17 +242,18 @@ impl<T> Group<T> {
 }
 
 impl<T: Supervised + 'static> Group<T> {
-    /// The request was cancelled. The tasks that wait are not woken yet.
+    /// The request was cancelled when a task was started.
+    #[cold]
     pub(crate) fn request_cancelled(&self, at: Instant) {
-        self.with(|shared| _ = shared.members().alive.ending().cancelled.get_or_insert(at));
+        self.with(|shared| shared.members().alive.cancelled(at));
     }
 
     /// Has `waker` woken when the request is cancelled, for what is no task of it, and returns its number. The
-    /// caller looks afterwards whether it is cancelled (invariants 1, 3 and 5).
-    pub(crate) fn wait(&self, waker: &Waker, terms: impl FnOnce() -> Terms) -> usize {
+    /// caller looks afterwards whether it is cancelled (invariants 3 and 5).
+    pub(crate) fn wait(&self, waker: &Waker, user: User) -> usize {
         let waker = waker.clone();
         self.with(|shared| {
-            shared.begin(terms);
+            shared.user = user;
             shared.members().alive.wait(waker)
         })
     }
@@ -249,10 +267,10 @@ impl<T: Supervised + 'static> Group<T> {
     }
 
     /// Returns a token that is cancelled when the request is. The caller looks afterwards whether it is
-    /// cancelled (invariants 1, 3 and 5).
-    pub(crate) fn token(&self, terms: impl FnOnce() -> Terms) -> CancellationToken {
+    /// cancelled (invariants 3 and 5).
+    pub(crate) fn token(&self, user: User) -> CancellationToken {
         self.with(|shared| {
-            shared.begin(terms);
+            shared.user = user;
             shared.add_token()
         })
     }
@@ -262,48 +280,52 @@ impl<T: Supervised + 'static> Group<T> {
         self.with(|shared| shared.is_of(layer) && shared.token.is_some())
     }
 
-    /// Wakes the tasks of a request that is cancelled, and what waits for that, and cancels its tokens.
-    pub(crate) fn wake_tasks(&self) {
-        // Not under the lock, since waking may call any code.
-        let (few, more, tokens) = self.with(|shared| {
-            let members = shared.members.as_mut();
-            let wakers = members.map(|members| members.alive.take_wakers());
-            let (few, more) = wakers.unwrap_or_default();
-            (few, more, shared.take_tokens())
-        });
-        tokens.cancel();
-        for waker in few.into_iter().flatten().chain(more) {
-            waker.wake();
-        }
+    /// Wakes the tasks of a request that was cancelled at `at`, and what waits for that, and cancels its tokens.
+    /// Then does the same for the requests that the request has sent. Returns the number of these.
+    pub(crate) fn cancel(&self, at: Option<Instant>) -> usize {
+        self.cancel_if(at, |_| true)
     }
 
-    /// Does the same for the requests that the request has sent. Returns the number of these.
-    pub(crate) fn wake_dependents(&self) -> usize {
-        let clone_all = |dependents: &Slab<Counted<Self>>| {
-            let clones = dependents.iter().map(|(_, group)| group.clone());
-            clones.collect::<Vec<_>>()
-        };
-        let dependents = self.with(|shared| {
-            let members = shared.members.as_ref();
-            let rare = members.and_then(|members| members.rare.as_ref());
-            rare.map_or_else(Vec::new, |rare| clone_all(&rare.dependents))
+    /// As [`cancel`](Self::cancel), when a shutdown of this layer has begun, if the request follows it.
+    pub(crate) fn follow_shutdown(&self, layer: usize) {
+        let _ = self.cancel_if(None, |shared| shared.follows_shutdown(layer));
+    }
+
+    fn cancel_if(&self, at: Option<Instant>, is_it: impl FnOnce(&Shared<T>) -> bool) -> usize {
+        // Not under the lock, since waking may call any code.
+        let woken = self.with(|shared| {
+            if !is_it(shared) {
+                return None;
+            }
+            let tokens = shared.take_tokens();
+            let Some(members) = &mut shared.members else {
+                return Some((tokens, Wakers::default(), Vec::new()));
+            };
+            if let Some(at) = at.filter(|_| members.alive.tasks().next().is_some()) {
+                members.alive.cancelled(at);
+            }
+            let rare = members.rare.as_ref();
+            let dependents = rare.map_or_else(Vec::new, |rare| rare.dependents());
+            Some((tokens, members.alive.take_wakers(), dependents))
         });
-        for group in &dependents {
-            group.wake_tasks();
-            group.wake_dependents();
+        let Some((tokens, wakers, mut dependents)) = woken else {
+            return 0;
+        };
+        tokens.cancel();
+        wakers.wake();
+        let count = dependents.len();
+        for group in dependents.drain(..) {
+            group.cancel(None);
         }
-        dependents.len()
+        free_list(dependents);
+        count
     }
 
     /// Adds the group of a request that this one's has sent, and returns its place (invariant 4).
-    pub(crate) fn add_dependent(
-        &self,
-        group: &Counted<Self>,
-        terms: impl FnOnce() -> Terms,
-    ) -> usize {
+    pub(crate) fn add_dependent(&self, group: &Counted<Self>, user: User) -> usize {
         self.with(|shared| {
-            shared.begin(terms);
-            shared.members().rare().dependents.insert(group.clone())
+            shared.user = user;
+            insert_shared(&mut shared.members().rare().dependents, group.clone())
         })
     }
 
@@ -326,9 +348,10 @@ impl<T: Supervised + 'static> Group<T> {
         })
     }
 
-    /// Removes a task that has ended, or what waits no more. A task of a cancelled request has ended at `at`.
-    pub(crate) fn remove(&self, index: usize, at: Option<Instant>) {
-        let (task, idle) = self.with(|shared| {
+    /// Removes a task that has ended, or what waits no more. A task of a cancelled request has ended at `at`. Returns
+    /// the reference of the group, which no other thread can clone any more.
+    pub(crate) fn remove(&self, index: usize, at: Option<Instant>) -> Option<Counted<T>> {
+        let (removed, idle) = self.with(|shared| {
             let alive = &mut shared.members().alive;
             if at.is_some() {
                 let ending = alive.ending();
@@ -336,10 +359,10 @@ impl<T: Supervised + 'static> Group<T> {
             }
             alive.remove(index)
         });
-        drop(task);
         if let Some((key, housekeeping)) = idle {
             housekeeping.cancel(key);
         }
+        removed?.task
     }
 
     /// The tasks that are alive.
@@ -360,12 +383,7 @@ impl<T: Supervised + 'static> Group<T> {
 
     /// A reference, if it is used by a request of this layer that a shutdown cancels.
     pub(crate) fn following_shutdown(this: &Counted<Self>, layer: usize) -> Option<Counted<Self>> {
-        // Cloned under the lock under which the request resets the group. So a scope that keeps the group sees the
-        // reference, and the group of a later request is never woken for this one.
-        this.with(|shared| {
-            let follows = shared.is_of(layer) && shared.follows_shutdown;
-            follows.then(|| this.clone())
-        })
+        this.with(|shared| shared.follows_shutdown(layer).then(|| this.clone()))
     }
 
     /// A task still ran when its grace period was over.
@@ -382,6 +400,12 @@ impl<T: Supervised + 'static> Group<T> {
                 overruns.push(report);
             }
         });
+    }
+
+    /// A group that is in no list, for a model, which has no statics.
+    #[cfg(all(test, tower_memory_loom))]
+    pub(crate) fn new_unlisted() -> Counted<Self> {
+        Counted::new(Self::unused())
     }
 
     #[cfg(all(test, tower_memory_loom))]

@@ -12,10 +12,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    group::Group,
+    group::{Group, User},
     supervision::{Supervised, Terms},
 };
-use crate::{counted::Counted, sync::Arc};
+use crate::{
+    account::aside,
+    counted::Counted,
+    sync::{Arc, AtomicUsize, Ordering},
+};
 
 /// Time between two looks at a task that is in the middle of a poll.
 pub(super) const RECHECK: Duration = Duration::from_millis(50);
@@ -30,13 +34,22 @@ impl<T: Supervised + 'static> Wake for Look<T> {
 }
 
 impl<T: Supervised + 'static> Group<T> {
-    /// Adds a task that is alive, and returns its number.
-    pub(crate) fn add(this: &Counted<Self>, task: Counted<T>, terms: impl Fn() -> Terms) -> usize {
+    /// Adds a task that is alive, counts it in `spawned`, and returns its number. The caller looks afterwards whether
+    /// the request is cancelled (invariants 3 and 5).
+    pub(crate) fn add(
+        this: &Counted<Self>,
+        task: Counted<T>,
+        spawned: &AtomicUsize,
+        user: User,
+        terms: impl FnOnce() -> Terms,
+    ) -> usize {
         this.with(|shared| {
-            shared.begin(&terms);
+            shared.user = user;
+            // Relaxed: written under this lock, and read when the scope closes, which happens after.
+            let before = spawned.load(Ordering::Relaxed);
+            spawned.store(before.saturating_add(1), Ordering::Relaxed);
             let ended = shared.ended;
             let members = shared.members();
-            members.spawned += 1;
             let index = members.alive.add(task);
             if ended {
                 members
@@ -64,7 +77,7 @@ impl<T: Supervised + 'static> Group<T> {
 
     /// Wakes a look at the tasks.
     fn look_waker(this: &Counted<Self>) -> Waker {
-        Waker::from(Arc::new(Look(this.clone())))
+        aside(|| Waker::from(Arc::new(Look(this.clone()))))
     }
 
     /// Looks at the tasks whose grace period is over.
@@ -128,7 +141,7 @@ impl<T: Supervised + 'static> Group<T> {
 
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::{
@@ -138,6 +151,11 @@ mod tests {
     };
 
     const GRACE: Duration = Duration::from_secs(5);
+
+    const USER: User = User {
+        layer: 1,
+        follows_shutdown: true,
+    };
 
     /// A task that blocks its thread, and is given up at the second look.
     #[derive(Default)]
@@ -171,14 +189,13 @@ mod tests {
         let terms = Terms {
             grace: GRACE,
             housekeeping: Housekeeping::Manual(clock.clone()),
-            layer: 1,
-            follows_shutdown: true,
         };
         Request(Counted::new(Group::unused()), terms)
     }
 
     fn add<T: Supervised + 'static>(request: &Request<T>, task: Counted<T>) -> usize {
-        Group::add(&request.0, task, || request.1.clone())
+        let spawned = AtomicUsize::new(0);
+        Group::add(&request.0, task, &spawned, USER, || request.1.clone())
     }
 
     fn end<T: Supervised + 'static>(request: &Request<T>) {
@@ -352,7 +369,7 @@ mod tests {
 
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     use loom::{sync::Arc, thread};
 
@@ -387,10 +404,13 @@ mod loom_models {
         Terms {
             grace: Duration::ZERO,
             housekeeping: Housekeeping::Process,
-            layer: 1,
-            follows_shutdown: true,
         }
     }
+
+    const USER: User = User {
+        layer: 1,
+        follows_shutdown: true,
+    };
 
     /// Invariant 3 of `TaskGroup`, for a token.
     #[test]
@@ -402,11 +422,11 @@ mod loom_models {
                 let parts = Arc::clone(&parts);
                 move || {
                     parts.1.cancel(CancelReason::new(Outcome::ClientGone));
-                    parts.0.wake_tasks();
+                    parts.0.cancel(None);
                 }
             });
             // The second one has a parent.
-            let tokens = [(); 2].map(|()| parts.0.token(terms));
+            let tokens = [(); 2].map(|()| parts.0.token(USER));
             let seen = parts.1.reason().is_some();
             cancelling.join().expect("no panic");
             for token in tokens {
@@ -420,12 +440,18 @@ mod loom_models {
     fn a_task_that_lists_its_waker_while_it_is_woken_sees_the_reason() {
         loom::model(|| {
             let parts = Arc::new((Counted::new(Group::unused()), CancelState::new()));
-            let index = Group::add(&parts.0, Counted::new(Task), terms);
+            let index = Group::add(
+                &parts.0,
+                Counted::new(Task),
+                &AtomicUsize::new(0),
+                USER,
+                terms,
+            );
             let cancelling = thread::spawn({
                 let parts = Arc::clone(&parts);
                 move || {
                     parts.1.cancel(CancelReason::new(Outcome::Cancelled));
-                    parts.0.wake_tasks();
+                    parts.0.cancel(None);
                 }
             });
             let woken = std::sync::Arc::new(Woken::default());

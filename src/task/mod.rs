@@ -20,6 +20,7 @@ pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
+pub(crate) use self::group::User;
 pub(crate) use self::record::{
     EnteredTask, Origin, TaskGroup, TaskId, TaskOwner, WakerId, waker_id,
 };
@@ -28,3 +29,5 @@ pub(crate) use self::registry::{Bound, Tasks};
 pub(crate) use self::report::TaskFigures;
 pub(crate) use self::span::{EnteredSpan, TaskSpan};
 pub(crate) use self::supervision::Terms;
+#[cfg(all(test, tower_memory_loom))]
+pub(crate) use self::{group::Group, supervision::Supervised};

@@ -1,6 +1,8 @@
 use std::{
     cell::Cell,
+    num::NonZeroUsize,
     panic::Location,
+    ptr::NonNull,
     task::{RawWakerVTable, Waker},
     time::Duration,
 };
@@ -19,7 +21,7 @@ use crate::{
     counted::Counted,
     names::{RouteName, TaskName},
     route::RouteLabel,
-    sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicUsize, OnceLock, Ordering},
+    sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicUsize, OnceLock, Ordering, SetMut},
 };
 
 /// The request of a task.
@@ -76,19 +78,19 @@ const BEGUN: u8 = 1;
 /// The closure waited for too long and must not run.
 const WITHDRAWN: u8 = 2;
 
-/// Which task it is, among those that exist.
+/// Which task it is, among those that exist: the address of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TaskId(usize);
+pub(crate) struct TaskId(NonZeroUsize);
 
 thread_local! {
-    /// The task that the calling thread polls.
+    /// The task that the calling thread polls. Without a destructor, so it can be used by a thread that ends.
     static CURRENT: Cell<Option<TaskId>> = const { Cell::new(None) };
 }
 
 impl TaskId {
     /// The task whose poll, or drop, calls this.
     pub(crate) fn current() -> Option<Self> {
-        CURRENT.try_with(Cell::get).ok().flatten()
+        CURRENT.get()
     }
 }
 
@@ -172,22 +174,21 @@ impl TaskRecord {
         self.span.set_current();
     }
 
-    /// Ends for the task, which is gone.
-    pub(super) fn reset(&mut self) {
+    /// Ends for the task, which is gone. Returns what it belonged to.
+    pub(super) fn reset(&mut self) -> Option<Origin> {
         self.account.reset();
-        self.origin = None;
         self.span.clear();
-        // Relaxed: `&mut` excludes other threads.
-        for address in &self.watched {
-            address.store(0, Ordering::Relaxed);
+        for address in &mut self.watched {
+            address.set_mut(0);
         }
-        for count in [&self.polls, &self.seen, &self.unpolled] {
-            count.store(0, Ordering::Relaxed);
+        for count in [&mut self.polls, &mut self.seen, &mut self.unpolled] {
+            count.set_mut(0);
         }
-        for flag in [&self.released, &self.reported] {
-            flag.store(false, Ordering::Relaxed);
+        for flag in [&mut self.released, &mut self.reported] {
+            flag.set_mut(false);
         }
-        self.closure.store(WAITING, Ordering::Relaxed);
+        self.closure.set_mut(WAITING);
+        self.origin.take()
     }
 
     fn origin(&self) -> &Origin {
@@ -239,7 +240,7 @@ impl TaskRecord {
     }
 
     pub(super) fn id(&self) -> TaskId {
-        TaskId(std::ptr::from_ref(self).addr())
+        TaskId(NonNull::from(self).addr())
     }
 
     /// Enters the task's account until the guard is dropped.
@@ -251,7 +252,7 @@ impl TaskRecord {
             record: self,
             // Exclusive: a task is in one poll at a time, and each happens after the one before.
             entry: self.account.begin(Writer::Exclusive),
-            outer: CURRENT.try_with(|task| task.replace(Some(self.id()))).ok(),
+            outer: CURRENT.replace(Some(self.id())),
             #[cfg(feature = "trace")]
             slice,
         }
@@ -310,14 +311,25 @@ impl TaskRecord {
     }
 
     /// Lets the scope close, once, as far as this task is concerned.
-    pub(crate) fn release(&self) {
-        // AcqRel: of two threads the first releases the scope.
-        if self.released.swap(true, Ordering::AcqRel) {
+    fn release(&self) {
+        if !self.note_release() {
             return;
         }
         if let Origin::Request(owner) = self.origin() {
             owner.release_task();
         }
+    }
+
+    /// Notes that the scope is released. Returns whether it was not before.
+    pub(super) fn note_release(&self) -> bool {
+        // AcqRel: of two threads the first releases the scope.
+        !self.released.swap(true, Ordering::AcqRel)
+    }
+
+    /// As [`note_release`](Self::note_release), for a record that only its task refers to.
+    pub(super) fn is_unreleased(&mut self) -> bool {
+        // Relaxed: `&mut` excludes other threads.
+        !self.released.load(Ordering::Relaxed)
     }
 
     /// Whether the request has ended.
@@ -409,17 +421,15 @@ impl Supervised for TaskRecord {
 pub(crate) struct EnteredTask<'a> {
     pub(crate) record: &'a TaskRecord,
     entry: Entry,
-    /// The task that polls this one. `None` on a thread that is ending.
-    outer: Option<Option<TaskId>>,
+    /// The task that polls this one.
+    outer: Option<TaskId>,
     #[cfg(feature = "trace")]
     slice: crate::trace::Slice,
 }
 
 impl Drop for EnteredTask<'_> {
     fn drop(&mut self) {
-        if let Some(outer) = self.outer {
-            let _ = CURRENT.try_with(|task| task.set(outer));
-        }
+        CURRENT.set(self.outer);
         self.record.account.leave(self.entry);
         self.record.count_poll();
         #[cfg(feature = "trace")]

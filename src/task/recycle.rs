@@ -52,21 +52,32 @@ impl Deref for TaskRef {
 }
 
 impl TaskRef {
-    /// Lets go of the record, and of the request.
+    /// Takes back a reference of a list that has removed the record. Returns whether the scope waits for the task,
+    /// once.
     #[inline]
-    pub(crate) fn end(&mut self) {
-        let Some(mut record) = self.0.take().and_then(Counted::into_last) else {
-            return;
+    pub(crate) fn unlisted(&mut self, listed: Option<Counted<TaskRecord>>) -> bool {
+        let Some(record) = &mut self.0 else {
+            unreachable!();
         };
-        if let Some(unique) = record.get_mut() {
-            unique.reset();
-            Recycled::put(&RECORDS, record);
+        drop(listed.and_then(|listed| listed.drop_beside(record)));
+        match record.get_mut() {
+            Some(unique) => unique.is_unreleased(),
+            None => record.note_release(),
         }
+    }
+
+    /// Lets go of the record. Returns what the task belonged to, unless something else refers to the record.
+    #[inline]
+    pub(crate) fn end(&mut self) -> Option<Origin> {
+        let mut record = self.0.take().and_then(Counted::into_last)?;
+        let origin = record.get_mut()?.reset();
+        Recycled::put(&RECORDS, record);
+        origin
     }
 }
 
 impl Drop for TaskRef {
     fn drop(&mut self) {
-        self.end();
+        drop(self.end());
     }
 }

@@ -79,12 +79,6 @@ impl TaskGroup {
         })
     }
 
-    /// As [`new_listed`](Self::new_listed), for a model, which has no statics.
-    #[cfg(all(test, tower_memory_loom))]
-    pub(crate) fn new_unlisted() -> Counted<Self> {
-        Counted::new(Self::unused())
-    }
-
     /// Whether nothing refers to the group besides its scope and the list, so that a later request can use it.
     pub(crate) fn is_kept(this: &Counted<Self>) -> bool {
         this.has_references(2)
@@ -137,8 +131,7 @@ impl Bound {
         }
         let found = groups().filter_map(|group| TaskGroup::following_shutdown(group, self.0));
         for group in found {
-            group.wake_tasks();
-            group.wake_dependents();
+            group.follow_shutdown(self.0);
         }
     }
 }

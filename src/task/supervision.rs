@@ -8,8 +8,10 @@ use std::{
 use slab::Slab;
 
 use crate::{
+    account::aside,
     counted::Counted,
     housekeeping::{Housekeeping, Key},
+    slab::insert_shared,
 };
 
 /// Tasks, and others that wait, that need no allocation.
@@ -35,10 +37,6 @@ pub(crate) trait Supervised: Send + Sync {
 pub(crate) struct Terms {
     pub(crate) grace: Duration,
     pub(crate) housekeeping: Housekeeping,
-    /// The layer, by its address. The request keeps it.
-    pub(crate) layer: usize,
-    /// Whether a shutdown of the layer cancels the request.
-    pub(crate) follows_shutdown: bool,
 }
 
 /// The tasks of one request that are alive, and what waits for its cancellation.
@@ -91,9 +89,11 @@ impl<T> Alive<T> {
     pub(super) fn reset(&mut self) {
         self.few = [const { None }; FEW];
         if self.room() > LEFT {
-            self.more = None;
+            free(&mut self.more);
         }
-        self.ending = None;
+        if self.ending.is_some() {
+            free(&mut self.ending);
+        }
     }
 
     /// Room for tasks besides the first ones.
@@ -101,8 +101,15 @@ impl<T> Alive<T> {
         self.more.as_ref().map_or(0, |more| more.capacity())
     }
 
+    // Beside the accounts, as is the room for further tasks: it stays with the group, or is of the layer's making.
     pub(super) fn ending(&mut self) -> &mut Ending {
-        self.ending.get_or_insert_default()
+        let make = || aside(Box::<Ending>::default);
+        self.ending.get_or_insert_with(make)
+    }
+
+    /// The request was cancelled at `at`, unless it was before.
+    pub(super) fn cancelled(&mut self, at: tokio::time::Instant) {
+        self.ending().cancelled.get_or_insert(at);
     }
 
     /// The tasks.
@@ -141,8 +148,14 @@ impl<T> Alive<T> {
                 self.few[index] = Some(entry);
                 index
             }
-            None => FEW + self.more.get_or_insert_default().insert(entry),
+            None => self.insert_further(entry),
         }
+    }
+
+    #[cold]
+    fn insert_further(&mut self, entry: Entry<T>) -> usize {
+        let more = self.more.get_or_insert_with(|| aside(Box::default));
+        FEW + insert_shared(more, entry)
     }
 
     /// Adds a task, and returns its number.
@@ -196,19 +209,20 @@ impl<T> Alive<T> {
     }
 
     /// Takes the wakers of what watches or waits, to be woken. Each has to watch again.
-    pub(super) fn take_wakers(&mut self) -> ([Option<Waker>; FEW], Vec<Waker>) {
+    pub(super) fn take_wakers(&mut self) -> Wakers {
         let take = |entry: &mut Entry<T>| entry.waker.take();
         let few = self.few.each_mut();
-        let few = few.map(|slot| slot.as_mut().and_then(take));
         let more = self.more.iter_mut().flat_map(|more| more.iter_mut());
-        let more = more.filter_map(|(_, entry)| take(entry));
-        (few, more.collect())
+        Wakers {
+            few: few.map(|slot| slot.as_mut().and_then(take)),
+            more: collect_aside(more.filter_map(|(_, entry)| take(entry))),
+        }
     }
 
     /// Removes a task that has ended, or what waits no more, to be dropped without the lock. Returns the
     /// next look, too, if no entry is due any more.
     #[inline]
-    pub(super) fn remove(&mut self, index: usize) -> (Option<Removed<T>>, Option<Idle>) {
+    pub(super) fn remove(&mut self, index: usize) -> (Option<Entry<T>>, Option<Idle>) {
         let entry = match self.few.get_mut(index) {
             Some(slot) => slot.take(),
             None => self.remove_further(index - FEW),
@@ -220,7 +234,7 @@ impl<T> Alive<T> {
             Some(ending) => ending.removed(entry.due.is_some()),
             None => None,
         };
-        (Some(Removed(entry)), idle)
+        (Some(entry), idle)
     }
 
     fn remove_further(&mut self, index: usize) -> Option<Entry<T>> {
@@ -228,7 +242,7 @@ impl<T> Alive<T> {
         let entry = more.try_remove(index)?;
         if more.is_empty() && more.capacity() > KEPT {
             // A walk takes as long as there were entries at once.
-            self.more = None;
+            free(&mut self.more);
         }
         Some(entry)
     }
@@ -287,8 +301,44 @@ impl Ending {
     }
 }
 
-/// An entry that was removed.
-pub(super) struct Removed<T>(#[expect(dead_code, reason = "dropped without the lock")] Entry<T>);
+/// Wakers that were taken from a list.
+#[derive(Default)]
+pub(super) struct Wakers {
+    few: [Option<Waker>; FEW],
+    more: Vec<Waker>,
+}
+
+impl Wakers {
+    /// Not under a lock, since waking may call any code.
+    pub(super) fn wake(mut self) {
+        for waker in self.few.into_iter().flatten().chain(self.more.drain(..)) {
+            waker.wake();
+        }
+        free_list(self.more);
+    }
+}
+
+/// Collects in no account what is passed to [`free_list`].
+pub(super) fn collect_aside<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items = items.peekable();
+    if items.peek().is_none() {
+        return Vec::new();
+    }
+    aside(|| items.collect())
+}
+
+/// Frees an empty list in no account.
+pub(super) fn free_list<T>(list: Vec<T>) {
+    if list.capacity() > 0 {
+        aside(|| drop(list));
+    }
+}
+
+/// Frees in no account what was made in none.
+#[cold]
+fn free<T>(made_aside: &mut Option<Box<T>>) {
+    aside(|| *made_aside = None);
+}
 
 /// A look that is to be cancelled.
 pub(super) type Idle = (Key, Housekeeping);

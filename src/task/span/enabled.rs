@@ -2,7 +2,7 @@
 
 pub(crate) use tracing::span::Entered as EnteredSpan;
 
-use tracing::Span;
+use tracing::{Span, level_filters::LevelFilter};
 
 use crate::account::aside;
 
@@ -20,8 +20,17 @@ impl TaskSpan {
         Self(None)
     }
 
-    /// Sets the span that is the current one here.
+    /// Sets the span that is the current one here, if there is none so far.
+    #[inline]
     pub(crate) fn set_current(&mut self) {
+        // Without a subscriber no level is on, and no span is looked for.
+        if LevelFilter::current() != LevelFilter::OFF {
+            self.look_for_current();
+        }
+    }
+
+    #[inline(never)]
+    fn look_for_current(&mut self) {
         let span = Span::current();
         match &mut self.0 {
             Some(kept) => **kept = span,
