@@ -27,6 +27,7 @@ mod machine;
 mod map;
 mod memory;
 mod natural;
+mod pairs;
 mod poll;
 mod pool;
 mod profile;

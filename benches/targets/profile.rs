@@ -4,10 +4,7 @@
 //! Stacks are taken if the benchmark is built with `RUSTFLAGS="-C force-frame-pointers=yes"`, by ours and by
 //! `pprof-alloc`.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    hint::black_box,
-};
+use std::{alloc::System, hint::black_box};
 
 use pprof_alloc::PprofAlloc;
 use stats_alloc::StatsAlloc;
@@ -17,6 +14,7 @@ use tracking_allocator::AllocationRegistry;
 use crate::{
     alloc::{TRACKING, Tracker, group},
     harness::{Contest, Report, Target, measure},
+    pairs::{PAIRS, work},
     sides::Side,
 };
 
@@ -28,44 +26,6 @@ static PEER: PprofAlloc = PprofAlloc::new().with_pprof();
 static STATS: StatsAlloc<System> = StatsAlloc::system();
 
 const KIB: u64 = 1 << 10;
-
-/// Blocks at a time, so that one address that the filter takes for a live sample's does not decide.
-const BLOCKS: usize = 16;
-
-/// Calls that a stack has more than the harness's own.
-const DEPTH: usize = 16;
-
-#[inline(never)]
-fn pairs<A: GlobalAlloc>(allocator: &A, layout: Layout) {
-    let blocks: [*mut u8; BLOCKS] = std::array::from_fn(|_| {
-        // SAFETY: the size is not zero.
-        black_box(unsafe { allocator.alloc(layout) })
-    });
-    for block in blocks {
-        assert!(!block.is_null());
-        // SAFETY: allocated above with this layout, and freed once.
-        unsafe { allocator.dealloc(block, layout) };
-    }
-}
-
-/// The work, some calls further down.
-#[inline(never)]
-fn deep<A: GlobalAlloc>(depth: usize, allocator: &A, layout: Layout, times: usize) {
-    if depth > 0 {
-        deep(black_box(depth - 1), allocator, layout, times);
-        // Not the last thing, so that the call is no jump.
-        black_box(depth);
-        return;
-    }
-    for _ in 0..times {
-        pairs(allocator, layout);
-    }
-}
-
-fn work<A: GlobalAlloc>(allocator: &A, size: usize) {
-    let layout = Layout::from_size_align(size, 8).expect("a layout");
-    deep(DEPTH, allocator, layout, 64);
-}
 
 /// The operations of a side whose profile is on, at a rate, or off.
 fn profiled(rate: Option<u64>, size: usize) -> impl FnMut() {
@@ -152,7 +112,6 @@ fn contest(threads: usize, size: usize) -> Contest {
             ]);
             Profile::stop();
             AllocationRegistry::disable_tracking();
-            let pairs = (64 * BLOCKS) as u32;
             let [
                 counters,
                 off,
@@ -166,7 +125,7 @@ fn contest(threads: usize, size: usize) -> Contest {
             ] = [
                 counters, off, on, dense, inside, bare, peer, stats, tracking,
             ]
-            .map(|side| side.split(pairs));
+            .map(|side| side.split(PAIRS));
             report.compare(off_row, &off, &counters, Target::AtMost(1.05));
             report.compare(on_row, &on, &counters, Target::AtMost(1.10));
             report.compare(dense_row, &dense, &counters, Target::None);
