@@ -707,6 +707,9 @@ async fn recorder_and_profile_are_shown_while_they_are_on_and_one_at_a_time_wait
         "{json}"
     );
     let text = app.get("/debug/pprof/allocs?debug=1").await.text;
+    let (samples, bytes) = Profile::snapshot().dropped();
+    let dropped = format!("{samples} samples for {bytes} bytes dropped");
+    assert!(text.contains(&dropped), "{text}");
     assert!(text.contains(", route /take/{bytes}\n"), "{text}");
     for (path, name) in [("heap", "heap.pb.gz"), ("allocs", "allocs.pb.gz")] {
         let request = Request::get(format!("/debug/pprof/{path}")).header("host", "localhost");
