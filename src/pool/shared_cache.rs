@@ -9,9 +9,6 @@ use crate::{
     sync::{AtomicUsize, Ordering},
 };
 
-// `PoolBuilder::max_total_bytes` says so.
-const _: () = assert!(Bank::<IdleArena>::SLOTS == 1024 || cfg!(tower_memory_loom));
-
 /// The empty slots, a set of the [`Bank`].
 const FREE: usize = 0;
 
@@ -53,6 +50,8 @@ pub(super) const BATCH: usize = 8;
 
 impl<T: Pooled> SharedCache<T> {
     pub(super) fn new() -> Self {
+        // `PoolBuilder::max_total_bytes` says so.
+        const { assert!(Bank::<IdleArena>::SLOTS == 1024 || cfg!(tower_memory_loom)) };
         Self {
             slots: Bank::new(full(CLASSES)),
             known: AtomicUsize::new(0),
