@@ -709,6 +709,25 @@ async fn the_body_of_a_request_that_is_cancelled_while_its_handler_answers_is_ta
     drop(kept);
 }
 
+#[tokio::test]
+async fn a_limit_that_is_lowered_leaves_nothing_reserved_by_the_former_one() {
+    let process = Process::with(|builder| builder.bytes(1 << 36));
+    let service = process.layer().build().unwrap().layer(service_fn(hold));
+    let send = async || {
+        process.uses(MIB);
+        let response = service.clone().oneshot(request("/r/4")).await.unwrap();
+        response.status()
+    };
+    for limit in [1 << 36, 16 * MIB, 2 * MIB] {
+        // A thread reserves a small part of the limit in advance, which is more than all of the next limit.
+        process.limit.set_bytes(limit).unwrap();
+        for _ in 0..5 {
+            assert_eq!(send().await, StatusCode::OK, "{}", process.limit.snapshot());
+        }
+        process.is_empty();
+    }
+}
+
 /// Tells when it is dropped.
 struct Told(mpsc::Sender<()>);
 

@@ -228,6 +228,7 @@ impl Process {
             (state.searches, state.limit_source) = (false, "set");
             self.limit.store(bytes, Relaxed);
         }
+        self.sums.collect_credits_above(bytes);
         self.look(self.now());
     }
 

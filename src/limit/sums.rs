@@ -183,6 +183,13 @@ impl Sums {
         }
     }
 
+    /// Returns all credits to the total if they are too large, as those of a higher limit are.
+    pub(super) fn collect_credits_above(&self, limit: u64) {
+        if self.sum(|shard| &shard.credit) > limit / CREDITS {
+            self.collect_credits();
+        }
+    }
+
     /// The sum of the open requests' reservations.
     pub(super) fn reserved(&self) -> u64 {
         let total = self.total.0.load(Relaxed);
@@ -388,6 +395,22 @@ mod tests {
             sums.collect_credits();
             assert_eq!(sums.total.0.load(Relaxed), 0);
         }
+    }
+
+    #[test]
+    fn credits_of_a_higher_limit_are_returned_and_others_are_kept() {
+        let sums = Sums::new();
+        for _ in 0..3 {
+            assert!(sums.reserve(0, 10, u64::MAX, LIMIT << 6));
+            sums.release(0, 10, LIMIT << 6);
+        }
+        let total = || sums.total.0.load(Relaxed);
+        let before = total();
+        assert!(before > LIMIT / CREDITS);
+        sums.collect_credits_above(LIMIT << 6);
+        assert_eq!(total(), before);
+        sums.collect_credits_above(LIMIT);
+        assert_eq!((total(), sums.reserved()), (0, 0));
     }
 
     #[test]

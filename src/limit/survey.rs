@@ -95,6 +95,8 @@ impl Process {
             state.searched = now;
             self.search(state);
         }
+        // Also after a limit was set, by which a request may have reckoned a moment longer.
+        self.sums.collect_credits_above(self.limit());
         if let (Some(resident), Some(heap)) = (resident, heap) {
             let unused = resident.saturating_sub(heap.saturating_add(state.overhead.get()));
             self.reclaim_if_much(state, now, resident, unused);
