@@ -1046,6 +1046,28 @@ async fn what_an_open_request_sends_is_part_of_it() {
 }
 
 #[tokio::test]
+async fn a_pool_that_outlives_its_layer_keeps_arenas_again() {
+    let process = Process::new();
+    let pool = ArenaPool::builder().clock(&process.clock).build().unwrap();
+    let layer = process.layer().pool(pool.clone()).build().unwrap();
+    let fill = || {
+        let arenas = [(); 20].map(|()| pool.rent_with_capacity(100_000));
+        arenas.iter().for_each(|arena| *arena.alloc(0_u8) = 1);
+        drop(arenas);
+        pool.stats().pooled_bytes
+    };
+    let filled = fill();
+    assert!(filled >= 2_000_000, "{filled}");
+    process.uses(LIMIT);
+    let _ = process.limit.pressure();
+    process.clock.advance(Duration::from_millis(1));
+    // A thread keeps what it has reserved in advance.
+    assert!(fill() < 400_000, "memory is tight");
+    drop(layer);
+    assert!(fill() >= filled);
+}
+
+#[tokio::test]
 async fn a_pool_gives_back_what_waits_stage_by_stage() {
     let process = Process::new();
     let pool = ArenaPool::builder().clock(&process.clock).build().unwrap();

@@ -241,6 +241,13 @@ impl PoolRelief {
     }
 }
 
+/// The pool may outlive the layer, and nothing else restores what it may keep.
+impl Drop for PoolRelief {
+    fn drop(&mut self) {
+        self.0.cap(None);
+    }
+}
+
 impl Relief for PoolRelief {
     fn relieve(&self, stage: Stage, spare: u64) {
         match stage {
