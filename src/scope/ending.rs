@@ -362,7 +362,7 @@ mod loom_models {
         cancel::CancelState,
         housekeeping::Housekeeping,
         scope::lifecycle::Lifecycle,
-        sync::{AtomicBool, AtomicUsize, Mutex, OnceLock, lock},
+        sync::{AtomicBool, AtomicU32, Mutex, OnceLock, lock},
         task::{Group, Supervised, Terms, User},
     };
 
@@ -398,7 +398,7 @@ mod loom_models {
         lifecycle: Lifecycle,
         cancel: CancelState,
         group: OnceLock<Counted<Tasks>>,
-        spawned: AtomicUsize,
+        spawned: AtomicU32,
         start: Instant,
     }
 
@@ -458,7 +458,7 @@ mod loom_models {
                 lifecycle: Lifecycle::new(),
                 cancel: CancelState::new(),
                 group: OnceLock::new(),
-                spawned: AtomicUsize::new(0),
+                spawned: AtomicU32::new(0),
                 start: Instant::now(),
             })
         }
@@ -636,7 +636,7 @@ mod loom_models {
             let group = Tasks::new_unlisted();
             let listed = group.clone();
             // Of a task, which has ended, nothing but the layer is left.
-            let spawned = AtomicUsize::new(0);
+            let spawned = AtomicU32::new(0);
             let index = Tasks::add(&group, Counted::new(Task), &spawned, USER, terms);
             group.remove(index, None);
             let stopping = thread::spawn(move || {

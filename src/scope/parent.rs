@@ -104,7 +104,7 @@ impl ScopeState {
     #[inline]
     pub(super) fn task_figures(&self, is_plain: bool) -> Option<TaskFigures> {
         // Relaxed: written by threads that have had a handle, or whose task has ended.
-        let spawned = self.spawned.load(Ordering::Relaxed);
+        let spawned = self.spawned.load(Ordering::Relaxed) as usize;
         if spawned == 0 {
             return None;
         }

@@ -22,7 +22,7 @@ use crate::{
     route::{KnownMethod, Route, RouteKey},
     sharded::Shard,
     slab::KeySlot,
-    sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, SetMut},
+    sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, SetMut},
     task::{TaskGroup, TaskSpan},
 };
 
@@ -69,7 +69,7 @@ pub(crate) struct ScopeState {
     /// Made when the first task is started, and kept for later requests.
     pub(super) tasks: OnceLock<Counted<TaskGroup>>,
     /// The number of tasks that were started. Written under the lock of their group.
-    pub(super) spawned: AtomicUsize,
+    pub(super) spawned: AtomicU32,
     /// Whether the request may have listed in its group what is no task.
     pub(super) listed_waits: AtomicBool,
     /// Made when one of its parts is set.
@@ -138,7 +138,7 @@ impl ScopeState {
             span: TaskSpan::none(),
             listed: KeySlot::empty(),
             tasks: OnceLock::new(),
-            spawned: AtomicUsize::new(0),
+            spawned: AtomicU32::new(0),
             listed_waits: AtomicBool::new(false),
             rare: OnceLock::new(),
         }

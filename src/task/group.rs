@@ -56,18 +56,12 @@ pub(crate) struct User {
     pub(crate) follows_shutdown: bool,
 }
 
-impl User {
-    /// No request.
-    const NONE: Self = Self {
-        layer: 0,
-        follows_shutdown: false,
-    };
-}
-
 /// The part under the lock: what a request needs that has made one token.
 pub(super) struct Shared<T> {
-    /// The request that uses it, or the last one that did (invariant 6).
-    pub(super) user: User,
+    // Not a `User`, which would take a word more.
+    /// The layer of the request that uses it, or of the last one that did (invariant 6); zero if there is none.
+    layer: usize,
+    follows_shutdown: bool,
     /// Whether the request has ended.
     pub(super) ended: bool,
     /// The first token.
@@ -138,12 +132,18 @@ impl<T> Members<T> {
 impl<T> Shared<T> {
     /// Whether it is used by a request of this layer.
     const fn is_of(&self, layer: usize) -> bool {
-        self.user.layer == layer
+        self.layer == layer
     }
 
     /// Whether it is used by a request of this layer that a shutdown cancels.
     const fn follows_shutdown(&self, layer: usize) -> bool {
-        self.is_of(layer) && self.user.follows_shutdown
+        self.is_of(layer) && self.follows_shutdown
+    }
+
+    /// Is used by this request from now on.
+    #[inline]
+    pub(super) const fn begin(&mut self, user: User) {
+        (self.layer, self.follows_shutdown) = (user.layer, user.follows_shutdown);
     }
 
     #[inline]
@@ -193,7 +193,7 @@ impl<T> Shared<T> {
     /// Starts again, between two requests. The tokens are passed to the caller, to be dropped without the lock.
     fn reset(&mut self) -> Tokens {
         let tokens = self.take_tokens();
-        self.user = User::NONE;
+        self.layer = 0;
         self.ended = false;
         if let Some(members) = &mut self.members {
             members.reset();
@@ -208,7 +208,8 @@ impl<T> Group<T> {
     pub(super) fn unused() -> Self {
         Self {
             shared: Mutex::new(Shared {
-                user: User::NONE,
+                layer: 0,
+                follows_shutdown: false,
                 ended: false,
                 token: None,
                 members: None,
@@ -253,7 +254,7 @@ impl<T: Supervised + 'static> Group<T> {
     pub(crate) fn wait(&self, waker: &Waker, user: User) -> usize {
         let waker = waker.clone();
         self.with(|shared| {
-            shared.user = user;
+            shared.begin(user);
             shared.members().alive.wait(waker)
         })
     }
@@ -270,7 +271,7 @@ impl<T: Supervised + 'static> Group<T> {
     /// cancelled (invariants 3 and 5).
     pub(crate) fn token(&self, user: User) -> CancellationToken {
         self.with(|shared| {
-            shared.user = user;
+            shared.begin(user);
             shared.add_token()
         })
     }
@@ -324,7 +325,7 @@ impl<T: Supervised + 'static> Group<T> {
     /// Adds the group of a request that this one's has sent, and returns its place (invariant 4).
     pub(crate) fn add_dependent(&self, group: &Counted<Self>, user: User) -> usize {
         self.with(|shared| {
-            shared.user = user;
+            shared.begin(user);
             insert_shared(&mut shared.members().rare().dependents, group.clone())
         })
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     account::aside,
     counted::Counted,
-    sync::{Arc, AtomicUsize, Ordering},
+    sync::{Arc, AtomicU32, Ordering},
 };
 
 /// Time between two looks at a task that is in the middle of a poll.
@@ -39,12 +39,12 @@ impl<T: Supervised + 'static> Group<T> {
     pub(crate) fn add(
         this: &Counted<Self>,
         task: Counted<T>,
-        spawned: &AtomicUsize,
+        spawned: &AtomicU32,
         user: User,
         terms: impl FnOnce() -> Terms,
     ) -> usize {
         this.with(|shared| {
-            shared.user = user;
+            shared.begin(user);
             // Relaxed: written under this lock, and read when the scope closes, which happens after.
             let before = spawned.load(Ordering::Relaxed);
             spawned.store(before.saturating_add(1), Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl<T: Supervised + 'static> Group<T> {
 
 #[cfg(all(test, not(tower_memory_loom)))]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use super::*;
     use crate::{
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn add<T: Supervised + 'static>(request: &Request<T>, task: Counted<T>) -> usize {
-        let spawned = AtomicUsize::new(0);
+        let spawned = AtomicU32::new(0);
         Group::add(&request.0, task, &spawned, USER, || request.1.clone())
     }
 
@@ -443,7 +443,7 @@ mod loom_models {
             let index = Group::add(
                 &parts.0,
                 Counted::new(Task),
-                &AtomicUsize::new(0),
+                &AtomicU32::new(0),
                 USER,
                 terms,
             );
