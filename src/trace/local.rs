@@ -73,6 +73,7 @@ pub(crate) struct Slice(bool);
 
 impl Slice {
     /// Nothing.
+    #[inline]
     pub(crate) const fn none() -> Self {
         Self(false)
     }
@@ -84,7 +85,7 @@ impl Slice {
         if recording == OFF {
             return Self(false);
         }
-        Self(subject().is_some_and(|(kind, origin)| begin(recording, kind, origin)))
+        Self(begin(recording, subject))
     }
 
     /// Ends the poll, after its account was left. `origin` is asked again, since a route may become known in a
@@ -92,7 +93,7 @@ impl Slice {
     #[inline]
     pub(crate) fn end(&mut self, origin: impl FnOnce() -> Option<Origin>) {
         if std::mem::take(&mut self.0) {
-            end(origin());
+            end(origin);
         }
     }
 }
@@ -133,8 +134,12 @@ fn take_ring(local: &mut Option<Local>, recording: u64) {
     });
 }
 
+/// Begins a poll. It is apart, with what it asks for, so that a poll that is not recorded is short.
 #[inline(never)]
-fn begin(recording: u64, kind: Kind, origin: Origin) -> bool {
+fn begin(recording: u64, subject: impl FnOnce() -> Option<(Kind, Origin)>) -> bool {
+    let Some((kind, origin)) = subject() else {
+        return false;
+    };
     with(recording, |local| {
         let Some(open) = local.open.get_mut(local.depth) else {
             return false;
@@ -155,7 +160,8 @@ fn begin(recording: u64, kind: Kind, origin: Origin) -> bool {
 }
 
 #[inline(never)]
-fn end(origin: Option<Origin>) {
+fn end(origin: impl FnOnce() -> Option<Origin>) {
+    let origin = origin();
     let now = ticks();
     let _ = LOCAL.try_with(|local| {
         if let Ok(mut local) = local.try_borrow_mut() {
