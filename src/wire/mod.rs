@@ -7,6 +7,7 @@ mod decimal;
 pub mod header;
 #[cfg(feature = "json")]
 mod json;
+mod line;
 mod load_report;
 #[cfg_attr(feature = "axum", path = "matched_path/enabled.rs")]
 #[cfg_attr(not(feature = "axum"), path = "matched_path/disabled.rs")]
