@@ -9,8 +9,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
+    body_length::BodyLength,
     call::BoxedCall,
-    open_body::{BodyEnd, BodyLength, BoxError, LastFrame, OpenBody},
+    open_body::{BodyEnd, BoxError, LastFrame, OpenBody},
 };
 use crate::{deadline::Watched, housekeeping::Housekeeping, scope::OpenScope};
 

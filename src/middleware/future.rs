@@ -11,10 +11,10 @@ use pin_project_lite::pin_project;
 
 use super::{
     body::ResponseBody,
+    body_length::BodyLength,
     deadline_response::DeadlineResponses,
     ended_inside::EndedInside,
     ended_response::response_of,
-    open_body::BodyLength,
     place::Place,
     request_info::RequestInfo,
     respond::{report_load, respond, respond_answer, respond_to},

@@ -4,6 +4,7 @@
 mod admission;
 mod body;
 mod body_error;
+mod body_length;
 mod builder;
 mod call;
 mod config;

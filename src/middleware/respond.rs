@@ -4,10 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{
-    body::ResponseBody,
-    call::Call,
-    open_body::{BodyEnd, BodyLength},
-    place::Place,
+    body::ResponseBody, body_length::BodyLength, call::Call, open_body::BodyEnd, place::Place,
     request_info::RequestInfo,
 };
 use crate::{

@@ -3,6 +3,7 @@
 //! A task knows its request as a [`TaskOwner`] only, so this module is below the scope.
 
 mod detached;
+mod entered;
 mod group;
 mod handle;
 mod look;
@@ -20,10 +21,9 @@ pub use self::detached::DetachedTasks;
 pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
+pub(crate) use self::entered::{EnteredTask, TaskId};
 pub(crate) use self::group::User;
-pub(crate) use self::record::{
-    EnteredTask, Origin, TaskGroup, TaskId, TaskOwner, WakerId, waker_id,
-};
+pub(crate) use self::record::{Origin, TaskGroup, TaskOwner, WakerId, waker_id};
 pub(crate) use self::recycle::TaskRef;
 pub(crate) use self::registry::{Bound, Tasks};
 pub(crate) use self::report::TaskFigures;

@@ -1,8 +1,5 @@
 use std::{
-    cell::Cell,
-    num::NonZeroUsize,
     panic::Location,
-    ptr::NonNull,
     task::{RawWakerVTable, Waker},
     time::Duration,
 };
@@ -17,7 +14,7 @@ use super::{
     supervision::Supervised,
 };
 use crate::{
-    account::{Account, Entry, Writer},
+    account::Account,
     counted::Counted,
     names::{RouteName, TaskName},
     route::RouteLabel,
@@ -78,29 +75,13 @@ const BEGUN: u8 = 1;
 /// The closure waited for too long and must not run.
 const WITHDRAWN: u8 = 2;
 
-/// Which task it is, among those that exist: the address of its record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TaskId(NonZeroUsize);
-
-thread_local! {
-    /// The task that the calling thread polls. Without a destructor, so it can be used by a thread that ends.
-    static CURRENT: Cell<Option<TaskId>> = const { Cell::new(None) };
-}
-
-impl TaskId {
-    /// The task whose poll, or drop, calls this.
-    pub(crate) fn current() -> Option<Self> {
-        CURRENT.get()
-    }
-}
-
 /// One task, from its start to the drop of its future.
 pub(crate) struct TaskRecord {
     kind: TaskKind,
     location: &'static Location<'static>,
     started: Instant,
     /// The task's own figures. The scope's account is entered outside of it.
-    account: Account,
+    pub(super) account: Account,
     /// `None` only while the record is recycled.
     origin: Option<Origin>,
     /// Where the task was started.
@@ -239,28 +220,9 @@ impl TaskRecord {
         }
     }
 
-    pub(super) fn id(&self) -> TaskId {
-        TaskId(NonNull::from(self).addr())
-    }
-
-    /// Enters the task's account until the guard is dropped.
-    pub(crate) fn enter(&self) -> EnteredTask<'_> {
-        #[cfg(feature = "trace")]
-        let slice = crate::trace::Slice::begin(|| Some((self.traced_kind(), self.traced())));
-        self.count_poll();
-        EnteredTask {
-            record: self,
-            // Exclusive: a task is in one poll at a time, and each happens after the one before.
-            entry: self.account.begin(Writer::Exclusive),
-            outer: CURRENT.replace(Some(self.id())),
-            #[cfg(feature = "trace")]
-            slice,
-        }
-    }
-
     /// The task, for the flight recorder.
     #[cfg(feature = "trace")]
-    fn traced(&self) -> crate::trace::Origin {
+    pub(super) fn traced(&self) -> crate::trace::Origin {
         let own = self.account.labels();
         match self.origin() {
             Origin::Request(owner) => owner.traced().in_task(own),
@@ -269,7 +231,7 @@ impl TaskRecord {
     }
 
     #[cfg(feature = "trace")]
-    const fn traced_kind(&self) -> crate::trace::Kind {
+    pub(super) const fn traced_kind(&self) -> crate::trace::Kind {
         use crate::trace::Kind;
 
         match self.kind {
@@ -281,7 +243,7 @@ impl TaskRecord {
 
     /// Counts the begin or the end of a poll.
     #[inline]
-    fn count_poll(&self) {
+    pub(super) fn count_poll(&self) {
         // Relaxed: a task is in one poll at a time, and each happens after the one before.
         let polls = self.polls.load(Ordering::Relaxed).wrapping_add(1);
         // Release: a thread that sees the count sees what the polls did.
@@ -414,25 +376,5 @@ impl Supervised for TaskRecord {
         } else {
             Some(UNPOLLED_RECHECK)
         }
-    }
-}
-
-/// Guard of [`TaskRecord::enter`].
-pub(crate) struct EnteredTask<'a> {
-    pub(crate) record: &'a TaskRecord,
-    entry: Entry,
-    /// The task that polls this one.
-    outer: Option<TaskId>,
-    #[cfg(feature = "trace")]
-    slice: crate::trace::Slice,
-}
-
-impl Drop for EnteredTask<'_> {
-    fn drop(&mut self) {
-        CURRENT.set(self.outer);
-        self.record.account.leave(self.entry);
-        self.record.count_poll();
-        #[cfg(feature = "trace")]
-        self.slice.end(|| Some(self.record.traced()));
     }
 }

@@ -4,7 +4,8 @@ use tokio::time::Instant;
 
 use super::{
     detached::DetachedCounters,
-    record::{TaskGroup, TaskId, TaskRecord},
+    entered::TaskId,
+    record::{TaskGroup, TaskRecord},
     report::TaskReport,
 };
 use crate::{
