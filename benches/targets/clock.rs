@@ -24,9 +24,15 @@ pub(crate) fn process() -> f64 {
     read(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
+/// Wall time.
+#[cfg(unix)]
+pub(crate) fn wall() -> f64 {
+    read(libc::CLOCK_MONOTONIC)
+}
+
 /// Wall time, where there is nothing better.
 #[cfg(not(unix))]
-pub(crate) fn thread() -> f64 {
+pub(crate) fn wall() -> f64 {
     use std::{sync::OnceLock, time::Instant};
 
     static START: OnceLock<Instant> = OnceLock::new();
@@ -34,4 +40,4 @@ pub(crate) fn thread() -> f64 {
 }
 
 #[cfg(not(unix))]
-pub(crate) use self::thread as process;
+pub(crate) use self::{wall as process, wall as thread};

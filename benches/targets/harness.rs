@@ -235,6 +235,19 @@ impl Report {
         );
     }
 
+    /// What ours adds to a base: at most so many nanoseconds.
+    pub(crate) fn added(&mut self, row: &str, ours: &Samples, base: &Samples, most: Option<f64>) {
+        let added = Spread::of(ours.above(base).rounds.into_iter());
+        self.line(
+            row,
+            &nanos(ours.median()),
+            &format!("{} ({})", nanos(base.median()), base.label),
+            &format!("+{added} ns"),
+            &most.map_or_else(|| "-".to_owned(), |most| format!("<= +{most} ns")),
+            most.map(|most| added.median <= most),
+        );
+    }
+
     /// What ours adds to a base, beside what a peer adds to it.
     pub(crate) fn compare_added(
         &mut self,

@@ -1,8 +1,7 @@
 //! `load/`: whole requests over loopback TCP, HTTP/1.1 with connections that stay open: the time from
 //! one request to the next, and how long a client waits.
 //!
-//! The server has one thread, and the clients another one. Wall time: what the clients cost is the same
-//! for all.
+//! The server has one thread, and the clients another one. What the clients cost is the same for all.
 
 use std::{
     cell::RefCell,
@@ -30,6 +29,7 @@ use tokio::{
 use tower_memory::{Expose, MemoryLayer, RequestScope};
 
 use crate::{
+    clock,
     harness::{Contest, Report, Samples, Target, measure, nanos},
     layer::{ITEMS, items_in_the_arena, items_into_a_buffer, items_on_the_heap},
     sides::Side,
@@ -39,6 +39,33 @@ use crate::{
 const CLIENTS: u64 = 8;
 
 const REQUEST: &[u8] = b"GET /items HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+/// What is served.
+#[derive(Clone, Copy)]
+struct Answer {
+    /// How it ends.
+    end: &'static [u8],
+    /// Panics if a body is another one.
+    check: fn(&str),
+    /// What is measured.
+    clock: fn() -> f64,
+}
+
+const ALL_ITEMS: Answer = Answer {
+    end: b"\"]",
+    check: |body| {
+        let expected: Vec<_> = (0..ITEMS).map(|i| format!("item-{i}")).collect();
+        let items: Vec<String> = serde_json::from_str(body).expect("JSON");
+        assert_eq!(items, expected);
+    },
+    clock: clock::wall,
+};
+
+const HELLO: Answer = Answer {
+    end: b"hello",
+    check: |body| assert_eq!(body, "hello"),
+    clock: clock::process,
+};
 
 /// The items without the formatting machinery: what `strconv.AppendInt` does in Go.
 pub(crate) fn put_items(body: &mut impl BufMut) {
@@ -98,16 +125,18 @@ fn serve<const N: usize>(apps: [Router; N]) -> [SocketAddr; N] {
 /// A connection, and what it has measured.
 struct Client {
     stream: TcpStream,
+    end: &'static [u8],
     answer: Vec<u8>,
     waits: Vec<f64>,
 }
 
 impl Client {
-    async fn new(address: SocketAddr) -> Self {
+    async fn new(address: SocketAddr, end: &'static [u8]) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket option");
         Self {
             stream,
+            end,
             answer: Vec::with_capacity(64 * 1024),
             waits: Vec::new(),
         }
@@ -119,7 +148,7 @@ impl Client {
             let start = Instant::now();
             self.stream.write_all(REQUEST).await.expect("sent");
             self.answer.clear();
-            while !self.answer.ends_with(b"\"]") {
+            while !self.answer.ends_with(self.end) {
                 let read = self.stream.read_buf(&mut self.answer).await;
                 assert_ne!(read.expect("read"), 0, "closed");
             }
@@ -128,19 +157,22 @@ impl Client {
     }
 }
 
-/// Eight clients of one server, and the wall time of `n` requests.
-fn side<'a>(label: &'static str, runtime: &'a Runtime, address: SocketAddr) -> Loaded<'a> {
+/// Eight clients of one server, and the time of `n` requests.
+fn side<'a>(
+    label: &'static str,
+    runtime: &'a Runtime,
+    address: SocketAddr,
+    answer: Answer,
+) -> Loaded<'a> {
     let clients: Rc<RefCell<Vec<Client>>> = Rc::default();
     runtime.block_on(async {
         for _ in 0..CLIENTS {
-            let mut client = Client::new(address).await;
+            let mut client = Client::new(address, answer.end).await;
             client.run(1).await;
             let text = String::from_utf8(client.answer.clone()).expect("UTF-8");
             let (head, body) = text.split_once("\r\n\r\n").expect("a response");
             assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-            let expected: Vec<_> = (0..ITEMS).map(|i| format!("item-{i}")).collect();
-            let items: Vec<String> = serde_json::from_str(body).expect("JSON");
-            assert_eq!(items, expected);
+            (answer.check)(body);
             client.waits.clear();
             clients.borrow_mut().push(client);
         }
@@ -148,7 +180,7 @@ fn side<'a>(label: &'static str, runtime: &'a Runtime, address: SocketAddr) -> L
     let run = {
         let clients = Rc::clone(&clients);
         move |n: u64| {
-            let start = Instant::now();
+            let start = (answer.clock)();
             let each = n.div_ceil(CLIENTS);
             let tasks = LocalSet::new();
             let handles: Vec<_> = clients
@@ -168,8 +200,7 @@ fn side<'a>(label: &'static str, runtime: &'a Runtime, address: SocketAddr) -> L
                 }
             };
             tasks.block_on(runtime, done);
-            let took = start.elapsed() / (each * CLIENTS) as u32;
-            took.as_secs_f64() * 1e9 * n as f64
+            ((answer.clock)() - start) * n as f64 / (each * CLIENTS) as f64
         }
     };
     Loaded {
@@ -221,11 +252,11 @@ fn json_route() -> Contest {
             let runtime = Builder::new_current_thread().enable_all().build();
             let runtime = &runtime.expect("a runtime");
             let sides = [
-                side("arena.json", runtime, json),
-                side("ArenaBuf, write!", runtime, write),
-                side("ArenaBuf, itoa", runtime, itoa),
-                side("kept BytesMut, itoa, no layer", runtime, kept),
-                side("Vec<String>, no layer", runtime, heap),
+                side("arena.json", runtime, json, ALL_ITEMS),
+                side("ArenaBuf, write!", runtime, write, ALL_ITEMS),
+                side("ArenaBuf, itoa", runtime, itoa, ALL_ITEMS),
+                side("kept BytesMut, itoa, no layer", runtime, kept, ALL_ITEMS),
+                side("Vec<String>, no layer", runtime, heap, ALL_ITEMS),
             ];
             let clients = sides.each_ref().map(|side| Rc::clone(&side.clients));
             let [json, write, itoa, kept, heap]: [Samples; 5] =
@@ -250,6 +281,29 @@ fn json_route() -> Contest {
     )
 }
 
+/// A handler that does nothing else: processor time of server and clients.
+fn hello() -> Contest {
+    Contest::new(
+        ["load/hello/headers_off".to_owned()],
+        |report: &mut Report, [row]| {
+            let app = || Router::new().route("/items", get(async || "hello"));
+            let ours = MemoryLayer::builder()
+                .timeout(Duration::from_secs(5))
+                .expose(Expose::Never);
+            let ours = ours.build().expect("valid");
+            let [ours, none] = serve([app().layer(ours), app()]);
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = &runtime.expect("a runtime");
+            let [ours, none] = measure([
+                side("ours", runtime, ours, HELLO).side,
+                side("no layer", runtime, none, HELLO).side,
+            ]);
+            report.added(row, &ours, &none, Some(350.0));
+        },
+    )
+}
+
 pub(crate) fn add(contests: &mut Vec<Contest>) {
     contests.push(json_route());
+    contests.push(hello());
 }

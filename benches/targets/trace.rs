@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_memory::trace::{self, TraceSettings};
 
 use crate::{
-    harness::{Contest, Report, Spread, Target, measure, nanos},
+    harness::{Contest, Report, Target, measure},
     sides::Side,
 };
 
@@ -62,15 +62,7 @@ fn contest(threads: usize) -> Contest {
             ]);
             trace::stop();
             report.compare(off_row, &off, &without, Target::None);
-            let added = Spread::of(on.above(&off).rounds.into_iter());
-            report.line(
-                on_row,
-                &nanos(on.median()),
-                &format!("{} ({})", nanos(off.median()), off.label),
-                &format!("+{added} ns"),
-                &format!("<= +{MOST} ns"),
-                Some(added.median <= MOST),
-            );
+            report.added(on_row, &on, &off, Some(MOST));
         },
     )
 }

@@ -293,12 +293,19 @@ mod tests {
     const SETS: usize = 3;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 128 }))]
+        // Not persisted: Miri shows no directory to do it in.
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 2 } else { 128 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         /// The model: where each slot is, and the tag of what it holds. The items' capacity is not looked at;
         /// their drop would find one that is owned twice.
         #[test]
-        fn slots_are_where_a_model_has_them(steps in prop::collection::vec(step(), 1..200)) {
+        fn slots_are_where_a_model_has_them(
+            steps in prop::collection::vec(step(), 1..if cfg!(miri) { 20 } else { 200 })
+        ) {
             let bank = Bank::<IdleArena>::new(SETS);
             let mut sets = [Bank::<IdleArena>::SLOTS, 0, 0];
             let mut held: std::collections::HashMap<(usize, u64), u8> = Default::default();
