@@ -104,7 +104,7 @@ impl<T> Members<T> {
         self.rare.get_or_insert_with(|| aside(|| Box::new(make())))
     }
 
-    fn figures(&self) -> TaskFigures {
+    fn figures(&self, spawned: usize) -> TaskFigures {
         let rare = self.rare.as_ref();
         let (aborted, given_up) = rare.map_or((0, 0), |rare| (rare.aborted, rare.given_up));
         let ending = self.alive.ending.as_ref();
@@ -113,7 +113,7 @@ impl<T> Members<T> {
             _ => None,
         });
         TaskFigures {
-            spawned: 0,
+            spawned,
             aborted,
             given_up,
             cancel_latency: latency.filter(|_| given_up == 0),
@@ -185,11 +185,6 @@ impl<T> Shared<T> {
         }
     }
 
-    fn figures(&self) -> TaskFigures {
-        let members = self.members.as_ref();
-        members.map_or_else(TaskFigures::default, |members| members.figures())
-    }
-
     /// Starts again, between two requests. The tokens are passed to the caller, to be dropped without the lock.
     fn reset(&mut self) -> Tokens {
         let tokens = self.take_tokens();
@@ -225,10 +220,11 @@ impl<T> Group<T> {
 
     /// The figures, when the scope closes. `spawned` is the number of tasks.
     pub(crate) fn figures(&self, spawned: usize) -> TaskFigures {
-        TaskFigures {
-            spawned,
-            ..self.with(|shared| shared.figures())
-        }
+        self.with(|shared| match &shared.members {
+            Some(members) => members.figures(spawned),
+            // Tasks make them.
+            None => TaskFigures::default(),
+        })
     }
 
     /// Starts again, for a scope that closes with its only handle and was not cancelled. The tokens are cancelled.
