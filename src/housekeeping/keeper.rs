@@ -246,21 +246,10 @@ impl Keeper {
 
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models {
-    use std::{sync::atomic::AtomicUsize as Count, task::Wake};
-
     use loom::thread;
 
     use super::*;
-    use crate::sync::Arc;
-
-    #[derive(Default)]
-    struct Woken(Count);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use crate::{housekeeping::test_waker::woken, sync::Arc};
 
     /// Invariant 1: the thread goes to sleep while two callers insert. loom's condition variable
     /// never times out, so a missed wake-up is a deadlock.
@@ -269,11 +258,10 @@ mod loom_models {
         loom::model(|| {
             let start = Instant::now();
             let keeper = Arc::new(Keeper::new(start));
-            let woken = Arc::new(Woken::default());
+            let (woken, waker) = woken();
             let insert = {
-                let (keeper, woken) = (Arc::clone(&keeper), Arc::clone(&woken));
+                let keeper = Arc::clone(&keeper);
                 move || {
-                    let waker = Waker::from(Arc::clone(&woken));
                     let (_, kick) = keeper.insert(start, &waker).expect("not forked");
                     if kick {
                         keeper.kick();

@@ -22,8 +22,8 @@ mod handle;
 mod job;
 mod keeper;
 mod queue;
-#[cfg(all(test, not(tower_memory_loom)))]
-mod test_waker;
+#[cfg(test)]
+pub(crate) mod test_waker;
 mod thread;
 mod timer;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 #[derive(Default)]
-pub(super) struct Woken(pub(super) AtomicUsize);
+pub(crate) struct Woken(pub(crate) AtomicUsize);
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
@@ -17,7 +17,14 @@ impl Wake for Woken {
     }
 }
 
-pub(super) fn woken() -> (Arc<Woken>, Waker) {
+#[cfg(tower_memory_loom)]
+impl Woken {
+    pub(crate) fn is_woken(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+pub(crate) fn woken() -> (Arc<Woken>, Waker) {
     let woken = Arc::new(Woken::default());
     (Arc::clone(&woken), Waker::from(woken))
 }

@@ -360,36 +360,14 @@ mod loom_models {
     use super::*;
     use crate::{
         cancel::CancelState,
-        housekeeping::Housekeeping,
+        housekeeping::test_waker::woken,
         scope::lifecycle::Lifecycle,
         sync::{AtomicBool, AtomicU32, Mutex, OnceLock, lock},
-        task::{Group, Supervised, Terms, User},
+        task::{
+            Group, User,
+            models::{Task, USER, terms},
+        },
     };
-
-    fn terms() -> Terms {
-        Terms {
-            // Never due, so that nothing is scheduled.
-            grace: Duration::MAX,
-            housekeeping: Housekeeping::Process,
-        }
-    }
-
-    const USER: User = User {
-        layer: 1,
-        follows_shutdown: true,
-    };
-
-    struct Task;
-
-    impl Supervised for Task {
-        fn is_released(&self) -> bool {
-            false
-        }
-
-        fn overdue(&self) -> Option<Duration> {
-            None
-        }
-    }
 
     type Tasks = Group<Task>;
 
@@ -464,32 +442,11 @@ mod loom_models {
         }
     }
 
-    /// Invariants 1 and 3 of `TaskGroup`, for a group that the task makes, and one that the scope has kept.
-    #[test]
-    fn a_group_made_while_the_request_ends_is_told() {
-        for is_kept in [false, true] {
-            loom::model(move || {
-                let parts = Parts::new();
-                if is_kept {
-                    parts.group();
-                }
-                let ending = thread::spawn({
-                    let parts = Arc::clone(&parts);
-                    move || parts.end()
-                });
-                let (group, _) = parts.start_task();
-                ending.join().expect("no panic");
-                assert!(group.is_told());
-            });
-        }
-    }
-
-    /// The same for a request that was cancelled before it ends, and had no group then.
-    #[test]
-    fn a_task_started_while_a_cancelled_request_ends_is_told() {
-        loom::model(|| {
+    /// A task is started while a request ends that `before` is about.
+    fn the_group_is_told(before: fn(&Parts)) {
+        loom::model(move || {
             let parts = Parts::new();
-            parts.cancel(Outcome::Cancelled);
+            before(&parts);
             let ending = thread::spawn({
                 let parts = Arc::clone(&parts);
                 move || parts.end()
@@ -498,6 +455,21 @@ mod loom_models {
             ending.join().expect("no panic");
             assert!(group.is_told());
         });
+    }
+
+    /// Invariants 1 and 3 of `TaskGroup`, for a group that the task makes, and one that the scope has kept.
+    #[test]
+    fn a_group_made_while_the_request_ends_is_told() {
+        the_group_is_told(|_| {});
+        the_group_is_told(|parts| {
+            parts.group();
+        });
+    }
+
+    /// The same for a request that was cancelled before it ends, and had no group then.
+    #[test]
+    fn a_task_started_while_a_cancelled_request_ends_is_told() {
+        the_group_is_told(|parts| parts.cancel(Outcome::Cancelled));
     }
 
     /// Invariants 1 and 3 of `TaskGroup`.
@@ -510,40 +482,20 @@ mod loom_models {
                 move || parts.cancel(Outcome::Cancelled)
             });
             let (group, index) = parts.start_task();
-            let (woken, waker) = Woken::new();
+            let (woken, waker) = woken();
             group.watch(index, &waker);
             let seen = parts.cancel.reason().is_some();
             cancelling.join().expect("no panic");
-            assert!(woken.get() || seen);
+            assert!(woken.is_woken() || seen);
         });
-    }
-
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
-    impl Woken {
-        fn new() -> (std::sync::Arc<Self>, Waker) {
-            let woken = std::sync::Arc::new(Self::default());
-            (std::sync::Arc::clone(&woken), Waker::from(woken))
-        }
-
-        fn get(&self) -> bool {
-            self.0.load(Ordering::Relaxed)
-        }
     }
 
     /// Waits as `UntilCancelled` does. Returns whether it sees the reason, or is woken.
     fn wait(parts: &Parts) -> impl FnOnce() -> bool {
-        let (woken, waker) = Woken::new();
+        let (woken, waker) = woken();
         parts.group().wait(&waker, USER);
         let seen = parts.cancel.reason().is_some();
-        move || seen || woken.get()
+        move || seen || woken.is_woken()
     }
 
     /// Invariants 1 and 3 of `TaskGroup`, for what is no task and makes the group.
@@ -621,10 +573,10 @@ mod loom_models {
                 if !is_listed {
                     lock(&layer.groups).push(group.clone());
                 }
-                let (woken, waker) = Woken::new();
+                let (woken, waker) = woken();
                 let seen = layer.wait(&group, &waker);
                 stopping.join().expect("no panic");
-                assert!(seen || woken.get());
+                assert!(seen || woken.is_woken());
             });
         }
     }
@@ -664,11 +616,11 @@ mod loom_models {
             let own = Tasks::new_unlisted();
             let group = parent.group();
             let place = group.add_dependent(&own, USER);
-            let (woken, waker) = Woken::new();
+            let (woken, waker) = woken();
             own.wait(&waker, USER);
             let seen = parent.cancel.reason().is_some();
             cancelling.join().expect("no panic");
-            assert!(woken.get() || seen);
+            assert!(woken.is_woken() || seen);
             group.remove_dependent(place, &own);
         });
     }

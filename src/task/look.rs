@@ -369,47 +369,13 @@ mod tests {
 
 #[cfg(all(test, tower_memory_loom))]
 mod loom_models {
-    use std::sync::atomic::AtomicBool;
-
     use loom::{sync::Arc, thread};
 
     use super::*;
     use crate::{
         cancel::{CancelReason, CancelState, Outcome},
-        housekeeping::Housekeeping,
-    };
-
-    struct Task;
-
-    impl Supervised for Task {
-        fn is_released(&self) -> bool {
-            false
-        }
-
-        fn overdue(&self) -> Option<Duration> {
-            None
-        }
-    }
-
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn terms() -> Terms {
-        Terms {
-            grace: Duration::ZERO,
-            housekeeping: Housekeeping::Process,
-        }
-    }
-
-    const USER: User = User {
-        layer: 1,
-        follows_shutdown: true,
+        housekeeping::test_waker::woken,
+        task::models::{Task, USER, terms},
     };
 
     /// Invariant 3 of `TaskGroup`, for a token.
@@ -454,13 +420,11 @@ mod loom_models {
                     parts.0.cancel(None);
                 }
             });
-            let woken = std::sync::Arc::new(Woken::default());
-            parts
-                .0
-                .watch(index, &Waker::from(std::sync::Arc::clone(&woken)));
+            let (woken, waker) = woken();
+            parts.0.watch(index, &waker);
             let seen = parts.1.reason().is_some();
             cancelling.join().expect("no panic");
-            assert!(seen || woken.0.load(Ordering::Relaxed));
+            assert!(seen || woken.is_woken());
             parts.0.remove(index, None);
         });
     }

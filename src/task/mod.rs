@@ -7,6 +7,8 @@ mod entered;
 mod group;
 mod handle;
 mod look;
+#[cfg(all(test, tower_memory_loom))]
+pub(crate) mod models;
 mod record;
 mod recycle;
 mod registry;
@@ -22,6 +24,8 @@ pub use self::handle::{TaskError, TaskHandle};
 pub use self::report::{TaskKind, TaskReport};
 
 pub(crate) use self::entered::{EnteredTask, TaskId};
+#[cfg(all(test, tower_memory_loom))]
+pub(crate) use self::group::Group;
 pub(crate) use self::group::User;
 pub(crate) use self::record::{Origin, TaskGroup, TaskOwner, WakerId, waker_id};
 pub(crate) use self::recycle::TaskRef;
@@ -29,5 +33,3 @@ pub(crate) use self::registry::{Bound, Tasks};
 pub(crate) use self::report::TaskFigures;
 pub(crate) use self::span::{EnteredSpan, TaskSpan};
 pub(crate) use self::supervision::Terms;
-#[cfg(all(test, tower_memory_loom))]
-pub(crate) use self::{group::Group, supervision::Supervised};
